@@ -18,22 +18,24 @@ from lb.config.checks.descriptors import room, shortage
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
 from lb.config.plan.compile import worker_count
-from lb.config.plan.plan import Plan
+from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import Config
 from lb.config.schema.pools.affinity import session_sets
 from lb.control.admin import status
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
+from lb.control.endpoints.asking import Asked
 from lb.control.endpoints.discovered import DiscoveredPools
 from lb.control.endpoints.models import ModelReadiness
-from lb.control.endpoints.pool_calls import Asked, PoolCalls
+from lb.control.endpoints.pool_calls import PoolCalls
+from lb.control.endpoints.server_calls import Rules, ServerCalls
 from lb.control.endpoints.steering import Steering
 from lb.control.logs import AccessLog, set_level
 from lb.control.options import MasterOptions
 from lb.control.parts import Parts
 from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
-from lb.control.registry import DOWN, ENABLED, UP, Registry
+from lb.control.registry import DOWN, ENABLED, MAINTENANCE, UP, Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers.managed import ManagedPools
 from lb.control.servers.pool import ModelServers, ServerContext
@@ -78,6 +80,7 @@ class Master:
     models: ModelReadiness
     agents: AgentMonitor
     pool_calls: PoolCalls
+    server_calls: ServerCalls
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -284,7 +287,15 @@ class Master:
         cleanup.push_async_callback(self._stop_model_servers)
         self.discovered = DiscoveredPools(lambda pool: self.publisher.endpoints_changed(pool), self._clock)
         cleanup.push_async_callback(self.discovered.close)
-        self.pool_calls = PoolCalls(self._callable_endpoints)
+        self.server_calls = ServerCalls(
+            self._endpoints_up,
+            self._find_endpoint,
+            self._call_rules,
+            lambda pool: self.publisher.models_changed(pool),
+            lambda pool, withheld: self.publisher.models_withheld(pool, withheld),
+        )
+        cleanup.callback(self.server_calls.follow, {})
+        self.pool_calls = PoolCalls(self._callable_endpoints, self.server_calls)
         self.fleet = Fleet(
             workers,
             self.segment,
@@ -310,6 +321,7 @@ class Master:
             self.transitions,
             self.agents,
             load_reports,
+            self.server_calls,
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
@@ -437,11 +449,13 @@ class Master:
             if fresh and usec:
                 self._notifier.watchdog()
             self.publisher.sweep()
-            self.pool_calls.follow([pool.name for pool in self.plan.pools] if self.plan is not None else [])
+            pools = self.plan.pools if self.plan is not None else ()
+            self.pool_calls.follow([pool.name for pool in pools])
+            self.server_calls.follow({pool.name: [e.address for e in pool.endpoints] for pool in pools})
 
     def _callable_endpoints(self, name: str) -> list[Asked]:
         """The endpoints of a pool that are not down."""
-        pool = next((pool for pool in self.plan.pools if pool.name == name), None) if self.plan is not None else None
+        pool = self._pool_plan(name)
         if pool is None:
             return []
         return [
@@ -450,9 +464,35 @@ class Master:
             if self.segment.health(endpoint.slot) != DOWN
         ]
 
+    def _endpoints_up(self, name: str) -> list[Asked]:
+        """The endpoints of a pool that are up, but those that leave it or that an operator looks after."""
+        pool = self._pool_plan(name)
+        if pool is None:
+            return []
+        return [
+            Asked(endpoint.address, check_tls(pool, endpoint))
+            for endpoint in pool.endpoints
+            if self.segment.health(endpoint.slot) == UP and self.segment.admin(endpoint.slot) != MAINTENANCE
+        ]
+
+    def _find_endpoint(self, name: str, address: str) -> Asked | None:
+        pool = self._pool_plan(name)
+        found = [e for e in pool.endpoints if e.address == address] if pool is not None else []
+        return Asked(address, check_tls(pool, found[0])) if pool is not None and found else None
+
+    def _pool_plan(self, name: str) -> PoolPlan | None:
+        return next((pool for pool in self.plan.pools if pool.name == name), None) if self.plan is not None else None
+
+    def _call_rules(self, pool: str) -> Rules:
+        known = self.config.pools.get(pool)
+        if known is None:
+            return Rules()
+        return Rules(known.server_calls.quorum, known.server_calls.timeout / 1e9)
+
     def _on_exit(self, pool: str, address: str) -> None:
         self.publisher.health_states.endpoint_exited(pool, address)
         self.pool_calls.ended(pool, address)
+        self.server_calls.ended(pool, address)
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
         self.publisher.health_states.judge(target.pool, target.address, target.slot, up, reason)

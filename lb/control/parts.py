@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from lb.control.endpoints.discovered import DiscoveredPools
 from lb.control.endpoints.models import ModelReadiness
+from lb.control.endpoints.server_calls import ServerCalls
 from lb.control.endpoints.steering import Steering
 from lb.control.logs import AccessLog
 from lb.control.registry import Registry
@@ -37,3 +38,4 @@ class Parts(Struct, frozen=True):
     transitions: TransitionLog
     agents: AgentMonitor
     load_reports: LoadReportMonitor
+    server_calls: ServerCalls

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -36,6 +36,7 @@ from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.master")
 
+_LOADS = 32  # bits of an epoch of the cache that the `serve` sections have; loads and unloads of models have the rest
 _REPUBLISH = 1.0  # seconds, after a change of endpoints that a worker did not take
 
 
@@ -85,7 +86,7 @@ class Publisher:
                 undo.callback(parts.sockets.discard, staged)
                 access_log = parts.access_log.stage(config.log.access)
                 undo.callback(access_log.discard)
-                initial = dict(targets.initial(plan, config))
+                initial = dict(targets.initial(plan, config, parts.server_calls.remembers))
                 parts.registry.prepare(initial, self._clock.now())
                 undo.callback(self._steer_back)
                 parts.steering.update(plan, config)
@@ -131,6 +132,21 @@ class Publisher:
     def models_told(self, target: Target, models: Models) -> None:
         """What a check learned of an endpoint's models; the workers are told of new ones by a plan."""
         if self._parts.models.report(target, models):
+            self._changed.set()
+
+    def models_withheld(self, pool: str, withheld: Mapping[str, frozenset[str]]) -> None:
+        """Endpoints, by address, get no requests for these models; the workers are told of new ones by a plan."""
+        slots = {address: self._parts.registry.slot(pool, address) for address in withheld}
+        known = {(a, slot): withheld[a] for a, slot in slots.items() if slot is not None}
+        if self._parts.models.withhold(pool, known):
+            self._changed.set()
+
+    async def models_changed(self, pool: str) -> None:
+        """A pool's models are others: once this returns, no worker answers from what it knew of those before."""
+        try:
+            await self.publish()
+        except TidegateError as error:
+            log.error("pool %s: that its models have changed was not published: %s", pool, error)
             self._changed.set()
 
     def _check(self) -> None:
@@ -242,8 +258,15 @@ class Publisher:
             memory=self._memory,
         )
         epochs = self._parts.managed.epochs()
+        loads = self._parts.server_calls.epoch
         advised = (self._advised(pool, loaded.config) for pool in plan.pools)
-        return replace(plan, pools=tuple(replace(self._leaving(p), cache_epoch=epochs.get(p.name, 0)) for p in advised))
+        return replace(
+            plan,
+            pools=tuple(
+                replace(self._leaving(pool), cache_epoch=epochs.get(pool.name, 0) + (loads(pool.name) << _LOADS))
+                for pool in advised
+            ),
+        )
 
     def _advised(self, pool: PoolPlan, config: Config) -> PoolPlan:
         """`pool` with the limits that agents ask for."""
@@ -255,9 +278,10 @@ class Publisher:
         )
 
     def _listed_models(self, config: Config) -> dict[str, tuple[str, ...]]:
-        """The models of each pool that asks for them: as its bits are given out, or are about to be."""
+        """The models of each pool that asks for them, or has endpoints that lack some: as its bits are given out, or
+        are about to be."""
         listed, known = targets.models_of(config), self._parts.models.names()
-        return {pool: known.get(pool) or tuple(models) for pool, models in listed.items()}
+        return {**known, **{pool: known.get(pool) or tuple(models) for pool, models in listed.items()}}
 
 
 def _descriptors(staged: dict[str, Listening], worker: int) -> dict[str, tuple[int, int]]:

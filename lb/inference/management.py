@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from lb.failure import BY_NAME, grpc_to_http
+from lb.inference import server_calls
 from lb.inference.describe import to_plain
 from lb.wire import grpc_service_pb2 as wire
 
@@ -52,6 +53,7 @@ class Call(Struct, frozen=True):
     model: str = ""  # that it is about; "" = the server as a whole
     method: bytes = b""  # of the protocol's service
     whole_pool: bool = False  # the answer is the pool's, not one endpoint's (WHOLE_POOL)
+    changes: bool = False  # model servers: see lb.inference.server_calls
 
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
@@ -75,8 +77,9 @@ def _negative(status: int, message: str) -> Reply:
     return Reply(status, orjson.dumps({"error": message}))
 
 
-def route(method: str, path: str, body: bytes) -> Call | Reply:
-    """The call, or at once the answer, for an HTTP request; `path` is percent-encoded, a query is ignored.
+def route(method: str, path: str, body: bytes, allowed: int = 0) -> Call | Reply:
+    """The call, or at once the answer, for an HTTP request; `path` is percent-encoded, a query is ignored. `allowed`
+    has the kinds of server calls (lb.inference.server_calls.Kind) that its route lets clients make.
 
     404 for an unknown path, which names the extension where it is one of Triton's; 405 for a wrong verb. POST to an
     inference path is a mistake of the caller: ValueError.
@@ -96,9 +99,9 @@ def route(method: str, path: str, body: bytes) -> Call | Reply:
         except UnicodeDecodeError:
             return error("bad-request", "a name in the path is not UTF-8")
         return make(names, body)
-    for pattern, text in _OF_SINGLE_SERVERS:
-        if pattern.fullmatch(path):
-            return error("single-server", text)
+    found = server_calls.place_of(path)
+    if found is not None:
+        return _server_call(method, *found, body, allowed)
     return error("not-served", _GENERATE if _GENERATE_PATH.fullmatch(path) else "Not Found")
 
 
@@ -126,6 +129,30 @@ def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[
     return Call(
         SERVICE + name, request.SerializeToString(), render, getattr(request, "name", ""), name, name in WHOLE_POOL
     )
+
+
+def _server_call(verb: str, place: server_calls.Place, match: re.Match[str], body: bytes, allowed: int) -> Call | Reply:
+    if not place.kind & allowed:
+        return error("single-server", server_calls.not_allowed(place.kind))
+    if verb not in place.verbs and not (verb == "HEAD" and "GET" in place.verbs):
+        return replace(error("method", "Method Not Allowed"), allow=", ".join(place.verbs).replace("GET", "GET, HEAD"))
+    try:
+        names = {key: unquote_to_bytes(value or "").decode() for key, value in match.groupdict().items()}
+        made = place.make(verb, names, body)
+    except UnicodeDecodeError:
+        return error("bad-request", "a name in the path is not UTF-8")
+    except server_calls.BadBody as problem:
+        return error("bad-request", str(problem))
+
+    def show(answer: Any) -> Reply:
+        shown = made.show(answer)
+        return Reply(200, b"", "") if shown is None else _json(shown)
+
+    call = _call(made.method.encode(), made.message, made.answer, show)
+    if len(call.request) > server_calls.LARGEST_LOAD:
+        text = f"a request of {made.method} has at most {server_calls.LARGEST_LOAD} bytes here"
+        return error("body-too-large", text)
+    return replace(call, whole_pool=True, changes=True)
 
 
 def _json(value: Any) -> Reply:
@@ -242,53 +269,11 @@ _ROUTES: tuple[tuple[re.Pattern[str], str, Callable[[dict[str, str], bytes], Cal
     (_INDEX_PATH, "POST", _repository_index),
 )
 
-_SHARED_MEMORY = "the shared memory extensions are not supported here: send the data with the request"
-_TRACE = "the trace extension is not supported here: ask each model server itself"
-_LOGGING = "the logging extension is not supported here: ask each model server itself"
-_LOADING = "loading and unloading of models is not supported here: ask each model server itself"
-
-# Triton's extensions that are about one server, or a connection to it: whichever endpoint had the next request would
-# know nothing of it.
-_OF_SINGLE_SERVERS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(r"/v2/(?:system|cuda)sharedmemory(?:/.*)?"),
-        _SHARED_MEMORY,
-    ),
-    (
-        re.compile(rf"/v2/trace/setting|{_MODEL}/trace/setting"),
-        _TRACE,
-    ),
-    (re.compile("/v2/logging"), _LOGGING),
-    (
-        re.compile(r"/v2/repository(?:/[^/]+)?/models/[^/]+/(?:load|unload)"),
-        _LOADING,
-    ),
-)
 _GENERATE_PATH = re.compile(rf"{_MODEL}/generate(?:_stream)?")
 _GENERATE = "the generate extension is not supported here: use infer, or a route to a pool of protocol http"
 
 _SERVICE_NAME = "inference.GRPCInferenceService"
 _SERVICE = f"/{_SERVICE_NAME}/"
-# The same over gRPC, by the path of the call.
-_NOT_CALLED = {
-    f"{_SERVICE}{method}".encode(): reason
-    for reason, methods in (
-        (_LOADING, ("RepositoryModelLoad", "RepositoryModelUnload")),
-        (_TRACE, ("TraceSetting",)),
-        (_LOGGING, ("LogSettings",)),
-        (
-            _SHARED_MEMORY,
-            [
-                f"{kind}SharedMemory{what}"
-                for kind in ("System", "Cuda")
-                for what in ("Status", "Register", "Unregister")
-            ],
-        ),
-    )
-    for method in methods
-}
-
-
 # What is passed on, or answered for the whole pool. A model server need not have all of it.
 OFFERED = (
     "ModelInfer", "ModelStreamInfer", "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata",
@@ -300,13 +285,18 @@ _SHOWN = 100  # characters of a name that a client made up
 _SAYS_NOTHING = ("", "Method not found!")
 
 
+def asks_pool(method: bytes, allowed: int) -> bool:
+    """Whether a method of the protocol's service is for the whole pool, and may be called: `allowed` as in `route`."""
+    return method in WHOLE_POOL or bool(server_calls.METHODS.get(method.decode("latin-1"), 0) & allowed)
+
+
 def refused_call(path: bytes) -> tuple[int, str] | None:
     """Why the gRPC call `path` is not passed on to a model server, as a kind of failure (lb.failure) and a text: its
-    effect would be that one's alone, or the protocol has no such method. None: it is, as are calls of other
-    services."""
-    reason = _NOT_CALLED.get(path)
-    if reason is not None:
-        return BY_NAME["single-server"].kind, reason
+    route does not let clients make it, or the protocol has no such method. None: it is, as are calls of other
+    services. Calls for the whole pool do not come here."""
+    kind = server_calls.METHODS.get(path.removeprefix(SERVICE).decode("latin-1")) if path.startswith(SERVICE) else None
+    if kind is not None:
+        return BY_NAME["single-server"].kind, server_calls.not_allowed(kind)
     if path.startswith(SERVICE) and path not in _PASSED_ON:
         method = path.removeprefix(SERVICE).decode("utf-8", "replace")[:_SHOWN]
         return BY_NAME["not-served"].kind, f"{_SERVICE_NAME} has no method '{method}' here; it has {', '.join(OFFERED)}"

@@ -198,3 +198,34 @@ def test_changes_are_kept_and_logged_with_their_reason(caplog: pytest.LogCapture
     ]
     assert [r.levelname for r in caplog.records] == ["WARNING", "INFO", "WARNING"]
     assert caplog.records[0].getMessage() == "pool p: endpoint e:0: model b is unready: the server says so"
+
+
+def test_models_are_withheld_whatever_the_checks_say() -> None:
+    rig = Rig()
+    rig.report(0, a=True)
+    rig.report(1, a=True)
+    assert rig.models.withhold("p", {("e:1", 1): frozenset({"a", "b"})})
+    assert (rig.unready(0), rig.unready(1)) == ({"b"}, {"a", "b"})  # the first names all that it has
+    assert not rig.models.withhold("p", {("e:1", 1): frozenset({"a", "b"})})
+    rig.report(1, a=True, b=True)
+    assert rig.unready(1) == {"a", "b"}
+    rig.models.withhold("p", {})
+    assert rig.unready(1) == set()
+
+
+def test_models_are_withheld_in_a_pool_whose_checks_do_not_ask_for_them() -> None:
+    rig = Rig()
+    endpoints = {"q": [("e:5", 5), ("e:6", 6)]}
+    assert not rig.models.withhold("q", {})
+    assert rig.models.withhold("q", {("e:5", 5): frozenset({"m"})})
+    rig.models.follow({"p": []}, endpoints)
+    assert rig.models.names()["q"] == ("m",)
+    assert (rig.words.masks[5], rig.words.masks.get(6, 0)) == (1, 0)
+    assert rig.models.withhold("q", {("e:6", 6): frozenset({"m"})}) is False
+    assert (rig.words.masks[5], rig.words.masks[6]) == (0, 1)
+    rig.models.follow({"p": []}, {"q": [("e:5", 5)]})  # the endpoint is gone, and with it what was withheld
+    assert "q" not in rig.models.names()
+    assert rig.models.withhold("q", {("e:5", 5): frozenset({"m"})})
+    assert rig.models.withhold("q", {})
+    assert rig.words.masks[5] == 0
+    assert "q" not in rig.models.names()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,9 @@ from lb.config.plan.plan import (
     RoutePlan,
 )
 from lb.control.counters import series_of as plan_series
-from lb.control.endpoints.pool_calls import Asked, PoolCalls
+from lb.control.endpoints.asking import Asked
+from lb.control.endpoints.pool_calls import PoolCalls
+from lb.control.endpoints.server_calls import Rules, ServerCalls
 from lb.proxy.proxy import Proxy
 from lb.shared.segment import Segment
 from lb.telemetry.series import Series
@@ -79,8 +81,24 @@ class Consulted:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.down: set[str] = set()  # addresses that the master takes for down
-        self.calls = PoolCalls(self._endpoints, timeout=5.0)
+        self.rules = Rules(timeout=5.0)
+        self.models_changed: list[str] = []  # pools, once for each load and unload
+        self.withheld: dict[str, dict[str, frozenset[str]]] = {}
+        self.server_calls = ServerCalls(
+            self._endpoints,
+            lambda pool, address: Asked(address),
+            lambda pool: self.rules,
+            self._changed,
+            self._withhold,
+        )
+        self.calls = PoolCalls(self._endpoints, self.server_calls, timeout=5.0)
         self._answering: set[asyncio.Task[None]] = set()
+
+    async def _changed(self, pool: str) -> None:
+        self.models_changed.append(pool)
+
+    def _withhold(self, pool: str, withheld: Mapping[str, frozenset[str]]) -> None:
+        self.withheld[pool] = dict(withheld)
 
     def _endpoints(self, name: str) -> list[Asked]:
         addresses = [e.address for pool in self.plan.pools if pool.name == name for e in pool.endpoints]

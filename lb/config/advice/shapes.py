@@ -23,6 +23,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("TlsConfig", "certificates"): "certificates: [{cert: site.pem, key: site.key}]",
     ("TlsConfig", "alpn"): "alpn: [h2, http/1.1]",
     ("CertificateConfig", "names"): "names: [example.org]",
+    ("RouteConfig", "server_calls"): "server_calls: [models, settings]",
     ("RouteConfig", "pools"): "pools: [{pool: app, weight: 90}, {pool: canary, weight: 10}]",
     ("MatchConfig", "method"): "method: [GET, HEAD]",
     ("MatchConfig", "headers"): f"headers: {_HEADERS}",

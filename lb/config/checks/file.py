@@ -207,6 +207,8 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
             yield f"{path}.{key}", f"only for pools of protocol oip, and {names} is not one"
     if "oip" in protocols:
         yield from _inference(path, route)
+    elif route.server_calls and protocols:
+        yield f"{path}.server_calls", "only for pools of protocol oip"
     if route.mirror is not None and route.mirror.pool in config.pools and protocols:
         if protocols != {config.pools[route.mirror.pool].protocol}:
             yield (
@@ -254,6 +256,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from only_for(pool, path, ("send_proxy",), "only for protocol tcp")
     if pool.protocol != "http":
         yield from only_for(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
+    if pool.protocol != "oip":
+        yield from only_for(pool, path, ("server_calls",), "only for protocol oip")
     yield from check_affinity(f"{path}.affinity", pool)
     if pool.protocol in ("tcp", "udp"):
         yield from only_for(pool, path, ("response_timeout",), f"not for protocol {pool.protocol}")

@@ -9,6 +9,7 @@ from msgspec import Struct
 from lb.config.plan.places import MODELS, place_of
 from lb.config.plan.plan import PRIORITIES, RoutePlan
 from lb.config.plan.routes import (
+    SERVER_CALLS,
     AnswerPlan,
     ConditionPlan,
     FieldsPlan,
@@ -76,6 +77,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         rate_limit=rate_plan(route.rate_limit),
         priority=PRIORITIES.index(route.priority),
         cors=cors_plan(route.cors),
+        server_calls=sum(1 << SERVER_CALLS.index(name) for name in set(route.server_calls)),
     )
 
 

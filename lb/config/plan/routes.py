@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+# What routes may let clients do to model servers: a bit of RoutePlan.server_calls each, in this order.
+SERVER_CALLS = ("models", "settings", "shared_memory")
+
 
 class NormalizePlan(Struct, frozen=True):
     """What is done to a path before it is compared and passed on."""

@@ -56,10 +56,24 @@ class HealthStates:
 
     def judge(self, pool: str, address: str, slot: int, up: bool, reason: str) -> None:
         """What an endpoint is taken for from this moment on, in all workers, and why. One that its agent holds down is
-        taken for it when the agent lets go."""
+        taken for it when the agent lets go; one that has missed server calls comes up when it was told them."""
         if slot in self._held:
             self._held[slot] = up
             return
+        if not up:
+            self._parts.server_calls.fell(pool, address)
+        elif self._parts.segment.health(slot) != UP and self._parts.server_calls.hold(
+            pool, address, lambda: self._told(pool, address, slot, reason)
+        ):
+            return
+        self._set_health(pool, address, slot, up, reason)
+
+    def _told(self, pool: str, address: str, slot: int, reason: str) -> None:
+        """An endpoint that was to come up has been told what it missed."""
+        if self._parts.registry.slot(pool, address) == slot:
+            self._set_health(pool, address, slot, True, reason)
+
+    def _set_health(self, pool: str, address: str, slot: int, up: bool, reason: str) -> None:
         before = HEALTH.get(self._parts.segment.health(slot), "unknown")
         self._parts.segment.set_health(slot, up, self._clock.now())
         self._parts.steering.look()
@@ -126,7 +140,7 @@ class HealthStates:
         """Keeps an endpoint down while its agent says so; then it is what its checks say."""
         pool, address, slot = target.pool, target.address, target.slot
         if state.down and slot not in self._held:
-            up = self._parts.segment.health(slot) == UP
+            up = self._parts.segment.health(slot) == UP or self._parts.server_calls.holding(pool, address)
             self.judge(pool, address, slot, False, state.reason)
             self._held[slot] = up
         elif before.down and not state.down:
@@ -138,8 +152,13 @@ class HealthStates:
         """After maintenance an endpoint counts as a new one until its first checks."""
         known = self._in_force()[0].pools.get(pool)  # None: its agent lets go of what was just removed
         health = known.health if known is not None else None
+        reason = "maintenance is over; it has not been checked yet"
+        if known is not None and self._parts.server_calls.remembers(pool):
+            self.judge(pool, address, slot, False, reason)
+            if health is None:
+                self.judge(pool, address, slot, True, reason)
         if health is not None:
-            self.judge(pool, address, slot, health.initial == "up", "maintenance is over; it has not been checked yet")
+            self.judge(pool, address, slot, health.initial == "up", reason)
 
     def trust_unchecked(self, plan: Plan, config: Config, alive: Callable[[str, str], bool]) -> None:
         """An endpoint without active checks counts as up, whatever was found while it had some; one whose

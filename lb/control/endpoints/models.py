@@ -38,11 +38,14 @@ class _Pool(Struct):
     said: dict[Endpoint, Models] = field(default_factory=dict)
     complete: set[Endpoint] = field(default_factory=set)  # who named all that they have: no other is ready there
     untracked: frozenset[str] = frozenset()
+    listed: tuple[str, ...] = ()  # those that the configuration names
+    checked: bool = False  # the checks ask for models
+    withheld: dict[Endpoint, frozenset[str]] = field(default_factory=dict)  # whatever the checks say
 
 
 class ModelReadiness:
-    """Of all pools whose checks ask for models. What a server says of a model is believed at once: it is no failed try
-    that a second one could set right."""
+    """Of all pools whose checks ask for models, or that have endpoints which models are withheld from. What a server
+    says of a model is believed at once: it is no failed try that a second one could set right."""
 
     def __init__(self, bits: ReadyBits, transitions: TransitionLog, now: Callable[[], int]) -> None:
         self._segment = bits
@@ -73,12 +76,14 @@ class ModelReadiness:
     def follow(self, listed: Mapping[str, Iterable[str]], endpoints: Mapping[str, Iterable[Endpoint]]) -> None:
         """From now on of these pools: `listed` has the models that the configuration names, none where it is for the
         servers to say. What was said by other endpoints, or of other pools, is forgotten."""
+        for name, pool in self._pools.items():
+            stay = set(endpoints.get(name, ()))
+            pool.withheld = {endpoint: models for endpoint, models in pool.withheld.items() if endpoint in stay}
         for name in self._pools.keys() - listed.keys():
-            for _, slot in self._pools[name].said:
-                self._segment.set_models_unready(slot, 0)
-            del self._pools[name]
+            self._uncheck(name)
         for name, models in listed.items():
             pool = self._pools.setdefault(name, _Pool())
+            pool.checked, pool.listed = True, tuple(models)
             stay = set(endpoints.get(name, ()))
             pool.said = {endpoint: said for endpoint, said in pool.said.items() if endpoint in stay}
             pool.complete &= stay
@@ -87,12 +92,40 @@ class ModelReadiness:
                 # Nobody is asked about others any more, who could take back what is known of them.
                 pool.complete.clear()
                 pool.said = {e: {m: said[m] for m in said if m in asked} for e, said in pool.said.items()}
-            self._assign(name, pool, models)
+            self._assign(name, pool)
+
+    def _uncheck(self, name: str) -> None:
+        """Its checks do not ask for models, or not any more."""
+        pool = self._pools[name]
+        for _, slot in pool.said:
+            self._segment.set_models_unready(slot, 0)
+        pool.said, pool.complete, pool.listed, pool.checked = {}, set(), (), False
+        self._assign(name, pool)
+        if not pool.withheld:
+            del self._pools[name]
+
+    def withhold(self, name: str, withheld: Mapping[Endpoint, frozenset[str]]) -> bool:
+        """From now on these endpoints of a pool count as not ready for these models, and no others do but by their
+        checks; whether the plan has to tell something new."""
+        pool = self._pools.get(name)
+        if pool is None:
+            if not withheld:
+                return False
+            pool = self._pools[name] = _Pool()
+        if pool.withheld == withheld:
+            return False
+        for _, slot in pool.withheld.keys() - withheld.keys() - pool.said.keys():
+            self._segment.set_models_unready(slot, 0)
+        pool.withheld = dict(withheld)
+        changed = self._assign(name, pool)
+        if not withheld and not pool.checked:
+            del self._pools[name]
+        return changed
 
     def report(self, target: Target, models: Models) -> bool:
         """What an endpoint says of its models; whether the pool has others than before, which the plan has to tell."""
         pool = self._pools.get(target.pool)
-        if pool is None:
+        if pool is None or not pool.checked:
             return False
         endpoint = (target.address, target.slot)
         before = pool.said.get(endpoint)
@@ -111,13 +144,13 @@ class ModelReadiness:
         pool.said[endpoint] = dict(models)
         if models is not NO_INDEX:
             self._tell(target, before or {}, models)
-        listed = target.health.models if isinstance(target.health.models, list) else ()
-        return self._assign(target.pool, pool, listed)
+        return self._assign(target.pool, pool)
 
-    def _assign(self, name: str, pool: _Pool, listed: Iterable[str]) -> bool:
+    def _assign(self, name: str, pool: _Pool) -> bool:
         """Bits for those models that are named now, and the endpoints' words by them; whether the bits are others."""
         before = dict(pool.bits)
-        named = list(dict.fromkeys([*listed, *(model for said in pool.said.values() for model in said)]))
+        told = [*pool.said.values(), *map(sorted, pool.withheld.values())]
+        named = list(dict.fromkeys([*pool.listed, *(model for models in told for model in models)]))
         now = self._now()
         for model in pool.bits.keys() - set(named):
             pool.retired[pool.bits.pop(model)] = now
@@ -131,9 +164,12 @@ class ModelReadiness:
                 else:
                     left.append(model)
         self._complain(name, pool, frozenset(left))
-        for endpoint, said in pool.said.items():
-            unnamed = endpoint not in pool.complete
-            unready = sum(1 << bit for model, bit in pool.bits.items() if not said.get(model, unnamed))
+        for endpoint in pool.said.keys() | pool.withheld.keys():
+            said, unnamed = pool.said.get(endpoint, NO_INDEX), endpoint not in pool.complete
+            without = pool.withheld.get(endpoint, frozenset())
+            unready = sum(
+                1 << bit for model, bit in pool.bits.items() if model in without or not said.get(model, unnamed)
+            )
             self._segment.set_models_unready(endpoint[1], unready)
         return pool.bits != before
 

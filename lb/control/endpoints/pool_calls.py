@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from lb.health.check import CheckFailed
+from lb.control.endpoints.asking import Answer, Asked, ask, error_of, worst
+from lb.control.endpoints.asking import GrpcStatus as Status
 
 if TYPE_CHECKING:
+    from lb.control.endpoints.server_calls import ServerCalls
     from lb.health.checks.grpc_connection import CallFailed
-    from lb.health.checks.tls import CheckTls
     from lb.inference.statistics import PoolStatistics
 
 log = logging.getLogger("tidegate.master")
@@ -25,31 +26,17 @@ DESCRIPTIONS = ("ModelMetadata", "ModelConfig")
 TIMEOUT = 2.0  # seconds for one endpoint to answer
 MOST_WAITING = 1024  # different requests of a pool; more are refused
 _AT_ONCE = 64  # different requests that one round asks
-_SERVICE = "/inference.GRPCInferenceService/"
-_RESOURCE_EXHAUSTED, _UNIMPLEMENTED, _INTERNAL, _UNAVAILABLE = 8, 12, 13, 14  # statuses of gRPC
-
-
-class Answer(NamedTuple):
-    """A gRPC status, its message and the reply's bytes."""
-
-    status: int
-    message: str
-    reply: bytes
-
-
-class Asked(NamedTuple):
-    """An endpoint that is asked; `tls` as in its health checks."""
-
-    address: str
-    tls: CheckTls | None = None
 
 
 class PoolCalls:
     """`endpoints(pool)` gives those of a pool that take requests or finish what they have; () of an unknown pool.
-    Everything on the loop."""
+    `server_calls` takes those that change them. Everything on the loop."""
 
-    def __init__(self, endpoints: Callable[[str], Sequence[Asked]], timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, endpoints: Callable[[str], Sequence[Asked]], server_calls: ServerCalls, timeout: float = TIMEOUT
+    ) -> None:
         self._endpoints = endpoints
+        self._server_calls = server_calls
         self._timeout = timeout
         self._pools: dict[str, _Statistics] = {}
         self._running: dict[tuple[str, str, bytes], asyncio.Task[Answer]] = {}
@@ -63,10 +50,14 @@ class PoolCalls:
                 return await self._pool(pool).answer(request)
             if method in DESCRIPTIONS:
                 return await self._shared(pool, method, request)
-            return Answer(_UNIMPLEMENTED, f"{method} is no call of a whole pool", b"")
+            from lb.inference.server_calls import METHODS
+
+            if method in METHODS:
+                return await self._server_calls.answer(pool, method, request)
+            return Answer(Status.UNIMPLEMENTED, f"{method} is no call of a whole pool", b"")
         except Exception as error:  # one that nobody foresaw must not leave the client without an answer
             log.exception("pool %s: %s was not answered", pool, method)
-            return Answer(_INTERNAL, f"internal error: {error!r}", b"")
+            return Answer(Status.INTERNAL, f"internal error: {error!r}", b"")
 
     def ended(self, pool: str, address: str) -> None:
         """The process behind an endpoint has ended: what it counted is kept."""
@@ -84,7 +75,7 @@ class PoolCalls:
         running = self._running.get(key)
         if running is None:
             if len(self._running) >= MOST_WAITING:
-                return Answer(_RESOURCE_EXHAUSTED, f"pool {pool}: too many calls of {method}", b"")
+                return Answer(Status.RESOURCE_EXHAUSTED, f"pool {pool}: too many calls of {method}", b"")
             running = self._running[key] = asyncio.create_task(self._any(pool, method, request))
             running.add_done_callback(lambda _: self._running.pop(key, None))
         return await asyncio.shield(running)
@@ -96,8 +87,8 @@ class PoolCalls:
             (answer,) = await ask(endpoint, method, [request], self._timeout)
             if isinstance(answer, bytes):
                 return Answer(0, "", answer)
-            errors.append(_error(method, answer))
-        return _worst(pool, errors)
+            errors.append(error_of(method, answer))
+        return worst(pool, errors)
 
     def _pool(self, name: str) -> _Statistics:
         if name not in self._pools:
@@ -126,7 +117,7 @@ class _Statistics:
         waiting = self._waiting.get(request)
         if waiting is None:
             if len(self._waiting) >= MOST_WAITING:
-                return Answer(_RESOURCE_EXHAUSTED, f"pool {self._pool}: too many calls for statistics", b"")
+                return Answer(Status.RESOURCE_EXHAUSTED, f"pool {self._pool}: too many calls for statistics", b"")
             waiting = self._waiting[request] = asyncio.get_running_loop().create_future()
         if self._rounds is None or self._rounds.done():
             self._rounds = asyncio.create_task(self._run(), name=f"statistics of {self._pool}")
@@ -149,7 +140,7 @@ class _Statistics:
     async def _round(self, requests: Sequence[bytes]) -> list[Answer]:
         endpoints = self._endpoints()
         if not endpoints:
-            return [_worst(self._pool, [])] * len(requests)
+            return [worst(self._pool, [])] * len(requests)
         found = await asyncio.gather(*(self._ask(endpoint, requests) for endpoint in endpoints))
         said = {endpoint.address: answers for endpoint, answers in zip(endpoints, found, strict=True)}
         return [self._sum({a: answers[i] for a, answers in said.items()}) for i in range(len(requests))]
@@ -164,14 +155,14 @@ class _Statistics:
         answers, errors = {}, []
         for address, answer in said.items():
             if not isinstance(answer, bytes):
-                errors.append(_error(STATISTICS, answer))
+                errors.append(error_of(STATISTICS, answer))
                 continue
             try:
                 answers[address] = wire.ModelStatisticsResponse.FromString(answer)
             except DecodeError:
-                errors.append(Answer(_INTERNAL, f"{address}: the answer is not a ModelStatisticsResponse", b""))
+                errors.append(Answer(Status.INTERNAL, f"{address}: the answer is not a ModelStatisticsResponse", b""))
         if not answers:
-            return _worst(self._pool, errors)
+            return worst(self._pool, errors)
         if self._sums is None:
             self._sums = PoolStatistics()
         made = self._sums.take(answers)
@@ -180,7 +171,8 @@ class _Statistics:
 
     async def _ask(self, endpoint: Asked, requests: Sequence[bytes]) -> Sequence[bytes | CallFailed]:
         answers = await ask(endpoint, STATISTICS, requests, self._timeout)
-        silent = [answer for answer in answers if not isinstance(answer, bytes) and answer.code == _UNAVAILABLE]
+        errors = [answer for answer in answers if not isinstance(answer, bytes)]
+        silent = [error for error in errors if int(error.code) == Status.UNAVAILABLE]
         if not silent:
             self._silent.discard(endpoint.address)
         elif endpoint.address not in self._silent:
@@ -190,33 +182,3 @@ class _Statistics:
                 self._pool, endpoint.address, silent[0].details,
             )  # fmt: skip
         return answers
-
-
-async def ask(endpoint: Asked, method: str, requests: Sequence[bytes], seconds: float) -> Sequence[bytes | CallFailed]:
-    """What an endpoint answers to each, in order, within `seconds`; where there is no talking to it, UNAVAILABLE
-    for all."""
-    from lb.health.checks.grpc_connection import CallFailed, Status, grpc_connection
-
-    try:
-        async with asyncio.timeout(seconds), grpc_connection(endpoint.address, endpoint.tls) as connection:
-            return await connection.unaries(f"{_SERVICE}{method}", requests)
-    except CallFailed as error:
-        return [error] * len(requests)
-    except (CheckFailed, TimeoutError) as error:
-        reason = f"{endpoint.address}: {str(error) or 'no answer in time'}"
-        return [CallFailed(Status.UNAVAILABLE, reason)] * len(requests)
-
-
-def _error(method: str, failure: CallFailed) -> Answer:
-    from lb.inference.management import clearer
-
-    path = f"{_SERVICE}{method}".encode()
-    text = clearer(path, failure.details) if failure.code == _UNIMPLEMENTED else failure.details
-    return Answer(failure.code, text, b"")
-
-
-def _worst(pool: str, errors: Sequence[Answer]) -> Answer:
-    """The one to tell of: a server's word says more than that there is no talking to another."""
-    if not errors:
-        return Answer(_UNAVAILABLE, f"no endpoint of pool {pool} is available", b"")
-    return next((error for error in errors if error.status != _UNAVAILABLE), errors[0])

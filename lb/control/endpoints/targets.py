@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lb.balancing.policy_checks import report_period
 from lb.config.plan.plan import Plan
@@ -16,12 +16,15 @@ from lb.health.load_reports import ReportTarget
 from lb.health.monitor import Target
 
 
-def initial(plan: Plan, config: Config) -> Iterator[tuple[int, Initial]]:
-    """What is known of each slot before its first check."""
+def initial(
+    plan: Plan, config: Config, held: Callable[[str], bool] = lambda pool: False
+) -> Iterator[tuple[int, Initial]]:
+    """What is known of each slot before its first check. `held(pool)`: it is not up before it was told something."""
     for pool in plan.pools:
         health = config.pools[pool.name].health
+        up = (health is None or health.initial == "up") and not held(pool.name)
         for endpoint in pool.endpoints:
-            yield endpoint.slot, Initial(endpoint.weight, health is None or health.initial == "up")
+            yield endpoint.slot, Initial(endpoint.weight, up)
 
 
 def checked(plan: Plan, loaded: Loaded) -> Iterator[Target]:

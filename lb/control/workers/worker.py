@@ -45,7 +45,9 @@ from lb.shared.segment import Segment
 
 BEAT = 1.0  # seconds between two heartbeats
 _DRAIN_POLL = 0.05
-_UNAVAILABLE = 14  # of gRPC
+_RESOURCE_EXHAUSTED, _UNAVAILABLE = 8, 14  # of gRPC
+_LARGE = 1 << 20  # bytes of a question
+_MOST_ASKED = 32 << 20  # bytes of large questions under way: the channel takes twice as much
 _UNKNOWN_DRAIN_NS = 30_000_000_000  # the master died before its first plan
 
 log = logging.getLogger("tidegate.worker")
@@ -107,6 +109,7 @@ class Worker:
         self.finished: asyncio.Future[None] = loop.create_future()
         self._questions = itertools.count()
         self._asked: dict[int, Told] = {}
+        self._asking: dict[int, int] = {}  # bytes of those that are large, which the channel may still have
         self._channel = Channel(loop, sock, self._on_message, self._master_gone)
         data_path.connect(self.ask)
         self._handlers: dict[str, Callable[[Message, list[int]], None]] = {
@@ -272,12 +275,17 @@ class Worker:
         """See Ask. Without a master the answer is UNAVAILABLE."""
         if self._channel.closed:
             return told(_UNAVAILABLE, "the master is gone", b"")
+        if len(request) > _LARGE and sum(self._asking.values()) + len(request) > _MOST_ASKED:
+            return told(_RESOURCE_EXHAUSTED, "too many large requests are under way", b"")
         number = next(self._questions)
         self._asked[number] = told
+        if len(request) > _LARGE:
+            self._asking[number] = len(request)
         self._channel.send({"type": "ask", "number": number, "pool": pool, "method": method, "request": request})
         return None
 
     def _on_told(self, message: Message, fds: list[int]) -> None:
+        self._asking.pop(message["number"], None)
         self._asked.pop(message["number"])(message["status"], message["message"], message["reply"])
 
     def _on_stop(self, message: Message, fds: list[int]) -> None:

@@ -81,12 +81,13 @@ _BY_RESET: dict[int, Status] = {
 
 class CallFailed(CheckFailed):
     """A call that did not end with OK; `code` says how, `details` is the server's word on it, and the message is what
-    an operator reads."""
+    an operator reads. `told`: the server gave that status itself."""
 
-    def __init__(self, code: Status, details: str = "") -> None:
+    def __init__(self, code: Status, details: str = "", told: bool = False) -> None:
         super().__init__(f"{code.name}: {details}" if details else code.name)
         self.code = code
         self.details = details
+        self.told = told
 
 
 @contextlib.asynccontextmanager
@@ -176,10 +177,12 @@ class GrpcConnection:
     def _push(self) -> None:
         """Sends what the server's windows have room for."""
         for stream, call in self._calls.items():
-            room = min(self._http2.local_flow_control_window(stream), self._http2.max_outbound_frame_size)
-            if call.unsent and room > 0:
+            while call.unsent:
+                room = min(self._http2.local_flow_control_window(stream), self._http2.max_outbound_frame_size)
+                if room <= 0:
+                    break
                 piece, call.unsent = call.unsent[:room], call.unsent[room:]
-                self._http2.send_data(stream, piece, end_stream=not call.unsent)
+                self._http2.send_data(stream, bytes(piece), end_stream=not call.unsent)
 
     async def _turn(self) -> None:
         """Writes what there is to say, and takes what comes."""
@@ -263,7 +266,7 @@ class _Call:
     """One request and what has come of its answer."""
 
     def __init__(self, message: bytes) -> None:
-        self.unsent = b"\0" + len(message).to_bytes(4) + message
+        self.unsent = memoryview(b"\0" + len(message).to_bytes(4) + message)
         self.head: dict[bytes, bytes] = {}
         self.trailers: dict[bytes, bytes] = {}
         self.body = bytearray()  # that is no whole message yet
@@ -309,7 +312,7 @@ class _Call:
         if said == b"0":
             return CallFailed(Status.INTERNAL, "the answer ends within a message") if self.body else None
         details = unquote_to_bytes(fields.get(b"grpc-message", b"")).decode("utf-8", "replace")
-        return CallFailed(_BY_NUMBER.get(said, Status.UNKNOWN), shown(" ".join(details.split())))
+        return CallFailed(_BY_NUMBER.get(said, Status.UNKNOWN), shown(" ".join(details.split())), told=True)
 
     def end(self, failure: CallFailed | None) -> None:
         self.failure, self.ended = failure, True

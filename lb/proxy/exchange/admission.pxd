@@ -26,5 +26,5 @@ cdef class Admission:
     cdef Route find_asked(self, Client client, tg_facts *facts)
     # Gives the exchange its attempt, and the body source that the pool needs. False: the pool cannot be spoken to in
     # what the request speaks.
-    cdef bint equip(self, Exchange exchange, Scan *scan, Pool pool) noexcept
+    cdef bint equip(self, Exchange exchange, Scan *scan, Route route, Pool pool) noexcept
     cdef void start(self, Exchange exchange, Scan *scan) noexcept

@@ -121,7 +121,7 @@ cdef class Admission:
         if pool is None:                      # the route answers itself
             exchange.preflight = preflight
             exchange.grpc = SPEAKS_GRPC if not preflight and scan.version == 20 and speaks_grpc(scan) else SPEAKS_HTTP
-        elif not self.equip(exchange, scan, pool):
+        elif not self.equip(exchange, scan, route, pool):
             free(ids)
             client.reject(FAIL_GRPC_ONLY, f"the pool {pool.name} speaks gRPC only")
             return None
@@ -189,7 +189,7 @@ cdef class Admission:
         route = (<RouteTable>client.listener.table).find(&asked, &other_method)
         return route if route is not None and route.cors is not None else None
 
-    cdef bint equip(self, Exchange exchange, Scan *scan, Pool pool) noexcept:
+    cdef bint equip(self, Exchange exchange, Scan *scan, Route route, Pool pool) noexcept:
         cdef Attempt attempt
         cdef int protocol = pool.protocol
         cdef bint grpc = scan.version == 20 and speaks_grpc(scan)
@@ -197,11 +197,12 @@ cdef class Admission:
         exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
         if protocol == POOL_HTTP:
             attempt = Http1Attempt.__new__(Http1Attempt)
-        elif protocol == POOL_OIP and asks_pool(scan) and (grpc or web_kind_of(scan) != WEB_NONE):
+        elif (protocol == POOL_OIP and (grpc or web_kind_of(scan) != WEB_NONE)
+                and asks_pool(scan, route.server_calls)):
             if not grpc:
                 exchange.grpc = SPEAKS_WEB if web_kind_of(scan) == WEB_BINARY else SPEAKS_WEB_TEXT
             attempt = Attempt.__new__(Attempt)       # which is never made: the master asks
-            exchange.source = new_pool_call(self.context.ask, exchange)
+            exchange.source = new_pool_call(self.context.ask, exchange, scan)
         elif protocol == POOL_HTTP2 or grpc and (protocol == POOL_GRPC or protocol == POOL_OIP):
             attempt = Http2Attempt.__new__(Http2Attempt)
         else:

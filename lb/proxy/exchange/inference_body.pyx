@@ -590,13 +590,16 @@ cdef void leave_flight(InferenceBody body, Exchange exchange) noexcept:
 cdef void run_management(InferenceBody body, Exchange exchange) noexcept:
     cdef size_t size = tg_buffer_size(&body.body)
     cdef bytes posted = tg_buffer_head(&body.body)[:size] if size else b""
-    made = management.route(body.verb.decode(), (<bytes>body.path).decode("latin-1"), posted)
+    made = management.route(body.verb.decode(), (<bytes>body.path).decode("latin-1"), posted,
+                            exchange.route.server_calls)
     if isinstance(made, management.Reply):
         answer_management(exchange, made)
         return
     body.management = made
     if made.whole_pool:
         body.question = put_question(body.context.ask, exchange, made.method.decode(), made.request)
+        if made.changes and exchange.state == X_REQUEST:
+            exchange.client.poller.arm(exchange, exchange.expires)    # model servers take as long as they do
         return
     body.any_endpoint = True                  # an inference cannot be answered where the model is not ready, this can
     if exchange.pool.models is not None and made.model:

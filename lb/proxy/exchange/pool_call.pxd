@@ -9,6 +9,8 @@ from lb.proxy.exchange.question cimport Question
 
 cdef class PoolCall(BodySource):
     cdef object ask                   # lb.control.workers.worker.Ask
+    cdef str method                   # of the protocol's service
+    cdef bint changes                 # model servers: it may take as long as they do
     cdef WebCodec web                 # None: the client speaks gRPC
     cdef tg_buffer body               # of the request, gRPC's prefix included
     cdef Question question            # None: it has not been put
@@ -18,7 +20,8 @@ cdef class PoolCall(BodySource):
     cdef void send(self, Exchange exchange, const tg_buffer *frame, Scan *scan) noexcept
 
 
-# Whether the request's path is one of those calls.
-cdef bint asks_pool(const Scan *scan) noexcept nogil
+# Whether the request's path is one of those calls; `allowed` has the kinds of server calls
+# (lb.inference.server_calls.Kind) that its route lets clients make.
+cdef bint asks_pool(const Scan *scan, int allowed) noexcept
 # Its body source.
-cdef PoolCall new_pool_call(object ask, Exchange exchange)
+cdef PoolCall new_pool_call(object ask, Exchange exchange, const Scan *scan)

@@ -1,5 +1,7 @@
 """A gRPC call whose answer is a whole pool's: see pool_call.pxd. Over REST the same is asked by inference_body.pyx."""
 
+from lb.inference import management, server_calls
+
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memset
@@ -17,21 +19,29 @@ from lb.proxy.exchange.refusal cimport SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_message
 
 cdef enum:
     PREFIX = 5                        # of a message: whether it is compressed, and its length
-    # Of a request, which names a model and a version.
-    LARGEST = 64 * 1024
+    LARGEST = 64 * 1024               # bytes of a request, which names a model and a version, or says little more
+    SERVICE_LENGTH = 32
+    INFER_LENGTH = 42                 # of the paths of ModelInfer and ModelStreamInfer, which no other one has
+    STREAM_LENGTH = 48
 
-cdef const char *PATH = b"/inference.GRPCInferenceService/ModelStatistics"
-cdef size_t PATH_LENGTH = 47
-cdef str METHOD = "ModelStatistics"
-
-
-cdef bint asks_pool(const Scan *scan) noexcept nogil:
-    return scan.target_length == PATH_LENGTH and memcmp(scan.target, PATH, PATH_LENGTH) == 0
+cdef const char *SERVICE = b"/inference.GRPCInferenceService/"
+cdef size_t LARGEST_LOAD = server_calls.LARGEST_LOAD
 
 
-cdef PoolCall new_pool_call(object ask, Exchange exchange):
+cdef bint asks_pool(const Scan *scan, int allowed) noexcept:
+    cdef size_t n = scan.target_length
+    if n <= SERVICE_LENGTH or n == INFER_LENGTH or n == STREAM_LENGTH:
+        return False
+    if memcmp(scan.target, SERVICE, SERVICE_LENGTH) != 0:
+        return False
+    return management.asks_pool(scan.target[SERVICE_LENGTH:n], allowed)
+
+
+cdef PoolCall new_pool_call(object ask, Exchange exchange, const Scan *scan):
     cdef PoolCall call = PoolCall.__new__(PoolCall)
     call.ask = ask
+    call.method = scan.target[SERVICE_LENGTH:scan.target_length].decode()
+    call.changes = call.method in server_calls.METHODS
     if exchange.grpc >= SPEAKS_WEB:
         call.web = WebCodec.__new__(WebCodec)
         call.web.text = exchange.grpc == SPEAKS_WEB_TEXT
@@ -68,10 +78,11 @@ cdef class PoolCall(BodySource):
             self.put(exchange)
 
     cdef void keep(self, Exchange exchange, const char *data, size_t size) noexcept:
+        cdef size_t most = LARGEST_LOAD if self.method == "RepositoryModelLoad" else LARGEST
         if exchange.state != X_REQUEST:
             return
-        if tg_buffer_size(&self.body) + size > LARGEST:
-            exchange.fail(FAIL_BODY_TOO_LARGE, f"a request of {METHOD} has at most {LARGEST} bytes")
+        if tg_buffer_size(&self.body) + size > most:
+            exchange.fail(FAIL_BODY_TOO_LARGE, f"a request of {self.method} has at most {most} bytes here")
         elif tg_buffer_append(&self.body, data, size) < 0:
             exchange.fail(FAIL_NO_MEMORY, "out of memory")
 
@@ -86,7 +97,9 @@ cdef class PoolCall(BodySource):
                 <size_t>data[1] << 24 | <size_t>data[2] << 16 | <size_t>data[3] << 8 | <size_t>data[4]):
             exchange.fail(FAIL_BAD_BODY, "the body is not one message of gRPC")
             return
-        self.question = put_question(self.ask, exchange, METHOD, (<const char *>data)[PREFIX:size])
+        self.question = put_question(self.ask, exchange, self.method, (<const char *>data)[PREFIX:size])
+        if self.changes and exchange.state == X_REQUEST:
+            exchange.client.poller.arm(exchange, exchange.expires)
 
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
         cdef Scan scan

@@ -58,6 +58,7 @@ cdef class Route:
     cdef readonly RetryPolicy retry
     cdef readonly HedgePolicy hedge
     cdef readonly bint idempotent     # whatever the method
+    cdef readonly int server_calls    # that clients may make: a set of lb.inference.server_calls.Kind
     cdef readonly Cors cors           # None = nothing is said of other origins
     cdef readonly bytes new_host
     # What most routes have nothing of, said once, so that a request does not ask for each part of it.

@@ -111,6 +111,7 @@ cdef class Route:
         if plan.cors is not None:
             self.cors = Cors(plan.cors)
         self.idempotent = plan.idempotent
+        self.server_calls = plan.server_calls
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
                          or plan.hedge)
         self.timed = plan.response_timeout_ns >= 0 or self.retry is not None
@@ -150,6 +151,7 @@ cdef class Route:
         made.response_fields = self.response_fields
         made.cors = self.cors
         made.idempotent = self.idempotent
+        made.server_calls = self.server_calls
         made.acts = self.acts
         made.timed = self.timed
         return made

@@ -22,7 +22,7 @@ from lb.config.schema.pools.queue import QueueConfig
 from lb.config.schema.pools.scaling import ScalingConfig
 from lb.config.schema.pools.serve import ServeConfig
 from lb.config.schema.pools.slow_start import SlowStartConfig, expand_slow_start
-from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
+from lb.config.units import HOUR, MILLISECOND, MINUTE, SECOND, Duration
 
 
 class SourceKeyConfig(Model):
@@ -115,6 +115,19 @@ def _endpoint(value: Any) -> Any:
     return {"address": value} if isinstance(value, str) else value
 
 
+class ServerCallsConfig(Model):
+    """How server calls are answered: requests that load or unload models, change settings of traces or logs, or
+    register shared memory. They go to every endpoint that is up, where a route allows them (`server_calls` there).
+    Endpoints that come up later are told before they get requests."""
+
+    quorum: Literal["all", "majority", "one"] = "all"
+    """How many of the endpoints have to do it for the client to be told that it was done. Otherwise the answer is an
+    error that names the endpoints that failed, why, and those that did it. Either way, what one endpoint has done is
+    asked of the others again when they come up, and an endpoint that failed to load a model gets no requests for it."""
+    timeout: Duration = Field(default=5 * MINUTE, ge=SECOND)
+    """Longest time for an endpoint to load or unload a model. The client may give up earlier; the call goes on."""
+
+
 EndpointList = list[Annotated[EndpointConfig, BeforeValidator(_endpoint, json_schema_input_type=str | EndpointConfig)]]
 
 
@@ -192,6 +205,9 @@ class PoolConfig(Model):
     """Automatic number of model servers between `min` and `max` of `serve`. Default: always `min`."""
     affinity: AffinityConfig = AffinityConfig()
     """Which requests stay with the endpoint that had the ones before."""
+    server_calls: ServerCallsConfig = ServerCallsConfig()
+    """How requests that change the model servers are answered: [Change model servers](howto/change-model-servers.md).
+    `oip` only."""
     connect_timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)
     """Longest time to open a connection to an endpoint; then another is tried."""
     response_timeout: Duration = Field(

@@ -281,6 +281,12 @@ class RouteConfig(Model):
     cors: CorsConfig | None = None
     """Requests from pages of other origins. Default: nothing is added to answers, and preflight requests (`OPTIONS`)
     are requests as any other."""
+    server_calls: list[Literal["models", "settings", "shared_memory"]] = []
+    """What clients may do to the model servers of an `oip` pool, all of them at once: `models` (load and unload them),
+    `settings` (of traces and logs), `shared_memory` (register and unregister regions of it). Whoever may send such
+    requests decides what the servers run, write and read, so give them a route, or a listener, of their own:
+    [Change model servers](howto/change-model-servers.md). Default: nothing; such requests are answered with 404, over
+    gRPC with `UNIMPLEMENTED`."""
     expose_endpoint: Boolean = False
     """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
     balancing at work, and tells clients about the inside of the site: off by default."""
