@@ -22,7 +22,7 @@ from backend.inference.inference cimport (
     inference_free, inference_hurry, inference_of, inference_read, inference_refused, is_our_fault, message_memory, tg_inference,
 )
 from backend.inference.reply cimport (
-    reply_fields, reply_finished, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
+    reply_fields, reply_final, reply_finished, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
 )
 from lb.http.grpc.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, span, varint_size
 from lb.http.grpc.text cimport grpc_timeout_ns
@@ -611,6 +611,9 @@ cdef class Call(Waiter):
         elif inference.status == 0 and reply_fields(fields, inference) < 0:
             return -1
         if inference.status and failed_fields(fields, inference) < 0:
+            return -1
+        # Triton marks the last answer of each request of a stream, asked or not, and tritonclient's grpc.aio never asks.
+        if inference.status == 0 and not inference.final and reply_final(fields) < 0:
             return -1
         inner = tg_buffer_size(fields)
         if inference.status == 0 and inference.finish == NULL:

@@ -9,6 +9,8 @@ from lb.net.buffer cimport tg_buffer
 cdef int reply_name(tg_buffer *out, const tg_inference *inference) noexcept
 # All fields but the tensors: appended to `out`. 0, or -1: no memory.
 cdef int reply_fields(tg_buffer *out, const tg_inference *inference) noexcept
+# The parameter that marks a request's last answer: appended to `out`. 0, or -1: no memory.
+cdef int reply_final(tg_buffer *out) noexcept
 # The raw bytes of the output that was asked for at place `i`: this inference's rows of it.
 cdef span reply_tensor(const tg_inference *inference, int i) noexcept
 # What precedes the bytes of a tensor. 0, or -1: no memory.

@@ -61,11 +61,15 @@ cdef int reply_name(tg_buffer *out, const tg_inference *inference) noexcept:
     return append_field(out, ID, inference.id.data, inference.id.size) if inference.id.size else 0
 
 
+cdef int reply_final(tg_buffer *out) noexcept:
+    return append_field(out, PARAMETERS, FINAL_ENTRY, FINAL_SIZE)
+
+
 cdef int reply_fields(tg_buffer *out, const tg_inference *inference) noexcept:
     cdef int i
     if reply_name(out, inference) < 0:
         return -1
-    if inference.final and append_field(out, PARAMETERS, FINAL_ENTRY, FINAL_SIZE) < 0:
+    if inference.final and reply_final(out) < 0:
         return -1
     for i in range(inference.wanted_count):
         if output_fields(out, inference, i) < 0:

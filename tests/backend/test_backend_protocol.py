@@ -258,4 +258,14 @@ async def test_stream(stub):
     assert [answer.infer_response.id for answer in answers] == ["good", "bad", "last"]
     assert answers[0].infer_response.raw_output_contents[0] == np.array([3, 4], "<f4").tobytes()
     assert "refuses the input" in answers[1].error_message
-    assert answers[2].infer_response.parameters["triton_final_response"].bool_param
+    for answer in (answers[0], answers[2]):  # asked for or not, as from Triton
+        assert answer.infer_response.parameters["triton_final_response"].bool_param
+
+
+async def test_each_answer_of_a_stream_that_python_makes_is_marked_as_the_last(stub):
+    request = infer_request("scale", ("x", "FP32", np.ones((1, 2), np.float32)))
+    request.outputs.add(name="y").parameters["classification"].int64_param = 1
+    answers = [answer async for answer in stub.ModelStreamInfer(iter([request]))]
+    assert answers[0].error_message == ""
+    assert answers[0].infer_response.parameters["triton_final_response"].bool_param
+    assert "triton_final_response" not in (await stub.ModelInfer(request)).parameters
