@@ -184,6 +184,8 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     if id_size:
         owned += 1 + varint_size(id_size) + id_size
     for i in range(n):
+        if template.inputs[i].shared:
+            continue
         owned += 1 + varint_size(template.inputs[i].size)
         if template.inputs[i].size <= COPY_MAX:
             owned += template.inputs[i].size
@@ -207,6 +209,10 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     request.message_size = owned
     for i in range(n):
         spec = &template.inputs[i]
+        if spec.shared:
+            tensors[i].iov_base = NULL
+            tensors[i].iov_len = 0
+            continue
         if spec.binary:
             data = tail
             tail += spec.size

@@ -138,6 +138,26 @@ cdef int put_parameters(tg_buffer *out, const span *entries, int count, int64_t 
     return 0
 
 
+cdef bint in_shared_memory(const OutputTensor *output) noexcept nogil:
+    """Whether the model server wrote the output's data there: its parameters say where."""
+    cdef Parameter parameter
+    cdef int i
+    for i in range(output.parameter_count):
+        if (read_parameter(&parameter, &output.parameters[i]) == NULL and parameter.key.size == 20
+                and memcmp(parameter.key.data, b"shared_memory_region", 20) == 0):
+            return True
+    return False
+
+
+cdef int pass_over(const Answer *answer, int *raw) except -1:
+    """An output in shared memory has an empty entry among the raw data, where each output has one."""
+    if answer.raw_count == answer.output_count:
+        if answer.raw[raw[0]].size:
+            raise malformed("an output in shared memory with data")
+        raw[0] += 1
+    return 0
+
+
 cdef int resolve(InferResponse response, const OutputTensor *output, const Answer *answer, int *raw,
                  Slice *data) except -1:
     """Finds the data of an output as raw bytes, and checks it against datatype and shape."""
@@ -171,6 +191,7 @@ cdef int resolve(InferResponse response, const OutputTensor *output, const Answe
 
 
 cdef int put_output(InferResponse response, const OutputTensor *output, const Slice *data, bint binary) except -1:
+    """`data` is NULL where the output is in shared memory."""
     cdef tg_buffer *out = &response.head
     cdef int result
     cdef int i
@@ -185,7 +206,7 @@ cdef int put_output(InferResponse response, const OutputTensor *output, const Sl
         checked(append_int(out, output.shape[i]), "")
     put(out, "]")
     put_parameters(out, output.parameters, output.parameter_count, <int64_t>data.size if binary else -1)
-    if not binary:
+    if not binary and data != NULL:
         put(out, ',"data":')
         result = append_tensor(out, output.datatype, data.data if data.data != NULL else response.packed.data + data.at,
                                data.size)
@@ -272,6 +293,10 @@ cdef InferResponse render(InferRequest request, const char *message, size_t size
             raise malformed(wrong)
         if i:
             put(out, ",")
+        if in_shared_memory(&output):
+            pass_over(&answer, &raw)
+            put_output(response, &output, NULL, False)
+            continue
         resolve(response, &output, &answer, &raw, &data)
         binary = request.wants_binary(output.name.data, output.name.size)
         put_output(response, &output, &data, binary)

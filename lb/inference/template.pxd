@@ -7,6 +7,7 @@ from lb.http.grpc.protobuf cimport span
 
 cdef struct InputSpec:
     int datatype
+    bint shared                       # the data is in shared memory of client and model server: none is sent
     bint binary                       # the data follows the JSON part; else it is in Template.packed
     int64_t count                     # elements
     size_t size                       # bytes of data

@@ -1,8 +1,8 @@
 """What the JSON part of an inference request says, checked once and kept in the forms that requests are built from.
 
 Reserved parameters are handled here. `binary_data_size`, `binary_data` and `binary_data_output` concern this hop only
-and are not sent on. `id`, `timeout` and `priority` are sent on but do not decide the answer. Shared memory is
-refused: a region registered with one endpoint means nothing to the others.
+and are not sent on. `id`, `timeout` and `priority` are sent on but do not decide the answer. Where a tensor is in
+shared memory (`shared_memory_region` and its like, registered with the model servers) is sent on in place of data.
 """
 
 cimport cython
@@ -89,12 +89,6 @@ cdef list tensor_list(object items, str kind):
     return <list>items
 
 
-cdef int refuse_shared_memory(str key, str what) except -1:
-    if key.startswith("shared_memory_"):
-        raise OipError(f"{what}: shared memory is not supported: send the data with the request")
-    return 0
-
-
 @cython.final
 @cython.no_gc
 cdef class Template:
@@ -117,7 +111,6 @@ cdef class Template:
             if key == "binary_data_output":
                 self.binary_default = flag(value, key, what)
                 continue
-            refuse_shared_memory(key, what)
             before = self.head.end
             append_parameter(&self.head, PARAMETERS, key, value, what)
             if key == "timeout":
@@ -211,9 +204,15 @@ cdef class Template:
             if key == "binary_data_size":
                 binary_size = value
             else:
-                refuse_shared_memory(key, what)
+                if key == "shared_memory_region":
+                    spec.shared = True
                 append_parameter(scratch, TENSOR_PARAMETERS, key, value, what)
 
+        if spec.shared:
+            if "data" in item or binary_size is not None:
+                raise OipError(f"{what}: data in shared memory and data in the request exclude each other")
+            self.cacheable = False                # what the region holds may change
+            return 0
         if binary_size is not None:
             if "data" in item:
                 raise OipError(f"{what}: 'data' and 'binary_data_size' exclude each other")
@@ -265,7 +264,8 @@ cdef class Template:
                 if key == "binary_data":
                     spec.binary = flag(value, key, what)
                 else:
-                    refuse_shared_memory(key, what)
+                    if key == "shared_memory_region":
+                        self.cacheable = False    # an answer from the cache would write nothing there
                     append_parameter(scratch, OUTPUT_PARAMETERS, key, value, what)
             if append_field(&self.head, OUTPUTS, tg_buffer_head(scratch), tg_buffer_size(scratch)) < 0:
                 raise MemoryError

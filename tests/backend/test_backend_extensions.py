@@ -15,6 +15,7 @@ import tritonclient.grpc as by_grpc
 import tritonclient.http as by_http
 from backend_process import Backend
 from test_backend_protocol import IMAGES
+from test_backend_tritonclient import plain
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from backend.datatypes import DATATYPES, TensorSpec
@@ -79,25 +80,28 @@ def test_classes_in_a_stream(server: Any) -> None:
     assert found[2][0].as_numpy("probabilities").shape == (1, 10)
 
 
-def test_tensors_in_shared_memory(client: Any, region: Any) -> None:
-    client.register_system_shared_memory("both", "/tidegate_test_region", 1 << 15, offset=1 << 15)
-    status = client.get_system_shared_memory_status()
-    assert (status.regions["both"].offset, status.regions["both"].byte_size) == (1 << 15, 1 << 15)
-    shared_memory.set_shared_memory_region(region, [IMAGES], offset=(1 << 15) + 64)
-    tensor = by_grpc.InferInput("image", list(IMAGES.shape), "FP32")
-    tensor.set_shared_memory("both", IMAGES.nbytes, offset=64)
-    asked = [by_grpc.InferRequestedOutput("label"), by_grpc.InferRequestedOutput("probabilities")]
-    asked[1].set_shared_memory("both", 1024, offset=8192)
-    result = client.infer("digits", [tensor], outputs=asked)
-    plain = client.infer("digits", [image(IMAGES)])
-    np.testing.assert_array_equal(result.as_numpy("label"), plain.as_numpy("label"))
-    output = result.get_output("probabilities")
-    assert output.parameters["shared_memory_byte_size"].int64_param == 640
-    got = shared_memory.get_contents_as_numpy(region, np.float32, [16, 10], offset=(1 << 15) + 8192)
-    np.testing.assert_allclose(got, plain.as_numpy("probabilities"), rtol=1e-4, atol=1e-7)
-    client.unregister_system_shared_memory("both")
-    with pytest.raises(InferenceServerException, match="'both' is not registered"):
-        client.infer("digits", [tensor])
+@pytest.mark.parametrize("module", [by_grpc, by_http])
+def test_tensors_in_shared_memory(server: Any, region: Any, module: Any) -> None:
+    with module.InferenceServerClient(server.targets[0]) as client:
+        client.register_system_shared_memory("both", "/tidegate_test_region", 1 << 15, offset=1 << 15)
+        status = plain(module, client.get_system_shared_memory_status())
+        found = status[0] if module is by_http else status["regions"]["both"]
+        assert (int(found["offset"]), int(found["byte_size"])) == (1 << 15, 1 << 15)
+        shared_memory.set_shared_memory_region(region, [IMAGES], offset=(1 << 15) + 64)
+        tensor = module.InferInput("image", list(IMAGES.shape), "FP32")
+        tensor.set_shared_memory("both", IMAGES.nbytes, offset=64)
+        asked = [module.InferRequestedOutput("probabilities"), module.InferRequestedOutput("label")]
+        asked[0].set_shared_memory("both", 1024, offset=8192)
+        result = client.infer("digits", [tensor], outputs=asked)
+        sent = client.infer("digits", [image(IMAGES, module)])
+        np.testing.assert_array_equal(result.as_numpy("label"), sent.as_numpy("label"))
+        size = plain(module, result.get_output("probabilities"))["parameters"]["shared_memory_byte_size"]
+        assert int(size if module is by_http else size["int64_param"]) == 640
+        got = shared_memory.get_contents_as_numpy(region, np.float32, [16, 10], offset=(1 << 15) + 8192)
+        np.testing.assert_allclose(got, sent.as_numpy("probabilities"), rtol=1e-4, atol=1e-7)
+        client.unregister_system_shared_memory("both")
+        with pytest.raises(InferenceServerException, match="'both' is not registered"):
+            client.infer("digits", [tensor])
 
 
 def test_what_is_wrong_with_shared_memory(client: Any, region: Any) -> None:

@@ -188,7 +188,13 @@ WRONG = {
     "wrong verb": ("GET", INFER, b"", 405, "Method Not Allowed"),
     "wrong verb of metrics": ("POST", "/metrics", b"", 405, "Method Not Allowed"),
     "wrong verb of loading": ("GET", "/v2/repository/models/digits/load", b"", 405, "Method Not Allowed"),
-    "extension that is not offered": ("GET", "/v2/logging", b"", 404, "does not offer /v2/logging"),
+    "extension that is not offered": (
+        "GET",
+        "/v2/cudasharedmemory/status",
+        b"",
+        501,
+        "does not offer CudaSharedMemoryStatus",
+    ),
 }
 
 

@@ -122,7 +122,6 @@ BAD_JSON = [
     (top(outputs=[{"name": ""}]), "must have a 'name'"),
     (top(outputs=[{"name": "a"}, {"name": "a"}]), "output 'a' occurs twice"),
     (top(outputs=[{"name": "a", "parameters": {"binary_data": 1}}]), "'binary_data' must be a boolean"),
-    (top(outputs=[{"name": "a", "parameters": {"shared_memory_region": "r"}}]), "shared memory is not supported"),
     (top(outputs=[{"name": str(i)} for i in range(501)]), "more than 500 outputs"),
     (top(parameters=[]), "'parameters' must be an object"),
     (top(parameters={"a": None}), "must be a string, number or boolean"),
@@ -192,7 +191,8 @@ BAD_JSON = [
     (one(data=None, parameters={"binary_data_size": -4}), "non-negative"),
     (one(data=None, parameters={"binary_data_size": "4"}), "non-negative"),
     (one(data=None, parameters={"binary_data_size": 5}), "binary_data_size is 5 where shape and datatype take 4"),
-    (one(data=None, parameters={"shared_memory_region": "r", "shared_memory_byte_size": 4}), "shared memory"),
+    (one(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 4}), "exclude each other"),
+    (one(data=None, parameters={"shared_memory_region": "r", "binary_data_size": 4}), "exclude each other"),
 ]
 
 

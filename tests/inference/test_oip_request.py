@@ -262,3 +262,21 @@ def test_output_parameters_are_sent() -> None:
     extra = {"outputs": [{"name": "y", "parameters": {"classification": 3, "binary_data": True}}]}
     sent = ModelInferRequest.FromString(parse_request(b"m", b"", *encode([FP32], {0}, extra=extra)).message())
     assert {k: value_of(v) for k, v in sent.outputs[0].parameters.items()} == {"classification": 3}
+
+
+def test_a_tensor_in_shared_memory_has_no_data() -> None:
+    where = {"shared_memory_region": "r", "shared_memory_byte_size": 8, "shared_memory_offset": 4}
+    shared = {"name": "b", "shape": [2], "datatype": "FP32", "parameters": where}
+    others = [{"name": name, "shape": [1], "datatype": "INT8", "data": [value]} for name, value in (("a", 1), ("c", 2))]
+    document = {"inputs": [others[0], shared, others[1]]}
+    request = parse_request(b"m", b"", json.dumps(document).encode(), -1)
+    parsed = ModelInferRequest.FromString(request.message())
+    assert [item.name for item in parsed.inputs] == ["a", "b", "c"]
+    assert list(parsed.raw_input_contents) == [b"\1", b"\2"]  # which skip it
+    assert {key: value_of(value) for key, value in parsed.inputs[1].parameters.items()} == where
+    assert not request.cacheable
+    asked = {"inputs": others, "outputs": [{"name": "y", "parameters": where}]}
+    request = parse_request(b"m", b"", json.dumps(asked).encode(), -1)
+    parsed = ModelInferRequest.FromString(request.message())
+    assert {key: value_of(value) for key, value in parsed.outputs[0].parameters.items()} == where
+    assert not request.cacheable

@@ -404,3 +404,30 @@ def test_store_form_of_garbage(message: bytes) -> None:
     assert store_form_bytes(message) is None
     with pytest.raises(DecodeError):
         ModelInferResponse.FromString(message)
+
+
+@pytest.mark.parametrize("entries", [True, False], ids=["an empty entry for each", "no entry"])
+@pytest.mark.parametrize("request_", [JSON, BINARY], ids=["json", "binary"])
+def test_an_output_in_shared_memory_has_no_data(request_: Any, entries: bool) -> None:
+    message = answer([tensor_of("a", "INT8", (1,), [1]), tensor_of("b", "FP32", (1,), [2.0])])
+    where = message.outputs.add(name="c", datatype="FP32", shape=[2]).parameters
+    where["shared_memory_region"].string_param = "r"
+    where["shared_memory_byte_size"].int64_param = 8
+    if entries:
+        message.raw_output_contents.append(b"")
+    body, length = render_bytes(request_, message.SerializeToString())
+    document = json.loads(body if length < 0 else body[:length])
+    shared = document["outputs"][2]
+    assert shared["parameters"] == {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+    assert "data" not in shared
+    if length < 0:
+        assert [item["data"] for item in document["outputs"][:2]] == [[1], [2.0]]
+    else:
+        assert body[length:] == b"\1" + struct.pack("<f", 2.0)
+
+
+def test_an_output_in_shared_memory_that_has_data_is_malformed() -> None:
+    message = answer([tensor_of("a", "INT8", (1,), [1])])
+    message.outputs[0].parameters["shared_memory_region"].string_param = "r"
+    with pytest.raises(UpstreamError, match="in shared memory with data"):
+        render_bytes(JSON, message.SerializeToString())
