@@ -97,6 +97,23 @@ class Regions:
             self._regions.pop(name, None)
         return wire.SystemSharedMemoryUnregisterResponse()
 
+    # perf_analyzer unregisters regions of both kinds around each run, whichever it uses.
+
+    async def CudaSharedMemoryStatus(self, request: Any, context: Any) -> Any:
+        """Raises NotFound."""
+        if request.name:
+            raise NotFound(f"CUDA shared memory region '{request.name}' is not registered")
+        return wire.CudaSharedMemoryStatusResponse()
+
+    async def CudaSharedMemoryRegister(self, request: Any, context: Any) -> Any:
+        """Raises Unsupported."""
+        raise Unsupported(
+            "CUDA shared memory is not offered: send the data with the request, or use system shared memory"
+        )
+
+    async def CudaSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
+        return wire.CudaSharedMemoryUnregisterResponse()
+
 
 def _open(name: str, key: str, offset: int, size: int) -> Region:
     """Raises InvalidInput."""

@@ -105,10 +105,16 @@ cdef bint same(const span *a, const span *b) noexcept nogil:
     return a.size == b.size and (a.size == 0 or memcmp(a.data, b.data, a.size) == 0)
 
 
+cdef bint of_the_hop(const span *key) noexcept nogil:
+    """Parameters of an output that do not go on: `binary_data_size` is written anew. Where an output is in shared
+    memory the client said itself, and Triton's C++ client takes any parameters for a sign of binary data."""
+    return (key.size == 16 and memcmp(key.data, b"binary_data_size", 16) == 0
+            or key.size >= 14 and memcmp(key.data, b"shared_memory_", 14) == 0)
+
+
 cdef int put_parameters(tg_buffer *out, const span *entries, int count, int64_t binary_size) except -1:
     """`,"parameters":{…}` when there are any; `binary_size` of -1: no binary_data_size."""
     cdef Parameter[MAX_PARAMETERS] parameters
-    cdef span reserved = span("binary_data_size", 16)
     cdef const char *wrong
     cdef const char *lead = ',"parameters":{'
     cdef bint last
@@ -123,7 +129,7 @@ cdef int put_parameters(tg_buffer *out, const span *entries, int count, int64_t 
         lead = ","
     for i in range(count):
         # A map: the last entry of a key counts.
-        last = parameters[i].choice != PARAMETER_NONE and not same(&parameters[i].key, &reserved)
+        last = parameters[i].choice != PARAMETER_NONE and not of_the_hop(&parameters[i].key)
         for j in range(i + 1, count):
             last = last and not same(&parameters[i].key, &parameters[j].key)
         if not last:

@@ -95,8 +95,11 @@ def test_tensors_in_shared_memory(server: Any, region: Any, module: Any) -> None
         result = client.infer("digits", [tensor], outputs=asked)
         sent = client.infer("digits", [image(IMAGES, module)])
         np.testing.assert_array_equal(result.as_numpy("label"), sent.as_numpy("label"))
-        size = plain(module, result.get_output("probabilities"))["parameters"]["shared_memory_byte_size"]
-        assert int(size if module is by_http else size["int64_param"]) == 640
+        output = plain(module, result.get_output("probabilities"))
+        if module is by_http:
+            assert output == {"name": "probabilities", "datatype": "FP32", "shape": [16, 10]}  # as from Triton
+        else:
+            assert int(output["parameters"]["shared_memory_byte_size"]["int64_param"]) == 640
         got = shared_memory.get_contents_as_numpy(region, np.float32, [16, 10], offset=(1 << 15) + 8192)
         np.testing.assert_allclose(got, sent.as_numpy("probabilities"), rtol=1e-4, atol=1e-7)
         client.unregister_system_shared_memory("both")
@@ -149,8 +152,19 @@ def test_shared_memory_is_for_clients_of_this_machine(repository: Any) -> None:
         with pytest.raises(InferenceServerException, match="offered where the server listens on Unix sockets"):
             client.register_system_shared_memory("both", "/any", 10)
         assert "system_shared_memory" not in client.get_server_metadata().extensions
-        with pytest.raises(InferenceServerException, match="does not offer CudaSharedMemoryStatus"):
-            client.get_cuda_shared_memory_status()
+
+
+@pytest.mark.parametrize("module", [by_grpc, by_http])
+def test_there_is_no_cuda_shared_memory(server: Any, module: Any) -> None:
+    """perf_analyzer ends with an error where it cannot unregister all regions, of both kinds."""
+    with module.InferenceServerClient(server.targets[0]) as client:
+        assert not plain(module, client.get_cuda_shared_memory_status())
+        client.unregister_cuda_shared_memory()
+        with pytest.raises(InferenceServerException, match="CUDA shared memory is not offered"):
+            client.register_cuda_shared_memory("any", b"AAAA", 0, 64)
+        with pytest.raises(InferenceServerException, match="'any' is not registered"):
+            client.get_cuda_shared_memory_status("any")
+        assert not {"cuda_shared_memory"} & set(plain(module, client.get_server_metadata())["extensions"])
 
 
 BROKEN = """

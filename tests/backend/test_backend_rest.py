@@ -189,11 +189,11 @@ WRONG = {
     "wrong verb of metrics": ("POST", "/metrics", b"", 405, "Method Not Allowed"),
     "wrong verb of loading": ("GET", "/v2/repository/models/digits/load", b"", 405, "Method Not Allowed"),
     "extension that is not offered": (
-        "GET",
-        "/v2/cudasharedmemory/status",
-        b"",
+        "POST",
+        "/v2/cudasharedmemory/region/r/register",
+        b'{"raw_handle": {"b64": "AAAA"}, "device_id": 0, "byte_size": 4}',
         501,
-        "does not offer CudaSharedMemoryStatus",
+        "CUDA shared memory is not offered",
     ),
 }
 
