@@ -24,8 +24,18 @@ DIGITS = ROOT / "examples" / "digits"
 DEADLINE = 60.0
 
 
-def command(models: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "backend", "serve", "--models", str(models), *arguments]
+# The server where ONNX Runtime has no C API to load, so that Python's binding runs the models.
+BINDING = """
+import sys
+from backend import session
+session._c_api = lambda: False
+from backend.__main__ import main
+sys.exit(main())
+"""
+
+
+def command(models: Path, *arguments: str, program: Sequence[str] = ("-m", "backend")) -> list[str]:
+    return [sys.executable, *program, "serve", "--models", str(models), *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -35,10 +45,16 @@ def environment() -> dict[str, str]:
 class Backend:
     """A running server. `targets` are its addresses as it printed them; `log` is its standard error so far."""
 
-    def __init__(self, models: Path, *arguments: str, listen: Sequence[str] = ("127.0.0.1:0",)) -> None:
+    def __init__(
+        self,
+        models: Path,
+        *arguments: str,
+        listen: Sequence[str] = ("127.0.0.1:0",),
+        program: Sequence[str] = ("-m", "backend"),
+    ) -> None:
         addresses = [part for address in listen for part in ("--listen", address)]
         self.process = subprocess.Popen(
-            command(models, *addresses, *arguments),
+            command(models, *addresses, *arguments, program=program),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

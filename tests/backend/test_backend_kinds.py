@@ -11,7 +11,7 @@ from pathlib import Path
 import model_kinds
 import numpy as np
 import pytest
-from backend_process import Backend
+from backend_process import BINDING, Backend
 from daemon import Daemon, http_listener
 from kind_clients import WAYS, Clients, Question, Reply
 from model_kinds import KINDS, Bare
@@ -19,7 +19,7 @@ from model_kinds import KINDS, Bare
 from backend.repository.warmup import TOLERANCE
 from lb.wire import grpc_service_pb2 as wire
 
-REQUESTS = 5000  # to the model server, and as many to the daemon
+REQUESTS = 5000  # to the model server by each way to run models, and as many to the daemon
 AT_ONCE = 6  # bursts
 MOST = 16  # requests of a burst
 REPEATED = 0.3  # of the daemon's bursts: another one, asked before
@@ -121,11 +121,13 @@ def same(datatype: str, expected: np.ndarray, got: np.ndarray, merges: bool) -> 
     return bool(np.array_equal(got, expected))
 
 
-@pytest.fixture
-def server(repository: tuple[Path, dict[str, Bare]]) -> Iterator[Backend]:
+@pytest.fixture(params=[("-m", "backend"), ("-c", BINDING)], ids=["C API", "Python's binding"])
+def server(repository: tuple[Path, dict[str, Bare]], request: pytest.FixtureRequest) -> Iterator[Backend]:
     """A model server that holds requests for a moment, so that more of them run together."""
-    with Backend(repository[0], "--threads", "1", "--concurrency", "2", "--max-queue-delay", "2ms") as backend:
+    arguments = ("--threads", "1", "--concurrency", "2", "--max-queue-delay", "2ms")
+    with Backend(repository[0], *arguments, program=request.param) as backend:
         yield backend.wait_ready()
+    assert ("its Python binding" in backend.log) == (request.param[0] == "-c")
 
 
 def port_of(backend: Backend) -> int:
