@@ -11,7 +11,7 @@ import numpy as np
 
 from backend.datatypes import BF16, BY_RUNTIME, TensorSpec
 from backend.errors import InvalidInput, ModelFailure, StartError
-from backend.providers import ENTRIES, PROVIDERS, wrong_provider
+from backend.providers import ENTRIES, LEVELS, PROVIDERS, Tuning, wrong_provider
 from backend.runtime import onnxruntime
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
@@ -43,7 +43,9 @@ class BindingSession:
     provider that the created session reports.
     """
 
-    def __init__(self, path: Path, source: str, providers: Sequence[str], threads: int) -> None:
+    def __init__(
+        self, path: Path, source: str, providers: Sequence[str], threads: int, tuning: Tuning | None = None
+    ) -> None:
         self.source = source
         self.runtime = f"ONNX Runtime {onnxruntime.__version__}, its Python binding"
         asked = [PROVIDERS[name] for name in providers]
@@ -52,12 +54,16 @@ class BindingSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS
+        tuning = tuning or Tuning()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel(LEVELS[tuning.level])
         for entry, value in ENTRIES.items():
             options.add_session_config_entry(entry, value)
         # Without any of the asked ones, the CPU only serves to find out and say what runs instead.
         usable = [name for name in asked if name in offered] or [PROVIDERS["cpu"]]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=usable)
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=[(name, tuning.of(name)) for name in usable]
+            )
         except _LOAD_ERRORS as error:
             raise StartError(f"{source}: cannot load {path}: {_one_line(error)}") from error
         self._session.disable_fallback()  # a GPU that fails later is an error, not a slow success

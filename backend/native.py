@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from backend.cache.graphs import Graphs
+from backend.cache.engines import EngineFolder
+from backend.cache.models import ModelCache
 from backend.datatypes import BY_ONNX, UNKNOWN_ELEMENTS, TensorSpec
 from backend.errors import InvalidInput, ModelFailure, StartError
 from backend.ort.errors import OrtError
 from backend.ort.library import available_providers, load
 from backend.ort.session import Session
 from backend.ort.tensors import TensorInfo
-from backend.providers import ENTRIES, PROVIDERS, wrong_provider
+from backend.providers import ENTRIES, LEVELS, PROVIDERS, Tuning, wrong_provider
 
 
 class NativeSession:
@@ -23,23 +25,39 @@ class NativeSession:
     Raises StartError when the file cannot be loaded, has inputs or outputs that are not tensors of the protocol's
     datatypes, or when none of the `providers` (keys of PROVIDERS, in order of preference) can be had; LibraryError when
     there is no C API. ONNX Runtime refuses a provider whose libraries or device are missing; the next one is asked for
-    then, and `refused` says why. `graphs` is the cache of models that run on the CPU.
+    then, and `refused` says why. `tuning` has the
+    options of providers; `cache` is the model cache.
     """
 
     def __init__(
-        self, path: Path, source: str, providers: Sequence[str], threads: int, graphs: Graphs | None = None
+        self,
+        path: Path,
+        source: str,
+        providers: Sequence[str],
+        threads: int,
+        tuning: Tuning | None = None,
+        cache: ModelCache | None = None,
     ) -> None:
         self._version = load()
         self.runtime = f"ONNX Runtime {self._version}, its C API"
         self.source = source
         self.refused: list[str] = []
+        self._engines: EngineFolder | None = None
         asked = [PROVIDERS[name] for name in providers]
-        self.compiled = self._load(path, [name for name in asked if self._works(name)], threads, graphs)
+        usable = [name for name in asked if self._works(name)]
+        if usable and usable[0] == PROVIDERS["tensorrt"] and PROVIDERS["cuda"] not in usable:
+            usable += [name for name in [PROVIDERS["cuda"]] if self._works(name)]  # for nodes that TensorRT leaves
+        self.compiled = self._load(path, usable, threads, tuning or Tuning(), cache)
         self.provider: str = self.compiled.providers[0]
         if self.provider not in asked:
             raise wrong_provider(source, providers, self.provider, available_providers(), self.refused)
         self.inputs = tuple(self._spec(info, "input") for info in self.compiled.inputs)
         self.outputs = tuple(self._spec(info, "output") for info in self.compiled.outputs)
+
+    def warm(self) -> None:
+        """The model has run on shapes that it will be run on: what was built for these is kept in the cache."""
+        if self._engines is not None:
+            self._engines.publish()
 
     def _works(self, provider: str) -> bool:
         reason = Session.refusal(provider)
@@ -47,18 +65,32 @@ class NativeSession:
             self.refused.append(f"{provider}: {reason}")
         return not reason
 
-    def _load(self, path: Path, providers: Sequence[str], threads: int, graphs: Graphs | None) -> Session:
-        asked = [(provider, dict[str, str]()) for provider in providers]
+    def _load(
+        self, path: Path, providers: Sequence[str], threads: int, tuning: Tuning, cache: ModelCache | None
+    ) -> Session:
+        options = {name: tuning.of(name) for name in providers}
 
         def make(
             file: Path, entries: Mapping[str, str], save_to: Path | None = None, optimized: bool = False
         ) -> Session:
-            return Session(file, asked, threads, {**ENTRIES, **entries}, save_to, optimized)
+            level = LEVELS["none" if optimized else tuning.level]
+            return Session(file, list(options.items()), threads, {**ENTRIES, **entries}, save_to, level)
 
+        def make_with(said: Mapping[str, str]) -> Session:
+            options[PROVIDERS["tensorrt"]] = dict(said)
+            return make(path, {})
+
+        first = providers[0] if providers else PROVIDERS["cpu"]
         try:
-            if graphs is None or (providers and providers[0] != PROVIDERS["cpu"]):
-                return make(path, {})
-            return graphs.open(self.source, path, self._version, make)
+            if cache is not None and first == PROVIDERS["cpu"]:
+                return cache.graphs.open(self.source, path, self._version, tuning.level, make)
+            if cache is not None and first == PROVIDERS["tensorrt"]:
+                said = options[first]
+                session, self._engines = cache.engines.open(self.source, path, self._version, said, make_with)
+                if self._engines is not None:
+                    weakref.finalize(self, self._engines.close)
+                return session
+            return make(path, {})
         except OrtError as error:
             raise StartError(f"{self.source}: cannot load {path}: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -52,6 +52,7 @@ class ServeOptions:
     models: Path
     listen: tuple[ListenAddress, ...]
     providers: tuple[str, ...]
+    provider_options: Mapping[str, Mapping[str, str]]  # by provider
     threads: int
     concurrency: int
     max_batch: int
@@ -128,6 +129,14 @@ def providers(text: str) -> tuple[str, ...]:
     return names
 
 
+def provider_option(text: str) -> tuple[str, str, str]:
+    """`cuda.gpu_mem_limit=2147483648`: provider, name, value."""
+    match = re.fullmatch(r"(cuda|tensorrt)\.(\w+)=(.*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}': expected cuda.NAME=VALUE or tensorrt.NAME=VALUE")
+    return match[1], match[2], match[3]
+
+
 def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}': expected a whole number from 1")
@@ -158,6 +167,15 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         metavar="LIST",
         help="execution providers in order of preference, from tensorrt,cuda,cpu (default: cpu); "
         "without cpu in the list, a server that cannot have the others does not start",
+    )
+    add(
+        "--provider-option",
+        type=provider_option,
+        action="append",
+        default=[],
+        metavar="PROVIDER.NAME=VALUE",
+        help="an option of a provider by ONNX Runtime's name, such as cuda.gpu_mem_limit=2147483648; "
+        "may be given more than once",
     )
     add("--threads", type=positive, default=cpus, metavar="N", help=f"threads of one run of a model (default: {cpus})")
     add("--concurrency", type=positive, metavar="N", help="runs at once, over all models (default: as --threads)")
@@ -240,6 +258,10 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         serve.error("--load-model needs --model-control-mode explicit: the other modes load all models")
     if values["repository_poll_secs"] and values["model_control_mode"] != "poll":
         serve.error("--repository-poll-secs needs --model-control-mode poll")
+    options: dict[str, dict[str, str]] = {}
+    for provider, name, value in values.pop("provider_option"):
+        options.setdefault(provider, {})[name] = value
+    values["provider_options"] = options
     values["load_model"] = tuple(values["load_model"])
     values["repository_poll_secs"] = values["repository_poll_secs"] or _POLL_SECS
     values["listen"] = tuple(values["listen"])

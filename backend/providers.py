@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from backend.errors import StartError
 
@@ -13,6 +14,21 @@ PROVIDERS = {
 }
 # Spinning threads would take the processors from the load balancer and the other servers of the machine.
 ENTRIES = {"session.intra_op.allow_spinning": "0"}
+
+LEVELS = {"none": 0, "basic": 1, "extended": 2, "all": 99}  # of optimising a graph, by ONNX Runtime's numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Of a model's execution: options of the providers that it may run on, by their names here, and how far its graph
+    is optimised (LEVELS)."""
+
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    level: str = "all"
+
+    def of(self, provider: str) -> dict[str, str]:
+        """The options of a provider, by ONNX Runtime's name."""
+        return next((dict(said) for name, said in self.options.items() if PROVIDERS[name] == provider), {})
 
 
 def wrong_provider(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from backend.datatypes import TensorSpec
+from backend.providers import Tuning
 
 if TYPE_CHECKING:  # where ONNX Runtime has no C API, it is not loaded
-    from backend.cache.graphs import Graphs
+    from backend.cache.models import ModelCache
 
 log = logging.getLogger("tidegate.backend")
 
@@ -40,10 +41,15 @@ class Session(Protocol):
 
 
 def open_session(
-    path: Path, source: str, providers: Sequence[str], threads: int, graphs: Graphs | None = None
+    path: Path,
+    source: str,
+    providers: Sequence[str],
+    threads: int,
+    tuning: Tuning | None = None,
+    cache: ModelCache | None = None,
 ) -> Session:
-    """The model of a file, run by ONNX Runtime's C API, or by Python's binding where that cannot be had. `graphs` is
-    the cache of what ONNX Runtime makes of it, which Python's binding does without.
+    """The model of a file, run by ONNX Runtime's C API, or by Python's binding where that cannot be had. `tuning`
+    has the options of providers, `cache` what was built of models, which Python's binding does without.
 
     Raises StartError when the file cannot be loaded, has inputs or outputs that are not tensors of the protocol's
     datatypes, or when none of the `providers` (keys of PROVIDERS, in order of preference) can be had.
@@ -51,10 +57,10 @@ def open_session(
     if _c_api():
         from backend.native import NativeSession
 
-        return NativeSession(path, source, providers, threads, graphs)
+        return NativeSession(path, source, providers, threads, tuning, cache)
     from backend.binding import BindingSession
 
-    return BindingSession(path, source, providers, threads)
+    return BindingSession(path, source, providers, threads, tuning)
 
 
 @cache

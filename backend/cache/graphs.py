@@ -55,18 +55,18 @@ class Graphs:
         self._digests = Digests(store.root / "digests")
         self._worth = worth
 
-    def open(self, source: str, path: Path, runtime: str, make: Open) -> Session:
+    def open(self, source: str, path: Path, runtime: str, level: str, make: Open) -> Session:
         """The model of a file, from the cache where it is there, and into it where that is worth it. `source` is what
-        messages call it, `runtime` the version of ONNX Runtime. Raises OrtError when the model itself cannot be
-        loaded."""
+        messages call it, `runtime` the version of ONNX Runtime, `level` how far its graph is optimised. Raises OrtError
+        when the model itself cannot be loaded."""
         files = model_files(path)
         size = sum(file.stat().st_size for file in files)
         if not _LEAST <= size <= min(_MOST, self._store.limit):  # an entry is as large as its model
             return make(path, {})
         try:
-            origin = Origin(
-                KIND, self._digests.of(files, path.parent), runtime, PROVIDERS["cpu"], cpu(), {"file": path.name}
-            )
+            model = self._digests.of(files, path.parent)
+            options = {"file": path.name, "level": level}
+            origin = Origin(KIND, model, runtime, PROVIDERS["cpu"], cpu(), options)
             found = self._found(source, origin, make)
         except OSError as error:
             log.warning("%s: %s cannot be used: %s", source, self._store, error)

@@ -28,7 +28,7 @@ cdef extern from "onnxruntime_c_api.h" nogil:
         ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING
 
     ctypedef enum GraphOptimizationLevel:
-        ORT_DISABLE_ALL
+        pass
 
     ctypedef struct OrtStatus
     ctypedef struct OrtEnv

@@ -9,8 +9,8 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from backend.ort.c_api cimport (
-    ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, ONNX_TYPE_TENSOR, ORT_DISABLE_ALL, ORT_LOGGING_LEVEL_ERROR,
-    ORT_LOGGING_LEVEL_FATAL, ONNXTensorElementDataType, ONNXType, OrtAllocator, OrtCUDAProviderOptionsV2, OrtSession,
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING, ONNX_TYPE_TENSOR, ORT_LOGGING_LEVEL_ERROR, ORT_LOGGING_LEVEL_FATAL,
+    GraphOptimizationLevel, ONNXTensorElementDataType, ONNXType, OrtAllocator, OrtCUDAProviderOptionsV2, OrtSession,
     OrtSessionOptions, OrtStatus, OrtTensorRTProviderOptionsV2, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue,
 )
 from backend.ort.library cimport api, check, environment, host_memory
@@ -43,12 +43,11 @@ cdef class Session:
         threads: int = 1,
         entries: Mapping[str, str] | None = None,
         save_to: str | os.PathLike[str] | None = None,
-        optimized: bool = False,
+        level: int = 99,
     ) -> None:
         """`threads` is the number of threads of one run, `entries` are configuration entries of the session. The graph
-        as ONNX Runtime has optimised it is written to `save_to`; a file that was made so is `optimized`, and stays as
-        it is. Raises OrtError when the model cannot be loaded or a provider cannot be had, LibraryError without ONNX
-        Runtime."""
+        is optimised as far as `level` says, ONNX Runtime's number, and written to `save_to`. Raises OrtError when the
+        model cannot be loaded or a provider cannot be had, LibraryError without ONNX Runtime."""
         cdef OrtSessionOptions *options = NULL
         cdef bytes name = os.fsencode(path)
         cdef bytes target = b"" if save_to is None else os.fsencode(save_to)
@@ -59,8 +58,7 @@ cdef class Session:
         try:
             if target:
                 check(api.SetOptimizedModelFilePath(options, PyBytes_AS_STRING(target)))
-            if optimized:
-                check(api.SetSessionGraphOptimizationLevel(options, ORT_DISABLE_ALL))
+            check(api.SetSessionGraphOptimizationLevel(options, <GraphOptimizationLevel><int>level))
             check(api.SetIntraOpNumThreads(options, threads))
             check(api.SetInterOpNumThreads(options, 1))
             check(api.SetSessionLogSeverityLevel(options, ORT_LOGGING_LEVEL_ERROR))

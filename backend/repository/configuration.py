@@ -22,13 +22,20 @@ NOT_GIVEN = -(1 << 31)  # of max_batch_size, whose 0 means something
 _APPLIED = frozenset({
     "name", "platform", "backend", "version_policy", "max_batch_size", "default_model_filename", "model_warmup",
     "input.name", "input.data_type", "input.dims", "output.name", "output.data_type", "output.dims",
-    "instance_group.count", "instance_group.kind", "dynamic_batching.max_queue_delay_microseconds",
+    "instance_group.count", "instance_group.kind", "instance_group.gpus",
+    "optimization.execution_accelerators.gpu_execution_accelerator", "optimization.graph.level",
+    "dynamic_batching.max_queue_delay_microseconds",
     "dynamic_batching.default_queue_policy.max_queue_size",
     "dynamic_batching.default_queue_policy.default_timeout_microseconds", "dynamic_batching.priority_levels",
     "dynamic_batching.default_priority_level", "dynamic_batching.priority_queue_policy",
     "parameters.intra_op_thread_count",
+    "parameters.providers",
+    "parameters.gpu_mem_limit", "parameters.arena_extend_strategy", "parameters.cudnn_conv_algo_search",
+    "parameters.cudnn_conv_use_max_workspace", "parameters.do_copy_in_default_stream",
 })  # fmt: skip
 _INSIDE = frozenset({"input", "output", "instance_group", "dynamic_batching", "dynamic_batching.default_queue_policy"})
+
+_OPTIONS = ("parameters.cuda.", "parameters.tensorrt.")  # of providers
 
 Range = tuple[int, int]  # the least and the most, both included
 
@@ -141,7 +148,11 @@ def _without_effect(message: Any, prefix: str) -> Iterator[str]:
         if path in _APPLIED or (path == "max_batch_size" and value == NOT_GIVEN):
             continue
         if path == "parameters":
-            yield from (name for name in (f"{path}.{key}" for key in sorted(value)) if name not in _APPLIED)
+            yield from (
+                name
+                for name in (f"{path}.{key}" for key in sorted(value))
+                if name not in _APPLIED and not name.startswith(_OPTIONS)
+            )
         elif path in _INSIDE:
             for part in [value] if isinstance(value, Message) else value:
                 yield from _without_effect(part, f"{path}.")

@@ -16,8 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from backend.cache.graphs import Graphs
-from backend.cache.store import Store
+from backend.cache.models import ModelCache
 from backend.errors import BackendError, InvalidInput, ModelFailure, NotFound, StartError, Unavailable, Unsupported
 from backend.model import Model
 from backend.options import ServeOptions
@@ -50,7 +49,7 @@ class Control:
     def __init__(self, options: ServeOptions, serving: Offers) -> None:
         self._options = options
         self._serving = serving
-        self._graphs = _graphs(options)
+        self._cache = _cache(options)
         self._models: dict[str, dict[str, Entry]] = {}
         self._signatures: dict[str, dict[str, Signature]] = {}  # of versions, as they were loaded or failed to
         self._surveyed: dict[str, Signature] = {}
@@ -245,7 +244,7 @@ class Control:
 
     async def _loaded(self, before: Mapping[str, Entry], file: ModelFile, settings: Settings) -> Entry:
         try:
-            model = await self._on_thread(load, file, settings, self._graphs)
+            model = await self._on_thread(load, file, settings, self._cache)
         except StartError as error:
             return self._failed(before, file.name, str(file.version), str(error))
         except Exception:
@@ -313,9 +312,9 @@ class Control:
             raise Unavailable("the server is stopping" if self._stopping else "the server is still loading its models")
 
 
-def _graphs(options: ServeOptions) -> Graphs | None:
+def _cache(options: ServeOptions) -> ModelCache | None:
     folder = options.model_cache
-    return None if folder is None else Graphs(Store(folder, options.model_cache_size))
+    return None if folder is None else ModelCache(folder, options.model_cache_size)
 
 
 def _kept(entry: Entry, reason: str) -> Entry:

@@ -8,13 +8,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from backend.cache.graphs import Graphs, model_files
+from backend.cache.graphs import model_files
+from backend.cache.models import ModelCache
 from backend.datatypes import TensorSpec
 from backend.errors import StartError
 from backend.graph.empties import filled_inputs
 from backend.graph.file import Graph, GraphError, read_graph
 from backend.graph.steady import steady
 from backend.model import Model
+from backend.native import NativeSession
+from backend.providers import PROVIDERS
 from backend.repository import warmup
 from backend.repository.folder import ModelFile
 from backend.repository.samples import ranges_of, samples_of
@@ -24,10 +27,12 @@ from backend.session import Session, open_session
 log = logging.getLogger("tidegate.backend")
 
 
-def load(file: ModelFile, settings: Settings, graphs: Graphs | None = None) -> Model:
-    """Loads and warms up one version; `graphs` is the cache of models. Raises StartError."""
+def load(file: ModelFile, settings: Settings, cache: ModelCache | None = None) -> Model:
+    """Loads and warms up one version; `cache` is the model cache. Raises StartError."""
     source = f"model {file.name} version {file.version}"
-    session = open_session(file.path, source, settings.providers, settings.threads, graphs)
+    session = open_session(file.path, source, settings.providers, settings.threads, settings.tuning, cache)
+    if isinstance(session, NativeSession) and session.refused:
+        log.warning("%s: not on %s", source, "; not on ".join(session.refused))
     log.info("%s: asked [%s], running on %s by %s", source, ", ".join(settings.providers), session.provider,
              session.runtime)  # fmt: skip
     graph = _graph(file.path)
@@ -49,6 +54,10 @@ def load(file: ModelFile, settings: Settings, graphs: Graphs | None = None) -> M
         log.warning("%s: no batching, although max_batch_size is %d: %s", model, settings.max_batch_size, reason)
     else:
         log.info("%s: no batching: %s", model, reason)
+    if isinstance(session, NativeSession):
+        if session.provider == PROVIDERS["tensorrt"] and shapes is not None:
+            warmup.largest(session, shapes, model.max_batch)
+        session.warm()
     return model
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from backend.datatypes import BY_CONFIG, TensorSpec, shape_text
 from backend.errors import StartError
 from backend.options import ServeOptions
+from backend.providers import Tuning
 from backend.repository.configuration import NOT_GIVEN, Configuration
-from lb.wire import model_config_pb2
+from backend.repository.execution import execution
 
 FILE = "model.onnx"
 THREADS = "intra_op_thread_count"
@@ -18,7 +19,6 @@ _PLATFORMS = ("", "onnxruntime_onnx", "onnx_onnxv1")  # Triton's name, and the O
 _BACKENDS = ("", "onnxruntime")
 _MOST_MICROSECONDS = 1 << 52
 MOST_LEVELS = 100  # of priorities
-_GROUP = model_config_pb2.ModelInstanceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Settings:
     `configuration` is what was asked for."""
 
     providers: tuple[str, ...] = ("cpu",)
+    tuning: Tuning = field(default_factory=Tuning)
     threads: int = 1
     max_batch: int = 1
     runs: int = 0
@@ -71,8 +72,10 @@ def settings_of(name: str, configuration: Configuration, options: ServeOptions) 
         raise StartError(f"{source}: dynamic_batching: {batching.max_queue_delay_microseconds} µs are too many")
     delay = batching.max_queue_delay_microseconds * 1000 if message.HasField("dynamic_batching") else None
     given = message.max_batch_size != NOT_GIVEN
+    providers, tuning = execution(configuration, options)
     return Settings(
-        providers=_providers(configuration, options),
+        providers=providers,
+        tuning=tuning,
         threads=_threads(configuration) or options.threads,
         max_batch=max(message.max_batch_size, 1) if given else options.max_batch,
         runs=min(_instances(configuration), options.concurrency),
@@ -165,23 +168,6 @@ def _instances(configuration: Configuration) -> int:
     if any(group.count < 0 for group in groups):
         raise StartError(f"{configuration.source}: instance_group: expected a count of 1 or more")
     return sum(group.count or 1 for group in groups)
-
-
-def _providers(configuration: Configuration, options: ServeOptions) -> tuple[str, ...]:
-    """Those of the server that run the kind of the model's instances."""
-    kinds = {group.kind for group in configuration.message.instance_group} - {_GROUP.KIND_AUTO}
-    if not kinds:
-        return options.providers
-    names = " and ".join(sorted(map(_GROUP.Kind.Name, kinds)))
-    if not kinds <= {_GROUP.KIND_CPU} and not kinds <= {_GROUP.KIND_GPU}:
-        raise StartError(f"{configuration.source}: instance_group: expected one of KIND_CPU and KIND_GPU, got {names}")
-    on_cpu = kinds == {_GROUP.KIND_CPU}
-    providers = tuple(name for name in options.providers if (name == "cpu") == on_cpu)
-    if not providers:
-        raise StartError(
-            f"{configuration.source}: instance_group: {names}, but --providers has {', '.join(options.providers)}"
-        )
-    return providers
 
 
 def _threads(configuration: Configuration) -> int:

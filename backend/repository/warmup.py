@@ -70,6 +70,18 @@ def warm_up_on(session: Session, samples: Sequence[Sample]) -> Shapes:
     return {name: (1, *shape[1:]) if name in free else shape for name, shape in shapes.items()}
 
 
+def largest(session: Session, shapes: Shapes, rows: int) -> None:
+    """Runs the model on as many rows as it may get, so that TensorRT builds for these now. Raises StartError."""
+    feeds = {
+        spec.name: zeros(spec, (rows, *shapes[spec.name][1:]) if spec.free_first else shapes[spec.name])
+        for spec in session.inputs
+    }
+    try:
+        _run(session, feeds)
+    except BackendError as error:
+        raise StartError(f"{session.source}: the warm-up on {rows} rows failed ({error})") from error
+
+
 def batches(session: Session, shapes: Shapes, path: Path, ranges: Mapping[str, Range]) -> str | None:
     """None when calls may run together, else the reason why they must not be merged. `ranges` are of the values that
     inputs of integers take.

@@ -136,12 +136,12 @@ def test_the_levels_of_priorities(scale):
 
 def test_fields_without_effect_are_named(scale):
     (scale / "config.pbtxt").write_text("""
-        optimization { cuda { graphs: true } execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }
+        optimization { cuda { graphs: true } execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }
         dynamic_batching {
           preferred_batch_size: [ 4, 8 ]
           default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 9 allow_timeout_override: true }
         }
-        instance_group [ { gpus: [ 0 ] }, { gpus: [ 1 ] } ]
+        instance_group [ { passive: true } ]
         parameters { key: "execution_mode" value { string_value: "1" } }
         response_cache { }
         input { name: "x" format: FORMAT_NCHW }
@@ -151,9 +151,9 @@ def test_fields_without_effect_are_named(scale):
         "dynamic_batching.default_queue_policy.timeout_action",
         "dynamic_batching.preferred_batch_size",
         "input.format",
-        "instance_group.gpus",
+        "instance_group.passive",
         "optimization.cuda.graphs",
-        "optimization.execution_accelerators.gpu_execution_accelerator",
+        "optimization.execution_accelerators.cpu_execution_accelerator",
         "parameters.execution_mode",
         "response_cache",
     ]

@@ -138,7 +138,7 @@ async def test_what_cannot_be_loaded_takes_nothing_away(root):
 async def test_an_unexpected_error_is_a_reason(root, monkeypatch, caplog):
     write(root, 2)
 
-    def fail(file, settings, graphs):
+    def fail(file, settings, cache):
         raise RuntimeError("a bug")
 
     async with controlled(root, *EXPLICIT) as (made, serving):

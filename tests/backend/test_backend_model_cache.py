@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import backend_models
@@ -235,8 +235,13 @@ def embedding(root: Path) -> Path:
     return backend_models.deep(root, layers=20, rows=600)
 
 
+@dataclass
+class Cache:
+    graphs: Graphs
+
+
 def opened(path: Path, store: Store | None, worth: float = 0.0) -> NativeSession:
-    return NativeSession(path, "model", ("cpu",), 1, None if store is None else Graphs(store, worth))
+    return NativeSession(path, "model", ("cpu",), 1, None, None if store is None else Cache(Graphs(store, worth)))
 
 
 def feeds(session: NativeSession) -> dict[str, np.ndarray]:
