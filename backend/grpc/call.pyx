@@ -19,7 +19,8 @@ from backend.grpc.front cimport Front
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
     INFERENCE_DONE, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_OK, STATUS_RESOURCE_EXHAUSTED, inference_fail,
-    inference_free, inference_hurry, inference_of, inference_read, inference_refused, is_our_fault, message_memory, tg_inference,
+    inference_free, inference_hurry, inference_of, inference_read, inference_refused, is_our_fault, message_memory,
+    tg_inference,
 )
 from backend.inference.reply cimport (
     reply_fields, reply_final, reply_finished, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
@@ -612,7 +613,7 @@ cdef class Call(Waiter):
             return -1
         if inference.status and failed_fields(fields, inference) < 0:
             return -1
-        # Triton marks the last answer of each request of a stream, asked or not, and tritonclient's grpc.aio never asks.
+        # Triton marks the last answer of each request, asked or not, and tritonclient's grpc.aio never asks.
         if inference.status == 0 and not inference.final and reply_final(fields) < 0:
             return -1
         inner = tg_buffer_size(fields)

@@ -17,8 +17,8 @@ from libc.string cimport memcmp, memcpy, memset
 from backend.grpc.connection cimport take_over
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
-    INFERENCE_DONE, inference_free, inference_hurry, inference_of, inference_read, inference_refused, is_our_fault, message_memory,
-    tg_inference,
+    INFERENCE_DONE, inference_free, inference_hurry, inference_of, inference_read, inference_refused, is_our_fault,
+    message_memory, tg_inference,
 )
 from backend.inference.reply cimport reply_fields, reply_finished, reply_tensor, reply_tensor_head
 from lb.failure cimport http_of_grpc

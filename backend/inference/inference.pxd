@@ -108,7 +108,8 @@ cdef tg_inference *inference_read(Served served, const RequestMessage *request, 
 # Raises MemoryError.
 cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final,
                                 object finish) except NULL
-# Takes over what the parameters of a request say of its queue: `priority` and `timeout`. Malformed ones are passed over.
+# Takes over what the parameters of a request say of its queue: `priority` and `timeout`. Malformed ones are passed
+# over.
 cdef void inference_hurry(tg_inference *inference, const RequestMessage *request) noexcept
 # One that is done, since it cannot be asked for; `answer` is what a stream answers beside the reason. Raises
 # MemoryError.

@@ -245,8 +245,9 @@ cdef void run(tg_batch *batch) noexcept nogil:
     if take_inputs(batch) == 0:
         batch.inferring = monotonic_ns()
         batch.status = api.Run(
-            model.session, model.options if batch.options == NULL else batch.options, batch.names, <const OrtValue *const *>batch.values, <size_t>inputs,
-            batch.names + inputs, <size_t>batch.wanted_count, batch.values + inputs)
+            model.session, model.options if batch.options == NULL else batch.options, batch.names,
+            <const OrtValue *const *>batch.values, <size_t>inputs, batch.names + inputs, <size_t>batch.wanted_count,
+            batch.values + inputs)
         batch.inferred = monotonic_ns()
         if batch.status == NULL:
             for i in range(batch.wanted_count):
