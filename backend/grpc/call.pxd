@@ -5,6 +5,7 @@ from backend.grpc.front cimport Front
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport Waiter, tg_inference
 from lb.http.http2.session cimport Http2Session, h2_stream
+from lb.net.arena cimport View
 from lb.net.buffer cimport tg_buffer
 from lb.net.iovec cimport iovec
 from lb.net.link cimport tg_link
@@ -94,6 +95,8 @@ cdef class Call(Waiter):
     cdef void refuse_http(self) noexcept
     cdef object begin_in_python(self)
     cdef void take(self, const char *data, size_t size) noexcept
+    # A message in shared memory is read there. False: it has to be copied.
+    cdef bint take_view(self, View view) noexcept
     cdef int take_head(self) noexcept
     cdef void take_message(self) noexcept
     cdef int decompress(self) except? -2

@@ -14,8 +14,10 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.errno cimport errno
+from libc.string cimport memcmp, memcpy, memset, strerror, strlen
 from backend.grpc.front cimport Front
+from backend.grpc.shared cimport copy_shared, read_shared
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
     INFERENCE_DONE, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_OK, STATUS_RESOURCE_EXHAUSTED, inference_fail,
@@ -37,6 +39,7 @@ from lb.http.http2.session cimport (
 from lb.http.head_text cimport append_number, append_text
 from lb.inference.first_timeout cimport time_after
 from lb.inference.message cimport RequestMessage, read_request
+from lb.net.arena cimport Arena, View, new_arena
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
 )
@@ -101,6 +104,7 @@ cdef class GrpcSession(Http2Session):
         cdef Call call
         if self.connection is None or self.held > HELD:
             return NULL
+        self.connection.takes_descriptor = False      # an arena comes before the first call, or not at all
         call = Call.__new__(Call)
         call.session = self
         call.front = self.front
@@ -153,6 +157,35 @@ cdef class GrpcSession(Http2Session):
             return NULL
         room[0] = incoming.length - incoming.came
         return incoming.data + incoming.came
+
+    cdef void on_view(self, h2_stream *stream, View view, bint last) noexcept:
+        cdef Call call = <Call>stream.owner
+        if call.state == CALL_ASKED and not call.take_view(view):
+            call.take(view.data, view.size)
+
+    cdef int on_arena(self) noexcept:
+        cdef int fd = 0
+        if self.connection is not None:
+            fd = self.connection.passed
+            self.connection.passed = 0
+            self.connection.takes_descriptor = False
+        return fd
+
+    cdef void on_mapped(self, const char *problem) noexcept:
+        cdef Arena arena
+        if problem != NULL:
+            log.warning("a client's shared memory cannot be used: %s", problem.decode())
+            return
+        arena = new_arena()
+        if arena is None:
+            log.warning("no shared memory for a client: %s", strerror(errno).decode())
+        elif self.connection is not None and self.offer(arena) == 0:
+            self.connection.passing = arena.fd
+            self.on_release()
+
+    cdef void on_release(self) noexcept:
+        if self.connection is not None:
+            self.front.poller.mark(self.connection)
 
     cdef void on_end(self, h2_stream *stream) noexcept:
         cdef Call call = <Call>stream.owner
@@ -219,6 +252,7 @@ cdef class GrpcSession(Http2Session):
     cdef void lose(self) noexcept:
         cdef Call call
         self.connection = None
+        self.end_local_transport()
         while not link_empty(&self.calls):
             call = <Call>self.calls.next.owner
             self.forget(&call.stream)
@@ -296,6 +330,31 @@ cdef class Call(Waiter):
         if self.blocked and size and tg_buffer_append(&self.inbox, data, size) < 0:
             self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
         self.session.consume(&self.stream, whole - size)      # what waits is still to be dealt with
+
+    cdef bint take_view(self, View view) noexcept:
+        cdef uint8_t prefix[MESSAGE_HEAD]
+        cdef ModelQueue queue = None
+        cdef tg_inference *inference = NULL
+        cdef char *parts
+        if self.kind != CALL_INFER or self.messages or self.incoming.head_size or view.size < MESSAGE_HEAD:
+            return False
+        copy_shared(prefix, view.data, MESSAGE_HEAD)
+        if prefix[0] or get_u32(prefix + 1) != view.size - MESSAGE_HEAD:
+            return False
+        parts = read_shared(&REQUEST, view.data + MESSAGE_HEAD, view.size - MESSAGE_HEAD)
+        if parts == NULL:
+            return False
+        queue = self.front.find(&REQUEST.model, &REQUEST.version)
+        if queue is not None:
+            inference = inference_read(queue.served, &REQUEST, parts)
+        if inference == NULL:
+            free(parts)
+            return False
+        Py_INCREF(view)
+        inference.parts = <PyObject *>view
+        self.messages = 1
+        self.submit(queue, inference)
+        return True
 
     cdef int take_head(self) noexcept:
         """What a message says of itself. -1: the call is over."""
@@ -539,6 +598,7 @@ cdef class Call(Waiter):
             return
         put_prefix(<uint8_t *>stream.prefix, total)
         stream.streaming = False
+        stream.messages = True
         stream.prefix_size = MESSAGE_HEAD
         stream.parts = self.parts
         stream.part_count = count

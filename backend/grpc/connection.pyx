@@ -47,6 +47,7 @@ OPTIONS.max_streams = STREAMS
 OPTIONS.header_list = HEADER_LIST
 OPTIONS.max_fields = FIELDS
 OPTIONS.connect_protocol = False
+OPTIONS.local = False                 # as the socket is
 # Of the loop: what is read is taken before anything else is read.
 cdef h2_scatter SCATTER
 
@@ -102,7 +103,8 @@ cdef class Connection(Stream):
             if n == IO_ERROR or n == 0:
                 self.close_now()                  # no half-closed connections in HTTP/2: nobody is left to answer
                 return
-            if <size_t>n < wanted and not self.hangup:
+            # A read ends behind a descriptor, whatever is there.
+            if <size_t>n < wanted and not self.hangup and not self.takes_descriptor:
                 self.unread = False               # the edge will tell
             if SCATTER.count:
                 if not self.take_parts(<size_t>n):
@@ -262,11 +264,15 @@ cdef class Connection(Stream):
 
 cdef int take_over(Stream old, Front front, const char *data, size_t size) noexcept:
     cdef Connection connection = Connection.__new__(Connection)
+    cdef h2_options options
     connection.front = front
     connection.session = GrpcSession.__new__(GrpcSession)
     connection.session.setup(front, connection)
     connection.frames = SCATTER_FRAMES
-    if connection.session.begin(True, &OPTIONS) < 0 or old.poller.hand_over(old, connection) < 0:
+    options = OPTIONS
+    options.local = old.is_unix()
+    connection.takes_descriptor = options.local
+    if connection.session.begin(True, &options) < 0 or old.poller.hand_over(old, connection) < 0:
         return -1
     front.connections.add(connection)
     if front.leaving:

@@ -28,6 +28,10 @@ cdef class Stream(Source):
     cdef bint connecting
     cdef bint shut                    # our side is shut down
     cdef int error                    # errno of the last failure
+    # Descriptors on a Unix socket (unix(7), SCM_RIGHTS). 0 = none.
+    cdef bint takes_descriptor        # what a peer passes is taken; the kernel closes what it passes otherwise
+    cdef int passed                   # by the peer: the first one that was not taken over yet, ours to close
+    cdef int passing                  # goes with the next bytes that are written; its owner's to close
 
     # >0 bytes read, 0 the peer shut down its side, IO_AGAIN, IO_ERROR.
     cdef Py_ssize_t receive(self, char *into, size_t size) noexcept
@@ -64,6 +68,8 @@ cdef class Stream(Source):
     cdef int alpn(self) noexcept
     # Takes a connected, non-blocking descriptor (an accepted one): 0 or IO_ERROR (then it is closed).
     cdef int register(self, int fd) noexcept
+    # Whether it is a Unix socket without TLS.
+    cdef bint is_unix(self) noexcept
     cdef int push_some(self, const iovec *parts, int count) noexcept
     cdef int push_one(self, const char *data, size_t size) noexcept
     cdef int push_tls(self, const iovec *parts, int count) noexcept

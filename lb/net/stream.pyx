@@ -1,6 +1,6 @@
 """Byte streams over sockets: see stream.pxd for the contract."""
 
-from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, ENOMEM, errno
+from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, ENOMEM, ETOOMANYREFS, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from lb.net.address cimport AF_UNIX, Address
@@ -33,6 +33,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SO_ERROR
         SO_LINGER
         SO_PROTOCOL
+        SO_DOMAIN
         MSG_NOSIGNAL
         MSG_DONTWAIT
         MSG_PEEK
@@ -46,6 +47,60 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
     int getsockopt(int fd, int level, int option, void *value, socklen_t *size)
     int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
+
+cdef extern from *:
+    """
+    #include <string.h>
+    #include <sys/socket.h>
+    #include <unistd.h>
+
+    /* As readv(2). A descriptor that comes with the bytes is put into `passed`; where that has one, it is closed. */
+    static ssize_t tg_receive_descriptor(int fd, struct iovec *parts, int count, int *passed)
+    {
+        union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control;
+        struct msghdr message = {0};
+        struct cmsghdr *head;
+        ssize_t n;
+        size_t i;
+        int one;
+        message.msg_iov = parts;
+        message.msg_iovlen = (size_t)count;
+        message.msg_control = &control;
+        message.msg_controllen = sizeof(control);
+        n = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (n < 0)
+            return n;
+        for (head = CMSG_FIRSTHDR(&message); head != NULL; head = CMSG_NXTHDR(&message, head)) {
+            if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS)
+                continue;
+            for (i = 0; CMSG_LEN((i + 1) * sizeof(int)) <= head->cmsg_len; i++) {
+                memcpy(&one, CMSG_DATA(head) + i * sizeof(int), sizeof(int));
+                if (*passed)
+                    close(one);
+                else
+                    *passed = one;
+            }
+        }
+        return n;
+    }
+
+    /* As sendmsg(2), with a descriptor. */
+    static ssize_t tg_send_descriptor(int fd, const struct msghdr *message, int passing)
+    {
+        union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control;
+        struct msghdr with = *message;
+        memset(&control, 0, sizeof(control));
+        with.msg_control = &control;
+        with.msg_controllen = CMSG_LEN(sizeof(int));
+        control.head.cmsg_level = SOL_SOCKET;
+        control.head.cmsg_type = SCM_RIGHTS;
+        control.head.cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.head), &passing, sizeof(int));
+        return sendmsg(fd, &with, MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+    """
+    ssize_t tg_receive_descriptor(int fd, iovec *parts, int count, int *passed) nogil
+    ssize_t tg_send_descriptor(int fd, const msghdr *message, int passing) nogil
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
@@ -75,16 +130,23 @@ cdef class Stream(Source):
 
     def __dealloc__(self):
         tg_buffer_free(&self.out)
+        if self.passed:
+            close(self.passed)
         if self.fd >= 0:
             close(self.fd)
 
     cdef Py_ssize_t receive(self, char *into, size_t size) noexcept:
+        cdef iovec part
         cdef ssize_t n
         if self.tls is not None:
             n = self.tls.receive(into, size)
             if n == TLS_ERROR:
                 self.tls_failed()
             return n
+        if self.takes_descriptor:
+            part.iov_base = into
+            part.iov_len = size
+            return self.receive_parts(&part, 1)
         while True:
             n = recv(self.fd, into, size, MSG_DONTWAIT)
             if n >= 0:
@@ -103,7 +165,10 @@ cdef class Stream(Source):
         message.msg_iov = parts
         message.msg_iovlen = <size_t>count
         while True:
-            n = recvmsg(self.fd, &message, MSG_DONTWAIT)
+            if self.takes_descriptor:
+                n = tg_receive_descriptor(self.fd, parts, count, &self.passed)
+            else:
+                n = recvmsg(self.fd, &message, MSG_DONTWAIT)
             if n >= 0:
                 return n
             if errno == EINTR:
@@ -191,6 +256,10 @@ cdef class Stream(Source):
         cdef ssize_t n
         if self.tls is not None:
             return self.push_tls(NULL, 0)
+        if self.passing:
+            n = self.push_some(NULL, 0)
+            if n:
+                return <int>n
         while self.out.end > self.out.start:
             n = send(self.fd, tg_buffer_head(&self.out), tg_buffer_size(&self.out), MSG_NOSIGNAL | MSG_DONTWAIT)
             if n < 0:
@@ -222,7 +291,7 @@ cdef class Stream(Source):
         cdef size_t left
         if self.tls is not None:
             return self.push_tls(parts, count)
-        if count == 1 and tg_buffer_size(&self.out) == 0:
+        if count == 1 and tg_buffer_size(&self.out) == 0 and not self.passing:
             return self.push_one(<const char *>parts[0].iov_base, parts[0].iov_len)
         memset(&message, 0, sizeof(message))
         if tg_buffer_size(&self.out):
@@ -236,7 +305,14 @@ cdef class Stream(Source):
         while first < used:
             message.msg_iov = &vector[first]
             message.msg_iovlen = <size_t>(used - first)
-            n = sendmsg(self.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if self.passing:
+                n = tg_send_descriptor(self.fd, &message, self.passing)
+                if n > 0 or (n < 0 and errno == ETOOMANYREFS):     # too many are under way: it goes without
+                    self.passing = 0
+            else:
+                n = sendmsg(self.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if n < 0 and errno == ETOOMANYREFS:
+                continue
             if n < 0:
                 if errno == EINTR:
                     continue
@@ -371,6 +447,12 @@ cdef class Stream(Source):
         if getsockopt(self.fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n) < 0 or protocol != IPPROTO_TCP:
             return 0
         return <size_t>size if ioctl(self.fd, SIOCOUTQ, &size) == 0 else 0
+
+    cdef bint is_unix(self) noexcept:
+        cdef int family = 0
+        cdef socklen_t n = sizeof(family)
+        return (self.tls is None and getsockopt(self.fd, SOL_SOCKET, SO_DOMAIN, &family, &n) == 0
+                and family == AF_UNIX)
 
     cdef bint silent(self) noexcept:
         cdef char byte

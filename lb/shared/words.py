@@ -307,6 +307,25 @@ ENDPOINT = Kind(
             where="probes",
         ),
         Word(
+            "local_messages",
+            "Messages of gRPC that went through shared memory instead of the socket, by {}",
+            labels=("direction",),
+            values=_each("sent", "received"),
+            where="local_messages",
+        ),
+        Word(
+            "local_bytes",
+            "Bytes of these messages by {}",
+            labels=("direction",),
+            values=_each("sent", "received"),
+            where="local_messages",
+        ),
+        Word(
+            "local_full",
+            "Messages of gRPC that went through the socket since the shared memory was full, by {}",
+            where="local_full",
+        ),
+        Word(
             "judged",
             "Answers by which its ejection is decided (lb/health/outlier)",
             metric="",

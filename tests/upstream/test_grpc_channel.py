@@ -34,7 +34,8 @@ async def test_a_call(address: str) -> None:
         assert await unary(channel, SERVICE + b"Echo", b"hello", 20) == (0, "", b"hello")
         assert await unary(channel, SERVICE + b"Echo", b"") == (0, "", b"")
         assert channel.stats() == {
-            "state": "up", "active": 0, "waiting": 0, "draining": 0, "started": 2, "connects": 1, "connect_failures": 0,
+            "state": "up", "active": 0, "waiting": 0, "draining": 0, "local": False, "started": 2, "connects": 1,
+            "connect_failures": 0,
         }  # fmt: skip
 
 

@@ -27,6 +27,11 @@ cdef enum:
     FRAME_GOAWAY = 7
     FRAME_WINDOW_UPDATE = 8
     FRAME_CONTINUATION = 9
+    # Of our own, between a worker and a model server on one machine (docs/adr/local-transport.md). Numbers from 0xf0 on
+    # are for experiments (RFC 7540 section 11.2), and unknown frames are ignored.
+    FRAME_LOCAL_ARENA = 0xF1          # a descriptor of the sender's arena has come; FLAG_ACK: it is mapped
+    FRAME_LOCAL_DATA = 0xF2           # a DATA frame whose payload is in the arena: offset, size (4 bytes each)
+    FRAME_LOCAL_RELEASE = 0xF3        # what began at that offset is read
 
     FLAG_END_STREAM = 1
     FLAG_ACK = 1
@@ -43,6 +48,8 @@ cdef enum:
     SETTING_MAX_FRAME_SIZE = 5
     SETTING_MAX_HEADER_LIST_SIZE = 6
     SETTING_ENABLE_CONNECT_PROTOCOL = 8
+    SETTING_LOCAL_TRANSPORT = 0xF7D0  # of our own: the version of it that a server speaks
+    LOCAL_VERSION = 1
 
     H2_NO_ERROR = 0
     H2_PROTOCOL_ERROR = 1

@@ -34,5 +34,10 @@ cdef int gather_copy(h2_gather *gather, const char *data, size_t size) noexcept
 # The next `size` bytes of a stream's body, whose cursor moves on. 0, or -1: no memory, or the body is shorter than it
 # said.
 cdef int gather_body(h2_gather *gather, h2_stream *stream, size_t size) noexcept
+# The next `size` bytes of a stream's body are copied to `into`, and its cursor moves on. 0, or -1: the body is shorter
+# than it said.
+cdef int body_copy(h2_stream *stream, char *into, size_t size) noexcept
+# `size` bytes of a streamed body that were in no queue are handed over; nothing waits in the queue.
+cdef void body_passed(h2_stream *stream, size_t size) noexcept
 # All is gathered: the pieces refer to memory that stays where it is.
 cdef void gather_end(h2_gather *gather) noexcept

@@ -1,5 +1,6 @@
 """What a session writes at once: see http2_gather.pxd."""
 
+from libc.string cimport memcpy
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_head
 from lb.http.http2.streams cimport h2_stream, h2_waiting
 from lb.net.iovec cimport iovec
@@ -86,6 +87,43 @@ cdef int gather_body(h2_gather *gather, h2_stream *stream, size_t size) noexcept
             stream.part += 1
             stream.offset = 0
     return 0
+
+
+cdef int body_copy(h2_stream *stream, char *into, size_t size) noexcept:
+    cdef size_t n
+    if stream.streaming:
+        memcpy(into, tg_buffer_head(&stream.queue) + stream.kept, size)
+        advance_queue(stream, size)
+        return 0
+    stream.left -= size
+    stream.sent = stream.left == 0
+    if stream.part < 0:
+        n = min(size, <size_t>stream.prefix_size - stream.offset)
+        memcpy(into, stream.prefix + stream.offset, n)
+        into += n
+        size -= n
+        stream.offset += n
+        if stream.offset == <size_t>stream.prefix_size:
+            stream.part = 0
+            stream.offset = 0
+    while size:
+        if stream.part >= stream.part_count:
+            return -1
+        n = min(size, stream.parts[stream.part].iov_len - stream.offset)
+        memcpy(into, <const char *>stream.parts[stream.part].iov_base + stream.offset, n)
+        into += n
+        size -= n
+        stream.offset += n
+        if stream.offset == stream.parts[stream.part].iov_len:
+            stream.part += 1
+            stream.offset = 0
+    return 0
+
+
+cdef void body_passed(h2_stream *stream, size_t size) noexcept:
+    tg_buffer_consume(&stream.queue, stream.kept)
+    stream.kept = 0
+    stream.handed += size
 
 
 cdef void advance_queue(h2_stream *stream, size_t size) noexcept:

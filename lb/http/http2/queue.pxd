@@ -13,6 +13,7 @@ ctypedef struct h2_options:
     uint32_t header_list              # bytes of a header block, counted as RFC 9113 section 6.5.2 does
     uint32_t max_fields               # of a header block
     bint connect_protocol             # extended CONNECT (RFC 8441) is served
+    bint local                        # local transport is offered to the peer, or was offered by it
 
 
 ctypedef struct h2_queue:
@@ -51,6 +52,9 @@ cdef int queue_reset(h2_queue *queue, int32_t id, uint32_t code) noexcept
 cdef int queue_window(h2_queue *queue, int32_t id, uint32_t by) noexcept
 cdef int queue_goaway(h2_queue *queue, int32_t last, uint32_t code) noexcept
 cdef int queue_ping(h2_queue *queue) noexcept
+# Local transport: `ack` says that the peer's arena is mapped, else ours is passed on; a block was read.
+cdef int queue_local_arena(h2_queue *queue, bint ack) noexcept
+cdef int queue_local_release(h2_queue *queue, uint32_t offset) noexcept
 # Answers to frames of the peer: of these only so many may wait.
 cdef int queue_reset_reply(h2_queue *queue, int32_t id, uint32_t code) noexcept
 cdef int queue_pong(h2_queue *queue, const uint8_t *payload) noexcept

@@ -9,9 +9,10 @@ from lb.net.buffer cimport (
 from lb.http.http2.hpack cimport hpack_encode, hpack_encode_more, hpack_free, hpack_init
 from lb.http.http2.frames cimport (
     FLAG_ACK, FLAG_END_HEADERS, FLAG_END_STREAM, FRAME_CONTINUATION, FRAME_GOAWAY, FRAME_HEADER, FRAME_HEADERS,
-    FRAME_MOST, FRAME_PING, FRAME_RST_STREAM, FRAME_SETTINGS, FRAME_WINDOW_UPDATE, PREFACE, PREFACE_SIZE,
-    SETTING_ENABLE_CONNECT_PROTOCOL, SETTING_ENABLE_PUSH, SETTING_INITIAL_WINDOW_SIZE, SETTING_MAX_CONCURRENT_STREAMS,
-    SETTING_MAX_HEADER_LIST_SIZE, SETTING_SIZE, WINDOW_FIRST, put_frame, put_u32,
+    FRAME_LOCAL_ARENA, FRAME_LOCAL_RELEASE, FRAME_MOST, FRAME_PING, FRAME_RST_STREAM, FRAME_SETTINGS,
+    FRAME_WINDOW_UPDATE, LOCAL_VERSION, PREFACE, PREFACE_SIZE, SETTING_ENABLE_CONNECT_PROTOCOL, SETTING_ENABLE_PUSH,
+    SETTING_INITIAL_WINDOW_SIZE, SETTING_LOCAL_TRANSPORT, SETTING_MAX_CONCURRENT_STREAMS, SETTING_MAX_HEADER_LIST_SIZE,
+    SETTING_SIZE, WINDOW_FIRST, put_frame, put_u32,
 )
 from lb.http.http2.nghttp2 cimport nghttp2_nv
 
@@ -19,7 +20,7 @@ cdef enum:
     # Most answers to a peer's frames that wait to be written, as nghttp2 has it (CVE-2019-9512, CVE-2019-9515). They
     # are written after every turn of reading, so that only who does not read gets there.
     REPLIES = 1000
-    OURS_ENTRIES = 5                  # of SETTINGS that we send
+    OURS_ENTRIES = 6                  # of SETTINGS that we send
     PING_SIZE = 8
     TRAILERS = 64                     # most fields of the trailers that are sent
 
@@ -87,11 +88,15 @@ cdef int queue_opening(h2_queue *queue, bint server, const h2_options *options) 
         names[count] = SETTING_ENABLE_CONNECT_PROTOCOL
         values[count] = 1
         count += 1
+    if options.local:
+        names[count] = SETTING_LOCAL_TRANSPORT
+        values[count] = LOCAL_VERSION
+        count += 1
     at = frame(queue, SETTING_SIZE * count, FRAME_SETTINGS, 0, 0)
     if at == NULL:
         return -1
     for i in range(count):
-        at[0] = 0
+        at[0] = <uint8_t>(names[i] >> 8)
         at[1] = <uint8_t>names[i]
         put_u32(at + 2, values[i])
         at += SETTING_SIZE
@@ -190,6 +195,14 @@ cdef int queue_ping(h2_queue *queue) noexcept:
         return -1
     memset(at, 0, PING_SIZE)
     return 0
+
+
+cdef int queue_local_arena(h2_queue *queue, bint ack) noexcept:
+    return -1 if frame(queue, 0, FRAME_LOCAL_ARENA, FLAG_ACK if ack else 0, 0) == NULL else 0
+
+
+cdef int queue_local_release(h2_queue *queue, uint32_t offset) noexcept:
+    return word(frame(queue, 4, FRAME_LOCAL_RELEASE, 0, 0), offset)
 
 
 cdef int queue_reset_reply(h2_queue *queue, int32_t id, uint32_t code) noexcept:

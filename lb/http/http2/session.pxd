@@ -7,6 +7,7 @@ remembered of closed ones (http2_closed).
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from lb.net.arena cimport Arena, View, tg_mapping
 from lb.net.buffer cimport tg_buffer
 from lb.http.http2.blocks cimport h2_blocks
 from lb.http.http2.closed cimport h2_closed
@@ -39,6 +40,9 @@ cdef enum:
 cdef enum:
     # Of `work`: a request to an endpoint may be given up, and its connection with it. No honest peer makes us.
     H2_FAULT_WORK = 128
+
+cdef enum:
+    LOCAL_LEAST = 64 * 1024           # bytes of a message that goes through an arena: below, a socket costs as little
 
 # How far a session has come. The table of steps is in http2.pyx.
 cdef enum:
@@ -89,6 +93,12 @@ cdef class Http2Session:
     cdef int32_t peer_window          # on a new stream
     cdef uint64_t data_frames         # that we have sent
 
+    # Local transport (docs/adr/local-transport.md): large messages lie in the sender's arena.
+    cdef uint32_t peer_local          # the version that the peer's SETTINGS have told; 0 = none
+    cdef Arena offered                # ours, which the peer has not mapped yet
+    cdef Arena arena                  # ours, which the peer has mapped
+    cdef tg_mapping *mapping          # the peer's; NULL: there is none
+
     # Makes the session and queues the connection preface (of a client) and our SETTINGS. 0 or -1 (no memory).
     cdef int begin(self, bint server, const h2_options *options) noexcept
     # Parses bytes of the peer, for as long as there is `work` left; the events come from inside. `untaken` tells how
@@ -115,6 +125,10 @@ cdef class Http2Session:
     # The stream goes on or ends without us: no more events come for it. Only for streams whose body is `sent`.
     cdef void forget(self, h2_stream *stream) noexcept
     cdef int ping(self) noexcept
+    # Local transport: passes our arena on; its descriptor has to go with the next bytes that are written. 0 or -1.
+    cdef int offer(self, Arena arena) noexcept
+    # The connection is over: views that are still read are given back to nobody.
+    cdef void end_local_transport(self) noexcept
     # Queues SETTINGS that changes nothing: its acknowledgement says that the peer has read all before it. 0 or -1.
     cdef int ask(self) noexcept
     # A server's two steps of leaving (RFC 9113 section 6.8): a warning, after which streams are still taken, and the
@@ -147,6 +161,9 @@ cdef class Http2Session:
     # Where the next bytes of the stream's body are wanted, and how many at most: whoever reads them may put them there,
     # and `on_data` then gets this very place. NULL: they are not gathered.
     cdef char *on_destination(self, h2_stream *stream, size_t *room) noexcept
+    # The same of bytes in the peer's arena, `last` if nothing follows; hands them to `on_data` unless a subclass knows
+    # better.
+    cdef void on_view(self, h2_stream *stream, View view, bint last) noexcept
     # The peer has ended its side of the stream.
     cdef void on_end(self, h2_stream *stream) noexcept
     # Little is left in the queue of a stream that `wants_room`.
@@ -154,6 +171,16 @@ cdef class Http2Session:
     # The stream is closed; `code` is an HTTP/2 error code. What `collect` gathered of its body is still referred to:
     # the memory may go when that is written.
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept
+    # Local transport: a message of `size` bytes of ours went through our arena, or could not since that was full.
+    cdef void on_message(self, h2_stream *stream, size_t size, bint full) noexcept
+    # The peer has passed its arena on: the descriptor that came with it, which is the session's then; 0 = none has.
+    cdef int on_arena(self) noexcept
+    # It is mapped; or not, for this reason.
+    cdef void on_mapped(self, const char *problem) noexcept
+    # The peer has mapped ours.
+    cdef void on_local(self) noexcept
+    # Something was queued while no bytes came.
+    cdef void on_release(self) noexcept
     cdef void on_settings(self) noexcept
     cdef void on_acknowledged(self) noexcept              # one of our SETTINGS
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept
@@ -186,6 +213,9 @@ cdef class Http2Session:
     cdef int take_reset(self, const h2_frame *frame, const uint8_t *payload) noexcept
     cdef int take_ping(self, const h2_frame *frame, const uint8_t *payload) noexcept
     cdef int take_goaway(self, const h2_frame *frame, const uint8_t *payload) noexcept
+    cdef int take_arena(self, const h2_frame *frame) noexcept
+    cdef int take_view(self, const h2_frame *frame, const uint8_t *payload) noexcept
+    cdef int take_release(self, const h2_frame *frame, const uint8_t *payload) noexcept
     cdef int take_window(self, const h2_frame *frame, const uint8_t *payload) noexcept
     cdef bint idle(self, int32_t id) noexcept
     cdef void take_late(self, int32_t id, bint data, uint32_t length, bint last) noexcept
@@ -198,5 +228,8 @@ cdef class Http2Session:
     cdef void close(self, h2_entry *entry, uint32_t code) noexcept
     cdef int settle(self) noexcept
     cdef int send_body(self, h2_entry *entry) noexcept
+    cdef bint begin_message(self, h2_entry *entry) noexcept
+    cdef int send_message(self, h2_entry *entry) noexcept
+    cdef int end_sending(self, h2_entry *entry, bint trailers) noexcept
     cdef int end_body(self, int32_t id, const tg_buffer *trailers) noexcept
     cdef int put_queue(self) noexcept

@@ -10,7 +10,8 @@
 
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
+from lb.net.arena cimport Arena, View, map_arena, mapping_release, tg_block, view_of
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.http2.hpack cimport hpack_resize
 from lb.http.http2.block cimport block_field, block_next
@@ -23,11 +24,14 @@ from lb.http.http2.closed cimport (
     closed_skip, closed_widen, h2_reset,
 )
 from lb.http.http2.frames cimport *
-from lb.http.http2.gather cimport gather_begin, gather_body, gather_copy, gather_end, gather_has_room
+from lb.http.http2.gather cimport (
+    body_copy, body_passed, gather_begin, gather_body, gather_copy, gather_end, gather_has_room,
+)
 from lb.http.http2.message cimport h2_message, message_begin, message_body, message_end, message_note_method
 from lb.http.http2.queue cimport (
-    queue_free, queue_goaway, queue_opening, queue_headers, queue_init, queue_ping, queue_pong, queue_reset,
-    queue_reset_reply, queue_settings, queue_settings_ack, queue_taken, queue_trailers, queue_window,
+    queue_free, queue_goaway, queue_opening, queue_headers, queue_init, queue_local_arena, queue_local_release,
+    queue_ping, queue_pong, queue_reset, queue_reset_reply, queue_settings, queue_settings_ack, queue_taken,
+    queue_trailers, queue_window,
 )
 from lb.http.http2.repeats cimport h2_repeat
 from lb.http.http2.streams cimport (
@@ -53,6 +57,8 @@ cdef enum:
     STREAM_WORK = 3                   # a request begins
     BLOCK_SHIFT = 8                   # octets of a block, each of which may be a field: a power of two for one
     DATA_SHIFT = 12                   # bytes of bodies: a power of two for one
+    MESSAGE_HEAD = 5                  # bytes of gRPC's: a flag, and the length
+    LOCAL_SIZE = 8                    # bytes of a LOCAL_DATA frame's payload
     # `send_body`
     GONE_ON = 0
     HELD = 1                          # the connection's window is shut
@@ -93,6 +99,7 @@ cdef class Http2Session:
         table_free(&self.table)
         closed_free(&self.closed)
         blocks_free(&self.blocks)
+        self.end_local_transport()
         queue_free(&self.queue)
         tg_buffer_free(&self.partial)
 
@@ -253,6 +260,12 @@ cdef class Http2Session:
             return self.take_goaway(frame, payload)
         elif frame.kind == FRAME_PUSH_PROMISE:
             self.terminate(H2_PROTOCOL_ERROR)     # nobody may push here
+        elif self.options.local and frame.kind == FRAME_LOCAL_DATA:
+            return self.take_view(frame, payload)
+        elif self.options.local and frame.kind == FRAME_LOCAL_RELEASE:
+            return self.take_release(frame, payload)
+        elif self.options.local and frame.kind == FRAME_LOCAL_ARENA:
+            return self.take_arena(frame)
         elif frame.kind == FRAME_PRIORITY and (frame.id == 0 or size != PRIORITY_SIZE):
             self.terminate(H2_FRAME_SIZE_ERROR if frame.id else H2_PROTOCOL_ERROR)
         else:
@@ -547,6 +560,8 @@ cdef class Http2Session:
             # Only a client may want to be pushed to.
             if value > 1 or (value and not self.server):
                 return H2_PROTOCOL_ERROR
+        elif name == SETTING_LOCAL_TRANSPORT:
+            self.peer_local = value
         elif name == SETTING_ENABLE_CONNECT_PROTOCOL and value > 1:
             return H2_PROTOCOL_ERROR
         return H2_NO_ERROR
@@ -643,6 +658,96 @@ cdef class Http2Session:
             self.close(entry, H2_REFUSED_STREAM)  # section 6.8: it was not looked at
         self.on_goaway(last, get_u32(payload + 4))
         self.on_control(H2_OTHER_FRAME)
+        return 0
+
+    # Local transport.
+
+    cdef int offer(self, Arena arena) noexcept:
+        self.options.local = True
+        self.offered = arena
+        return queue_local_arena(&self.queue, False)
+
+    cdef void end_local_transport(self) noexcept:
+        if self.mapping != NULL:
+            self.mapping.user = NULL
+            mapping_release(self.mapping)
+            self.mapping = NULL
+
+    cdef int take_arena(self, const h2_frame *frame) noexcept:
+        cdef const char *problem = b"no descriptor came with it"
+        cdef int fd
+        if frame.id or frame.length:
+            self.terminate(H2_PROTOCOL_ERROR if frame.id else H2_FRAME_SIZE_ERROR)
+            return 0
+        if frame.flags & FLAG_ACK:
+            if self.offered is None:
+                self.terminate(H2_PROTOCOL_ERROR)
+                return 0
+            self.arena = self.offered
+            self.offered = None
+            self.on_local()
+            return 0
+        if self.mapping != NULL:
+            self.terminate(H2_PROTOCOL_ERROR)     # one is enough
+            return 0
+        fd = self.on_arena()
+        if fd:
+            self.mapping = map_arena(fd, &problem)
+        if self.mapping == NULL:
+            self.on_control(H2_OTHER_FRAME)
+            self.on_mapped(problem)
+            return 0
+        self.mapping.user = <void *>self
+        self.mapping.tell = released
+        if queue_local_arena(&self.queue, True) < 0:
+            return self.check_queue()
+        self.on_mapped(NULL)
+        return 0
+
+    cdef int take_view(self, const h2_frame *frame, const uint8_t *payload) noexcept:
+        """As DATA. The stream's window counts it, but not to its end: a message is given as a whole as long as the
+        window is not shut. What bounds all streams together is the arena."""
+        cdef h2_entry *entry = table_find(&self.table, frame.id)
+        cdef bint last = frame.flags & FLAG_END_STREAM
+        cdef uint32_t size
+        cdef View view
+        if frame.length != LOCAL_SIZE:
+            self.terminate(H2_FRAME_SIZE_ERROR)
+            return 0
+        if self.mapping == NULL or (entry == NULL and (frame.id == 0 or self.idle(frame.id))):
+            self.terminate(H2_PROTOCOL_ERROR)
+            return 0
+        size = get_u32(payload + 4)
+        view = view_of(self.mapping, get_u32(payload), size)
+        if view is None:
+            self.terminate(H2_FLOW_CONTROL_ERROR)
+            return 0
+        self.work -= <int>(size >> DATA_SHIFT)
+        if entry == NULL:
+            self.take_late(frame.id, True, 0, last)
+        elif remote_ended(entry):
+            self.fail_stream(entry, H2_STREAM_CLOSED)
+        elif entry.room <= 0:
+            self.fail_stream(entry, H2_FLOW_CONTROL_ERROR)
+        elif not message_body(&entry.message, size):
+            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+        else:
+            entry.room -= size
+            if entry.stream != NULL:
+                self.on_view(<h2_stream *>entry.stream, view, last)
+            if last:
+                entry = table_find(&self.table, frame.id)     # the event may have ended it
+                if entry != NULL:
+                    self.end_remote(entry)
+                else:
+                    self.end_late(frame.id)
+        return 0
+
+    cdef int take_release(self, const h2_frame *frame, const uint8_t *payload) noexcept:
+        if frame.id or frame.length != 4:
+            self.terminate(H2_PROTOCOL_ERROR if frame.id else H2_FRAME_SIZE_ERROR)
+        elif self.arena is None or self.arena.give_back(get_u32(payload)) < 0:
+            self.terminate(H2_PROTOCOL_ERROR)
         return 0
 
     # Frames on streams that are not open (section 5.1), and errors of streams (section 5.4.2).
@@ -759,6 +864,17 @@ cdef class Http2Session:
         return -1 if stream.entry == NULL else self.headers(stream.entry.id, fields, count, NULL, 0, False)
 
     cdef int write(self, h2_stream *stream, const void *data, size_t size) noexcept:
+        cdef tg_block *block = NULL if stream.entry == NULL else stream.entry.block
+        cdef size_t n
+        if block != NULL and not h2_waiting(stream) and stream.handed + size > stream.keep:
+            # Straight to where the peer reads it. What is kept for another attempt takes the way through the queue.
+            n = min(size, <size_t>(block.size - block.filled))
+            memcpy(block.data + block.filled, data, n)
+            block.filled += <uint32_t>n
+            body_passed(stream, n)
+            data = <const char *>data + n
+            size -= n
+            self.wake(stream.entry)
         if tg_buffer_append(&stream.queue, data, size) < 0:
             return -1
         if size and stream.entry != NULL:
@@ -843,6 +959,8 @@ cdef class Http2Session:
         cdef h2_stream *stream = <h2_stream *>entry.stream
         if self.blocks.entry == entry:
             self.blocks.entry = NULL
+        if entry.block != NULL:
+            self.arena.drop(entry.block)
         tg_move(&STREAMS, &entry.state, STREAM_CLOSED)
         table_remove(&self.table, entry)
         self.streams -= 1
@@ -901,6 +1019,9 @@ cdef class Http2Session:
         cdef size_t ready = h2_waiting(stream) if stream.streaming else stream.left
         cdef size_t n = min(ready, <size_t>FRAME_MOST)
         cdef bint last, trailers
+        if self.arena is not None and stream.messages and not entry.plain and (
+                entry.block != NULL or self.begin_message(entry)):
+            return self.send_message(entry)
         if n:
             if entry.window <= 0:
                 return GONE_ON                    # until it opens
@@ -920,16 +1041,81 @@ cdef class Http2Session:
             self.window -= n
             self.data_frames += 1
         if last:
-            stream.sent = True
-            # What events have queued meanwhile was encoded before the trailers.
-            if trailers and (self.put_queue() < 0 or self.end_body(entry.id, &stream.trailers) < 0
-                             or self.put_queue() < 0):
-                return -1
-            self.end_local(entry)
-            return GONE_ON
+            return self.end_sending(entry, trailers)
         if n < ready:
             link_append(&self.ready, &entry.link)     # in turn
         if stream.wants_room and h2_waiting(stream) <= LOW_WATER:
+            stream.wants_room = False
+            self.on_room(stream)
+        return GONE_ON
+
+    cdef int end_sending(self, h2_entry *entry, bint trailers) noexcept:
+        cdef h2_stream *stream = <h2_stream *>entry.stream
+        stream.sent = True
+        # What events have queued meanwhile was encoded before the trailers.
+        if trailers and (self.put_queue() < 0 or self.end_body(entry.id, &stream.trailers) < 0
+                         or self.put_queue() < 0):
+            return -1
+        self.end_local(entry)
+        return GONE_ON
+
+    cdef bint begin_message(self, h2_entry *entry) noexcept:
+        """Whether the message that a body begins with gets a block; once not, the whole body goes by DATA."""
+        cdef h2_stream *stream = <h2_stream *>entry.stream
+        cdef const uint8_t *head
+        cdef size_t size = 0
+        if not stream.streaming:
+            size = stream.left
+        elif stream.handed == 0 and h2_waiting(stream) >= MESSAGE_HEAD:
+            head = <const uint8_t *>tg_buffer_head(&stream.queue)
+            size = MESSAGE_HEAD + <size_t>get_u32(head + 1)
+        elif stream.handed == 0 and not stream.finished:
+            return False                          # what comes next may tell
+        if size >= LOCAL_LEAST:
+            entry.block = self.arena.take(size)
+            if entry.block != NULL:
+                return True
+            self.on_message(stream, size, True)
+        entry.plain = True
+        return False
+
+    cdef int send_message(self, h2_entry *entry) noexcept:
+        """More of a message goes into its block, which the peer is given when it is full."""
+        cdef h2_stream *stream = <h2_stream *>entry.stream
+        cdef tg_block *block = entry.block
+        cdef uint8_t frame[FRAME_HEADER + LOCAL_SIZE]
+        cdef size_t ready = h2_waiting(stream) if stream.streaming else stream.left
+        cdef size_t n = min(ready, <size_t>(block.size - block.filled))
+        cdef bint last, trailers
+        if body_copy(stream, block.data + block.filled, n) < 0:
+            return -1
+        block.filled += <uint32_t>n
+        ready -= n
+        last = ready == 0 and (not stream.streaming or stream.finished)
+        if block.filled < block.size and not last:
+            if stream.wants_room:
+                stream.wants_room = False
+                self.on_room(stream)
+            return GONE_ON
+        if entry.window <= 0:
+            return GONE_ON                        # until it opens
+        trailers = last and tg_buffer_size(&stream.trailers)
+        put_frame(frame, LOCAL_SIZE, FRAME_LOCAL_DATA, FLAG_END_STREAM if last and not trailers else 0, entry.id)
+        put_u32(frame + FRAME_HEADER, block.offset)
+        put_u32(frame + FRAME_HEADER + 4, block.filled)
+        if gather_copy(&self.gathered, <const char *>frame, FRAME_HEADER + LOCAL_SIZE) < 0:
+            return -1
+        block.given = True
+        entry.block = NULL
+        entry.plain = True
+        entry.window -= block.filled
+        self.data_frames += 1
+        self.on_message(stream, block.filled, False)
+        if last:
+            return self.end_sending(entry, trailers)
+        if ready:
+            link_append(&self.ready, &entry.link)
+        elif stream.wants_room:
             stream.wants_room = False
             self.on_room(stream)
         return GONE_ON
@@ -961,6 +1147,24 @@ cdef class Http2Session:
     cdef char *on_destination(self, h2_stream *stream, size_t *room) noexcept:
         return NULL
 
+    cdef void on_view(self, h2_stream *stream, View view, bint last) noexcept:
+        self.on_data(stream, view.data, view.size)
+
+    cdef void on_message(self, h2_stream *stream, size_t size, bint full) noexcept:
+        pass
+
+    cdef int on_arena(self) noexcept:
+        return 0
+
+    cdef void on_mapped(self, const char *problem) noexcept:
+        pass
+
+    cdef void on_local(self) noexcept:
+        pass
+
+    cdef void on_release(self) noexcept:
+        pass
+
     cdef void on_end(self, h2_stream *stream) noexcept:
         pass
 
@@ -981,3 +1185,9 @@ cdef class Http2Session:
 
     cdef void on_control(self, int kind) noexcept:
         pass
+
+
+cdef void released(void *session, uint32_t offset) noexcept:
+    """A view of the peer's arena is gone."""
+    if queue_local_release(&(<Http2Session>session).queue, offset) == 0:      # without memory the peer's block is lost
+        (<Http2Session>session).on_release()

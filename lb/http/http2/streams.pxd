@@ -1,6 +1,7 @@
 """The streams of one HTTP/2 connection: what their owners and the session keep of each, and the table by number."""
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from lb.net.arena cimport tg_block
 from lb.net.buffer cimport tg_buffer, tg_buffer_size
 from lb.http.http2.message cimport h2_message
 from lb.net.iovec cimport iovec
@@ -43,6 +44,7 @@ ctypedef struct h2_stream:
     size_t keep                       # up to so many bytes of it stay after that, so that it can be sent again
     size_t kept                       # bytes at the head of `queue` that were handed over and stay
     tg_buffer queue
+    bint messages                     # the body begins with a message of gRPC, which may lie in an arena
     tg_buffer trailers                # field lines, sent behind the queue when it is `finished`
 
 
@@ -57,6 +59,8 @@ ctypedef struct h2_entry:
     int64_t room                      # bytes the peer may send
     unsigned char state               # STREAM_…
     bint sending                      # its head is out and a body follows
+    bint plain                        # its body goes by DATA frames, or goes on by them
+    tg_block *block                   # of the body's first message, while it is filled
     h2_message message                # what the peer sends
 
 

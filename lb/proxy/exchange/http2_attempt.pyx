@@ -219,6 +219,7 @@ cdef class Http2Attempt(Http2Call):
             fields.add_held(b"grpc-timeout", 12, self.timeout, <size_t>n,
                             NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
         self.stream.streaming = True
+        self.stream.messages = exchange.grpc != 0
         h2_rewind(&self.stream)
         self.head_seen = False
         self.held = 0

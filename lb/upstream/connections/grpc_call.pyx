@@ -83,6 +83,7 @@ cdef class GrpcCall(Http2Call):
         cdef size_t size = self.message_size
         self.stream.reset_by_peer = False
         self.stream.sent = False
+        self.stream.messages = True
         self.stream.prefix[0] = 0
         self.stream.prefix[1] = <char>(size >> 24)
         self.stream.prefix[2] = <char>(size >> 16)

@@ -19,6 +19,8 @@ cdef class Http2Channel(Dispatcher):
     cdef bint closed
     cdef bint retiring                # its endpoint is in no plan any more
     cdef uint64_t retry_at            # no connect before
+    cdef readonly bint local          # messages went, or were to go, through shared memory: what was logged last
+    cdef bint told                    # whether it was logged at all
     cdef readonly int failures        # connects failed in a row
     cdef readonly uint64_t connects
     cdef readonly uint64_t connect_failures

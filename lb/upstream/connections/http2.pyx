@@ -6,6 +6,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 from lb.failure cimport FAIL_CONNECT, FAIL_RESET, FAIL_TIMEOUT
+from lb.http.http2.session cimport LOCAL_LEAST
 from lb.net.buffer cimport tg_buffer_append
 from lb.net.link cimport link_after, link_append, link_empty, link_init, link_remove, link_splice
 from lb.net.poller cimport Poller
@@ -60,6 +61,7 @@ cdef class Http2Channel(Dispatcher):
             "active": self.active,
             "waiting": self.waiting,
             "draining": len(self.draining),
+            "local": self.local,
             "started": self.started,
             "connects": self.connects,
             "connect_failures": self.connect_failures,
@@ -179,6 +181,17 @@ cdef class Http2Channel(Dispatcher):
 
     cdef void served(self) noexcept:
         self.failures = 0
+
+    cdef void is_local(self) noexcept:
+        if not (self.told and self.local):
+            self.told = self.local = True
+            log.info("%s: messages of %d KiB and more go through shared memory", self.address.text, LOCAL_LEAST // 1024)
+
+    cdef void not_local(self, const char *problem) noexcept:
+        if not self.told or self.local:
+            self.told, self.local = True, False
+            log.warning("%s: messages go through the socket, not through shared memory: %s", self.address.text,
+                        problem.decode("utf-8", "replace"))
 
     cdef void retired(self, Stream connection) noexcept:
         if connection is self.current:

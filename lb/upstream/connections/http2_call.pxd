@@ -70,6 +70,9 @@ cdef class Dispatcher(DeferringChannel):
     cdef void put_back(self, Http2Call call) noexcept     # it goes before those that were started after it
     cdef void expired(self, Http2Call call) noexcept
     cdef void opened(self, Stream connection) noexcept
+    # Large messages of a connection go through shared memory; or do not, for this reason.
+    cdef void is_local(self) noexcept
+    cdef void not_local(self, const char *problem) noexcept
     cdef void served(self) noexcept                       # a connection gave its first stream
     cdef void retired(self, Stream connection) noexcept   # takes no new calls
     cdef void lost(self, Stream connection, bint was_up) noexcept

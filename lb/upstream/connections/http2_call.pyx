@@ -89,6 +89,12 @@ cdef class Dispatcher(DeferringChannel):
     cdef void opened(self, Stream connection) noexcept:
         pass
 
+    cdef void is_local(self) noexcept:
+        pass
+
+    cdef void not_local(self, const char *problem) noexcept:
+        pass
+
     cdef void served(self) noexcept:
         pass
 

@@ -66,6 +66,7 @@ cdef class Http2Upstream(Stream):
     cdef void detach(self, Http2Call call) noexcept
     cdef void deliver(self) noexcept
     cdef void established(self) noexcept
+    cdef void offer_arena(self) noexcept
     # Receives what is there, as much as one turn allows; `last`: to the end, since there is no other turn.
     cdef void pump(self, bint last) noexcept
     # False: the connection is lost.

@@ -1,14 +1,16 @@
 """One HTTP/2 connection of a channel: see http2_connection.pxd."""
 
-from libc.errno cimport ETIMEDOUT
+from libc.errno cimport ETIMEDOUT, errno
 from libc.limits cimport INT_MAX
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, int32_t, uint32_t, uint64_t
+from libc.string cimport strerror
 from lb.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT
+from lb.net.arena cimport Arena, View, new_arena
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.http2.session cimport (
     H2_EXHAUSTED, H2_FAULT_FRAME, H2_RESET_FRAME, SESSION_OVER, Http2Session, h2_options, h2_stream,
 )
-from lb.http.http2.frames cimport H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM
+from lb.http.http2.frames cimport LOCAL_VERSION, H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM
 from lb.http.http2.head cimport FieldList, worker_fields
 from lb.net.link cimport link_append, link_empty, link_init, link_remove
 from lb.net.poller cimport READ_TURNS
@@ -16,6 +18,11 @@ from lb.net.reading cimport drained
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
+)
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport (
+    ENDPOINT_LOCAL_BYTES_RECEIVED, ENDPOINT_LOCAL_BYTES_SENT, ENDPOINT_LOCAL_FULL, ENDPOINT_LOCAL_MESSAGES_RECEIVED,
+    ENDPOINT_LOCAL_MESSAGES_SENT,
 )
 from lb.upstream.connections.deferred_release cimport DeferredRelease, DeferredReleases
 from lb.upstream.connections.http2_call cimport Dispatcher, Http2Call
@@ -132,6 +139,37 @@ cdef class Session(Http2Session):
             connection.move(BACK_UP)
             connection.poller.disarm(connection)
             connection.channel.opened(connection)
+        if self.peer_local == LOCAL_VERSION and not self.options.local and connection.is_unix():
+            connection.offer_arena()
+
+    cdef int on_arena(self) noexcept:
+        cdef Http2Upstream connection = <Http2Upstream>self.connection
+        cdef int fd = connection.passed
+        connection.passed = 0
+        connection.takes_descriptor = False
+        return fd
+
+    cdef void on_mapped(self, const char *problem) noexcept:
+        if problem != NULL:
+            (<Http2Upstream>self.connection).channel.not_local(problem)
+
+    cdef void on_local(self) noexcept:
+        (<Http2Upstream>self.connection).channel.is_local()
+
+    cdef void on_release(self) noexcept:
+        cdef Http2Upstream connection = <Http2Upstream>self.connection
+        connection.poller.mark(connection)
+
+    cdef void on_view(self, h2_stream *stream, View view, bint last) noexcept:
+        count_message(<Http2Call>stream.owner, ENDPOINT_LOCAL_MESSAGES_RECEIVED, ENDPOINT_LOCAL_BYTES_RECEIVED,
+                      view.size)
+        self.on_data(stream, view.data, view.size)
+
+    cdef void on_message(self, h2_stream *stream, size_t size, bint full) noexcept:
+        if full:
+            count_message(<Http2Call>stream.owner, ENDPOINT_LOCAL_FULL, ENDPOINT_LOCAL_FULL, 0)
+        else:
+            count_message(<Http2Call>stream.owner, ENDPOINT_LOCAL_MESSAGES_SENT, ENDPOINT_LOCAL_BYTES_SENT, size)
 
     cdef void on_acknowledged(self) noexcept:
         (<Http2Upstream>self.connection).releases.acknowledge()
@@ -153,6 +191,16 @@ cdef class Session(Http2Session):
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
         # The session has closed the streams above `last_stream` as refused.
         (<Http2Upstream>self.connection).retire()
+
+
+cdef void count_message(Http2Call call, int messages, int bytes, size_t size) noexcept:
+    cdef uint64_t *series
+    if call.pool is None:                        # of a check
+        return
+    series = call.pool.series[call.endpoint]
+    tg_add(&series[messages], 1)
+    if size:
+        tg_add(&series[bytes], size)
 
 
 cdef class Http2Upstream(Stream):
@@ -193,6 +241,16 @@ cdef class Http2Upstream(Stream):
             self.lose(FAIL_CONNECT)
             return
         self.poller.mark(self)
+
+    cdef void offer_arena(self) noexcept:
+        """The endpoint takes part in local transport."""
+        cdef Arena arena = new_arena()
+        if arena is None:
+            self.channel.not_local(strerror(errno))
+        elif self.session.offer(arena) == 0:
+            self.passing = arena.fd
+            self.takes_descriptor = True          # the endpoint's comes in return
+            self.poller.mark(self)
 
     cdef void on_ready(self, uint32_t events) noexcept:
         cdef int rc
@@ -270,7 +328,9 @@ cdef class Http2Upstream(Stream):
                 self.lose(FAIL_RESET)
                 return
             self.heard = self.poller.now
-            if n < <Py_ssize_t>self.poller.scratch_size and not self.hangup and drained(self):
+            # A read ends behind a descriptor, whatever is there.
+            if (n < <Py_ssize_t>self.poller.scratch_size and not self.hangup and not self.takes_descriptor
+                    and drained(self)):
                 self.unread = False              # the edge will tell
             if not self.take(self.poller.scratch, <size_t>n):
                 return
@@ -450,6 +510,7 @@ cdef class Http2Upstream(Stream):
             return
         self.move(BACK_LOST)
         self.connecting = False
+        self.session.end_local_transport()
         self.poller.remove(self)
         while not link_empty(&self.calls):
             self.end(<Http2Call>self.calls.next.owner, kind)
