@@ -39,6 +39,10 @@ class Arena:
         os.close(self.fd)
 
 
+class Ended(AssertionError):
+    """The other side has ended the connection."""
+
+
 class Answer(NamedTuple):
     body: bytes
     by_arena: list[tuple[int, int]]  # offset and size of what came there
@@ -102,7 +106,8 @@ class LocalPeer:
                     self.frames.remove(one)
                     return one
             assert time.monotonic() < end, f"no frame {kind}: {self.frames}"
-            assert self.read(), f"the connection ended before a frame {kind}: {self.frames}"
+            if not self.read():
+                raise Ended(f"before a frame {kind}: {self.frames}")
 
     def settings(self) -> dict[int, int]:
         """Those of the other side."""
