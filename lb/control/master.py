@@ -26,6 +26,7 @@ from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
 from lb.control.endpoints.asking import Asked
 from lb.control.endpoints.discovered import DiscoveredPools
+from lb.control.endpoints.inference_counts import InferenceCounts
 from lb.control.endpoints.models import ModelReadiness
 from lb.control.endpoints.pool_calls import PoolCalls
 from lb.control.endpoints.server_calls import Rules, ServerCalls
@@ -81,6 +82,7 @@ class Master:
     agents: AgentMonitor
     pool_calls: PoolCalls
     server_calls: ServerCalls
+    counts: InferenceCounts
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -295,7 +297,10 @@ class Master:
             lambda pool, withheld: self.publisher.models_withheld(pool, withheld),
         )
         cleanup.callback(self.server_calls.follow, {})
-        self.pool_calls = PoolCalls(self._callable_endpoints, self.server_calls)
+        self.counts = InferenceCounts(
+            lambda pool: self.fleet.model_counts(pool), lambda pool: self.publisher.models_changed(pool)
+        )
+        self.pool_calls = PoolCalls(self._callable_endpoints, self.server_calls, self.counts)
         self.fleet = Fleet(
             workers,
             self.segment,
@@ -322,6 +327,7 @@ class Master:
             self.agents,
             load_reports,
             self.server_calls,
+            self.counts,
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)

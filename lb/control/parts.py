@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from lb.control.endpoints.discovered import DiscoveredPools
+from lb.control.endpoints.inference_counts import InferenceCounts
 from lb.control.endpoints.models import ModelReadiness
 from lb.control.endpoints.server_calls import ServerCalls
 from lb.control.endpoints.steering import Steering
@@ -39,3 +40,4 @@ class Parts(Struct, frozen=True):
     agents: AgentMonitor
     load_reports: LoadReportMonitor
     server_calls: ServerCalls
+    counts: InferenceCounts

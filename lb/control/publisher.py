@@ -142,7 +142,8 @@ class Publisher:
             self._changed.set()
 
     async def models_changed(self, pool: str) -> None:
-        """A pool's models are others: once this returns, no worker answers from what it knew of those before."""
+        """A pool's models are others, or are to be counted: once this returns, no worker answers from what it knew of
+        those before."""
         try:
             await self.publish()
         except TidegateError as error:
@@ -263,7 +264,11 @@ class Publisher:
         return replace(
             plan,
             pools=tuple(
-                replace(self._leaving(pool), cache_epoch=epochs.get(pool.name, 0) + (loads(pool.name) << _LOADS))
+                replace(
+                    self._leaving(pool),
+                    cache_epoch=epochs.get(pool.name, 0) + (loads(pool.name) << _LOADS),
+                    count_models=self._parts.counts.counting(pool.name),
+                )
                 for pool in advised
             ),
         )

@@ -22,8 +22,9 @@ from lb.inference.describe import to_plain
 from lb.wire import grpc_service_pb2 as wire
 
 SERVICE = b"/inference.GRPCInferenceService/"
-# Whose answer of a single endpoint would say nothing of the pool: the master sums (lb.control.endpoints.pool_calls).
-WHOLE_POOL = (b"ModelStatistics",)
+# Whose answer of a single endpoint would say nothing of the pool, or that the master makes where model servers have
+# none (lb.control.endpoints.pool_calls).
+WHOLE_POOL = (b"ModelStatistics", b"ModelConfig")
 JSON = "application/json"
 _UNIMPLEMENTED = 12  # of gRPC
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from lb.errors import UpstreamError
 from lb.inference.errors import OipError
+from lb.inference.synthesis import MARK
 from lb.wire import grpc_service_pb2 as wire
 
 _BYTES = "BYTES"
@@ -61,8 +62,8 @@ class RawInput(Struct, frozen=True):
 
 
 def raw_input(metadata: bytes, config: bytes | None) -> RawInput:
-    """The input of a model by its ModelMetadataResponse and its ModelConfigResponse; None: its server has no
-    configurations, and no dimension is known to be the batch.
+    """The input of a model by its ModelMetadataResponse and its ModelConfigResponse; None, as one that is synthesised:
+    its server has no configurations, and no dimension is known to be the batch.
 
     Raises OipError where raw requests cannot be made to the model, UpstreamError for anything but these messages.
     """
@@ -73,7 +74,8 @@ def raw_input(metadata: bytes, config: bytes | None) -> RawInput:
         raise UpstreamError("the endpoint's answer is not a description of a model") from None
     if len(described.inputs) != 1:
         raise OipError(f"raw requests are for models with one input; '{described.name}' has {len(described.inputs)}")
-    return _checked(described.inputs[0], batches=configured.config.max_batch_size > 0)
+    batches = configured.config.max_batch_size > 0 and MARK not in configured.config.parameters
+    return _checked(described.inputs[0], batches)
 
 
 def _checked(tensor: Any, batches: bool) -> RawInput:

@@ -43,6 +43,7 @@ from lb.proxy.accept.listener import limit_connections
 from lb.proxy.udp.listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
 from lb.upstream.load.probe_calls import add_prober
+from lb.upstream.model_counts import ModelCounts
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,6 +93,7 @@ class Proxy:
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.tools = HedgeTools(self.poller)
         self.context = inference_body.InferContext(self.poller, segment)
+        self.counts = {}            # pool -> ModelCounts, of those whose model servers count nothing
         self.access = AccessLog(access_log_fd)
         self.spans = None           # the exporter in use
         self.overload = Overload(loop)
@@ -259,6 +261,8 @@ class Proxy:
             if old.queue is queue and len(made) == len(old.channels) and all(map(operator.is_, made, old.channels)):
                 return old
         pool = Pool(plan, self.segment, made, queue, leaving)
+        if plan.count_models:
+            pool.counts = self.counts.setdefault(plan.name, ModelCounts())
         add_prober(self.poller, pool)
         return pool
 
@@ -285,6 +289,8 @@ class Proxy:
         for pool in self.former:              # all of them: one that led to the next would keep all between
             pool.newer = formed.get(pool.name, pool.newer)
         self.plan, self.pools = plan, pools
+        for name in self.counts.keys() - formed.keys():
+            del self.counts[name]
         self.tables = Tables(plan, tables, pools)
         self.context.commit(plan)
         self.access.enable(plan.access_log.path != "")
@@ -347,6 +353,11 @@ class Proxy:
         if self.tables is None:
             raise TidegateError("there is no plan yet")
         return explain(self.tables, asked, monotonic_ns())
+
+    def model_counts(self, pool: str) -> list[tuple[str, list[int]]]:
+        """Inferences of a pool by model, where they are counted: as lb.upstream.model_counts has them."""
+        counts = self.counts.get(pool)
+        return counts.rows() if counts is not None else []
 
     def busy(self) -> int:
         """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""

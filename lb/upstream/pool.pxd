@@ -86,6 +86,7 @@ cdef class Pool:
     cdef bint sticky                  # it has one of the two
     cdef readonly PoolCosts costs     # None: a request is a request
     cdef readonly Sequences sequences         # None: a sequence is as good as any request
+    cdef public object counts         # ModelCounts of the models that clients ask for; None: model servers count them
     cdef readonly Pool leaving        # the endpoints that the plan no longer names but may have sequences, or None
     cdef public Pool newer            # its form in the last plan that has it, or None: it is that
     cdef object __weakref__

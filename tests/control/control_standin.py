@@ -102,6 +102,9 @@ class StandInProxy:
     def busy(self) -> int:
         return self._busy
 
+    def model_counts(self, pool: str) -> list[tuple[str, list[int]]]:
+        return []
+
     def stats(self) -> dict[str, int]:
         return {"served": self._served, "connections": len(self._connections)}
 

@@ -57,6 +57,9 @@ class SlowPath:
     def busy(self) -> int:
         return 0
 
+    def model_counts(self, pool: str) -> list[tuple[str, list[int]]]:
+        return []
+
     def stats(self) -> dict[str, int]:
         return {}
 

@@ -25,6 +25,7 @@ from lb.config.plan.plan import (
 )
 from lb.control.counters import series_of as plan_series
 from lb.control.endpoints.asking import Asked
+from lb.control.endpoints.inference_counts import InferenceCounts
 from lb.control.endpoints.pool_calls import PoolCalls
 from lb.control.endpoints.server_calls import Rules, ServerCalls
 from lb.proxy.proxy import Proxy
@@ -91,8 +92,17 @@ class Consulted:
             self._changed,
             self._withhold,
         )
-        self.calls = PoolCalls(self._endpoints, self.server_calls, timeout=5.0)
+        self.count: Callable[[str], None] = lambda pool: None  # has the data path count inferences
+        self.counted: Callable[[str], list[tuple[str, list[int]]]] = lambda pool: []
+        self.counts = InferenceCounts(self._counts, self._begin)
+        self.calls = PoolCalls(self._endpoints, self.server_calls, self.counts, timeout=5.0)
         self._answering: set[asyncio.Task[None]] = set()
+
+    async def _counts(self, pool: str) -> dict[str, list[tuple[str, list[int]]]]:
+        return {"worker": self.counted(pool)}
+
+    async def _begin(self, pool: str) -> None:
+        self.count(pool)
 
     async def _changed(self, pool: str) -> None:
         self.models_changed.append(pool)
@@ -125,6 +135,7 @@ class Gate:
     def __post_init__(self) -> None:
         self.master = Consulted(self.plan)
         self.proxy.connect(self.master.ask)
+        self.master.counted = self.proxy.model_counts
 
     def total(self, series: int) -> Series:
         return series_of(self.plan, self.segment, series)

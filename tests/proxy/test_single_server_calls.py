@@ -92,23 +92,14 @@ async def test_a_method_that_the_model_server_has_not_is_named(site: Site) -> No
     gate = await gate_to(site, ModelServer())
     missing = "the model server has no method 'RepositoryIndex' of inference.GRPCInferenceService"
     assert await details_of(gate, SERVICE + "RepositoryIndex") == missing
-    assert await details_of(gate, SERVICE + "ModelConfig") == "ModelConfig is not here"  # its own word
+    assert await details_of(gate, SERVICE + "ModelMetadata") == "ModelMetadata is not here"  # its own word
+    assert await details_of(gate, SERVICE + "ModelConfig") == "ModelMetadata is not here"  # nor what would stand in
     foreign = await details_of(gate, "/tensorflow.serving.PredictionService/Predict")
     assert foreign.startswith(
         "the model server has no method 'Predict' of tensorflow.serving.PredictionService; offered is "
         "inference.GRPCInferenceService with ModelInfer, "
     )
     rest = await ask(gate, b"", "/v2/repository/index")
-    assert (rest.status, rest.json["error"]) == (501, missing)
-
-
-async def test_statistics_that_no_model_server_has(site: Site) -> None:
-    server = ModelServer()
-    server.without = frozenset(("ModelStatistics",))
-    gate = await gate_to(site, server)
-    missing = "the model server has no method 'ModelStatistics' of inference.GRPCInferenceService"
-    assert await details_of(gate, SERVICE + "ModelStatistics") == missing
-    rest = await ask(gate, b"", "/v2/models/stats", "GET")
     assert (rest.status, rest.json["error"]) == (501, missing)
 
 

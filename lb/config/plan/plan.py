@@ -164,6 +164,7 @@ class PoolPlan(Struct, frozen=True):
     cost: CostPlan | None = None  # None = a request is a request
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
     keepalive: KeepalivePlan | None = None  # of its connections; None = off
+    count_models: bool = False  # its model servers have no statistics: workers count inferences (oip)
     cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
 
 

@@ -97,7 +97,9 @@ def failed_answer(method: str, answer: Unreached | Answer) -> Answer:
 
 
 def worst(pool: str, errors: Sequence[Answer]) -> Answer:
-    """The one to tell of: a server's word says more than that there is no talking to another."""
+    """The one to tell of: a server's word says more than that there is no talking to another, and an error says more
+    than that a server has no such method."""
     if not errors:
         return Answer(GrpcStatus.UNAVAILABLE, f"no endpoint of pool {pool} is available", b"")
-    return next((error for error in errors if error.status != GrpcStatus.UNAVAILABLE), errors[0])
+    little = (GrpcStatus.UNIMPLEMENTED, GrpcStatus.UNAVAILABLE)
+    return min(errors, key=lambda error: little.index(error.status) + 1 if error.status in little else 0)

@@ -15,6 +15,7 @@ from lb.control.endpoints.asking import Answer, Asked, ask, error_of, worst
 from lb.control.endpoints.asking import GrpcStatus as Status
 
 if TYPE_CHECKING:
+    from lb.control.endpoints.inference_counts import InferenceCounts
     from lb.control.endpoints.server_calls import ServerCalls
     from lb.health.checks.grpc_connection import CallFailed
     from lb.inference.statistics import PoolStatistics
@@ -30,13 +31,18 @@ _AT_ONCE = 64  # different requests that one round asks
 
 class PoolCalls:
     """`endpoints(pool)` gives those of a pool that take requests or finish what they have; () of an unknown pool.
-    `server_calls` takes those that change them. Everything on the loop."""
+    `server_calls` takes those that change them, `counts` has what stands in for statistics. Everything on the loop."""
 
     def __init__(
-        self, endpoints: Callable[[str], Sequence[Asked]], server_calls: ServerCalls, timeout: float = TIMEOUT
+        self,
+        endpoints: Callable[[str], Sequence[Asked]],
+        server_calls: ServerCalls,
+        counts: InferenceCounts,
+        timeout: float = TIMEOUT,
     ) -> None:
         self._endpoints = endpoints
         self._server_calls = server_calls
+        self._counts = counts
         self._timeout = timeout
         self._pools: dict[str, _Statistics] = {}
         self._running: dict[tuple[str, str, bytes], asyncio.Task[Answer]] = {}
@@ -47,7 +53,13 @@ class PoolCalls:
         was under way."""
         try:
             if method == STATISTICS:
-                return await self._pool(pool).answer(request)
+                answer = await self._pool(pool).answer(request)
+                if answer.status != Status.UNIMPLEMENTED:
+                    return answer
+                return await self._counts.answer(pool, request, lambda asked: self._described(pool, asked))
+            if method == "ModelConfig":
+                answer = await self._shared(pool, method, request)
+                return await self._configured(pool, request) if answer.status == Status.UNIMPLEMENTED else answer
             if method in DESCRIPTIONS:
                 return await self._shared(pool, method, request)
             from lb.inference.server_calls import METHODS
@@ -59,6 +71,24 @@ class PoolCalls:
             log.exception("pool %s: %s was not answered", pool, method)
             return Answer(Status.INTERNAL, f"internal error: {error!r}", b"")
 
+    async def _configured(self, pool: str, request: bytes) -> Answer:
+        """A ModelConfig of servers that have none, by the model's metadata."""
+        from google.protobuf.message import DecodeError
+
+        from lb.inference.synthesis import config_of
+
+        answer = await self._described(pool, request)
+        if answer.status:
+            return answer
+        try:
+            return Answer(0, "", config_of(answer.reply))
+        except DecodeError:
+            return Answer(Status.INTERNAL, "the answer is not a ModelMetadataResponse", b"")
+
+    async def _described(self, pool: str, request: bytes) -> Answer:
+        """ModelMetadata by a request of ModelConfig or ModelStatistics, whose fields are the same."""
+        return await self._shared(pool, "ModelMetadata", request)
+
     def ended(self, pool: str, address: str) -> None:
         """The process behind an endpoint has ended: what it counted is kept."""
         if pool in self._pools:
@@ -68,6 +98,7 @@ class PoolCalls:
         """These pools are left; of others everything is forgotten."""
         for name in self._pools.keys() - set(pools):
             del self._pools[name]
+        self._counts.follow(pools)
 
     async def _shared(self, pool: str, method: str, request: bytes) -> Answer:
         """Of equal calls one asks, and the others wait for its answer."""

@@ -27,6 +27,7 @@ log = logging.getLogger("tidegate.master")
 # closed, go on with it until they notice.
 NOTICE = 1.0
 _EXPLAIN = 5.0  # seconds for a worker to explain a choice
+_COUNT = 2.0  # seconds for a worker to tell what it has counted
 _LOOKS = 4  # at a worker's silence, before it is taken for hanging
 _RESOURCE_EXHAUSTED, _UNIMPLEMENTED = 8, 12  # of gRPC
 
@@ -160,6 +161,27 @@ class Fleet:
         if message["error"]:
             raise ConfigError([message["error"]])
         return {"worker": member.index, **message["answer"]}
+
+    async def model_counts(self, pool: str) -> dict[str, list[tuple[str, list[int]]]]:
+        """Inferences of a pool by model, as lb.upstream.model_counts has them, by the worker's process that has counted
+        them. Those that do not answer in time are left out."""
+        found = await asyncio.gather(*(self._counted(m, pool) for m in self.members if m.state == "running"))
+        return {who: counts for who, counts in found if counts is not None}
+
+    async def _counted(self, member: Member, pool: str) -> tuple[str, list[tuple[str, list[int]]] | None]:
+        who = f"worker {member.index}, pid {member.process.pid if member.process else 0}"
+        number = next(self._numbers)
+        answer = member.asked[number] = self._loop.create_future()
+        try:
+            if member.channel is None:
+                return who, None
+            member.channel.send({"type": "count", "number": number, "pool": pool})
+            async with asyncio.timeout(_COUNT):
+                return who, [(model, counts) for model, counts in (await answer)["counts"]]
+        except (TimeoutError, ChannelError):
+            return who, None
+        finally:
+            del member.asked[number]
 
     def reopen_log(self) -> None:
         """Passes the access log's new descriptor to every worker."""
@@ -308,7 +330,7 @@ class Fleet:
                 member.busy, member.stats = message["busy"], message["stats"]
             case "applied":
                 self._applied(member, message["generation"], message["error"])
-            case "explained":
+            case "explained" | "counted":
                 future = member.asked.get(message["number"])
                 if future is not None and not future.done():
                     future.set_result(message)

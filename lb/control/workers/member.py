@@ -45,7 +45,7 @@ class Member(Struct):
     stats: dict[str, int] = field(default_factory=dict)
     last_exit: str = ""
     known: set[int] = field(default_factory=set)  # ids of the sockets it holds
-    asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)  # explanations, by number
+    asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)  # explanations and counts, by number
     answer: asyncio.Future[str] | None = None  # of the publication under way: "" or what went wrong
 
     def settle(self, outcome: str) -> None:

@@ -2,10 +2,11 @@
 `main` is at first, makes it (lb.control.workers.fork_server).
 
 Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and
-`revert` (keep or undo the last plan), `log` (a new access log descriptor), `explain` (answer `explained`) and `stop`
-(drain, then exit 0), `told` (the answer to an `ask`). Frames to the master: `hello`, `applied`, `explained`, `beat`,
-`ask` (a call whose answer is a whole pool's). A plan is taken bit by bit (lb.control.workers.adoption); what comes
-meanwhile waits its turn, but for a `revert` of that plan and a `stop`, which end it, and for a `told`.
+`revert` (keep or undo the last plan), `log` (a new access log descriptor), `explain` (answer `explained`), `count`
+(answer `counted`), `stop` (drain, then exit 0) and `told` (the answer to an `ask`). Frames to the master: `hello`,
+`applied`, `explained`, `counted`, `beat`, `ask` (a call whose answer is a whole pool's). A plan is taken bit by bit
+(lb.control.workers.adoption); what comes meanwhile waits its turn, but for a `revert` of that plan and a `stop`, which
+end it, and for a `told`.
 
 Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here,
 and so are those by which operators talk to the master (lb.control.signals).
@@ -76,6 +77,7 @@ class DataPath(Protocol):
     def drain(self) -> None: ...
     def busy(self) -> int: ...
     def explain(self, asked: Described) -> dict[str, Any]: ...
+    def model_counts(self, pool: str) -> list[tuple[str, list[int]]]: ...
     def stats(self) -> dict[str, int]: ...
     def close(self) -> None: ...
 
@@ -119,6 +121,7 @@ class Worker:
             "revert": self._on_revert,
             "log": self._on_log,
             "explain": self._on_explain,
+            "count": self._on_count,
             "stop": self._on_stop,
             "told": self._on_told,
         }
@@ -270,6 +273,10 @@ class Worker:
             log.exception("a request was not explained")
             answer["error"] = f"internal error: {unexpected!r}"
         self._channel.send(answer)
+
+    def _on_count(self, message: Message, fds: list[int]) -> None:
+        counts = self._data_path.model_counts(message["pool"])
+        self._channel.send({"type": "counted", "number": message["number"], "counts": counts})
 
     def ask(self, pool: str, method: str, request: bytes, told: Told) -> None:
         """See Ask. Without a master the answer is UNAVAILABLE."""

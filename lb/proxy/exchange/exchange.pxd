@@ -6,7 +6,7 @@ request's body is not passed on as it comes. They know the exchange; it knows th
 """
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from lb.shared.buckets cimport tg_verdict
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Field, Scan
@@ -72,6 +72,8 @@ cdef class BodySource:
     cdef uint64_t due(self, Exchange exchange) noexcept
     # The model that the request names, as far as that is known; None: none.
     cdef bytes model(self)
+    # The model that it is an inference of, where the pool counts these, and its rows; None: it is none.
+    cdef bytes counted(self, int64_t *rows)
     # The time has come that the exchange was armed for, and it is X_REQUEST. True: the source goes on.
     cdef bint on_time(self, Exchange exchange) noexcept
     # The exchange's attempt has taken an endpoint, and is about to be launched there.

@@ -139,6 +139,9 @@ cdef class BodySource:
     cdef bytes model(self):
         return None
 
+    cdef bytes counted(self, int64_t *rows):
+        return None
+
     cdef bint on_time(self, Exchange exchange) noexcept:
         return False
 
@@ -878,6 +881,8 @@ cdef class Exchange(Waiter):
         elif self.affinity.key and self.pool.sessions is not None:
             self.pool.sessions.touch(self.affinity.key, self.client.poller.now)
         count_exchange(self, duration)
+        if self.pool is not None and self.pool.counts is not None and self.source is not None:
+            count_model(self, duration)
         if self.recorded():
             log_exchange(self, duration)
         if self.explained:
@@ -1048,6 +1053,28 @@ cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
         tg_add(&words[ROUTE_CACHE_COLLAPSED], 1)
     elif exchange.cache == CACHE_BYPASS:
         tg_add(&words[ROUTE_CACHE_BYPASS], 1)
+
+
+cdef void count_model(Exchange exchange, uint64_t duration) noexcept:
+    """For a pool whose servers count nothing themselves (lb.upstream.model_counts)."""
+    cdef int64_t rows = 1
+    cdef uint64_t waited = duration
+    cdef Attempt attempt = exchange.attempt
+    cached = ""
+    if exchange.status == CLIENT_GONE:
+        return
+    if exchange.cache == CACHE_HIT or exchange.cache == CACHE_COLLAPSED:
+        cached = "hit"
+    elif exchange.cache == CACHE_MISS:
+        cached = "miss"
+    if attempt is not None and attempt.picked_at:
+        waited = min(duration, attempt.picked_at - min(attempt.picked_at, exchange.started))
+    try:
+        model = exchange.source.counted(&rows)
+        if model is not None:
+            exchange.pool.counts.add(model, bool(exchange.succeeded()), duration, waited, rows, cached)
+    except Exception:
+        log.exception("an inference was not counted")
 
 
 cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:

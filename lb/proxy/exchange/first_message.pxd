@@ -5,7 +5,7 @@ one endpoint, its batch, which tells what it costs, and its deadline, by which i
 before that is known.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from lb.http.head cimport Scan
 from lb.proxy.exchange.exchange cimport BodySource, Exchange
 from lb.proxy.exchange.stream_sequences cimport StreamSequences
@@ -20,6 +20,8 @@ cdef class FirstMessage(BodySource):
     cdef bint timing                  # for when its answer has to be there, as the pool's queue goes by that
     cdef bint inference
     cdef bint seen                    # a piece of it has come
+    cdef bint counting                # its model is counted (Pool.counts)
+    cdef int64_t rows                 # of that
     cdef bint learning                # its model's cost is learned by it
     cdef size_t enough                # bytes of the message to look again
     cdef double units                 # of its cost; 0 = not known

@@ -1,6 +1,6 @@
 """The first message of a gRPC call as a body source: see first_message.pxd."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 from lb.net.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
 from lb.shared.hashing cimport hash64
@@ -46,9 +46,13 @@ cdef class FirstMessage(BodySource):
             self.read(exchange, <Http2Call>attempt)
 
     cdef void passed(self, Exchange exchange, const char *data, size_t size) noexcept:
+        cdef tg_batch found
         if not self.seen and size:
             self.seen = True
-            if self.inference and exchange.recorded():
+            if self.counting:
+                first_batch(data, size, &found)
+                self.rows = found.size
+            if self.counting or self.inference and exchange.recorded():
                 self.log_model = model_of(data, size)
         if self.messages is not None and exchange.attempt.state != A_OVER:
             self.messages.take(exchange, data, size)
@@ -77,6 +81,10 @@ cdef class FirstMessage(BodySource):
 
     cdef bytes model(self):
         return self.log_model
+
+    cdef bytes counted(self, int64_t *rows):
+        rows[0] = max(self.rows, 1)
+        return self.log_model if self.counting else None
 
     cdef bint awaits_weight(self, Exchange exchange, Scan *scan) noexcept:
         """Whether what it costs is in its first message; finds it out where it is not."""
@@ -201,11 +209,12 @@ cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept
     cdef bint timing = (inference and pool.queue is not None and scan.target_length == INFER_PATH_LENGTH
                         and infers(scan.target, scan.target_length))
     if (pool.models is None and pool.key_kind != KEY_MODEL and pool.sequences is None and pool.costs is None
-            and not timing and not (inference and exchange.recorded())):
+            and pool.counts is None and not timing and not (inference and exchange.recorded())):
         return False
     source = FirstMessage.__new__(FirstMessage)
     exchange.source = source
     source.inference = inference
+    source.counting = pool.counts is not None and infers(scan.target, scan.target_length)
     source.naming = awaits_model(exchange, scan, &source.any_endpoint)
     source.looking = (pool.sequences is not None and pool.endpoints.size and not scan.complete
                       and infers(scan.target, scan.target_length))

@@ -209,6 +209,11 @@ cdef class InferenceBody(BodySource):
     cdef bytes model(self):
         return self.name
 
+    cdef bytes counted(self, int64_t *rows):
+        if self.request is not None:
+            rows[0] = self.request.batch
+        return self.name
+
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
         self.question = None
         exchange.grpc_status = <short>status
