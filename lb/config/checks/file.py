@@ -207,8 +207,8 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
             yield f"{path}.{key}", f"only for pools of protocol oip, and {names} is not one"
     if "oip" in protocols:
         yield from _inference(path, route)
-    elif route.server_calls and protocols:
-        yield f"{path}.server_calls", "only for pools of protocol oip"
+    elif protocols:
+        yield from only_for(route, path, ("server_calls", "stream_messages"), "only for pools of protocol oip")
     if route.mirror is not None and route.mirror.pool in config.pools and protocols:
         if protocols != {config.pools[route.mirror.pool].protocol}:
             yield (

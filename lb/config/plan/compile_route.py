@@ -77,6 +77,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         rate_limit=rate_plan(route.rate_limit),
         priority=PRIORITIES.index(route.priority),
         cors=cors_plan(route.cors),
+        bare_streams=route.stream_messages == "mlserver",
         server_calls=sum(1 << SERVER_CALLS.index(name) for name in set(route.server_calls)),
     )
 

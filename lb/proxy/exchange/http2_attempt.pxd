@@ -2,6 +2,8 @@
 
 cimport cython
 from lb.http.head cimport Field, Scan
+from lb.inference.stream_messages cimport StreamMessages
+from lb.net.stream cimport iovec
 from lb.proxy.exchange.exchange cimport Exchange, flag
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.upstream.connections.http2_call cimport Http2Call
@@ -10,6 +12,7 @@ from lb.upstream.connections.http2_call cimport Http2Call
 @cython.final
 cdef class Http2Attempt(Http2Call):
     cdef WebCodec web                 # of a client that speaks gRPC-Web, else None
+    cdef StreamMessages messages      # of an answer to ModelStreamInfer, which may need another form; else None
     cdef char timeout[12]             # the value of grpc-timeout
     cdef flag head_seen
     cdef flag sized                   # the answer's head has said how long it is
@@ -24,6 +27,8 @@ cdef class Http2Attempt(Http2Call):
     cdef void send_body(self, Exchange exchange, const char *data, size_t size) noexcept
     # Looks for the timeout in what has come of the message, all of it if `whole`.
     cdef void find_timeout(self, Exchange exchange, bint whole) noexcept
+    # A piece of the answer in the form that the client reads, in `part` then. False: the answer is over.
+    cdef bint translate(self, Exchange exchange, iovec *part) noexcept
     cdef void answer_head(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef void answer_trailers(self, Exchange exchange, Scan *scan) noexcept
     cdef void find_grpc_status(self, Exchange exchange, const Field *fields, int count) noexcept

@@ -14,8 +14,8 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from lb.failure cimport (
-    CLIENT_GONE, FAIL_CONNECT, FAIL_GRPC_UNAVAILABLE, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET,
-    FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
+    CLIENT_GONE, FAIL_CONNECT, FAIL_GRPC_UNAVAILABLE, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED,
+    FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
     failure_of, grpc_code, is_good, is_retryable, verdict_of_grpc,
 )
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
@@ -35,6 +35,9 @@ from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.net.stream cimport iovec
 from lb.inference.first_timeout cimport TIMEOUT_MORE
 from lb.inference.sequence cimport LOOK_MOST, infers, next_look
+from lb.inference.stream_messages cimport (
+    MESSAGES_ERROR, MESSAGES_NO_MEMORY, MESSAGES_SAME, new_stream_messages,
+)
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.client_certificate cimport append_client_certificate
 from lb.proxy.routing.cors cimport drop_cors
@@ -46,6 +49,7 @@ from lb.proxy.exchange.first_message cimport awaits_message, look_for_timeout, m
 from lb.proxy.routing.headers.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.mirror.stream cimport mirror_stream
+from lb.proxy.exchange.stream_sequences cimport streams_inferences
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_message
 from lb.upstream.attempt cimport A_ANSWERING, A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
 from lb.http.grpc.text cimport (
@@ -81,6 +85,8 @@ cdef class Http2Attempt(Http2Call):
                 exchange.idempotent = True
                 self.unary_inference = True
                 self.timing = True
+            elif streams_inferences(scan.target, scan.target_length):
+                self.messages = new_stream_messages(exchange.route.bare_streams)
             elif not infers(scan.target, scan.target_length):
                 refused = management.refused_call(scan.target[:scan.target_length])
                 if refused is not None:
@@ -203,6 +209,8 @@ cdef class Http2Attempt(Http2Call):
         attempt.web = self.web
         attempt.chunks_trailers = self.chunks_trailers
         attempt.inference = self.inference
+        if self.messages is not None:
+            attempt.messages = new_stream_messages(self.messages.bare)
         attempt.unary_inference = self.unary_inference
         return attempt
 
@@ -223,6 +231,8 @@ cdef class Http2Attempt(Http2Call):
         h2_rewind(&self.stream)
         self.head_seen = False
         self.held = 0
+        if self.messages is not None:
+            self.messages.begin()
         return 0
 
     cdef bint replayable(self) noexcept:
@@ -260,6 +270,8 @@ cdef class Http2Attempt(Http2Call):
             return FAIL_PROTOCOL
         part.iov_base = <void *>data
         part.iov_len = size
+        if self.messages is not None and not self.translate(exchange, &part):
+            return 0
         if self.web is not None and self.web.text:
             if not self.web.encode(exchange, &part):
                 return 0
@@ -271,6 +283,24 @@ cdef class Http2Attempt(Http2Call):
             held[0] = size                    # what the endpoint sent, whatever became of it
             self.held += size
         return 0
+
+    cdef bint translate(self, Exchange exchange, iovec *part) noexcept:
+        cdef int found = self.messages.take(<const char *>part.iov_base, part.iov_len)
+        if found == MESSAGES_SAME:
+            return True
+        if found == MESSAGES_NO_MEMORY:
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
+            return False
+        part.iov_base = tg_buffer_head(&self.messages.out)
+        part.iov_len = tg_buffer_size(&self.messages.out)
+        if found == MESSAGES_ERROR:
+            if part.iov_len:
+                exchange.bytes_out += part.iov_len
+                exchange.client.respond_body(part, 1)
+            if exchange.state != X_DONE:
+                end_in_trailers(self, exchange, FAIL_MODEL_ERROR, self.messages.error.decode("utf-8", "replace"))
+            return False
+        return part.iov_len != 0
 
     cdef void judge(self) noexcept:
         if not self.head_seen:
@@ -364,6 +394,9 @@ cdef class Http2Attempt(Http2Call):
             learn_session(exchange, scan.status if is_well(exchange, scan, last) else 500, scan.fields,
                           scan.field_count)
         mark_hop_by_hop(scan)
+        if self.messages is not None and scan.first[H_CONTENT_LENGTH] >= 0 and not last:
+            scan.fields[scan.first[H_CONTENT_LENGTH]].hop = True      # of the form that the endpoint gives
+            scan.has_length = False
         if self.chunks_trailers and not last and scan.first[H_TRAILER] >= 0 and scan.first[H_CONTENT_LENGTH] >= 0:
             scan.fields[scan.first[H_CONTENT_LENGTH]].hop = True
             scan.has_length = False

@@ -58,6 +58,7 @@ cdef class Route:
     cdef readonly RetryPolicy retry
     cdef readonly HedgePolicy hedge
     cdef readonly bint idempotent     # whatever the method
+    cdef readonly bint bare_streams   # streams of inferences are answered as by MLServer
     cdef readonly int server_calls    # that clients may make: a set of lb.inference.server_calls.Kind
     cdef readonly Cors cors           # None = nothing is said of other origins
     cdef readonly bytes new_host

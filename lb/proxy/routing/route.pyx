@@ -112,6 +112,7 @@ cdef class Route:
             self.cors = Cors(plan.cors)
         self.idempotent = plan.idempotent
         self.server_calls = plan.server_calls
+        self.bare_streams = plan.bare_streams
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
                          or plan.hedge)
         self.timed = plan.response_timeout_ns >= 0 or self.retry is not None
@@ -152,6 +153,7 @@ cdef class Route:
         made.cors = self.cors
         made.idempotent = self.idempotent
         made.server_calls = self.server_calls
+        made.bare_streams = self.bare_streams
         made.acts = self.acts
         made.timed = self.timed
         return made

@@ -287,6 +287,9 @@ class RouteConfig(Model):
     requests decides what the servers run, write and read, so give them a route, or a listener, of their own:
     [Change model servers](howto/change-model-servers.md). Default: nothing; such requests are answered with 404, over
     gRPC with `UNIMPLEMENTED`."""
+    stream_messages: Literal["triton", "mlserver"] = "triton"
+    """What clients of gRPC's `ModelStreamInfer` read, whatever the model servers of an `oip` pool send: Triton's
+    `ModelStreamInferResponse`, or `ModelInferResponse`, as MLServer's own clients do."""
     expose_endpoint: Boolean = False
     """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
     balancing at work, and tells clients about the inside of the site: off by default."""
