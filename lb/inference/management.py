@@ -7,7 +7,7 @@ Inference itself does not come here (request.pyx, response.pyx).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -24,14 +24,22 @@ from lb.wire import grpc_service_pb2 as wire
 SERVICE = b"/inference.GRPCInferenceService/"
 # Whose answer of a single endpoint would say nothing of the pool, or that the master makes where model servers have
 # none (lb.control.endpoints.pool_calls).
-WHOLE_POOL = (b"ModelStatistics", b"ModelConfig")
+WHOLE_POOL = (b"ModelStatistics", b"ModelConfig", b"ServerMetadata")
 JSON = "application/json"
 _UNIMPLEMENTED = 12  # of gRPC
 
-# What an endpoint offers over gRPC and these routes offer too; anything else it names would not work through here.
+# What every endpoint of a pool offers and works through here, too; anything else they name would not.
 _PASSED_EXTENSIONS = frozenset(
     {"classification", "model_configuration", "parameters", "schedule_policy", "sequence", "statistics"}
 )
+_ALLOWED_EXTENSIONS = {
+    "model_repository": server_calls.Kind.MODELS,
+    "model_repository(unload_dependents)": server_calls.Kind.MODELS,
+    "trace": server_calls.Kind.SETTINGS,
+    "logging": server_calls.Kind.SETTINGS,
+    "system_shared_memory": server_calls.Kind.SHARED_MEMORY,
+    "cuda_shared_memory": server_calls.Kind.SHARED_MEMORY,
+}
 _OWN_EXTENSIONS = ("binary_tensor_data",)
 
 
@@ -78,9 +86,31 @@ def _negative(status: int, message: str) -> Reply:
     return Reply(status, orjson.dumps({"error": message}))
 
 
-def route(method: str, path: str, body: bytes, allowed: int = 0) -> Call | Reply:
+def announced(extensions: Iterable[str], allowed: int, sequences: bool) -> list[str]:
+    """Those of a pool's extensions that a client has, and the load balancer's own; `allowed` and `sequences` as in
+    `route`."""
+    found = [
+        each
+        for each in extensions
+        if (each in _PASSED_EXTENSIONS or _ALLOWED_EXTENSIONS.get(each, 0) & allowed)
+        and (sequences or each != "sequence")
+    ]
+    return [*_OWN_EXTENSIONS, *found]
+
+
+def announce(reply: bytes, allowed: int, sequences: bool) -> bytes:
+    """A ServerMetadataResponse of a pool, as a client gets it. Raises DecodeError."""
+    answer: Any = wire.ServerMetadataResponse.FromString(reply)
+    found = announced(answer.extensions, allowed, sequences)
+    del answer.extensions[:]
+    answer.extensions.extend(found)
+    return bytes(answer.SerializeToString())
+
+
+def route(method: str, path: str, body: bytes, allowed: int = 0, sequences: bool = True) -> Call | Reply:
     """The call, or at once the answer, for an HTTP request; `path` is percent-encoded, a query is ignored. `allowed`
-    has the kinds of server calls (lb.inference.server_calls.Kind) that its route lets clients make.
+    has the kinds of server calls (lb.inference.server_calls.Kind) that its route lets clients make; `sequences`: those
+    of stateful models are kept together.
 
     404 for an unknown path, which names the extension where it is one of Triton's; 405 for a wrong verb. POST to an
     inference path is a mistake of the caller: ValueError.
@@ -88,6 +118,8 @@ def route(method: str, path: str, body: bytes, allowed: int = 0) -> Call | Reply
     path = path.partition("?")[0]
     if path == "/v2/models/stats":  # before the model routes: "stats" is not a model here
         return _only("GET", method) or _statistics("", "")
+    if path in ("/v2", "/v2/"):
+        return _only("GET", method) or _server_metadata(allowed, sequences)
     for pattern, verb, make in _ROUTES:
         match = pattern.fullmatch(path)
         if match is None:
@@ -174,9 +206,9 @@ def _server_ready(_: dict[str, str], __: bytes) -> Call:
     return _call(b"ServerReady", wire.ServerReadyRequest(), wire.ServerReadyResponse, show)
 
 
-def _server_metadata(_: dict[str, str], __: bytes) -> Call:
+def _server_metadata(allowed: int, sequences: bool) -> Call:
     def show(answer: Any) -> Reply:
-        extensions = [*_OWN_EXTENSIONS, *(e for e in answer.extensions if e in _PASSED_EXTENSIONS)]
+        extensions = announced(answer.extensions, allowed, sequences)
         return _json({"name": answer.name, "version": answer.version, "extensions": extensions})
 
     return _call(b"ServerMetadata", wire.ServerMetadataRequest(), wire.ServerMetadataResponse, show)
@@ -259,7 +291,6 @@ def _infer(_: dict[str, str], __: bytes) -> Call:
 
 
 _ROUTES: tuple[tuple[re.Pattern[str], str, Callable[[dict[str, str], bytes], Call | Reply]], ...] = (
-    (re.compile("/v2/?"), "GET", _server_metadata),
     (re.compile(_SERVER_LIVE), "GET", _server_live),
     (re.compile(_SERVER_READY), "GET", _server_ready),
     (_READY_PATH, "GET", _model_ready),

@@ -16,8 +16,24 @@ from lb.wire import model_config_pb2 as config
 ANY_BATCH = 1024
 MARK = "synthesised"  # the parameter by which a configuration says so
 MARK_TEXT = "by tidegate, from the model's metadata: its server has no ModelConfig"
-# Extensions that a pool has by this.
-EXTENSIONS = ("model_configuration", "statistics")
+
+
+def common_metadata(answers: Sequence[bytes]) -> bytes:
+    """The ServerMetadataResponse of a pool by those of its servers, one at least: name and version of the first, the
+    extensions that all have, in its order, and those that are made up for: a configuration where a server has none,
+    statistics where none has them. Raises DecodeError."""
+    said: list[Any] = [wire.ServerMetadataResponse.FromString(answer) for answer in answers]
+    sets = [set(one.extensions) for one in said]
+    common = [each for each in said[0].extensions if all(each in found for found in sets)]
+    made = ["model_configuration"]
+    if not any("statistics" in found for found in sets):
+        made.append("statistics")
+    extensions = [*common, *(each for each in made if each not in common)]
+    return bytes(
+        wire.ServerMetadataResponse(
+            name=said[0].name, version=said[0].version, extensions=extensions
+        ).SerializeToString()
+    )
 
 
 def config_of(metadata: bytes) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lb.inference.synthesis import ANY_BATCH, MARK, config_of, statistics_of, version_of
+from lb.inference.synthesis import ANY_BATCH, MARK, common_metadata, config_of, statistics_of, version_of
 from lb.upstream.model_counts import FIELDS, MOST_MODELS, ModelCounts
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire import model_config_pb2 as config
@@ -98,3 +98,22 @@ def test_names_that_clients_make_up_take_no_room() -> None:
     for i in range(2 * MOST_MODELS):
         counts.add(b"m-%d" % i, True, 1, 1, 1, "")
     assert len(counts.rows()) == MOST_MODELS
+
+
+@pytest.mark.parametrize(
+    ("servers", "found"),
+    [
+        ([[]], ["model_configuration", "statistics"]),
+        ([[], []], ["model_configuration", "statistics"]),
+        ([["sequence", "statistics"], ["statistics", "trace"]], ["statistics", "model_configuration"]),
+        ([["statistics"], []], ["model_configuration"]),  # the sum would have only a part
+        ([["a", "model_configuration", "b"], ["b", "a"]], ["a", "b", "model_configuration", "statistics"]),
+    ],
+)
+def test_extensions_that_servers_have_in_common(servers: list[list[str]], found: list[str]) -> None:
+    answers = [
+        wire.ServerMetadataResponse(name=f"s{i}", version="1", extensions=each).SerializeToString()
+        for i, each in enumerate(servers)
+    ]
+    made = wire.ServerMetadataResponse.FromString(common_metadata(answers))
+    assert (made.name, list(made.extensions)) == ("s0", found)

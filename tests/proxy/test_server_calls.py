@@ -475,6 +475,25 @@ async def test_files_of_a_load_and_their_bound(site: Site) -> None:
     assert (await post(gate, "/v2/repository/models/m/load", body)).status == 413
 
 
+async def test_a_server_that_has_the_name_in_another_field(site: Site) -> None:
+    """KServe's: model_name = 1."""
+    gate, (server,) = await servers_at(site, 1)
+    triton = server._RepositoryModelLoad
+
+    async def load(sent: Any, context: Any) -> Any:
+        if not sent.repository_name:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "Model with name  does not exist.")
+        return await triton(sent, context)
+
+    server._RepositoryModelLoad = load  # type: ignore[method-assign]
+    assert (await post(gate, "/v2/repository/models/m/load")).status == 200
+    assert server.models == {"m"}
+    server.failing["RepositoryModelLoad"] = "failed to load 'm'"
+    server.told.clear()
+    assert error_of(await post(gate, "/v2/repository/models/m/load")) == "failed to load 'm'"
+    assert len(server.told) == 1
+
+
 async def test_a_pool_without_endpoints_that_are_up(site: Site) -> None:
     gate, _ = await servers_at(site, 1)
     gate.master.down.add(gate.plan.pools[0].endpoints[0].address)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidegate.master")
 
-STATISTICS = "ModelStatistics"
+STATISTICS, METADATA = "ModelStatistics", "ServerMetadata"
 DESCRIPTIONS = ("ModelMetadata", "ModelConfig")
 TIMEOUT = 2.0  # seconds for one endpoint to answer
 MOST_WAITING = 1024  # different requests of a pool; more are refused
@@ -49,8 +49,8 @@ class PoolCalls:
 
     async def answer(self, pool: str, method: str, request: bytes) -> Answer:
         """The pool's answer to `request`, the message of `method`: of ModelStatistics the sum over its endpoints, of
-        ModelMetadata and ModelConfig that of any endpoint. What it says is no older than the call, or than one that
-        was under way."""
+        ModelMetadata and ModelConfig that of any endpoint, of ServerMetadata what all have in common. What it says is
+        no older than the call, or than one that was under way."""
         try:
             if method == STATISTICS:
                 answer = await self._pool(pool).answer(request)
@@ -62,6 +62,8 @@ class PoolCalls:
                 return await self._configured(pool, request) if answer.status == Status.UNIMPLEMENTED else answer
             if method in DESCRIPTIONS:
                 return await self._shared(pool, method, request)
+            if method == METADATA:
+                return await self._shared(pool, method, b"")
             from lb.inference.server_calls import METHODS
 
             if method in METHODS:
@@ -107,7 +109,8 @@ class PoolCalls:
         if running is None:
             if len(self._running) >= MOST_WAITING:
                 return Answer(Status.RESOURCE_EXHAUSTED, f"pool {pool}: too many calls of {method}", b"")
-            running = self._running[key] = asyncio.create_task(self._any(pool, method, request))
+            asking = self._common(pool) if method == METADATA else self._any(pool, method, request)
+            running = self._running[key] = asyncio.create_task(asking)
             running.add_done_callback(lambda _: self._running.pop(key, None))
         return await asyncio.shield(running)
 
@@ -120,6 +123,23 @@ class PoolCalls:
                 return Answer(0, "", answer)
             errors.append(error_of(method, answer))
         return worst(pool, errors)
+
+    async def _common(self, pool: str) -> Answer:
+        """The ServerMetadata of a pool: the first endpoint's name and version, and the extensions that all of those
+        which answer have, or that are made up for."""
+        from google.protobuf.message import DecodeError
+
+        from lb.inference.synthesis import common_metadata
+
+        endpoints = self._endpoints(pool)
+        found = await asyncio.gather(*(ask(endpoint, METADATA, [b""], self._timeout) for endpoint in endpoints))
+        said = [answer for (answer,) in found if isinstance(answer, bytes)]
+        if not said:
+            return worst(pool, [error_of(METADATA, answer) for (answer,) in found if not isinstance(answer, bytes)])
+        try:
+            return Answer(0, "", common_metadata(said))
+        except DecodeError:
+            return Answer(Status.INTERNAL, "an endpoint's answer is not a ServerMetadataResponse", b"")
 
     def _pool(self, name: str) -> _Statistics:
         if name not in self._pools:

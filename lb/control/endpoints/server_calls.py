@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -155,13 +156,12 @@ class ServerCalls:
             text = f"pool {state.name}: the server calls that have to be remembered are too many, or too large"
             return Answer(Status.RESOURCE_EXHAUSTED, text, b"")
         rules = self._rules(state.name)
-        request = call.message.SerializeToString()
         seconds = rules.timeout if call.of_model else SETTING_TIMEOUT
         told: dict[str, bytes | Unreached | Answer] = {}
         kept: Kept | None = None
         # Who comes up meanwhile, without having been held as nothing was kept yet, is told as well.
         while new := [e for e in self._endpoints(state.name) if e.address not in told]:
-            found = await asyncio.gather(*(tell(endpoint, call.method, request, seconds) for endpoint in new))
+            found = await asyncio.gather(*(_tell(endpoint, call, seconds) for endpoint in new))
             told.update((endpoint.address, answer) for endpoint, answer in zip(new, found, strict=True))
             if kept is None and any(isinstance(answer, bytes) for answer in found):
                 kept = state.kept.take(call)
@@ -341,15 +341,14 @@ class ServerCalls:
 
     async def _repeat(self, endpoint: Asked, call: Call, known: bool, seconds: float) -> bytes | Unreached | Answer:
         """Only what has to be repeated: a model that is there as it was told is not loaded anew."""
-        request = call.message.SerializeToString()
         if call.of_model:
             ready = await _model_ready(endpoint, call.message.model_name)
             if isinstance(ready, Unreached):
                 return ready
             if ready == bool(call.model) and (not ready or (known and call.plain)):
                 return b""
-            return await tell(endpoint, call.method, request, seconds)
-        answer = await tell(endpoint, call.method, request, SETTING_TIMEOUT)
+            return await _tell(endpoint, call, seconds)
+        answer = await _tell(endpoint, call, SETTING_TIMEOUT)
         if not isinstance(answer, Answer) or answer.status != Status.ALREADY_EXISTS:
             return answer
         if known:
@@ -360,7 +359,7 @@ class ServerCalls:
         forget = call.method.replace("Register", "Unregister")
         name = getattr(wire, f"{forget}Request")(name=call.message.name).SerializeToString()
         await tell(endpoint, forget, name, SETTING_TIMEOUT)
-        return await tell(endpoint, call.method, request, SETTING_TIMEOUT)
+        return await _tell(endpoint, call, SETTING_TIMEOUT)
 
     def _tell_withheld(self, state: _Pool) -> None:
         found = {}
@@ -370,6 +369,20 @@ class ServerCalls:
             if models:
                 found[address] = models
         self._withhold(state.name, found)
+
+
+async def _tell(endpoint: Asked, call: Call, seconds: float) -> bytes | Unreached | Answer:
+    """KServe's requests to load and unload have the model's name in field 1, where Triton's have the repository's: to
+    an error about a model without a name, the request has it in both."""
+    answer = await tell(endpoint, call.method, call.message.SerializeToString(), seconds)
+    if not isinstance(answer, Answer) or not call.of_model:
+        return answer
+    name = call.message.model_name
+    if call.message.repository_name or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", answer.message):
+        return answer
+    both = type(call.message)(repository_name=name, model_name=name, parameters=call.message.parameters)
+    again = await tell(endpoint, call.method, both.SerializeToString(), seconds)
+    return again if isinstance(again, bytes) else answer
 
 
 async def _model_ready(endpoint: Asked, name: str) -> bool | Unreached:

@@ -596,7 +596,7 @@ cdef void run_management(InferenceBody body, Exchange exchange) noexcept:
     cdef size_t size = tg_buffer_size(&body.body)
     cdef bytes posted = tg_buffer_head(&body.body)[:size] if size else b""
     made = management.route(body.verb.decode(), (<bytes>body.path).decode("latin-1"), posted,
-                            exchange.route.server_calls)
+                            exchange.route.server_calls, exchange.pool.sequences is not None)
     if isinstance(made, management.Reply):
         answer_management(exchange, made)
         return

@@ -23,6 +23,7 @@ cdef enum:
     SERVICE_LENGTH = 32
     INFER_LENGTH = 42                 # of the paths of ModelInfer and ModelStreamInfer, which no other one has
     STREAM_LENGTH = 48
+    GRPC_INTERNAL = 13
 
 cdef const char *SERVICE = b"/inference.GRPCInferenceService/"
 cdef size_t LARGEST_LOAD = server_calls.LARGEST_LOAD
@@ -104,8 +105,15 @@ cdef class PoolCall(BodySource):
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
         cdef Scan scan
         cdef tg_buffer frame, code, extra
-        cdef bytes text = grpc_message(message)
-        cdef bint ok = status == 0
+        cdef bytes text
+        cdef bint ok
+        if status == 0 and self.method == "ServerMetadata":
+            try:
+                reply = management.announce(reply, exchange.route.server_calls, exchange.pool.sequences is not None)
+            except Exception:
+                status, message = GRPC_INTERNAL, "an endpoint's answer is not a ServerMetadataResponse"
+        text = grpc_message(message)
+        ok = status == 0
         exchange.grpc_status = <short>status
         exchange.status = 200
         exchange.first_byte_at = exchange.client.poller.now
