@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-import backend_process
 import numpy as np
 import pytest
 import tritonclient.grpc as by_grpc
@@ -180,14 +178,13 @@ sys.exit(main())
 """
 
 
-def test_an_answer_that_cannot_be_made_ends_its_call_alone(repository: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_cannot_be_made_ends_its_call_alone(repository: Any) -> None:
     """A stream has other inferences behind it; all of them go with it, once."""
-    made = backend_process.command
-    monkeypatch.setattr(
-        backend_process, "command", lambda models, *options: [sys.executable, "-c", BROKEN, *made(models, *options)[3:]]
-    )
     done: queue.Queue[Any] = queue.Queue()
-    with Backend(repository) as backend, by_grpc.InferenceServerClient(backend.wait_ready().targets[0]) as client:
+    with (
+        Backend(repository, program=("-c", BROKEN)) as backend,
+        by_grpc.InferenceServerClient(backend.wait_ready().targets[0]) as client,
+    ):
         for _ in range(5):
             client.start_stream(lambda result, error: done.put((result, error)))
             for _ in range(8):
