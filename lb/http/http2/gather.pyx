@@ -1,7 +1,9 @@
 """What a session writes at once: see http2_gather.pxd."""
 
 from libc.string cimport memcpy
-from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_head
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_head, tg_buffer_size,
+)
 from lb.http.http2.streams cimport h2_stream, h2_waiting
 from lb.net.iovec cimport iovec
 
@@ -60,9 +62,16 @@ cdef int gather_body(h2_gather *gather, h2_stream *stream, size_t size) noexcept
     cdef size_t n
     if stream.streaming:
         # They stay where they are until something is added to the queue.
-        if size and piece(gather, tg_buffer_head(&stream.queue) + stream.kept, size) < 0:
+        n = min(size, tg_buffer_size(&stream.queue) - stream.kept)
+        if n and piece(gather, tg_buffer_head(&stream.queue) + stream.kept, n) < 0:
             return -1
-        advance_queue(stream, size)
+        if size > n:
+            if piece(gather, stream.lent, size - n) < 0:
+                return -1
+            stream.lent += size - n
+            stream.lent_size -= size - n
+            stream.handed += size - n
+        advance_queue(stream, n)
         return 0
     stream.left -= size
     stream.sent = stream.left == 0

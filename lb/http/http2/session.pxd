@@ -92,6 +92,7 @@ cdef class Http2Session:
     cdef int64_t window               # bytes of bodies the peer takes on all streams together
     cdef int32_t peer_window          # on a new stream
     cdef uint64_t data_frames         # that we have sent
+    cdef list spent                   # lenders of what the last `collect` gathered; None: there were never any
 
     # Local transport (docs/adr/local-transport.md): large messages lie in the sender's arena.
     cdef uint32_t peer_local          # the version that the peer's SETTINGS have told; 0 = none
@@ -118,6 +119,9 @@ cdef class Http2Session:
     cdef int inform(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept
     # More of a streamed body, which is copied. 0 or -1 (no memory).
     cdef int write(self, h2_stream *stream, const void *data, size_t size) noexcept
+    # The same of bytes that are sent from where they lie, and `lender` is held until then. 0, or -1: such bytes wait
+    # already.
+    cdef int lend(self, h2_stream *stream, const char *data, size_t size, object lender) noexcept
     # A streamed body is complete.
     cdef void finish(self, h2_stream *stream) noexcept
     # Ends a stream with RST_STREAM `code`; no more events come for it, and its parts are not touched any more.
@@ -230,6 +234,7 @@ cdef class Http2Session:
     cdef int send_body(self, h2_entry *entry) noexcept
     cdef bint begin_message(self, h2_entry *entry) noexcept
     cdef int send_message(self, h2_entry *entry) noexcept
+    cdef int keep_lent(self, h2_stream *stream) noexcept
     cdef int end_sending(self, h2_entry *entry, bint trailers) noexcept
     cdef int end_body(self, int32_t id, const tg_buffer *trailers) noexcept
     cdef int put_queue(self) noexcept

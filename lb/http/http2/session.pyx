@@ -8,6 +8,8 @@
     collect      queued frames, then the bodies of streams in turn, within the windows that the peer gives
 """
 
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -875,9 +877,23 @@ cdef class Http2Session:
             data = <const char *>data + n
             size -= n
             self.wake(stream.entry)
+        if stream.lent_size and tg_buffer_append(&stream.queue, stream.lent, stream.lent_size) < 0:
+            return -1
+        stream.lent_size = 0                      # it comes first
         if tg_buffer_append(&stream.queue, data, size) < 0:
             return -1
         if size and stream.entry != NULL:
+            self.wake(stream.entry)
+        return 0
+
+    cdef int lend(self, h2_stream *stream, const char *data, size_t size, object lender) noexcept:
+        if stream.lender != NULL:
+            return -1
+        Py_INCREF(lender)
+        stream.lender = <PyObject *>lender
+        stream.lent = data
+        stream.lent_size = size
+        if stream.entry != NULL:
             self.wake(stream.entry)
         return 0
 
@@ -996,6 +1012,8 @@ cdef class Http2Session:
         cdef tg_link held
         cdef h2_entry *entry
         cdef int rc
+        if self.spent is not None and self.spent:
+            self.spent.clear()                    # what was gathered is written, or was copied
         gather_begin(&self.gathered, head)
         rc = self.put_queue()
         link_init(&held)
@@ -1037,6 +1055,8 @@ cdef class Http2Session:
             if gather_copy(&self.gathered, <const char *>header, FRAME_HEADER) < 0 or (
                     gather_body(&self.gathered, stream, n) < 0):
                 return -1
+            if stream.lender != NULL and stream.lent_size == 0 and self.keep_lent(stream) < 0:
+                return -1
             entry.window -= n
             self.window -= n
             self.data_frames += 1
@@ -1048,6 +1068,18 @@ cdef class Http2Session:
             stream.wants_room = False
             self.on_room(stream)
         return GONE_ON
+
+    cdef int keep_lent(self, h2_stream *stream) noexcept:
+        """What was lent is gathered to the end: it is given back when that is written."""
+        try:
+            if self.spent is None:
+                self.spent = []
+            self.spent.append(<object>stream.lender)
+        except MemoryError:
+            return -1
+        Py_DECREF(<object>stream.lender)
+        stream.lender = NULL
+        return 0
 
     cdef int end_sending(self, h2_entry *entry, bint trailers) noexcept:
         cdef h2_stream *stream = <h2_stream *>entry.stream

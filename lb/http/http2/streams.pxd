@@ -1,5 +1,6 @@
 """The streams of one HTTP/2 connection: what their owners and the session keep of each, and the table by number."""
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from lb.net.arena cimport tg_block
 from lb.net.buffer cimport tg_buffer, tg_buffer_size
@@ -44,6 +45,10 @@ ctypedef struct h2_stream:
     size_t keep                       # up to so many bytes of it stay after that, so that it can be sent again
     size_t kept                       # bytes at the head of `queue` that were handed over and stay
     tg_buffer queue
+    # Bytes behind the queue, which are sent from where they lie.
+    const char *lent
+    size_t lent_size
+    PyObject *lender                  # whose they are, held; the owner of the stream gives it back at the end
     bint messages                     # the body begins with a message of gRPC, which may lie in an arena
     tg_buffer trailers                # field lines, sent behind the queue when it is `finished`
 
@@ -100,7 +105,7 @@ cdef inline bint remote_ended(const h2_entry *entry) noexcept nogil:
 
 # Bytes of a streamed body that wait to be handed over.
 cdef inline size_t h2_waiting(const h2_stream *stream) noexcept nogil:
-    return tg_buffer_size(&stream.queue) - stream.kept
+    return tg_buffer_size(&stream.queue) - stream.kept + stream.lent_size
 
 
 # Whether a streamed body is here from its beginning.

@@ -1,6 +1,7 @@
 """What an exchange needs of where its request came from: an HTTP/1.1 connection, or a stream of an HTTP/2 one."""
 
 from libc.stdint cimport uint16_t, uint64_t
+from lb.net.arena cimport View
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
 from lb.net.stream cimport Stream, iovec
@@ -25,6 +26,8 @@ cdef class Client(Stream):
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept
     # Body bytes of the answer begun by `respond`; they are copied where they cannot be sent at once.
     cdef void respond_body(self, const iovec *parts, int count) noexcept
+    # The same of bytes in an endpoint's arena, which go from there. False: they have to be copied.
+    cdef bint respond_view(self, View view) noexcept
     # Up to `size` bytes of the answer's body from the endpoint's socket to the client's, past this process: as
     # lb.net.splice's `pass_through` says; behind PASS_LOST the exchange is over.
     cdef Py_ssize_t respond_through(self, Stream source, size_t size) noexcept

@@ -1,5 +1,6 @@
 """What an exchange needs of where its request came from: see client.pxd."""
 
+from lb.net.arena cimport View
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
 from lb.net.splice cimport PASS_NOT
@@ -23,6 +24,9 @@ cdef class Client(Stream):
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
         pass
+
+    cdef bint respond_view(self, View view) noexcept:
+        return False
 
     cdef Py_ssize_t respond_through(self, Stream source, size_t size) noexcept:
         return PASS_NOT

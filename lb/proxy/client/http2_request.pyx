@@ -5,11 +5,12 @@ at the end of the batch.
 """
 
 from cpython.object cimport PyTypeObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from lb.failure cimport FAIL_BAD_REQUEST, FAIL_HEAD_TOO_LARGE, FAIL_NOT_IMPLEMENTED, FAIL_SLOW_BODY, failure_of
 from lb.http.authority cimport read_authority
+from lb.net.arena cimport View
 from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
 from lb.http.head cimport H_CONTENT_LENGTH, H_HOST, Scan, is_dated, same_name, worker_scan
 from lb.http.head_text cimport append_date, append_number, append_text, append_trailers, date_text
@@ -263,6 +264,7 @@ cdef class Http2Request(Client):
     def __dealloc__(self):
         tg_buffer_free(&self.stream.queue)
         tg_buffer_free(&self.stream.trailers)
+        Py_XDECREF(self.stream.lender)
 
     cdef void begin(self, Scan *scan) noexcept:
         cdef const char *host = NULL
@@ -354,12 +356,12 @@ cdef class Http2Request(Client):
     cdef void on_timer(self) noexcept:
         cdef Exchange exchange = self.exchange
         if exchange is None:
-            if tg_buffer_size(&self.stream.queue) and self.stream.handed == self.seen_out:
+            if h2_waiting(&self.stream) and self.stream.handed == self.seen_out:
                 self.stop(H2_CANCEL)
             elif self.cut:
                 self.look_again()
             return
-        if tg_buffer_size(&self.stream.queue):
+        if h2_waiting(&self.stream):
             if self.stream.handed == self.seen_out:
                 self.stop(H2_CANCEL)         # a client that opens no window, or does not read
                 return
@@ -387,10 +389,21 @@ cdef class Http2Request(Client):
             if self.host.write(&self.stream, parts[i].iov_base, parts[i].iov_len) < 0:
                 self.stop(H2_INTERNAL_ERROR)
                 return
-        if tg_buffer_size(&self.stream.queue) > HIGH_WATER:
+        if h2_waiting(&self.stream) > HIGH_WATER:
             self.stream.wants_room = True
         self.watch()
         self.mark()
+
+    cdef bint respond_view(self, View view) noexcept:
+        if self.gone:
+            return True
+        if self.host.lend(&self.stream, view.data, view.size, view) < 0:
+            return False
+        if view.size > HIGH_WATER:
+            self.stream.wants_room = True
+        self.watch()
+        self.mark()
+        return True
 
     cdef void respond_upgrade(self, Scan *scan) noexcept:
         """RFC 8441 section 5: 200 stands for 101, and the fields of HTTP/1.1's handshake stay behind."""
@@ -410,7 +423,7 @@ cdef class Http2Request(Client):
             return
         self.host.finish(&self.stream)
         self.let_go()
-        if not tg_buffer_size(&self.stream.queue):
+        if not h2_waiting(&self.stream):
             self.poller.disarm(self)              # else the look at what is left of it is due
         self.mark()
 
@@ -455,7 +468,7 @@ cdef class Http2Request(Client):
         answer_continue(self)
 
     cdef size_t backlog(self) noexcept:
-        return tg_buffer_size(&self.stream.queue)
+        return h2_waiting(&self.stream)
 
     cdef void reject(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
         cdef int speaks = SPEAKS_GRPC if self.grpc else SPEAKS_HTTP

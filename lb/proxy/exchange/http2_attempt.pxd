@@ -32,6 +32,8 @@ cdef class Http2Attempt(Http2Call):
     cdef void answer_head(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef void answer_trailers(self, Exchange exchange, Scan *scan) noexcept
     cdef void find_grpc_status(self, Exchange exchange, const Field *fields, int count) noexcept
+    # Where much waits for the client, the endpoint gets no window for what came.
+    cdef void hold(self, Exchange exchange, size_t size, size_t *held) noexcept
     cdef bint whole(self) noexcept
     cdef bint failed_head(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef void give_up(self, Exchange exchange, int kind) noexcept

@@ -18,6 +18,7 @@ from lb.failure cimport (
     FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
     failure_of, grpc_code, is_good, is_retryable, verdict_of_grpc,
 )
+from lb.net.arena cimport View
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport (
     H_CONTENT_LENGTH, H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, H_TRAILER, Field, Scan, classify,
@@ -279,10 +280,21 @@ cdef class Http2Attempt(Http2Call):
         if not exchange.grpc:
             exchange.arm_wait()
         exchange.client.respond_body(&part, 1)
+        self.hold(exchange, size, held)
+        return 0
+
+    cdef int take_view(self, View view, size_t *held) noexcept:
+        cdef Exchange exchange = <Exchange>self.owner
+        if not self.head_seen or self.web is not None or not exchange.client.respond_view(view):
+            return self.take_data(view.data, view.size, held)
+        exchange.bytes_out += view.size
+        self.hold(exchange, view.size, held)
+        return 0
+
+    cdef void hold(self, Exchange exchange, size_t size, size_t *held) noexcept:
         if exchange.state != X_DONE and exchange.client.backlog() > HIGH_WATER:
             held[0] = size                    # what the endpoint sent, whatever became of it
             self.held += size
-        return 0
 
     cdef bint translate(self, Exchange exchange, iovec *part) noexcept:
         cdef int found = self.messages.take(<const char *>part.iov_base, part.iov_len)

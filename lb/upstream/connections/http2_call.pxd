@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.http.http2.session cimport Http2Session, h2_stream
 from lb.http.http2.head cimport FieldList
+from lb.net.arena cimport View
 from lb.net.link cimport tg_link
 from lb.net.stream cimport Address, Stream
 from lb.upstream.attempt cimport Attempt
@@ -39,6 +40,8 @@ cdef class Http2Call(Attempt):
     cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept
     # `held` is how much of it the peer may not send anew until the call says so (Http2Channel.consume).
     cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept
+    # The same of bytes in the peer's arena.
+    cdef int take_view(self, View view, size_t *held) noexcept
     # The peer has ended its side: decide what the answer is (`fail`).
     cdef void judge(self) noexcept
     # Its stream was refused, and it waits for another one there.

@@ -35,6 +35,9 @@ cdef class Http2Call(Attempt):
     cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
         return 0
 
+    cdef int take_view(self, View view, size_t *held) noexcept:
+        return self.take_data(view.data, view.size, held)
+
     cdef void judge(self) noexcept:
         pass
 

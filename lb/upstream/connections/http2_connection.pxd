@@ -18,6 +18,8 @@ cdef class Session(Http2Session):
 
     # The call is over as `fail`: RST_STREAM.
     cdef void give_up(self, Http2Call call, int fail) noexcept
+    # `size` bytes of its answer came, of which the call holds some back.
+    cdef void taken(self, Http2Call call, int fail, size_t size, size_t held) noexcept
 
 
 # The table of steps is in http2_connection.pyx.

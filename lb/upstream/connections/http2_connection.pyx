@@ -96,12 +96,15 @@ cdef class Session(Http2Session):
         cdef int fail
         self.useless = 0
         fail = call.take_data(data, size, &held)
+        self.taken(call, fail, size, held)
+
+    cdef void taken(self, Http2Call call, int fail, size_t size, size_t held) noexcept:
         if call.connection is None:
             return
         if fail:
             self.give_up(call, fail)
         elif held < size:
-            self.consume(stream, size - held)
+            self.consume(&call.stream, size - held)
 
     cdef void give_up(self, Http2Call call, int fail) noexcept:
         self.reset(&call.stream, H2_CANCEL)
@@ -161,9 +164,13 @@ cdef class Session(Http2Session):
         connection.poller.mark(connection)
 
     cdef void on_view(self, h2_stream *stream, View view, bint last) noexcept:
-        count_message(<Http2Call>stream.owner, ENDPOINT_LOCAL_MESSAGES_RECEIVED, ENDPOINT_LOCAL_BYTES_RECEIVED,
-                      view.size)
-        self.on_data(stream, view.data, view.size)
+        cdef Http2Call call = <Http2Call>stream.owner
+        cdef size_t held = 0
+        cdef int fail
+        count_message(call, ENDPOINT_LOCAL_MESSAGES_RECEIVED, ENDPOINT_LOCAL_BYTES_RECEIVED, view.size)
+        self.useless = 0
+        fail = call.take_view(view, &held)
+        self.taken(call, fail, view.size, held)
 
     cdef void on_message(self, h2_stream *stream, size_t size, bint full) noexcept:
         if full:
