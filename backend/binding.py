@@ -43,6 +43,8 @@ class BindingSession:
     provider that the created session reports.
     """
 
+    keeps_state = False
+
     def __init__(
         self, path: Path, source: str, providers: Sequence[str], threads: int, tuning: Tuning | None = None
     ) -> None:

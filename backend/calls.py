@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backend.datatypes import BOOL, BYTES, DATATYPES, TensorSpec, shape_text
 from backend.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from backend.model import Model
 
 _LENGTH = 4  # bytes of the length before a BYTES element
 
@@ -93,6 +96,40 @@ def check(
         raise InvalidInput(f"input {missing[0]} is missing; expected {_names(inputs)}")
     wanted = _wanted(request.outputs, outputs)
     return [operands[spec.name] for spec in inputs], wanted
+
+
+Place = tuple[int | bytes, bool, bool]  # a sequence's id, whether the request is its first one, and its last one
+
+
+def sequence_of(model: Model, request: Any) -> Place | None:
+    """The place of a ModelInferRequest in its sequence; None: the model has none. Raises InvalidInput."""
+    if model.sequencing is None:
+        return None
+    given = request.parameters.get("sequence_id")
+    kind = None if given is None else given.WhichOneof("parameter_choice")
+    number, text = 0, b""
+    if given is not None and kind in ("int64_param", "uint64_param"):
+        number = getattr(given, kind) % (1 << 64)
+    elif given is not None and kind == "string_param":
+        text = given.string_param.encode()
+    elif kind is not None:
+        raise InvalidInput(f"sequence_id: expected a whole number or a string, got {kind}")
+    if not number and not text:
+        raise InvalidInput(
+            f"inference request to model '{model.name}' must specify a non-zero or non-empty correlation ID"
+        )
+    for control in model.sequencing.controls:
+        most = control.most_id
+        if most is not None and (text or number > most):
+            raise InvalidInput(
+                f"sequence_id: expected a number up to {most}, as the model's {control.spec}, got "
+                f"{text.decode() if text else number}"
+            )
+    return text or number, _flag(request, "sequence_start"), _flag(request, "sequence_end")
+
+
+def _flag(request: Any, name: str) -> bool:
+    return name in request.parameters and request.parameters[name].bool_param
 
 
 def _operand(spec: TensorSpec, tensor: Any, raw: bytes | None) -> Operand:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.datatypes import TensorSpec
+from backend.repository.sequences import Sequencing, visible
 from backend.repository.settings import FILE, THREADS, Level, Settings
 from backend.session import Session
 from lb.wire import grpc_service_pb2 as wire
@@ -17,14 +18,26 @@ PLATFORM = "onnxruntime_onnx"
 class Model:
     """A loaded model. `max_batch` is the most rows that calls are merged to, 1 for no merging; it is 1 also for models
     that are not known to treat the rows of their first dimension independently. `steady` says that the time of a
-    run follows from the sizes of its inputs. `file` is the name of its file, `file_bytes` the size of all its files."""
+    run follows from the sizes of its inputs. `file` is the name of its file, `file_bytes` the size of all its files.
+    `sequencing`: its requests belong to sequences, and the server fills in some of the session's inputs; `inputs` and
+    `outputs` are what clients give and get."""
 
-    def __init__(self, name: str, version: int, session: Session, settings: Settings, file: str = FILE) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        session: Session,
+        settings: Settings,
+        file: str = FILE,
+        sequencing: Sequencing | None = None,
+    ) -> None:
         self.name = name
         self.version = str(version)
         self.session = session
         self.settings = settings
         self.file = file
+        self.sequencing = sequencing
+        self.inputs, self.outputs = visible(session, settings, sequencing)
         self.max_batch = 1
         self.steady = False
         self.file_bytes = 0
@@ -37,8 +50,8 @@ class Model:
             name=self.name,
             versions=versions,
             platform=PLATFORM,
-            inputs=[_tensor_metadata(spec) for spec in self.session.inputs],
-            outputs=[_tensor_metadata(spec) for spec in self.session.outputs],
+            inputs=[_tensor_metadata(spec) for spec in self.inputs],
+            outputs=[_tensor_metadata(spec) for spec in self.outputs],
         )
 
     def config(self, runs: int) -> Any:
@@ -58,11 +71,11 @@ class Model:
             max_batch_size=rows,
             input=[
                 model_config_pb2.ModelInput(name=spec.name, data_type=spec.datatype.config, dims=spec.shape[skip:])
-                for spec in self.session.inputs
+                for spec in self.inputs
             ],
             output=[
                 model_config_pb2.ModelOutput(name=spec.name, data_type=spec.datatype.config, dims=spec.shape[skip:])
-                for spec in self.session.outputs
+                for spec in self.outputs
             ],
             instance_group=[
                 group(name=self.name, count=settings.runs or runs, kind=group.KIND_GPU if on_gpu else group.KIND_CPU)
@@ -73,7 +86,9 @@ class Model:
         config.parameters[THREADS].string_value = str(settings.threads)
         config.parameters["execution_provider"].string_value = self.session.provider
         config.parameters["file_bytes"].string_value = str(self.file_bytes)
-        if self.max_batch > 1 or asked.HasField("dynamic_batching"):
+        if self.sequencing is not None:
+            config.sequence_batching.CopyFrom(self.sequencing.config(skip))
+        elif self.max_batch > 1 or asked.HasField("dynamic_batching"):
             batching = config.dynamic_batching
             batching.max_queue_delay_microseconds = settings.max_queue_delay // 1000
             _say(batching.default_queue_policy, settings.levels[settings.default_level])
@@ -87,7 +102,7 @@ class Model:
     def _max_batch_size(self) -> int:
         """From 1 on `dims` leave out the first dimension, as the protocol has it. Triton's perf_analyzer cannot make
         tensors whose `dims` are empty then, so models that have such tensors say 0, merged or not."""
-        specs = (*self.session.inputs, *self.session.outputs)
+        specs = (*self.inputs, *self.outputs)
         if any(len(spec.shape) < 2 for spec in specs):
             return 0
         if self.max_batch > 1:

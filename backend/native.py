@@ -29,6 +29,8 @@ class NativeSession:
     options of providers; `cache` is the model cache.
     """
 
+    keeps_state = True
+
     def __init__(
         self,
         path: Path,

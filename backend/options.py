@@ -18,6 +18,7 @@ _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40
 _CACHE_SIZE = "10GiB"
 _OFF = "off"
 _POLL_SECS = 15  # as Triton
+_MAX_SEQUENCES = 4096
 _UNIX_PATH_LIMIT = 107  # bytes of sockaddr_un.sun_path without its terminator
 
 
@@ -58,6 +59,7 @@ class ServeOptions:
     max_batch: int
     max_queue: int
     max_queue_delay: int
+    max_sequences: int
     model_control_mode: str
     load_model: tuple[str, ...]
     repository_poll_secs: int
@@ -199,6 +201,14 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         default=0,
         metavar="TIME",
         help="how long a request may wait for others to fill its batch (default: 0, it takes only what waits already)",
+    )
+    add(
+        "--max-sequences",
+        type=positive,
+        default=_MAX_SEQUENCES,
+        metavar="N",
+        help="sequences of one model that may be open, each with its state; more are refused as UNAVAILABLE "
+        f"(default: {_MAX_SEQUENCES})",
     )
     add(
         "--model-control-mode",

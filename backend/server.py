@@ -69,7 +69,7 @@ class Server:
         self._timers = Timers(self._poller)
         self._engine = Engine(self._poller, self._timers, options.concurrency, BindingRuns(self._executor))
         self._front = Front(self._poller, load, rare)
-        self._control = Control(options, Serving(self._engine, self._front, self._service, rare))
+        self._control = Control(options, Serving(self._engine, self._timers, self._front, self._service, rare))
         self._service.manage(self._control)
         self._listeners: list[Listener] = []
         self._paths: list[UnixPath] = []

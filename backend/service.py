@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
-from backend.calls import Operand, check
+from backend.calls import Operand, Place, check, sequence_of
 from backend.errors import BackendError, InvalidInput, NotFound, Unavailable, Unsupported
 from backend.finishing import Finish, Finishing, placed, wanted_of
 from backend.grpc.methods import Call, Methods, Running
@@ -26,7 +26,7 @@ from lb.wire import grpc_service_pb2 as wire
 SERVER_NAME = "tidegate-backend"
 # Exactly what is offered beyond the base protocol; "model_repository" where models may be loaded and unloaded,
 # "system_shared_memory" where all clients are of this machine.
-EXTENSIONS = ("classification", "model_configuration", "statistics")
+EXTENSIONS = ("classification", "model_configuration", "sequence", "statistics")
 _FINAL = "triton_enable_empty_final_response"
 _LARGEST = 64 << 20  # bytes of a message that came compressed: a small one may claim any size, and holds the loop
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -204,10 +204,12 @@ class Rare:
             raise InvalidInput(f"a compressed message is cut off, or larger than {_LARGEST} bytes")
         return plain
 
-    def irregular(self, message: bytes) -> tuple[ModelQueue, list[Operand], list[int], bytes, bool, Finish | None]:
+    def irregular(
+        self, message: bytes
+    ) -> tuple[ModelQueue, list[Operand], list[int], bytes, bool, Finish | None, Place | None]:
         """A ModelInferRequest that the compiled core does not read: the queue of its model, its inputs, the outputs it
-        asks for, its id, whether it wants the last answer of a stream marked, and what makes its answer, where that is
-        not the core. Raises BackendError."""
+        asks for, its id, whether it wants the last answer of a stream marked, what makes its answer, where that is not
+        the core, and its place in a sequence. Raises BackendError."""
         try:
             request = wire.ModelInferRequest.FromString(message)
         except DecodeError as error:
@@ -216,8 +218,9 @@ class Rare:
             model = self._inference.models().get(request.model_name, request.model_version)
             queue = self._queues[model.name, model.version]
             try:
-                outputs = model.session.outputs
-                operands, wanted = check(request, model.session.inputs, outputs, self._from_region)
+                outputs = model.outputs
+                operands, wanted = check(request, model.inputs, outputs, self._from_region)
+                sequence = sequence_of(model, request)
                 # Of no output anything special is wanted where none is named.
                 named = zip(request.outputs, wanted, strict=False)
                 special = [wanted_of(output, outputs[index], self._regions) for output, index in named]
@@ -232,7 +235,7 @@ class Rare:
         if any(one.classes or one.placed for one in special):
             rows = queue.served.max_batch > 1
             finish = Finishing(model.name, model.version, request.id, tuple(special), rows, final)
-        return queue, operands, wanted, request.id.encode(), final, finish
+        return queue, operands, wanted, request.id.encode(), final, finish, sequence
 
     def raw_header(self, name: str, version: str, size: int) -> tuple[bytes, bool]:
         """The JSON part that a raw binary request of `size` bytes is short for, and whether its data wants a length in

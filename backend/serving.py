@@ -7,10 +7,12 @@ import asyncio
 from backend.grpc.front import Front
 from backend.inference.engine import Engine, ModelQueue
 from backend.inference.model import Served
+from backend.inference.sequences import Sequences
 from backend.model import Model
 from backend.native import NativeSession
 from backend.repository.catalog import Catalog
 from backend.service import InferenceService, Rare
+from lb.net.timers import Timers
 
 _LOOK = 0.02  # seconds between two looks at a model that still answers
 
@@ -18,8 +20,9 @@ _LOOK = 0.02  # seconds between two looks at a model that still answers
 class Serving:
     """Belongs to the loop."""
 
-    def __init__(self, engine: Engine, front: Front, service: InferenceService, rare: Rare) -> None:
+    def __init__(self, engine: Engine, timers: Timers, front: Front, service: InferenceService, rare: Rare) -> None:
         self._engine = engine
+        self._timers = timers
         self._front = front
         self._service = service
         self._rare = rare
@@ -46,12 +49,18 @@ class Serving:
     def _queue(self, model: Model) -> ModelQueue:
         settings = model.settings
         session = model.session.compiled if isinstance(model.session, NativeSession) else None
+        served = Served(model, session)
+        sequencing = model.sequencing
+        sequences = None
+        if sequencing is not None:
+            sequences = Sequences(served, self._timers, settings.max_sequences, sequencing.idle)
         return ModelQueue(
             self._engine,
-            Served(model, session),
+            served,
             [(level.max_queue, level.timeout) for level in settings.levels],
             settings.max_queue_delay,
             model.steady,
             settings.runs,
             settings.default_level,
+            sequences,
         )

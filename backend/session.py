@@ -24,9 +24,10 @@ class Session(Protocol):
 
     `inputs` and `outputs` describe its tensors. `provider` is the execution provider that really runs it, by ONNX
     Runtime's name. `source` is what messages call the model. `runtime` is the version of ONNX Runtime, and the way to
-    it.
+    it. `keeps_state`: the compiled core runs it, and can keep the state of sequences.
     """
 
+    keeps_state: bool
     runtime: str
     source: str
     provider: str

@@ -400,8 +400,8 @@ cdef class HttpRequest(Waiter):
             message = data[:at]
             free(block)
             try:
-                queue, operands, wanted, id, final, finish = self.front.service.irregular(message)
-                inference = inference_of(queue.served, operands, wanted, id, final, finish)
+                queue, operands, wanted, id, final, finish, sequence = self.front.service.irregular(message)
+                inference = inference_of(queue.served, operands, wanted, id, final, finish, sequence)
                 if read_request(&REQUEST, PyBytes_AS_STRING(message), <size_t>len(message)) == NULL:
                     inference_hurry(inference, &REQUEST)
             except BackendError as error:

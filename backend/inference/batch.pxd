@@ -31,9 +31,10 @@ ctypedef struct tg_batch:
     const int *wanted                 # of the first member, and so of all
     OrtRunOptions *options            # of this run alone, which can be ended by them; NULL: the model's
     # Made by the run.
-    const char **names                # of inputs, then of the wanted outputs
+    const char **names                # of inputs, then of the wanted outputs, then of states that are not among those
     OrtValue **values                 # the same
     void **copies                     # of inputs that could not be read in place
+    int *state_at                     # of the model's states: where in `values` their outputs are
     tg_result *results                # of the wanted outputs
     OrtStatus *status                 # what ONNX Runtime says of a run that failed
     const char *problem               # what else went wrong

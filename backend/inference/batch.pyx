@@ -7,17 +7,18 @@ from lb.net.link cimport link_init
 
 
 cdef tg_batch *batch_new(const tg_model *model, int wanted_count) noexcept:
-    cdef int count = model.input_count + wanted_count
+    cdef int count = model.fed_count + wanted_count + model.state_count
     # One piece of memory, in the order of what needs most alignment.
     cdef tg_batch *batch = <tg_batch *>calloc(
-        1, sizeof(tg_batch) + count * (sizeof(char *) + sizeof(OrtValue *)) + model.input_count * sizeof(void *)
-        + wanted_count * sizeof(tg_result))
+        1, sizeof(tg_batch) + count * (sizeof(char *) + sizeof(OrtValue *)) + model.fed_count * sizeof(void *)
+        + wanted_count * sizeof(tg_result) + model.state_count * sizeof(int))
     if batch == NULL:
         return NULL
     batch.names = <const char **>(batch + 1)
     batch.values = <OrtValue **>(batch.names + count)
     batch.copies = <void **>(batch.values + count)
-    batch.results = <tg_result *>(batch.copies + model.input_count)
+    batch.results = <tg_result *>(batch.copies + model.fed_count)
+    batch.state_at = <int *>(batch.results + wanted_count)
     batch.model = model
     batch.wanted_count = wanted_count
     batch.references = 1
@@ -28,7 +29,7 @@ cdef tg_batch *batch_new(const tg_model *model, int wanted_count) noexcept:
 
 cdef void batch_drop_inputs(tg_batch *batch) noexcept nogil:
     cdef int i
-    for i in range(batch.model.input_count):
+    for i in range(batch.model.fed_count):
         if batch.values[i] != NULL:
             api.ReleaseValue(batch.values[i])
             batch.values[i] = NULL
@@ -43,9 +44,10 @@ cdef void batch_release(void *given) noexcept:
     if batch.references:
         return
     batch_drop_inputs(batch)
+    for i in range(batch.wanted_count + batch.model.state_count):
+        if batch.values[batch.model.fed_count + i] != NULL:
+            api.ReleaseValue(batch.values[batch.model.fed_count + i])
     for i in range(batch.wanted_count):
-        if batch.values[batch.model.input_count + i] != NULL:
-            api.ReleaseValue(batch.values[batch.model.input_count + i])
         free(batch.results[i].shape)
         free(batch.results[i].ends)
         free(batch.results[i].text)

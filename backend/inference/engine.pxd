@@ -6,6 +6,7 @@ from backend.inference.inference cimport tg_inference
 from backend.inference.model cimport Served
 from backend.inference.batch_size cimport tg_batch_sizes
 from backend.inference.queue cimport tg_queue
+from backend.inference.sequences cimport InferenceSequence, Sequences
 from backend.inference.threads cimport tg_threads
 from lb.net.link cimport tg_link
 from lb.net.poller cimport Poller, Source, Timed
@@ -34,6 +35,9 @@ cdef class ModelQueue(Timed):
     cdef readonly Served served
     cdef tg_queue queue
     cdef int default_level            # of inferences without a priority, or with one that there is not
+    cdef Sequences sequences          # None: its inferences belong to none
+    cdef int held                     # inferences behind others of their sequences
+    cdef tg_link dropped              # of these, those that will not run
     cdef readonly int runs            # at once, of this model
     cdef readonly int running         # batches
     cdef bint touched
@@ -50,6 +54,11 @@ cdef class ModelQueue(Timed):
     cdef void give(self, tg_batch *batch) noexcept
     cdef int64_t most_rows(self, uint64_t now) noexcept
     cdef void expire(self, uint64_t now) noexcept
+    # An inference of a sequence is over, one way or another: the next one has its turn.
+    cdef void step(self, tg_inference *inference, bint ran, uint64_t now) noexcept
+    # The sequence ends, since an inference of it does not run; neither do those behind.
+    cdef void break_off(self, InferenceSequence sequence) noexcept
+    cdef void drop(self, uint64_t now) noexcept
     cdef bint start(self, uint64_t now) noexcept
     cdef void learn(self, const tg_batch *batch) noexcept
     cdef void finished(self, tg_batch *batch, uint64_t now) noexcept

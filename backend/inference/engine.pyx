@@ -21,8 +21,8 @@ from libc.string cimport memcpy
 from backend.inference.batch cimport batch_new, batch_release, tg_result
 from backend.inference.counters cimport counters_failed, counters_ran, counters_succeeded
 from backend.inference.inference cimport (
-    INFERENCE_DONE, INFERENCE_RUNS, INFERENCE_WAITS, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_INVALID_ARGUMENT,
-    STATUS_RESOURCE_EXHAUSTED, STATUS_UNAVAILABLE, Waiter, inference_fail, inference_free,
+    INFERENCE_DONE, INFERENCE_HELD, INFERENCE_RUNS, INFERENCE_WAITS, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL,
+    STATUS_INVALID_ARGUMENT, STATUS_RESOURCE_EXHAUSTED, STATUS_UNAVAILABLE, Waiter, inference_fail, inference_free,
 )
 from backend.inference.model cimport tg_spec
 from backend.inference.batch_size cimport batch_size_ran, batch_size_rows
@@ -30,11 +30,12 @@ from backend.inference.queue cimport (
     level_oldest, queue_due, queue_free, queue_full, queue_init, queue_push, queue_remove, queue_take, tg_level,
 )
 from backend.inference.run cimport run
+from backend.inference.sequences cimport InferenceSequence, Sequences
 from backend.inference.threads cimport threads_fd, threads_give, threads_start, threads_stop, threads_take
 from backend.ort.c_api cimport ORT_INVALID_ARGUMENT, ORT_LOGGING_LEVEL_FATAL, OrtStatus
 from backend.ort.library cimport api, text_of
 from lb.inference.datatypes cimport DT_BYTES
-from lb.net.link cimport link_append, link_empty, link_init, link_remove, tg_link
+from lb.net.link cimport link_append, link_empty, link_init, link_remove, link_splice, tg_link
 from lb.net.poller cimport monotonic_ns
 
 from backend.model import Model
@@ -131,20 +132,24 @@ cdef class Engine(Source):
 
 cdef class ModelQueue(Timed):
 
+    def __cinit__(self):
+        link_init(&self.dropped)
+
     def __init__(
         self, Engine engine not None, Served served not None, levels: Sequence[tuple[int, int]], uint64_t delay,
-        bint steady, int runs = 0, int default_level = 0
+        bint steady, int runs = 0, int default_level = 0, Sequences sequences = None
     ) -> None:
         """`levels` are those of priorities, the first goes first: how many inferences may wait, and for how many ns,
         after which one is refused (0: it is not). The oldest of a kind waits up to `delay` ns for others. `steady`: the
         time of a run follows from the size of its inputs. At most `runs` run at once (0: as many as the engine runs).
-        Raises MemoryError."""
+        `sequences` has those of a model whose inferences belong to sequences. Raises MemoryError."""
         cdef int i
         self.engine = engine
         self.served = served
         self.default_level = default_level
         self.steady = steady
         self.runs = min(runs, engine.runs) if runs else engine.runs
+        self.sequences = sequences
         if queue_init(&self.queue, delay, len(levels)) < 0:
             raise MemoryError
         for i, (most, timeout) in enumerate(levels):
@@ -156,9 +161,10 @@ cdef class ModelQueue(Timed):
 
     @property
     def waiting(self) -> int:
-        return self.queue.count
+        return self.queue.count + self.held
 
     cdef void submit(self, tg_inference *inference, uint64_t now) noexcept:
+        cdef InferenceSequence sequence
         cdef tg_level *level
         inference.since = now
         Py_INCREF(self)
@@ -167,12 +173,24 @@ cdef class ModelQueue(Timed):
         if 0 < inference.priority <= <uint64_t>self.queue.level_count:
             inference.level = <int>inference.priority - 1
         level = &self.queue.levels[inference.level]
-        if level.count >= level.most:
+        if level.count + self.held >= level.most:
             self.pump(now)                        # which waits for the loop to have taken all that came
-        if level.count >= level.most:
+        if level.count + self.held >= level.most:
             self.refuse(inference)
             self.deliver(inference, now)
-        elif queue_push(&self.queue, inference) < 0:
+            return
+        if self.sequences is not None:
+            if not self.sequences.enter(inference, now):
+                self.deliver(inference, now)
+                return
+            sequence = <InferenceSequence>inference.sequence
+            if sequence.busy:
+                link_append(&sequence.held, &inference.link)
+                inference.state = INFERENCE_HELD
+                self.held += 1
+                return
+            sequence.busy = True
+        if queue_push(&self.queue, inference) < 0:
             inference_fail(inference, STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
             self.deliver(inference, now)
         else:
@@ -188,11 +206,19 @@ cdef class ModelQueue(Timed):
         cdef OrtStatus *status
         inference.waiter = NULL
         link_remove(&inference.turn)
-        if inference.state == INFERENCE_WAITS:
-            queue_remove(&self.queue, inference)
+        if inference.state == INFERENCE_WAITS or inference.state == INFERENCE_HELD:
+            if inference.state == INFERENCE_WAITS:
+                queue_remove(&self.queue, inference)
+            else:
+                link_remove(&inference.link)
+                self.held -= 1
+            if inference.sequence != NULL:
+                self.step(inference, False, monotonic_ns())
             counters_failed(&self.served.counters, monotonic_ns() - inference.since)
             inference_free(inference)
         elif inference.state == INFERENCE_RUNS:
+            if inference.sequence != NULL:
+                self.break_off(<InferenceSequence>inference.sequence)      # nobody knows how far it came
             batch = <tg_batch *>inference.group
             batch.left += 1
             if batch.left == batch.count and batch.options != NULL:
@@ -205,10 +231,47 @@ cdef class ModelQueue(Timed):
         cdef bytes text = f"{self.served.model}: no run was free within {timeout // 1000} µs".encode()
         inference_fail(inference, STATUS_UNAVAILABLE, PyBytes_AS_STRING(text), len(text))
 
+    cdef void step(self, tg_inference *inference, bint ran, uint64_t now) noexcept:
+        cdef InferenceSequence sequence = <InferenceSequence>inference.sequence
+        cdef tg_inference *following
+        cdef bint first = inference.state != INFERENCE_HELD
+        self.sequences.leave(inference, now)
+        if not ran:
+            self.break_off(sequence)
+        if not first:
+            return
+        sequence.busy = False
+        if not link_empty(&sequence.held):
+            following = <tg_inference *>sequence.held.next.owner
+            link_remove(&following.link)
+            self.held -= 1
+            sequence.busy = True
+            if queue_push(&self.queue, following) < 0:
+                inference_fail(following, STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
+                self.deliver(following, now)
+            else:
+                self.engine.touch(self)
+
+    cdef void break_off(self, InferenceSequence sequence) noexcept:
+        self.sequences.close_one(sequence)
+        if not link_empty(&sequence.held):
+            link_splice(&self.dropped, &sequence.held)
+            self.engine.touch(self)               # who is told may be who gives up just now
+
+    cdef void drop(self, uint64_t now) noexcept:
+        cdef tg_inference *inference
+        while not link_empty(&self.dropped):
+            inference = <tg_inference *>self.dropped.next.owner
+            link_remove(&inference.link)
+            self.held -= 1
+            self.sequences.refuse_unknown(inference, ": one before was not run")
+            self.deliver(inference, now)
+
     cdef void pump(self, uint64_t now) noexcept:
         cdef uint64_t due = UINT64_MAX
         cdef tg_inference *oldest
         cdef int i
+        self.drop(now)
         self.expire(now)
         while self.running < self.runs and self.queue.count:
             if self.engine.spent >= TURN_NS:
@@ -396,6 +459,8 @@ cdef class ModelQueue(Timed):
             inference.alone = True
             if inference.waiter == NULL:
                 counters_failed(&self.served.counters, monotonic_ns() - inference.since)
+                if inference.sequence != NULL:
+                    self.step(inference, False, monotonic_ns())
                 inference_free(inference)
             elif queue_push(&self.queue, inference) < 0:
                 inference_fail(inference, STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
@@ -419,6 +484,9 @@ cdef class ModelQueue(Timed):
 
     cdef void deliver(self, tg_inference *inference, uint64_t now) noexcept:
         cdef Waiter waiter
+        if inference.sequence != NULL:
+            # What the model itself refuses leaves the state as it was, and the client knows.
+            self.step(inference, inference.status in (0, STATUS_INVALID_ARGUMENT, STATUS_INTERNAL), now)
         if inference.status:
             counters_failed(&self.served.counters, now - inference.since)
         inference.state = INFERENCE_DONE

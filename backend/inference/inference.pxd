@@ -7,6 +7,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport malloc
 from backend.inference.model cimport Served
+from backend.ort.c_api cimport OrtValue
 from lb.http.grpc.protobuf cimport span
 from lb.inference.message cimport RequestMessage
 from lb.net.link cimport tg_link
@@ -34,9 +35,18 @@ ctypedef struct tg_operand:
     int64_t *shape
 
 
+ctypedef struct tg_kept:
+    # The state of a sequence: for each state of the model its value, that of an inference that runs, or NULL: the first
+    # one is to come.
+    int count
+    OrtValue **now
+    OrtValue **next
+
+
 # How far an inference has come.
 cdef enum:
     INFERENCE_NEW = 0                 # in no queue
+    INFERENCE_HELD                    # behind another one of its sequence
     INFERENCE_WAITS
     INFERENCE_RUNS
     INFERENCE_DONE                    # `status` says how
@@ -60,6 +70,13 @@ ctypedef struct tg_inference:
     char *key                         # what inferences that may be merged have in common; NULL = it runs alone
     size_t key_size
     bint alone                        # it has failed together with others
+    # Of a model whose inferences belong to sequences.
+    bint starts                       # the first one of its sequence
+    bint ends                         # the last one
+    span sequence_id                  # of a string; `data` is NULL where it is a number
+    uint64_t sequence_number
+    PyObject *sequence                # the InferenceSequence, held, as long as it is in it; or NULL
+    tg_kept *kept                     # its state
     int state                         # INFERENCE_…
     uint64_t since                    # monotonic ns
     uint64_t deadline                 # monotonic ns; after it nothing is run. NEVER = none
@@ -104,10 +121,10 @@ cdef class Waiter(Timed):
 # memory; `block` stays the caller's then.
 cdef tg_inference *inference_read(Served served, const RequestMessage *request, char *block) noexcept
 # The same of parts that Python code has made of an irregular message: `operands`, a pair of a shape and bytes for each
-# input in the model's order; `wanted`, indices of outputs; `finish`, None or what makes the answer (backend.calls).
-# Raises MemoryError.
-cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final,
-                                object finish) except NULL
+# input in the model's order; `wanted`, indices of outputs; `finish`, None or what makes the answer (backend.calls);
+# `sequence`, None or its id (an int or bytes), whether it starts and whether it ends. Raises MemoryError.
+cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final, object finish,
+                                tuple sequence) except NULL
 # Takes over what the parameters of a request say of its queue: `priority` and `timeout`. Malformed ones are passed
 # over.
 cdef void inference_hurry(tg_inference *inference, const RequestMessage *request) noexcept

@@ -10,7 +10,8 @@ from backend.inference.batch cimport batch_release
 from backend.inference.model cimport ANY_FILLED, ANY_SIZE, Served, tg_model, tg_spec
 from lb.http.grpc.protobuf cimport span
 from lb.inference.answer cimport (
-    PARAMETER_BOOL, PARAMETER_INT64, PARAMETER_UINT64, OutputTensor, Parameter, read_output, read_parameter,
+    PARAMETER_BOOL, PARAMETER_INT64, PARAMETER_STRING, PARAMETER_UINT64, OutputTensor, Parameter, read_output,
+    read_parameter,
 )
 from lb.inference.datatypes cimport DT_BOOL, DT_BYTES, bytes_framing_ok, tensor_size
 from lb.inference.jsontext cimport valid_utf8
@@ -122,6 +123,11 @@ cdef tg_inference *inference_new(Served served, int wanted_count) noexcept:
     made.key = <char *>(shape + wanted_count)
     made.key_size = 0
     made.alone = False
+    made.starts = made.ends = False
+    made.sequence_id = span(NULL, 0)
+    made.sequence_number = 0
+    made.sequence = NULL
+    made.kept = NULL
     made.state = INFERENCE_NEW
     made.since = 0
     made.deadline = UINT64_MAX
@@ -251,9 +257,29 @@ cdef bint read_parameters(tg_inference *inference, const RequestMessage *request
             return False
         if is_text(&parameter.key, b"triton_enable_empty_final_response", 34):
             inference.final = parameter.choice == PARAMETER_BOOL and parameter.value
+        elif is_text(&parameter.key, b"sequence_start", 14):
+            inference.starts = parameter.choice == PARAMETER_BOOL and parameter.value != 0
+        elif is_text(&parameter.key, b"sequence_end", 12):
+            inference.ends = parameter.choice == PARAMETER_BOOL and parameter.value != 0
+        elif is_text(&parameter.key, b"sequence_id", 11):
+            inference.sequence_id = span(NULL, 0)
+            inference.sequence_number = 0
+            if parameter.choice == PARAMETER_STRING and parameter.text.size:
+                inference.sequence_id = parameter.text
+            elif parameter.choice == PARAMETER_INT64 or parameter.choice == PARAMETER_UINT64:
+                inference.sequence_number = parameter.value
         else:
             hurry(inference, &parameter)
     return True
+
+
+cdef bint in_sequence(Served served, const tg_inference *inference) noexcept:
+    """Whether the inference says which sequence it is of, in a way that the model takes, or needs not say it."""
+    if not served.c.sequential:
+        return True
+    if inference.sequence_id.data == NULL:
+        return 0 < inference.sequence_number <= served.most_id
+    return not served.numbered and valid_utf8(inference.sequence_id.data, inference.sequence_id.size)
 
 
 cdef tg_inference *inference_read(Served served, const RequestMessage *request, char *block) noexcept:
@@ -266,7 +292,7 @@ cdef tg_inference *inference_read(Served served, const RequestMessage *request, 
     if inference == NULL:
         return NULL
     if not (read_inputs(served, inference, request) and read_outputs(served, inference, request)
-            and read_parameters(inference, request)):
+            and read_parameters(inference, request) and in_sequence(served, inference)):
         inference_free(inference)
         return NULL
     inference.id = request.id
@@ -275,15 +301,15 @@ cdef tg_inference *inference_read(Served served, const RequestMessage *request, 
     return inference
 
 
-cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final,
-                                object finish) except NULL:
+cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final, object finish,
+                                tuple sequence) except NULL:
     cdef tg_inference *inference = inference_new(served, <int>len(wanted))
     cdef tg_operand *operand
     cdef bytes raw
     cdef int i, axis
     if inference == NULL:
         raise MemoryError
-    held = (operands, id)
+    held = (operands, id, sequence)
     Py_INCREF(held)
     inference.parts = <PyObject *>held
     for i in range(served.c.input_count):
@@ -297,6 +323,12 @@ cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes
         inference.wanted[i] = wanted[i]
     inference.id = span(PyBytes_AS_STRING(id), len(id))
     inference.final = final
+    if sequence is not None:
+        if isinstance(sequence[0], bytes):
+            inference.sequence_id = span(PyBytes_AS_STRING(sequence[0]), <size_t>len(sequence[0]))
+        else:
+            inference.sequence_number = sequence[0]
+        inference.starts, inference.ends = sequence[1], sequence[2]
     if finish is not None:
         Py_INCREF(finish)
         inference.finish = <PyObject *>finish
@@ -334,6 +366,7 @@ cdef void inference_free(tg_inference *inference) noexcept:
         batch_release(inference.batch)
     Py_XDECREF(inference.parts)
     Py_XDECREF(inference.finish)
+    Py_XDECREF(inference.sequence)
     Py_XDECREF(inference.served)
     Py_XDECREF(inference.queue)
     free(inference.block)

@@ -1,11 +1,11 @@
 """One version of a model: see model.pxd."""
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.stdint cimport int64_t
+from libc.stdint cimport UINT64_MAX, int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 from backend.inference.counters cimport counters_failed, counters_free, counters_text
-from lb.inference.datatypes cimport datatype_of
+from lb.inference.datatypes cimport datatype_of, element_size
 
 from backend.model import Model
 from lb.wire import grpc_service_pb2 as wire
@@ -28,13 +28,73 @@ cdef class Served:
             self.c.options = self.session.quiet
         self.c.head = PyBytes_AS_STRING(head)
         self.c.head_size = len(head)
-        self.c.inputs = specs_of(model.session.inputs, self.held, &self.c.input_count)
-        self.c.outputs = specs_of(model.session.outputs, self.held, &self.c.output_count)
+        sequencing = model.sequencing
+        filled = [] if sequencing is None else [
+            *(control.spec for control in sequencing.controls), *(state.input for state in sequencing.states)
+        ]
+        names = {spec.name for spec in model.outputs}
+        hidden = [] if sequencing is None else [
+            state.output for state in sequencing.states if state.output.name not in names
+        ]
+        self.c.input_count = len(model.inputs)
+        self.c.inputs = specs_of([*model.inputs, *filled], self.held, &self.c.fed_count)
+        self.c.output_count = len(model.outputs)
+        self.c.outputs = specs_of([*model.outputs, *hidden], self.held, &self.c.given_count)
+        self.most_id = UINT64_MAX
+        if sequencing is not None:
+            self.c.sequential = True
+            self.fill(sequencing, [spec.name for spec in (*model.outputs, *hidden)])
 
     def __dealloc__(self):
-        specs_free(self.c.inputs, self.c.input_count)
-        specs_free(self.c.outputs, self.c.output_count)
+        cdef int i
+        specs_free(self.c.inputs, self.c.fed_count)
+        specs_free(self.c.outputs, self.c.given_count)
+        for i in range(self.c.state_count):
+            free(self.c.states[i].shape)
+        free(self.c.states)
+        free(self.c.fills)
         counters_free(&self.counters)
+
+    cdef int fill(self, sequencing, list outputs) except -1:
+        """How the inputs behind those of clients are filled in. Raises MemoryError."""
+        cdef int controls = len(sequencing.controls), states = len(sequencing.states), i, axis
+        cdef tg_fill *one
+        cdef tg_state *state
+        cdef bytes data
+        self.c.fills = <tg_fill *>calloc(controls + states + 1, sizeof(tg_fill))
+        self.c.states = <tg_state *>calloc(states + 1, sizeof(tg_state))
+        if self.c.fills == NULL or self.c.states == NULL:
+            raise MemoryError
+        for i, control in enumerate(sequencing.controls):
+            one = &self.c.fills[i]
+            one.kind = control.kind
+            one.size = len(control.true)
+            data = control.false + control.true
+            memcpy(one.values[0], PyBytes_AS_STRING(data), one.size)
+            memcpy(one.values[1], PyBytes_AS_STRING(data) + one.size, one.size)
+            if control.most_id is not None:
+                self.numbered = True
+                self.most_id = control.most_id
+        for i, given in enumerate(sequencing.states):
+            one = &self.c.fills[controls + i]
+            one.kind = FILL_STATE
+            one.state = i
+            state = &self.c.states[i]
+            state.input = self.c.input_count + controls + i
+            state.output = outputs.index(given.output.name)
+            state.size = element_size(self.c.inputs[state.input].datatype)
+            state.shape = <int64_t *>calloc(len(given.shape) + 1, sizeof(int64_t))
+            if state.shape == NULL:
+                raise MemoryError
+            self.c.state_count = i + 1
+            for axis in range(len(given.shape)):
+                state.shape[axis] = given.shape[axis]
+                state.size *= <size_t>given.shape[axis]
+            if given.initial:
+                data = given.initial
+                self.held.append(data)
+                state.data = PyBytes_AS_STRING(data)
+        return 0
 
     cdef int index_of(self, const char *name, size_t size) noexcept:
         """-1: the model has no such input."""

@@ -32,8 +32,20 @@ _APPLIED = frozenset({
     "parameters.providers",
     "parameters.gpu_mem_limit", "parameters.arena_extend_strategy", "parameters.cudnn_conv_algo_search",
     "parameters.cudnn_conv_use_max_workspace", "parameters.do_copy_in_default_stream",
+    "sequence_batching.max_sequence_idle_microseconds", "sequence_batching.control_input.name",
+    "sequence_batching.control_input.control.kind", "sequence_batching.control_input.control.data_type",
+    "sequence_batching.control_input.control.int32_false_true",
+    "sequence_batching.control_input.control.fp32_false_true",
+    "sequence_batching.control_input.control.bool_false_true", "sequence_batching.state.input_name",
+    "sequence_batching.state.output_name", "sequence_batching.state.data_type", "sequence_batching.state.dims",
+    "sequence_batching.state.initial_state", "sequence_batching.direct.max_queue_delay_microseconds",
+    "sequence_batching.oldest.max_queue_delay_microseconds",
 })  # fmt: skip
-_INSIDE = frozenset({"input", "output", "instance_group", "dynamic_batching", "dynamic_batching.default_queue_policy"})
+_INSIDE = frozenset({
+    "input", "output", "instance_group", "dynamic_batching", "dynamic_batching.default_queue_policy",
+    "sequence_batching", "sequence_batching.control_input", "sequence_batching.control_input.control",
+    "sequence_batching.state", "sequence_batching.direct", "sequence_batching.oldest",
+})  # fmt: skip
 
 _OPTIONS = ("parameters.cuda.", "parameters.tensorrt.")  # of providers
 

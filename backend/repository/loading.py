@@ -21,6 +21,7 @@ from backend.providers import PROVIDERS
 from backend.repository import warmup
 from backend.repository.folder import ModelFile
 from backend.repository.samples import ranges_of, samples_of
+from backend.repository.sequences import Sequencing, sequencing_of
 from backend.repository.settings import Settings, fitted
 from backend.session import Session, open_session
 
@@ -39,14 +40,17 @@ def load(file: ModelFile, settings: Settings, cache: ModelCache | None = None) -
     try:
         session.inputs = fitted(_filled(session.inputs, graph), settings, "input")
         fitted(session.outputs, settings, "output")
+        sequencing = sequencing_of(session, settings, file.path.parent.parent)
+        if sequencing is not None and not session.keeps_state:
+            raise StartError("sequence_batching needs ONNX Runtime's C API, which this build does not have")
     except StartError as error:
         raise StartError(f"{source}: {error}") from error
-    shapes = _warm_up(file, session, settings)
-    model = Model(file.name, file.version, session, settings, file.path.name)
-    model.steady = graph is not None and steady(graph)
+    shapes = _warm_up(file, session, settings, {} if sequencing is None else sequencing.filled)
+    model = Model(file.name, file.version, session, settings, file.path.name, sequencing)
+    model.steady = graph is not None and steady(graph) and not (sequencing is not None and sequencing.growing)
     with suppress(OSError):  # a file that has gone since
         model.file_bytes = sum(one.stat().st_size for one in model_files(file.path))
-    reason = _why_not_merged(file, session, settings, shapes)
+    reason = _why_not_merged(file, session, settings, shapes, sequencing)
     if reason is None:
         model.max_batch = settings.max_batch
         log.info("%s: %s", model, _batching(settings.max_batch))
@@ -61,8 +65,9 @@ def load(file: ModelFile, settings: Settings, cache: ModelCache | None = None) -
     return model
 
 
-def _warm_up(file: ModelFile, session: Session, settings: Settings) -> warmup.Shapes | None:
-    """The shapes of one row that the model has taken; None: it was told to run nothing."""
+def _warm_up(file: ModelFile, session: Session, settings: Settings, filled: warmup.Shapes) -> warmup.Shapes | None:
+    """The shapes of one row that the model has taken; None: it was told to run nothing. `filled` are the shapes of
+    inputs that the server fills in."""
     configuration = settings.configuration
     beside = file.path.parent / warmup.FILE
     if configuration.skip_warmup or configuration.message.model_warmup:
@@ -70,14 +75,21 @@ def _warm_up(file: ModelFile, session: Session, settings: Settings) -> warmup.Sh
             log.warning("%s: %s has no effect: %s says how to warm up", session.source, beside, configuration.source)
         if configuration.skip_warmup:
             return None
-        return warmup.warm_up_on(session, samples_of(session, configuration, file.path.parent.parent / "warmup"))
-    return warmup.warm_up(session, file.path.parent)
+        samples = samples_of(session, configuration, file.path.parent.parent / "warmup", filled)
+        return warmup.warm_up_on(session, samples)
+    return warmup.warm_up(session, file.path.parent, filled)
 
 
-def _why_not_merged(file: ModelFile, session: Session, settings: Settings, shapes: warmup.Shapes | None) -> str | None:
+def _why_not_merged(
+    file: ModelFile, session: Session, settings: Settings, shapes: warmup.Shapes | None, sequencing: Sequencing | None
+) -> str | None:
     if settings.max_batch == 1:
         given = settings.max_batch_size
         return "--max-batch is 1" if given is None else f"max_batch_size is {given} in {settings.configuration.source}"
+    if sequencing is not None and not settings.max_batch_size:
+        return "without a max_batch_size the tensors of a sequence have no rows"
+    if sequencing is not None and sequencing.growing:
+        return "the shape of its state may change"
     if shapes is None:
         return "the warm-up is skipped, so no batch was tried"
     return warmup.batches(session, shapes, file.path, ranges_of(settings.configuration))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,15 +29,18 @@ class Sample:
     count: int
 
 
-def samples_of(session: Session, configuration: Configuration, folder: Path) -> list[Sample]:
-    """`folder` has the files of `input_data_file`. Raises StartError where a sample does not fit the model."""
+def samples_of(
+    session: Session, configuration: Configuration, folder: Path, filled: Mapping[str, tuple[int, ...]]
+) -> list[Sample]:
+    """`folder` has the files of `input_data_file`. Inputs that the server fills in (`filled`, with their shapes) may be
+    left out, and are zeros then. Raises StartError where a sample does not fit the model."""
     random = np.random.default_rng(_SEED)
     samples = []
     for at, given in enumerate(configuration.message.model_warmup):
         what = f"{session.source}: {configuration.source}: model_warmup '{given.name or at}'"
         specs = {spec.name: spec for spec in session.inputs}
         unknown = sorted(given.inputs.keys() - specs.keys())
-        missing = sorted(specs.keys() - given.inputs.keys())
+        missing = sorted(specs.keys() - given.inputs.keys() - filled.keys())
         if unknown or missing:
             raise StartError(
                 f"{what}: expected inputs {', '.join(map(str, session.inputs))}; "
@@ -44,6 +48,9 @@ def samples_of(session: Session, configuration: Configuration, folder: Path) -> 
             )
         feeds = {}
         for name, spec in specs.items():
+            if name not in given.inputs:  # [] would add it
+                feeds[name] = zeros(spec, filled[name])
+                continue
             try:
                 limits = configuration.ranges.get((at, name))
                 feeds[name] = _input(spec, given.inputs[name], given.batch_size, folder, random, limits)

@@ -33,8 +33,8 @@ class Level:
 class Settings:
     """`max_batch` is the most rows that requests are merged to, where the model allows it; 1: they are not. `runs` is
     the most runs of the model at once, 0: as many as the server has. `levels` are those of priorities, the first goes
-    first; requests without a priority are of `default_level`, counted from 0. Durations are nanoseconds.
-    `configuration` is what was asked for."""
+    first; requests without a priority are of `default_level`, counted from 0. `max_sequences` is the most sequences
+    that are open at once. Durations are nanoseconds. `configuration` is what was asked for."""
 
     providers: tuple[str, ...] = ("cpu",)
     tuning: Tuning = field(default_factory=Tuning)
@@ -44,6 +44,7 @@ class Settings:
     max_queue_delay: int = 0
     levels: tuple[Level, ...] = (Level(),)
     default_level: int = 0
+    max_sequences: int = 1
     configuration: Configuration = field(default_factory=Configuration)
 
     @property
@@ -71,6 +72,13 @@ def settings_of(name: str, configuration: Configuration, options: ServeOptions) 
     if batching.max_queue_delay_microseconds > _MOST_MICROSECONDS:
         raise StartError(f"{source}: dynamic_batching: {batching.max_queue_delay_microseconds} µs are too many")
     delay = batching.max_queue_delay_microseconds * 1000 if message.HasField("dynamic_batching") else None
+    sequences = message.sequence_batching
+    strategy = sequences.WhichOneof("strategy_choice")
+    if strategy is not None:
+        delay = getattr(sequences, strategy).max_queue_delay_microseconds * 1000
+    for microseconds in (sequences.max_sequence_idle_microseconds, (delay or 0) // 1000):
+        if microseconds > _MOST_MICROSECONDS:
+            raise StartError(f"{source}: sequence_batching: {microseconds} µs are too many")
     given = message.max_batch_size != NOT_GIVEN
     providers, tuning = execution(configuration, options)
     return Settings(
@@ -82,6 +90,7 @@ def settings_of(name: str, configuration: Configuration, options: ServeOptions) 
         max_queue_delay=options.max_queue_delay if delay is None else delay,
         levels=_levels(source, batching, options),
         default_level=max(batching.default_priority_level, 1) - 1,
+        max_sequences=options.max_sequences,
         configuration=configuration,
     )
 

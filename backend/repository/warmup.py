@@ -34,13 +34,14 @@ TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-3}  # by the bytes of a float: relative, an
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def warm_up(session: Session, directory: Path) -> Shapes:
-    """Runs the model once on zeros and returns the shapes it took.
+def warm_up(session: Session, directory: Path, filled: Shapes) -> Shapes:
+    """Runs the model once on zeros and returns the shapes it took. `filled` are those of inputs that the server fills
+    in.
 
     Raises StartError when it takes none of the shapes tried, or `warmup.json` does not fit the model.
     """
     path = directory / FILE
-    candidates = iter([_read(path, session)]) if path.exists() else _candidates(session)
+    candidates = iter([_read(path, session, filled)]) if path.exists() else _candidates(session, filled)
     failure: BackendError | None = None
     for shapes in candidates:
         try:
@@ -49,7 +50,7 @@ def warm_up(session: Session, directory: Path) -> Shapes:
             failure = failure or error
         else:
             return shapes
-    form = json.dumps({spec.name: spec.shape for spec in session.inputs})
+    form = json.dumps({spec.name: spec.shape for spec in session.inputs if spec.name not in filled})
     raise StartError(
         f"{session.source}: the warm-up inference failed ({failure}); "
         f"if the model is sound, write shapes that it takes to {path}, as {form} with a size for every -1, or samples "
@@ -139,11 +140,13 @@ def _run(session: Session, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     return session.run([spec.name for spec in session.outputs], feeds)
 
 
-def _candidates(session: Session) -> Iterator[Shapes]:
-    free = any(-1 in spec.shape[1:] for spec in session.inputs)
+def _candidates(session: Session, filled: Shapes) -> Iterator[Shapes]:
+    free = any(-1 in spec.shape[1:] for spec in session.inputs if spec.name not in filled)
     for size in _SIZES if free else _SIZES[:1]:
         yield {
-            spec.name: tuple(
+            spec.name: filled[spec.name]
+            if spec.name in filled
+            else tuple(
                 (1 if index == 0 else size) if dimension == -1 else dimension
                 for index, dimension in enumerate(spec.shape)
             )
@@ -151,13 +154,16 @@ def _candidates(session: Session) -> Iterator[Shapes]:
         }
 
 
-def _read(path: Path, session: Session) -> Shapes:
+def _read(path: Path, session: Session, filled: Shapes) -> Shapes:
     try:
         given = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise StartError(f"{session.source}: cannot read {path}: {error}") from error
     shapes: dict[str, tuple[int, ...]] = {}
     for spec in session.inputs:
+        if spec.name in filled:
+            shapes[spec.name] = filled[spec.name]
+            continue
         shape = given.get(spec.name) if isinstance(given, dict) else None
         if (
             not isinstance(shape, list)

@@ -34,7 +34,8 @@ class Session:
 
 
 class Model:
-    name, version, max_batch, session = "many", "1", 8, Session()
+    name, version, max_batch, sequencing = "many", "1", 8, None
+    inputs, outputs = Session.inputs, Session.outputs
 
 
 def tensor(draw, spec):

@@ -53,6 +53,7 @@ async def test_server_calls(stub, server):
     assert list(metadata.extensions) == [
         "classification",
         "model_configuration",
+        "sequence",
         "statistics",
         "system_shared_memory",
     ]

@@ -9,13 +9,21 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
+import onnx
 import pytest
+import tritonclient.grpc as by_grpc
+import tritonclient.http as by_http
 from daemon import Daemon, eventually, http_listener, route, worker_of
+from onnx import TensorProto, helper
 from sequence_servers import SequenceServer, document, message
+from test_e2e_model_servers import ready_replicas
 from traffic import Client, request
+from tritonclient.utils import InferenceServerException
 
 from lb.wire import grpc_service_pb2 as wire
 
@@ -373,3 +381,48 @@ async def test_a_request_of_a_sequence_waits_for_its_own_endpoint(start: Start, 
     assert set(peak.values()) == {1}
     assert all(not server.broken for server in fleet)
     await remote.close()
+
+
+@pytest.mark.parametrize("module", [by_http, by_grpc])
+def test_state_that_the_model_servers_keep(start: Start, tmp_path: Path, module: Any) -> None:
+    """Triton's clients on a pool of two of our own model servers, with a cache in front."""
+    models = tmp_path / "models"
+    (models / "total" / "1").mkdir(parents=True)
+    nodes = [helper.make_node("Add", ["x", "before"], ["after"]), helper.make_node("Identity", ["after"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "total",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1]) for name in ("x", "before")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1]) for name in ("y", "after")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, models / "total" / "1" / "model.onnx")
+    (models / "total" / "config.pbtxt").write_text(
+        """max_batch_size: 8 sequence_batching {
+          max_sequence_idle_microseconds: 30000000
+          state [{input_name: "before" output_name: "after"}]
+        }"""
+    )
+    serve = {"models": str(models), "min": 2, "max": 2, "threads": 1, "drain_timeout": "10s"}
+    daemon = start({
+        "workers": 2,
+        "cache": {"size": "16MiB"},
+        "listeners": {"web": http_listener(route("/", "digits"))},
+        "pools": {"digits": {"protocol": "oip", "serve": serve}},
+    })  # fmt: skip
+    eventually(lambda: len(ready_replicas(daemon)) == 2, "both model servers")
+    clients = [module.InferenceServerClient(f"127.0.0.1:{daemon.port()}") for _ in range(4)]
+    one = module.InferInput("x", [1, 1], "FP32")
+    one.set_data_from_numpy(np.ones((1, 1), np.float32))
+    for at in range(8):
+        for number in range(1, 41):  # equal requests of each sequence: a cache would answer them
+            name: int | str = number if number % 2 else f"s{number}"
+            client = clients[(at + number) % 4]
+            found = client.infer("total", [one], sequence_id=name, sequence_start=at == 0, sequence_end=at == 7)
+            assert found.as_numpy("y").item() == at + 1, name
+    with pytest.raises(InferenceServerException, match=r"START flag|not open"):
+        clients[0].infer("total", [one], sequence_id=1)
+    counted = client.get_inference_statistics("total", **({"as_json": True} if module is by_grpc else {}))
+    assert int(counted["model_stats"][0]["inference_count"]) == 320
+    config = client.get_model_config("total", **({"as_json": True} if module is by_grpc else {}))
+    assert config.get("config", config)["sequence_batching"]["state"][0]["output_name"] == "after"
