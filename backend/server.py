@@ -18,6 +18,7 @@ from backend.grpc.methods import Methods
 from backend.inference.engine import Engine
 from backend.inference.load import Load
 from backend.listener import Listener
+from backend.log_settings import LogSettings
 from backend.options import ServeOptions
 from backend.regions import Regions
 from backend.repository.control import POLL, Control
@@ -54,12 +55,15 @@ class Server:
         self._stop_now = asyncio.Event()
         self._executor = ThreadPoolExecutor(options.concurrency, thread_name_prefix="run")
         load = Load(options.concurrency, time.monotonic_ns())
+        log_settings = LogSettings(logging.getLevelName(options.log_level.upper()))
+        log_settings.install()
         regions = Regions(all(address.is_local for address in options.listen))
         self._service = InferenceService(options.concurrency, regions)
         self._health = health.Health("", INFERENCE.full_name)
         methods = Methods()
         methods.add(INFERENCE, self._service, COMPILED)
         methods.extend(INFERENCE, regions)
+        methods.extend(INFERENCE, log_settings)
         methods.add(health.SERVICE, self._health)
         methods.add(load_reports.SERVICE, load_reports.LoadReports(load, self._stop))
         POOL.AddSerializedFile(reflection.SERVICE.file.serialized_pb)

@@ -20,13 +20,16 @@ from backend.inference.engine import ModelQueue
 from backend.inference.model import Served
 from backend.regions import Regions
 from backend.repository.catalog import READY, UNAVAILABLE, Catalog
+from lb.inference import generate
 from lb.inference.raw_input import raw_input
 from lb.wire import grpc_service_pb2 as wire
 
 SERVER_NAME = "tidegate-backend"
 # Exactly what is offered beyond the base protocol; "model_repository" where models may be loaded and unloaded,
 # "system_shared_memory" where all clients are of this machine.
-EXTENSIONS = ("classification", "model_configuration", "sequence", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data", "classification", "generate", "logging", "model_configuration", "sequence", "statistics",
+)  # fmt: skip
 _FINAL = "triton_enable_empty_final_response"
 _LARGEST = 64 << 20  # bytes of a message that came compressed: a small one may claim any size, and holds the loop
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -245,6 +248,12 @@ class Rare:
         config = wire.ModelConfigResponse(config=model.config(1)).SerializeToString()
         found = raw_input(model.metadata(models.versions(name)).SerializeToString(), config)
         return found.header(size), found.prefixed
+
+    def generate_request(self, name: str, version: str, body: bytes) -> bytes:
+        """The inference request in JSON that a generate request stands for. Raises BackendError, TidegateError."""
+        models = self._inference.models()
+        model = models.get(name, version)
+        return generate.schema_of(model.metadata(models.versions(name)).SerializeToString()).request(body)
 
     def _from_region(self, what: str, parameters: Any) -> bytes | None:
         """A tensor that is in shared memory."""

@@ -8,6 +8,7 @@ from lb.http.codings cimport tg_accepted
 from lb.http.head cimport Scan
 from lb.http.http1 cimport Parser
 from lb.inference.request cimport InferRequest
+from lb.inference.response cimport InferResponse
 from lb.net.buffer cimport tg_buffer
 from lb.net.iovec cimport iovec
 from lb.net.stream cimport Stream
@@ -60,12 +61,15 @@ cdef class HttpRequest(Waiter):
     cdef Py_ssize_t json_length       # Inference-Header-Content-Length; -1 = none
     cdef tg_buffer body
     cdef InferRequest infer
+    cdef object generates             # lb.inference.generate.Target of a generate request; None: it is none
     cdef object task                  # of Python, which answers
 
     cdef object run(self)
+    cdef object begin_generate(self, object generates)
     cdef object run_inference(self)
     cdef object run_in_python(self)
     cdef InferRequest raw_request(self)
     cdef void submit(self, ModelQueue queue, tg_inference *inference) noexcept
     cdef object respond(self, tg_inference *inference)
+    cdef object respond_generated(self, InferResponse response)
     cdef void abandon(self) noexcept

@@ -47,6 +47,7 @@ from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO
 from backend.errors import BackendError
 from lb.errors import TidegateError
 from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, compress, decompress
+from lb.inference.generate import EVENTS, answer, event, target_of
 
 log = logging.getLogger("tidegate.backend")
 
@@ -352,7 +353,11 @@ cdef class HttpRequest(Waiter):
                 if tg_buffer_append(&self.body, PyBytes_AS_STRING(plain), <size_t>len(plain)) < 0:
                     raise MemoryError
             if matched == NO_MATCH:
-                self.run_in_python()
+                generates = target_of(target) if self.method == b"POST" else None
+                if generates is None:
+                    self.run_in_python()
+                else:
+                    self.begin_generate(generates)
                 return
             self.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
             self.version = version.data[:version.size]
@@ -366,6 +371,19 @@ cdef class HttpRequest(Waiter):
         except Exception:
             log.exception("a request could not be read")
             self.say(500, "unexpected error; the server's log has more")
+
+    cdef object begin_generate(self, object generates):
+        """Raises BackendError, TidegateError, MemoryError."""
+        cdef bytes made
+        self.model, self.version = generates.model, generates.version
+        made = self.front.service.generate_request(
+            self.model.decode(), self.version.decode(), tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)])
+        self.json_length = -1
+        tg_buffer_free(&self.body)
+        if tg_buffer_append(&self.body, PyBytes_AS_STRING(made), <size_t>len(made)) < 0:
+            raise MemoryError
+        self.generates = generates
+        self.run_inference()
 
     cdef object run_inference(self):
         """Raises TidegateError, MemoryError."""
@@ -489,6 +507,9 @@ cdef class HttpRequest(Waiter):
             if rc < 0:
                 raise MemoryError
             response = render(self.infer, tg_buffer_head(&message), tg_buffer_size(&message))
+            if self.generates is not None:
+                self.respond_generated(response)
+                return
             content_type = JSON
             if response.json_length >= 0:
                 content_type = BINARY
@@ -514,9 +535,21 @@ cdef class HttpRequest(Waiter):
             tg_buffer_free(&message)
             tg_buffer_free(&fields)
 
+    cdef object respond_generated(self, InferResponse response):
+        """The answer to a generate request, which is the only event of a stream: a model gives one answer here."""
+        made = answer(response.body())
+        if self.generates.stream:
+            self.reply(200, event(made), EVENTS, b"Cache-Control: no-cache\r\n")
+        else:
+            self.reply(200, made, "application/json", b"")
+
     def say(self, int status, str text) -> None:
         """Answers with an error, as the protocol shapes it."""
-        self.reply(status, self.front.service.error(text), "application/json", b"")
+        error = self.front.service.error(text)
+        if self.generates is not None and self.generates.stream:      # as Triton, with the status of an error
+            self.reply(status, event(error), EVENTS, b"")
+        else:
+            self.reply(status, error, "application/json", b"")
 
     # From Python.
 

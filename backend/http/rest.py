@@ -10,8 +10,9 @@ from typing import Protocol
 import orjson
 
 from backend.grpc.methods import Methods
-from lb.inference import management
+from lb.inference import generate, management
 from lb.inference.server_calls import Kind
+from lb.wire import grpc_service_pb2 as wire
 
 log = logging.getLogger("tidegate.backend")
 
@@ -53,11 +54,22 @@ class Rest:
             if method not in ("GET", "HEAD"):
                 return management.Reply(405, error("Method Not Allowed"), allow="GET, HEAD")
             return management.Reply(200, self._metrics().encode(), _METRICS)
+        if generate.target_of(path.encode("latin-1")):
+            return management.Reply(405, error("Method Not Allowed"), allow="POST")
+        if path in ("/v2", "/v2/") and method in ("GET", "HEAD"):
+            return await self._server()
         found = management.route(method, target, body, _ALLOWED)
         if isinstance(found, management.Reply):
             return found
         status, text, message = await self._methods.call(found.grpc_path.decode(), found.request)
         return found.render(status, text, message)
+
+    async def _server(self) -> management.Reply:
+        """The server's metadata with all of its extensions: `management` names those that a balancer passes on."""
+        _, _, message = await self._methods.call(f"{management.SERVICE.decode()}ServerMetadata", b"")
+        found = wire.ServerMetadataResponse.FromString(message)
+        document = {"name": found.name, "version": found.version, "extensions": list(found.extensions)}
+        return management.Reply(200, orjson.dumps(document))
 
 
 def error(text: str) -> bytes:

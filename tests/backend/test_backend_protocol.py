@@ -51,7 +51,10 @@ async def test_server_calls(stub, server):
     assert metadata.name == "tidegate-backend"
     assert metadata.version
     assert list(metadata.extensions) == [
+        "binary_tensor_data",
         "classification",
+        "generate",
+        "logging",
         "model_configuration",
         "sequence",
         "statistics",

@@ -1,0 +1,155 @@
+"""Triton's generate extension: an inference whose inputs are keys of a JSON object, and its outputs keys of another.
+
+`POST /v2/models/M[/versions/V]/generate` has one answer, `…/generate_stream` any number, as server-sent events. A key
+that names an input of the model is that tensor, `id` is the request's, `parameters` and every other key are its
+parameters. A value is one element or a list of them: its elements fill the fixed dimensions of the input, and the last
+dimension of any size; others of any size are 1 (protocol/extension_generate.md of Triton, and what its server does).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from google.protobuf.message import DecodeError
+from msgspec import Struct
+
+from lb.errors import UpstreamError
+from lb.inference.errors import OipError
+from lb.wire import grpc_service_pb2 as wire
+
+EVENTS = "text/event-stream; charset=utf-8"
+ONE = "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of responses"  # noqa: E501 - Triton's words
+_PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]+))?/generate(_stream)?")
+
+
+class Target(Struct, frozen=True):
+    """Which model a request is for, and whether its answers are events."""
+
+    model: bytes
+    version: bytes
+    stream: bool
+
+
+def target_of(path: bytes) -> Target | None:
+    """None: the path is no generate route's. Raises OipError for a name that is not UTF-8."""
+    match = _PATH.fullmatch(path)
+    if match is None:
+        return None
+    name = unquote_to_bytes(match[1])
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        raise OipError("the model's name in the path is not UTF-8") from None
+    return Target(name, match[2] or b"", match[3] is not None)
+
+
+class Schema(Struct, frozen=True):
+    """The inputs of a model: datatype and shape by name."""
+
+    inputs: dict[str, tuple[str, tuple[int, ...]]]
+
+    def request(self, body: bytes) -> bytes:
+        """The inference request in JSON that a generate request stands for. Raises OipError."""
+        given = _parse(body)
+        document: dict[str, Any] = {"inputs": []}
+        parameters: dict[str, Any] = {}
+        for key, value in given.items():
+            if key in self.inputs:
+                document["inputs"].append(self._tensor(key, value))
+            elif key == "parameters":
+                if not isinstance(value, dict):
+                    raise OipError("'parameters' must be an object")
+                parameters.update(value)
+            elif key == "id":
+                if not isinstance(value, str):
+                    raise OipError("'id' must be a string")
+                document["id"] = value
+            else:
+                parameters[key] = value
+        for key, value in parameters.items():
+            if not isinstance(value, str | int | float | bool):
+                raise OipError(f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string'.")
+        if len(document["inputs"]) != len(self.inputs):
+            missing = [name for name in self.inputs if name not in given]
+            raise OipError(
+                f"expected {len(self.inputs)} inputs but got {len(document['inputs'])}; missing: {', '.join(missing)}"
+            )
+        if parameters:
+            document["parameters"] = parameters
+        # Numbers of any size and NaN: the codec that reads it knows what the datatype takes.
+        return json.dumps(document).encode(errors="surrogatepass")
+
+    def _tensor(self, name: str, value: Any) -> dict[str, Any]:
+        datatype, shape = self.inputs[name]
+        data = value if isinstance(value, list) else [value]
+        return {"name": name, "datatype": datatype, "shape": _filled(name, shape, len(data)), "data": data}
+
+
+def schema_of(metadata: bytes) -> Schema:
+    """By a ModelMetadataResponse. Raises UpstreamError for anything else."""
+    try:
+        described = wire.ModelMetadataResponse.FromString(metadata)
+    except DecodeError:
+        raise UpstreamError("the endpoint's answer is not a description of a model") from None
+    return Schema({tensor.name: (tensor.datatype, tuple(tensor.shape)) for tensor in described.inputs})
+
+
+def _filled(name: str, shape: tuple[int, ...], count: int) -> list[int]:
+    left = count
+    for size in shape:
+        if size >= 0:
+            if size == 0 or left % size:
+                raise OipError(
+                    f"the schema can not convert input '{name}' to tensor with proper shape: {count} elements for "
+                    f"{list(shape)}"
+                )
+            left //= size
+    made = list(shape)
+    for axis in reversed(range(len(shape))):
+        if shape[axis] < 0:
+            made[axis], left = left, 1
+    if left != 1:
+        raise OipError(
+            f"the schema can not convert input '{name}' to tensor with proper shape: {count} elements for {list(shape)}"
+        )
+    return made
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        given = json.loads(body, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as problem:
+        raise OipError(f"the request is not valid JSON: {problem}") from None
+    if not isinstance(given, dict):
+        raise OipError("the request must be a JSON object")
+    return given
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OipError(f"input '{twice}' already exists in request")
+    return made
+
+
+def answer(infer: bytes) -> bytes:
+    """The answer to a generate request, of an inference's answer in JSON: each output is a key, a single element as
+    it is, several as a list; the parameters of the answer are keys, too."""
+    document = orjson.loads(infer)
+    made = {key: value for key in ("id", "model_name", "model_version") if (value := document.get(key))}
+    made |= document.get("parameters", {})
+    for output in document.get("outputs", ()):
+        data = output.get("data", [])
+        made[output["name"]] = data[0] if len(data) == 1 else data
+    return orjson.dumps(made)
+
+
+def event(data: bytes) -> bytes:
+    """A server-sent event."""
+    return b"data: " + data + b"\n\n"
