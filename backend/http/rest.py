@@ -10,7 +10,7 @@ from typing import Protocol
 import orjson
 
 from backend.grpc.methods import Methods
-from lb.inference import generate, management
+from lb.inference import management
 from lb.inference.server_calls import Kind
 from lb.wire import grpc_service_pb2 as wire
 
@@ -54,8 +54,6 @@ class Rest:
             if method not in ("GET", "HEAD"):
                 return management.Reply(405, error("Method Not Allowed"), allow="GET, HEAD")
             return management.Reply(200, self._metrics().encode(), _METRICS)
-        if generate.target_of(path.encode("latin-1")):
-            return management.Reply(405, error("Method Not Allowed"), allow="POST")
         if path in ("/v2", "/v2/") and method in ("GET", "HEAD"):
             return await self._server()
         found = management.route(method, target, body, _ALLOWED)

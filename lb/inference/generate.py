@@ -23,6 +23,7 @@ from lb.wire import grpc_service_pb2 as wire
 
 EVENTS = "text/event-stream; charset=utf-8"
 ONE = "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of responses"  # noqa: E501 - Triton's words
+_FINAL = "triton_final_response"  # a parameter of the answers of streams, which says nothing to clients here
 _PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]+))?/generate(_stream)?")
 
 
@@ -48,9 +49,11 @@ def target_of(path: bytes) -> Target | None:
 
 
 class Schema(Struct, frozen=True):
-    """The inputs of a model: datatype and shape by name."""
+    """The inputs of a model: datatype and shape by name. `decoupled`: it gives any number of answers to a request, and
+    gives them to streams alone."""
 
     inputs: dict[str, tuple[str, tuple[int, ...]]]
+    decoupled: bool = False
 
     def request(self, body: bytes) -> bytes:
         """The inference request in JSON that a generate request stands for. Raises OipError."""
@@ -89,13 +92,16 @@ class Schema(Struct, frozen=True):
         return {"name": name, "datatype": datatype, "shape": _filled(name, shape, len(data)), "data": data}
 
 
-def schema_of(metadata: bytes) -> Schema:
-    """By a ModelMetadataResponse. Raises UpstreamError for anything else."""
+def schema_of(metadata: bytes, config: bytes | None = None) -> Schema:
+    """By a ModelMetadataResponse and a ModelConfigResponse; None: the model's server has no configurations. Raises
+    UpstreamError for anything but these messages."""
     try:
         described = wire.ModelMetadataResponse.FromString(metadata)
+        configured = wire.ModelConfigResponse.FromString(config or b"")
     except DecodeError:
         raise UpstreamError("the endpoint's answer is not a description of a model") from None
-    return Schema({tensor.name: (tensor.datatype, tuple(tensor.shape)) for tensor in described.inputs})
+    inputs = {tensor.name: (tensor.datatype, tuple(tensor.shape)) for tensor in described.inputs}
+    return Schema(inputs, configured.config.model_transaction_policy.decoupled)
 
 
 def _filled(name: str, shape: tuple[int, ...], count: int) -> list[int]:
@@ -143,11 +149,26 @@ def answer(infer: bytes) -> bytes:
     it is, several as a list; the parameters of the answer are keys, too."""
     document = orjson.loads(infer)
     made = {key: value for key in ("id", "model_name", "model_version") if (value := document.get(key))}
-    made |= document.get("parameters", {})
+    made |= {key: value for key, value in document.get("parameters", {}).items() if key != _FINAL}
     for output in document.get("outputs", ()):
         data = output.get("data", [])
         made[output["name"]] = data[0] if len(data) == 1 else data
     return orjson.dumps(made)
+
+
+def error(text: str) -> bytes:
+    """An error as the protocol shapes it."""
+    return orjson.dumps({"error": text})
+
+
+def split(message: bytes) -> tuple[str, bytes]:
+    """The error of a ModelStreamInferResponse, "" where it has none, and its ModelInferResponse. Raises
+    UpstreamError."""
+    try:
+        found = wire.ModelStreamInferResponse.FromString(message)
+    except DecodeError:
+        raise UpstreamError("the endpoint's answer is not a ModelStreamInferResponse") from None
+    return found.error_message, found.infer_response.SerializeToString()
 
 
 def event(data: bytes) -> bytes:

@@ -40,7 +40,7 @@ _ALLOWED_EXTENSIONS = {
     "system_shared_memory": server_calls.Kind.SHARED_MEMORY,
     "cuda_shared_memory": server_calls.Kind.SHARED_MEMORY,
 }
-_OWN_EXTENSIONS = ("binary_tensor_data",)
+_OWN_EXTENSIONS = ("binary_tensor_data", "generate")
 
 
 class Reply(Struct, frozen=True):
@@ -135,7 +135,8 @@ def route(method: str, path: str, body: bytes, allowed: int = 0, sequences: bool
     found = server_calls.place_of(path)
     if found is not None:
         return _server_call(method, *found, body, allowed)
-    return error("not-served", _GENERATE if _GENERATE_PATH.fullmatch(path) else "Not Found")
+    # A request that generates is an inference, and none of these.
+    return (_only("POST", method) if _GENERATE_PATH.fullmatch(path) else None) or error("not-served", "Not Found")
 
 
 def _only(verb: str, method: str) -> Reply | None:
@@ -302,7 +303,6 @@ _ROUTES: tuple[tuple[re.Pattern[str], str, Callable[[dict[str, str], bytes], Cal
 )
 
 _GENERATE_PATH = re.compile(rf"{_MODEL}/generate(?:_stream)?")
-_GENERATE = "the generate extension is not supported here: use infer, or a route to a pool of protocol http"
 
 _SERVICE_NAME = "inference.GRPCInferenceService"
 _SERVICE = f"/{_SERVICE_NAME}/"

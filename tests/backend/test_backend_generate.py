@@ -133,7 +133,7 @@ def test_elements_fill_the_shape() -> None:
 
 def test_what_an_answer_looks_like() -> None:
     made = answer(
-        b'{"model_name":"m","id":"","parameters":{"sequence_id":0},"outputs":[{"name":"a","data":[]},'
+        b'{"model_name":"m","id":"","parameters":{"sequence_id":0,"triton_final_response":true},"outputs":[{"name":"a","data":[]},'
         b'{"name":"b","data":["NaN"]}]}'
     )
     assert json.loads(made) == {"model_name": "m", "sequence_id": 0, "a": [], "b": "NaN"}

@@ -222,7 +222,7 @@ async def test_what_is_not_served_of_the_inference_protocol_has_a_reason(start: 
         ("GET", "/v2/trace/setting", 404, "single-server"),
         ("GET", "/v2/models/m/trace/setting", 404, "single-server"),
         ("GET", "/v2/logging", 404, "single-server"),
-        ("POST", "/v2/models/m/generate", 404, "not-served"),
+        ("GET", "/v2/models/m/generate", 405, "method"),
         ("GET", "/v2/none", 404, "not-served"),
         ("POST", "/v2/models/m", 405, "method"),
         ("GET", "/v2/models/m/infer", 405, "method"),

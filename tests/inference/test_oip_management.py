@@ -96,8 +96,6 @@ def test_refusals(method: str, path: str, status: int, body: bytes, allow: str) 
         ("/v2/logging", "logging"),
         ("/v2/repository/models/m/load", "loading"),
         ("/v2/repository/r/models/m/unload", "loading"),
-        ("/v2/models/m/generate", "generate"),
-        ("/v2/models/m/versions/1/generate_stream", "generate"),
     ],
 )
 def test_extensions_that_are_not_served_are_named(path: str, said: str) -> None:
@@ -106,7 +104,15 @@ def test_extensions_that_are_not_served_are_named(path: str, said: str) -> None:
         assert isinstance(reply, Reply)
         assert (reply.status, reply.allow, reply.content_type) == (404, "", "application/json")
         assert said in json.loads(reply.body)["error"]
-        assert ALL[reply.failure].reason == ("not-served" if said == "generate" else "single-server")
+        assert ALL[reply.failure].reason == "single-server"
+
+
+@pytest.mark.parametrize("what", ["generate", "versions/1/generate_stream"])
+def test_generate_is_an_inference(what: str) -> None:
+    for method, status in (("GET", 405), ("DELETE", 405), ("POST", 404)):
+        reply = route(method, f"/v2/models/m/{what}", b"")
+        assert isinstance(reply, Reply)
+        assert (reply.status, reply.allow) == (status, "POST" if status == 405 else "")
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"ready":1}', b"\xff"])
@@ -150,7 +156,7 @@ def test_server_metadata_names_what_works_here() -> None:
     assert shown("/v2", answer) == {
         "name": "s",
         "version": "1",
-        "extensions": ["binary_tensor_data", "statistics", "sequence", "model_configuration"],
+        "extensions": ["binary_tensor_data", "generate", "statistics", "sequence", "model_configuration"],
     }
 
 

@@ -247,7 +247,7 @@ async def test_management_routes(site: Site) -> None:
     assert (await get("/v2/health/ready")).status == 400
     metadata = (await get("/v2")).json
     assert (metadata["name"], metadata["version"]) == ("s", "9")
-    assert metadata["extensions"] == ["binary_tensor_data", "statistics", "model_configuration"]
+    assert metadata["extensions"] == ["binary_tensor_data", "generate", "statistics", "model_configuration"]
     assert (await get("/v2/models/m/ready")).json == {"name": "m", "ready": True}
     metadata = (await get("/v2/models/m")).json
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]

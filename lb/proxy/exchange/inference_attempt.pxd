@@ -1,4 +1,5 @@
-"""An attempt at a model server for a request of HTTP: one unary gRPC call, whose message the codec has made."""
+"""An attempt at a model server for a request of HTTP: one gRPC call, unary but for streams of generated answers, whose
+message the codec has made."""
 
 cimport cython
 from libc.stdint cimport uint64_t
@@ -12,6 +13,7 @@ from lb.upstream.connections.grpc_call cimport GrpcCall
 cdef class InferenceAttempt(GrpcCall):
     cdef iovec single                 # the message of a management call
     cdef uint64_t due                 # its deadline, which the endpoint knows as grpc-timeout
+    cdef size_t held                  # bytes of a stream's answer that the endpoint may not send anew yet
 
     cdef InferenceBody body(self, Exchange exchange)
     # The call that the codec's message makes. False: out of memory.

@@ -7,7 +7,8 @@ cimport cython
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint64_t
 from lb.failure cimport (
-    CLIENT_GONE, FAIL_CONNECT, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
+    CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT,
+    FAIL_TOO_LARGE,
     RETRY_5XX, RETRY_RESET, RETRY_TIMEOUT, failure_of, http_of_grpc, verdict_of_grpc,
 )
 from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
@@ -15,12 +16,16 @@ from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.inference.response cimport InferResponse
-from lb.proxy.exchange.exchange cimport Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status
+from lb.proxy.client.client cimport Client
+from lb.proxy.exchange.exchange cimport (
+    X_ANSWERING, X_DONE, Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status,
+)
 from lb.proxy.exchange.inference_body cimport (
-    InferenceBody, answer_error, forget_raw, land, management_answered, release_followers, rendered, respond, store,
+    InferenceBody, answer_error, end_streamed, forget_raw, land, management_answered, release_followers, rendered,
+    respond, send_error, store, take_streamed,
 )
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
-from lb.upstream.attempt cimport A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
+from lb.upstream.attempt cimport A_ANSWERING, A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.load.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
@@ -30,9 +35,12 @@ cdef enum:
     GRPC_CANCELLED = 1
     GRPC_DEADLINE_EXCEEDED = 4
     GRPC_UNAVAILABLE = 14
+    HIGH_WATER = 64 * 1024            # bytes of a stream's answer that wait for the client, before no more may come
 
 cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
 cdef size_t INFER_PATH_LENGTH = 42
+cdef const char *STREAM_PATH = b"/inference.GRPCInferenceService/ModelStreamInfer"
+cdef size_t STREAM_PATH_LENGTH = 48
 
 
 @cython.final
@@ -58,12 +66,15 @@ cdef class InferenceAttempt(GrpcCall):
         self.due = exchange.due()
         if limit and now + limit < self.due:
             self.due = now + limit
+        self.held = 0
         step(self, A_SENDING)
         step(self, A_SENT)
         (<Http2Channel>self.pool.channels[self.endpoint]).start(self, self.due)
         if not own:
             return
         exchange.grpc_status = -1
+        if self.streams:
+            return
         if body.request is not None and exchange.route.mirror is not None and exchange.attempts == 1:
             mirror_inference(exchange.route.mirror, exchange.client.poller, self.parts, self.part_count,
                              self.message_size, INFER_PATH, INFER_PATH_LENGTH, exchange.key)
@@ -76,6 +87,9 @@ cdef class InferenceAttempt(GrpcCall):
             self.parts = body.request.parts
             self.part_count = body.request.part_count
             self.message_size = body.request.message_size
+            self.streams = body.streams
+            if self.streams:
+                return self.call_path(STREAM_PATH, STREAM_PATH_LENGTH) >= 0
             return self.call_path(INFER_PATH, INFER_PATH_LENGTH) >= 0
         self.single.iov_base = <char *><bytes>body.management.request
         self.single.iov_len = <size_t>len(<bytes>body.management.request)
@@ -113,6 +127,48 @@ cdef class InferenceAttempt(GrpcCall):
             return False
         return exchange.retry_granted(rule, -1)
 
+    # A stream of generated answers.
+
+    cdef int on_message(self) noexcept:
+        cdef Exchange exchange = <Exchange>self.owner
+        if exchange is None:
+            return 0
+        if self.state == A_SENT:
+            step(self, A_ANSWERING)
+        take_streamed(self.body(exchange), exchange, tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
+        return 0
+
+    cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
+        cdef int rc = GrpcCall.take_data(self, data, size, held)
+        cdef Exchange exchange = <Exchange>self.owner
+        if rc == 0 and self.streams and exchange is not None and exchange.client.backlog() > HIGH_WATER:
+            held[0] = size
+            self.held += size
+        return rc
+
+    cdef void client_drained(self) noexcept:
+        cdef size_t held = self.held
+        if held and self.dispatcher is not None:
+            self.held = 0
+            (<Http2Channel>self.dispatcher).consume(self, held)
+
+    cdef bint end_answer(self, int kind, str message) noexcept:
+        """A last event says why there is no more."""
+        cdef Exchange exchange = <Exchange>self.owner
+        cdef Client client = exchange.client
+        if not self.streams:
+            return False
+        self.stop()
+        send_error(exchange, message)
+        if exchange.state == X_DONE:              # the client has left meanwhile
+            return True
+        exchange.note_failure(kind)
+        exchange.cut = <short>failure_of(kind).status
+        exchange.let_go(failure_of(kind).status < 500)     # a client's fault is not held against the endpoint
+        exchange.record()
+        client.respond_end()
+        return True
+
     # Its end.
 
     cdef void sent_again(self) noexcept:
@@ -126,6 +182,11 @@ cdef class InferenceAttempt(GrpcCall):
     cdef void failed(self, Exchange exchange, int kind) noexcept:
         if self is exchange.attempt:
             exchange.grpc_status = -1
+        if exchange.state == X_ANSWERING:
+            tg_add(&self.pool.series[self.endpoint][ENDPOINT_RESPONSE_ERRORS], 1)
+            exchange.fail(kind, "the model server did not answer in time" if kind == FAIL_TIMEOUT
+                          else "the model server broke its answer off")
+            return
         if exchange.attempt_failed(self, kind):
             return
         if exchange.affinity.sequence_at >= 0 and kind == FAIL_CONNECT and not exchange.affinity.starts:
@@ -160,6 +221,16 @@ cdef class InferenceAttempt(GrpcCall):
         if self.pool.policy.reads_reports and tg_buffer_size(&self.report):
             self.take_report(exchange)
         exchange.grpc_status = <short>status
+        if exchange.state == X_ANSWERING and status:
+            if status == GRPC_DEADLINE_EXCEEDED and exchange.client.poller.now >= self.due:
+                self.failed(exchange, FAIL_TIMEOUT)
+                return
+            text = message[:n].decode("utf-8", "replace")
+            exchange.fail(FAIL_MODEL_ERROR, text or "the model server gave no reason")
+            return
+        if self.streams and status == 0:
+            end_streamed(body, exchange)
+            return
         if status == 0:
             if exchange.route.hedge is not None:
                 exchange.own_answer()

@@ -23,6 +23,7 @@ cdef class InferContext:
     cdef tg_buffer stored             # a message on its way into, or out of, the cache
     cdef public object ask            # lb.control.workers.worker.Ask
     cdef dict raw_inputs              # (pool, model, version) -> lb.inference.raw_input.RawInput
+    cdef dict schemas                 # the same -> lb.inference.generate.Schema
 
     cdef InferenceBody new_body(self)
 
@@ -44,7 +45,10 @@ cdef class InferenceBody(BodySource):
     cdef bint following
     cdef bint stored                  # the answer went into the cache
     cdef Question question            # to the master; None: there is none
-    cdef bytes metadata               # of the model of a raw request, while its configuration is asked for
+    cdef bytes metadata               # of the model of such a request, while its configuration is asked for
+    cdef object generates             # lb.inference.generate.Target of a generate request; None: it is none
+    cdef bint streams                 # its answers are those of a stream of the model server
+    cdef bytes single                 # the one answer that has come, where the client is to get one
 
     # Its units, where requests are weighed.
     cdef double units(self, Exchange exchange) noexcept
@@ -65,6 +69,19 @@ cdef class InferenceBody(BodySource):
 cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) noexcept
 # All of the body is here: the message of an inference, if it is one. False: the exchange has failed.
 cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept
+
+
+# A generate request: keys of a JSON object, which the model's description makes tensors of. That is asked for, and
+# kept, as for raw requests. The answers of a stream are passed on as they come, each as a server-sent event.
+
+cdef void run_generate(InferenceBody body, Exchange exchange) noexcept
+cdef void generate_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept
+# A message of the stream: an event for the client, or the answer to keep for it. The first event begins the answer.
+cdef void take_streamed(InferenceBody body, Exchange exchange, const char *message, size_t size) noexcept
+# The stream has ended well.
+cdef void end_streamed(InferenceBody body, Exchange exchange) noexcept
+# The last event of an answer that has begun: why there is no more.
+cdef void send_error(Exchange exchange, str message) noexcept
 
 
 # A raw binary request: the tensor alone, which the model's description makes a message of. That is asked for once by

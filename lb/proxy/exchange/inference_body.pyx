@@ -11,7 +11,7 @@ goes the same way past codec and cache.
 
 import logging
 from lb.errors import TidegateError
-from lb.inference import management
+from lb.inference import generate, management
 from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, compress, decompress
 from lb.inference.raw_input import raw_input
 from lb.proxy.exchange.question import nobody
@@ -31,7 +31,9 @@ from lb.net.buffer cimport (
 )
 from lb.shared.hashing cimport hash64
 from lb.http.codings cimport CODING_GZIP, CODING_IDENTITY, accept_codings, best_coding, tg_accepted
-from lb.http.head cimport H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, parse_decimal, same_name
+from lb.http.head cimport (
+    H_CONTENT_ENCODING, H_INFERENCE_LENGTH, MAX_FIELDS, Field, Scan, parse_decimal, same_name, scan_begin, scan_field,
+)
 from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_text
 from lb.net.poller cimport Poller
@@ -46,7 +48,8 @@ from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_inf
 from lb.inference.request cimport parse_http, parse_raw
 from lb.inference.response cimport InferResponse, render, store_form
 from lb.proxy.exchange.exchange cimport (
-    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, BodySource, Exchange,
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, BodySource,
+    Exchange,
 )
 from lb.proxy.exchange.question cimport put_question
 from lb.upstream.attempt cimport Attempt
@@ -73,6 +76,7 @@ cdef class InferContext:
         self.flights = Flights()
         self.ask = nobody
         self.raw_inputs = {}
+        self.schemas = {}
 
     def __dealloc__(self):
         tg_buffer_free(&self.stored)
@@ -86,6 +90,7 @@ cdef class InferContext:
         if plan.cache is None:
             self.cache = None
         self.raw_inputs.clear()               # other endpoints may have other models
+        self.schemas.clear()
 
     def channel(self, Address address, uint64_t connect_timeout):
         """A gRPC connection to an endpoint: one for all exchanges of this worker."""
@@ -146,7 +151,9 @@ cdef class InferenceBody(BodySource):
         if self.name is None:
             run_management(self, exchange)
             return
-        if self.json_length == 0:
+        if self.generates is not None:
+            run_generate(self, exchange)
+        elif self.json_length == 0:
             run_raw(self, exchange)
         else:
             self.proceed(exchange)
@@ -154,7 +161,11 @@ cdef class InferenceBody(BodySource):
     cdef void proceed(self, Exchange exchange) noexcept:
         if len(self.request.sequence) and exchange.pool.sequences is not None and not self.join(exchange):
             return
-        through_cache(self, exchange)
+        if self.streams:
+            exchange.cache = CACHE_NONE if self.context.cache is None else CACHE_BYPASS
+            exchange.pick()
+        else:
+            through_cache(self, exchange)
 
     cdef bint join(self, Exchange exchange) noexcept:
         cdef InferRequest request = self.request
@@ -217,7 +228,9 @@ cdef class InferenceBody(BodySource):
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
         self.question = None
         exchange.grpc_status = <short>status
-        if self.name is not None:
+        if self.generates is not None:
+            generate_told(self, exchange, status, message, reply)
+        elif self.name is not None:
             raw_told(self, exchange, status, message, reply)
         else:
             management_answered(self, exchange, status, message, reply)
@@ -251,13 +264,18 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
     cdef int matched = NO_MATCH
     if exchange.method == M_POST:
         matched = match_infer(scan.target, path_length, &model, &version)
-    if matched:
-        try:
+    try:
+        if matched:
             body.name = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
-        except TidegateError as failure:
-            exchange.fail(failure.failure.kind, str(failure))
-            return False
-        body.version = version.data[:version.size]
+            body.version = version.data[:version.size]
+        elif exchange.method == M_POST:
+            body.generates = generate.target_of(scan.target[:path_length])
+            if body.generates is not None:
+                body.name, body.version = body.generates.model, body.generates.version
+    except TidegateError as failure:
+        exchange.fail(failure.failure.kind, str(failure))
+        return False
+    if body.name is not None:
         body.coding = <unsigned char>wanted_coding(scan)
         if exchange.pool.models is not None:
             exchange.want_model(body.name)
@@ -301,7 +319,7 @@ cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept:
             tg_buffer_clear(&body.body)
             if tg_buffer_append(&body.body, <const char *>plain, <size_t>len(plain)) < 0:
                 raise MemoryError
-        if body.name is None or body.json_length == 0:
+        if body.name is None or body.json_length == 0 or body.generates is not None:
             return True
         data = tg_buffer_head(&body.body)
         size = tg_buffer_size(&body.body)
@@ -394,8 +412,159 @@ cdef bint read_raw(InferenceBody body, Exchange exchange, object raw) noexcept:
 
 
 cdef void forget_raw(InferenceBody body, Exchange exchange, int grpc_status) noexcept:
-    if body.json_length == 0 and grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND):
+    if grpc_status not in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
+        return
+    if body.generates is not None:
+        body.context.schemas.pop(raw_key(body, exchange), None)
+    elif body.json_length == 0:
         body.context.raw_inputs.pop(raw_key(body, exchange), None)
+
+
+cdef void run_generate(InferenceBody body, Exchange exchange) noexcept:
+    schema = body.context.schemas.get(raw_key(body, exchange))
+    if schema is None:
+        body.question = put_question(body.context.ask, exchange, "ModelMetadata", raw_request(body, False))
+    elif read_generate(body, exchange, schema):
+        body.proceed(exchange)
+
+
+cdef void generate_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept:
+    cdef dict known = body.context.schemas
+    cdef bytes metadata = body.metadata
+    # A server without configurations has no decoupled models.
+    if status != 0 and not (metadata is not None and status == GRPC_UNIMPLEMENTED):
+        answer_error(exchange, status, message)
+        return
+    if metadata is None:
+        body.metadata = reply
+        body.question = put_question(body.context.ask, exchange, "ModelConfig", raw_request(body, True))
+        return
+    body.metadata = None
+    exchange.grpc_status = -1                 # of no endpoint that was picked
+    try:
+        schema = generate.schema_of(metadata, reply if status == 0 else None)
+    except TidegateError as failure:
+        exchange.fail(failure.failure.kind, str(failure))
+        return
+    if len(known) >= MOST_RAW_INPUTS:
+        known.clear()
+    known[raw_key(body, exchange)] = schema
+    exchange.client.poller.arm(exchange, exchange.expires)
+    if read_generate(body, exchange, schema):
+        body.proceed(exchange)
+
+
+cdef bint read_generate(InferenceBody body, Exchange exchange, object schema) noexcept:
+    """False: the exchange has failed."""
+    cdef size_t size = tg_buffer_size(&body.body)
+    cdef bytes made
+    try:
+        made = schema.request(tg_buffer_head(&body.body)[:size] if size else b"")
+        tg_buffer_clear(&body.body)
+        if tg_buffer_append(&body.body, <const char *>made, <size_t>len(made)) < 0:
+            raise MemoryError
+        body.request = parse_http(body.name, body.version, tg_buffer_head(&body.body), tg_buffer_size(&body.body), -1)
+    except TidegateError as failure:
+        exchange.fail(failure.failure.kind, str(failure))
+        return False
+    except MemoryError:
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+        return False
+    except Exception:                     # nothing above takes it: the exchange would never end
+        log.exception("a generate request could not be read")
+        exchange.fail(FAIL_INTERNAL, "internal error")
+        return False
+    body.streams = body.generates.stream or schema.decoupled
+    return True
+
+
+cdef void take_streamed(InferenceBody body, Exchange exchange, const char *message, size_t size) noexcept:
+    cdef bytes made, inner
+    cdef InferResponse response
+    cdef str problem
+    try:
+        problem, inner = generate.split(message[:size] if size else b"")
+    except TidegateError as failure:
+        exchange.fail(failure.failure.kind, str(failure))
+        return
+    if problem:
+        if not body.generates.stream:
+            exchange.fail_with(FAIL_MODEL_ERROR, UNKNOWN_ERROR, problem)
+            return
+        made = generate.error(problem)
+    else:
+        response = rendered(body, exchange, <const char *>inner, <size_t>len(inner))
+        if response is None:
+            return
+        made = generate.answer(response.body())
+    if not body.generates.stream:
+        if body.single is not None:
+            exchange.fail_with(FAIL_MODEL_ERROR, http_of_grpc(GRPC_INTERNAL), generate.ONE)
+        body.single = made
+        return
+    if exchange.state != X_ANSWERING:
+        # The status of an answer that begins with an error says so.
+        begin_events(exchange, UNKNOWN_ERROR if problem else 200)
+    send_event(exchange, made)
+
+
+cdef void begin_events(Exchange exchange, int status) noexcept:
+    cdef Scan scan
+    cdef tg_buffer extra
+    cdef bytes kind = generate.EVENTS.encode()
+    exchange.status = <short>status
+    exchange.first_byte_at = exchange.client.poller.now
+    exchange.move(X_ANSWERING)
+    memset(&extra, 0, sizeof(extra))
+    scan_begin(&scan)
+    scan.version = 20                         # its reason phrase is ours
+    scan.status = status
+    scan.has_length = scan.chunked = scan.complete = scan.websocket = False
+    scan.span_count = scan.trailer_count = 0
+    scan.max_fields = MAX_FIELDS
+    scan_field(&scan, b"content-type", 12, <const char *>kind, <size_t>len(kind))
+    scan_field(&scan, b"cache-control", 13, b"no-cache", 8)
+    exchange.append_endpoint(&extra)
+    if exchange.route.response_fields is not None:
+        exchange.route.response_fields.apply(&scan)
+    exchange.client.respond(&scan, &extra, False)
+    tg_buffer_free(&extra)
+
+
+cdef void send_event(Exchange exchange, bytes data) noexcept:
+    cdef bytes text = generate.event(data)
+    cdef iovec part
+    part.iov_base = <char *>text
+    part.iov_len = <size_t>len(text)
+    exchange.bytes_out += part.iov_len
+    exchange.arm_wait()
+    exchange.client.respond_body(&part, 1)
+
+
+cdef void send_error(Exchange exchange, str message) noexcept:
+    send_event(exchange, generate.error(message))
+
+
+cdef void end_streamed(InferenceBody body, Exchange exchange) noexcept:
+    cdef tg_buffer head
+    cdef iovec whole
+    if body.generates.stream:
+        if exchange.state != X_ANSWERING:
+            begin_events(exchange, 200)       # a model may have nothing to say
+        if exchange.state != X_DONE:
+            exchange.end()
+        return
+    if body.single is None:
+        exchange.fail_with(FAIL_MODEL_ERROR, http_of_grpc(GRPC_INTERNAL), generate.ONE)
+        return
+    exchange.status = 200
+    exchange.let_go(True)
+    memset(&head, 0, sizeof(head))
+    whole.iov_base = <char *>body.single
+    whole.iov_len = <size_t>len(body.single)
+    append_text(&head, b"Content-Type: application/json\r\n")
+    respond_with(exchange, &head, &whole, 1, whole.iov_len, body.stored)
+    tg_buffer_free(&head)
 
 
 cdef void answer_error(Exchange exchange, int grpc_status, str message) noexcept:
@@ -434,6 +603,19 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
     cdef bytes packed = None
     cdef uint64_t size = response.size
     memset(&head, 0, sizeof(head))
+    if body.generates is not None:
+        try:
+            packed = generate.answer(response.body())
+        except Exception:                     # nothing above takes it: the exchange would never end
+            log.exception("an answer to a generate request could not be made")
+            exchange.fail(FAIL_INTERNAL, "internal error")
+            return
+        whole.iov_base = <char *>packed
+        whole.iov_len = <size_t>len(packed)
+        append_text(&head, b"Content-Type: application/json\r\n")
+        respond_with(exchange, &head, &whole, 1, whole.iov_len, body.stored)
+        tg_buffer_free(&head)
+        return
     if LEAST <= size <= MOST:
         append_text(&head, b"Vary: Accept-Encoding\r\n")
         if body.coding != CODING_IDENTITY:
@@ -451,23 +633,28 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
         append_text(&head, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
         append_number(&head, <uint64_t>response.json_length)
         append_text(&head, b"\r\n")
-    exchange.append_endpoint(&head)
+    respond_with(exchange, &head, parts, count, size, body.stored)
+    tg_buffer_free(&head)
+
+
+cdef void respond_with(Exchange exchange, tg_buffer *head, const iovec *parts, int count, uint64_t size,
+                       bint stored) noexcept:
+    exchange.append_endpoint(head)
     if exchange.route.response_fields is not None:
-        exchange.route.response_fields.append(&head)
+        exchange.route.response_fields.append(head)
     if exchange.cache == CACHE_HIT:
-        append_text(&head, b"Cache-Status: tidegate; hit\r\n")
+        append_text(head, b"Cache-Status: tidegate; hit\r\n")
     elif exchange.cache == CACHE_MISS:
-        append_text(&head, b"Cache-Status: tidegate; fwd=miss")
-        append_text(&head, b"; stored\r\n" if body.stored else b"\r\n")
+        append_text(head, b"Cache-Status: tidegate; fwd=miss")
+        append_text(head, b"; stored\r\n" if stored else b"\r\n")
     elif exchange.cache == CACHE_COLLAPSED:
-        append_text(&head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
+        append_text(head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
     elif exchange.cache == CACHE_BYPASS:
-        append_text(&head, b"Cache-Status: tidegate; fwd=bypass\r\n")
+        append_text(head, b"Cache-Status: tidegate; fwd=bypass\r\n")
     exchange.status = 200
     exchange.bytes_out = size
     exchange.record()
-    exchange.client.respond_whole(200, &head, parts, count)
-    tg_buffer_free(&head)
+    exchange.client.respond_whole(200, head, parts, count)
 
 
 cdef uint64_t LEAST = COMPRESS_LEAST
@@ -492,6 +679,8 @@ cdef bytes compressed(InferResponse response, bytes encoding):
 cdef enum:
     GRPC_INVALID_ARGUMENT = 3
     GRPC_NOT_FOUND = 5
+    GRPC_INTERNAL = 13
+    UNKNOWN_ERROR = 400               # of HTTP, for an error within a stream, which has no code: as Triton's UNKNOWN
     GRPC_UNIMPLEMENTED = 12
 
 

@@ -1,4 +1,5 @@
-"""One unary gRPC call: what its owner gives and gets, the request's fields and body, the reply taken apart."""
+"""One gRPC call with one message to the endpoint: what its owner gives and gets, the request's fields and body, the
+reply taken apart."""
 
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
@@ -13,6 +14,8 @@ cdef class GrpcCall(Http2Call):
     cdef const iovec *parts
     cdef int part_count
     cdef size_t message_size
+    # Any number of messages may come back; `on_message` is told of each. Set by the owner before `Http2Channel.start`.
+    cdef bint streams
     # The answer's message; cleared by the next start, freed with the call.
     cdef tg_buffer reply
     # The last load report of the answer (lb/upstream/load/load_report reads it), empty without one.
@@ -26,6 +29,8 @@ cdef class GrpcCall(Http2Call):
     # The answer came; `status` is its gRPC code, `message` (not always UTF-8) is valid until the call is started again.
     cdef void on_done(self, int status, const char *message, size_t n) noexcept
     cdef void on_failed(self, int kind) noexcept
+    # `reply` has a message, until this returns. 0, or the FAIL kind that ends the call. It may cancel the call.
+    cdef int on_message(self) noexcept
 
     cdef tg_buffer path
     cdef tg_buffer text               # the decoded grpc-message
@@ -41,3 +46,5 @@ cdef class GrpcCall(Http2Call):
     cdef int messages
 
     cdef void prepare_body(self) noexcept
+    # The message is complete. As `take_data`.
+    cdef int take_message(self) noexcept

@@ -1,4 +1,4 @@
-"""One unary gRPC call: see grpc_call.pxd. Source of the rules: gRPC's PROTOCOL-HTTP2.md."""
+"""One gRPC call with one message to the endpoint: see grpc_call.pxd. Source of the rules: gRPC's PROTOCOL-HTTP2.md."""
 
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
@@ -39,6 +39,9 @@ cdef class GrpcCall(Http2Call):
 
     cdef void on_failed(self, int kind) noexcept:
         pass
+
+    cdef int on_message(self) noexcept:
+        return 0
 
     cdef int call_path(self, const char *path, size_t n) noexcept:
         tg_buffer_clear(&self.path)
@@ -139,10 +142,21 @@ cdef class GrpcCall(Http2Call):
             over[0] = True                    # not gRPC: there is nothing to wait for
         return 0
 
+    cdef int take_message(self) noexcept:
+        cdef int rc = 0
+        self.messages = 1
+        if self.streams:
+            rc = self.on_message()
+            tg_buffer_clear(&self.reply)
+            self.head_size = 0
+            self.expected = 0
+        return rc
+
     cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
         cdef size_t n
+        cdef int rc
         while size:
-            if self.messages:
+            if self.messages and not self.streams:
                 return FAIL_PROTOCOL          # a second message in a unary answer
             if self.head_size < PREFIX:
                 self.head[self.head_size] = data[0]
@@ -163,16 +177,19 @@ cdef class GrpcCall(Http2Call):
             data += n
             size -= n
             if tg_buffer_size(&self.reply) == self.expected:
-                self.messages = 1
+                rc = self.take_message()
+                if rc or self.streams and self.connection is None:
+                    return rc
         # An empty message ends with its prefix.
         if self.head_size == PREFIX and self.expected == 0:
-            self.messages = 1
+            return self.take_message()
         return 0
 
     cdef void judge(self) noexcept:
         if self.status == GRPC_OK:
-            if not self.messages:
-                self.fail = FAIL_PROTOCOL     # no message, or the end within one
+            # No message, or the end within one.
+            if self.head_size if self.streams else not self.messages:
+                self.fail = FAIL_PROTOCOL
         elif self.status < 0:
             self.status = grpc_status_of_http(self.http)
             tg_buffer_clear(&self.text)
