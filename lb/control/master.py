@@ -295,6 +295,7 @@ class Master:
             self._call_rules,
             lambda pool: self.publisher.models_changed(pool),
             lambda pool, withheld: self.publisher.models_withheld(pool, withheld),
+            lambda pool, addresses, model, ready: self.publisher.model_changed(pool, addresses, model, ready),
         )
         cleanup.callback(self.server_calls.follow, {})
         self.counts = InferenceCounts(
@@ -503,8 +504,8 @@ class Master:
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
         self.publisher.health_states.judge(target.pool, target.address, target.slot, up, reason)
 
-    def _on_models(self, target: Target, models: Models) -> None:
-        self.publisher.models_told(target, models)
+    def _on_models(self, target: Target, models: Models, begun: int) -> None:
+        self.publisher.models_told(target, models, begun)
 
     def _generation(self) -> int:
         return self.plan.generation if self.plan else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -129,9 +129,15 @@ class Publisher:
                 self._parts.registry.drain(slot)
         self._changed.set()
 
-    def models_told(self, target: Target, models: Models) -> None:
+    def models_told(self, target: Target, models: Models, begun: int) -> None:
         """What a check learned of an endpoint's models; the workers are told of new ones by a plan."""
-        if self._parts.models.report(target, models):
+        if self._parts.models.report(target, models, begun):
+            self._changed.set()
+
+    def model_changed(self, pool: str, addresses: Iterable[str], model: str, ready: bool) -> None:
+        """These endpoints have loaded a model, or unloaded it; the workers are told of a new one by a plan."""
+        slots = ((address, self._parts.registry.slot(pool, address)) for address in addresses)
+        if self._parts.models.change(pool, [(a, slot) for a, slot in slots if slot is not None], model, ready):
             self._changed.set()
 
     def models_withheld(self, pool: str, withheld: Mapping[str, frozenset[str]]) -> None:

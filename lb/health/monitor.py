@@ -54,7 +54,7 @@ class _Watch(Struct):
 
 class HealthMonitor:
     """Checks targets and reports changes: `on_change(target, up, reason)` is called in the loop, once per transition,
-    and `on_models(target, models)` after every good check that asked for models.
+    and `on_models(target, models, begun)` after every good check that asked for models, which began at `begun`.
 
     A target begins as `believed(target)` says (up or not), without a call; by default as its `health.initial`. `update`
     and `close` need a running loop.
@@ -66,7 +66,7 @@ class HealthMonitor:
         clock: Clock,
         rng: random.Random | None = None,
         build_check: Callable[[HealthConfig, CheckTls | None], Check] = build,
-        on_models: Callable[[Target, Models], None] | None = None,
+        on_models: Callable[[Target, Models, int], None] | None = None,
         believed: Callable[[Target], bool] = lambda target: target.health.initial == "up",
     ) -> None:
         self._on_change = on_change
@@ -159,7 +159,7 @@ class HealthMonitor:
                 continue
             # Models first: who comes up with this answer gets no request for those that are not ready there.
             if isinstance(answer, Mapping):
-                self._tell_models(watch.target, answer)
+                self._tell_models(watch.target, answer, begun)
             passed = "passed; the server has no index of its models" if answer is NO_INDEX else "passed"
             self._record(watch, answer if isinstance(answer, str) else None, now - begun, now, passed)
             interval = interval_of(health, watch.machine) * (1 + health.jitter * self._random.uniform(-1, 1))
@@ -173,11 +173,11 @@ class HealthMonitor:
             self._complained = now
             log.error("health checks cannot be made, endpoints stay as they were: %s", answer.reason)
 
-    def _tell_models(self, target: Target, models: Models) -> None:
+    def _tell_models(self, target: Target, models: Models, begun: int) -> None:
         if self._on_models is None:
             return
         try:
-            self._on_models(target, models)
+            self._on_models(target, models, begun)
         except Exception:
             log.exception("pool %s: endpoint %s: its models were not handled", target.pool, target.address)
 

@@ -44,8 +44,8 @@ class Rig:
     def follow(self, endpoints: int) -> None:
         self.models.follow({"p": self.listed}, {"p": [(f"e:{i}", i) for i in range(endpoints)]})
 
-    def report(self, slot: int, **models: bool) -> bool:
-        return self.models.report(Target("p", f"e:{slot}", slot, self.health), models)
+    def report(self, slot: int, begun: int = 0, **models: bool) -> bool:
+        return self.models.report(Target("p", f"e:{slot}", slot, self.health), models, begun)
 
     def unready(self, slot: int) -> set[str]:
         """The models whose bit is set, by the names that the plan would have."""
@@ -76,8 +76,8 @@ def test_who_has_no_index_may_have_any_model(caplog: pytest.LogCaptureFixture) -
     rig.report(0, a=True)
     rig.report(1, b=True)
     target = Target("p", "e:1", 1, INDEX)
-    assert rig.models.report(target, NO_INDEX)
-    assert not rig.models.report(target, NO_INDEX)
+    assert rig.models.report(target, NO_INDEX, 0)
+    assert not rig.models.report(target, NO_INDEX, 0)
     assert (rig.unready(0), rig.unready(1)) == (set(), set())
     assert rig.report(0, a=True, c=False)
     assert (rig.unready(0), rig.unready(1)) == ({"c"}, set())
@@ -229,3 +229,35 @@ def test_models_are_withheld_in_a_pool_whose_checks_do_not_ask_for_them() -> Non
     assert rig.models.withhold("q", {})
     assert rig.words.masks[5] == 0
     assert "q" not in rig.models.names()
+
+
+def test_a_load_is_believed_before_a_check_says_so() -> None:
+    rig = Rig()
+    rig.report(0, a=True)
+    rig.report(1, a=True)
+    rig.now = 10
+    assert rig.models.change("p", [("e:0", 0)], "b", True)
+    assert (rig.unready(0), rig.unready(1)) == (set(), {"b"})
+    rig.report(0, begun=9, a=True)  # a check that asked before
+    assert rig.unready(0) == set()
+    rig.report(0, begun=10, a=True, b=False)
+    assert rig.unready(0) == {"b"}
+    rig.models.change("p", [("e:0", 0)], "a", False)
+    assert rig.unready(0) == {"a", "b"}
+    rig.report(0, begun=9, a=True, b=True)
+    assert rig.unready(0) == {"a"}
+    found: list[Any] = [(c.what, c.before, c.after, c.reason) for c in rig.transitions.last(9)]
+    assert ("model b", "unknown", "ready", "loaded") in found
+    assert ("model a", "ready", "unready", "unloaded") in found
+
+
+def test_a_load_says_nothing_where_checks_do_not_ask_for_the_model() -> None:
+    rig = Rig(["a"])
+    rig.report(0, a=True)
+    assert not rig.models.change("p", [("e:0", 0)], "b", True)
+    assert not rig.models.change("q", [("e:0", 0)], "a", True)
+    assert rig.models.names() == {"p": ("a",)}
+    rig = Rig()
+    rig.models.report(Target("p", "e:0", 0, rig.health), NO_INDEX, 0)
+    assert not rig.models.change("p", [("e:0", 0)], "a", False)
+    assert rig.unready(0) == set()

@@ -204,3 +204,18 @@ def test_clients_may_not_unless_their_route_says_so(start: Start, models: Path) 
     with pytest.raises(ERRORS, match="server_calls"):
         http_client(daemon, "operators").get_log_settings()
     infer(daemon, "digits")
+
+
+def test_a_model_takes_requests_from_its_load_on(start: Start, models: Path) -> None:
+    """No check has to come first, whose index tells which models are ready."""
+    made = config(models, min=1)
+    made["pools"]["digits"]["health"] = {"type": "oip", "models": "index", "interval": "5s"}
+    daemon = start(made)
+    eventually(lambda: daemon.pool("digits")["endpoints"][0].get("models"), "the first index")
+    operators = http_client(daemon, "operators")
+    for _ in range(3):
+        operators.load_model("more")
+        infer(daemon)
+        operators.unload_model("more")
+        with pytest.raises(ERRORS, match="no endpoint of pool digits has model more ready"):
+            infer(daemon)

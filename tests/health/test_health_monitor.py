@@ -264,7 +264,11 @@ async def test_models_are_told_after_good_checks_and_before_the_endpoint_comes_u
     check = Scripted()
     check.models = {"m": False}
     monitor = HealthMonitor(
-        lambda t, up, _: told.append(up), MonotonicClock(), random.Random(1), check, lambda t, m: told.append(dict(m))
+        lambda t, up, _: told.append(up),
+        MonotonicClock(),
+        random.Random(1),
+        check,
+        lambda t, m, begun: told.append(dict(m)),
     )
     monitor.update([target("a:1", initial="down", rise=2)])
     await until(lambda: True in told)

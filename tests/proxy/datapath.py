@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,12 +85,16 @@ class Consulted:
         self.rules = Rules(timeout=5.0)
         self.models_changed: list[str] = []  # pools, once for each load and unload
         self.withheld: dict[str, dict[str, frozenset[str]]] = {}
+        self.loaded: list[
+            tuple[str, str, bool]
+        ] = []  # addresses of endpoints, with models that they loaded or unloaded
         self.server_calls = ServerCalls(
             self._endpoints,
             lambda pool, address: Asked(address),
             lambda pool: self.rules,
             self._changed,
             self._withhold,
+            self._loaded,
         )
         self.count: Callable[[str], None] = lambda pool: None  # has the data path count inferences
         self.counted: Callable[[str], list[tuple[str, list[int]]]] = lambda pool: []
@@ -109,6 +113,9 @@ class Consulted:
 
     def _withhold(self, pool: str, withheld: Mapping[str, frozenset[str]]) -> None:
         self.withheld[pool] = dict(withheld)
+
+    def _loaded(self, pool: str, addresses: Collection[str], model: str, ready: bool) -> None:
+        self.loaded += [(address, model, ready) for address in addresses]
 
     def _endpoints(self, name: str) -> list[Asked]:
         addresses = [e.address for pool in self.plan.pools if pool.name == name for e in pool.endpoints]

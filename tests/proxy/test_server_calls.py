@@ -166,6 +166,9 @@ async def test_models_are_loaded_and_unloaded_everywhere(site: Site) -> None:
         assert server.told[-1][1].parameters["unload_dependents"].bool_param
         assert server.told[-1][1].repository_name == "r"
     assert gate.master.models_changed == ["pool"] * 3
+    addresses = [each.address for each in gate.master.plan.pools[0].endpoints]
+    told = [("a b", True), ("c", True), ("c", False)]
+    assert gate.master.loaded == [(address, *one) for one in told for address in addresses]
     await idle(gate)
 
 

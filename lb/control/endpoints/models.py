@@ -41,6 +41,9 @@ class _Pool(Struct):
     listed: tuple[str, ...] = ()  # those that the configuration names
     checked: bool = False  # the checks ask for models
     withheld: dict[Endpoint, frozenset[str]] = field(default_factory=dict)  # whatever the checks say
+    # By server calls: (endpoint, model) -> when, monotonic ns, and whether it is ready since. A check that began before
+    # then does not know of it.
+    changed: dict[tuple[Endpoint, str], tuple[int, bool]] = field(default_factory=dict)
 
 
 class ModelReadiness:
@@ -86,6 +89,7 @@ class ModelReadiness:
             pool.checked, pool.listed = True, tuple(models)
             stay = set(endpoints.get(name, ()))
             pool.said = {endpoint: said for endpoint, said in pool.said.items() if endpoint in stay}
+            pool.changed = {key: told for key, told in pool.changed.items() if key[0] in stay}
             pool.complete &= stay
             asked = set(models)
             if asked:
@@ -100,6 +104,7 @@ class ModelReadiness:
         for _, slot in pool.said:
             self._segment.set_models_unready(slot, 0)
         pool.said, pool.complete, pool.listed, pool.checked = {}, set(), (), False
+        pool.changed.clear()
         self._assign(name, pool)
         if not pool.withheld:
             del self._pools[name]
@@ -122,12 +127,39 @@ class ModelReadiness:
             del self._pools[name]
         return changed
 
-    def report(self, target: Target, models: Models) -> bool:
-        """What an endpoint says of its models; whether the pool has others than before, which the plan has to tell."""
+    def change(self, name: str, endpoints: Iterable[Endpoint], model: str, ready: bool) -> bool:
+        """These endpoints of a pool have done a load, or an unload, of the model: that is believed before a check says
+        so, as the client that asked for it goes on at once. Whether the plan has to tell something new."""
+        pool = self._pools.get(name)
+        if pool is None or not pool.checked or (pool.listed and model not in pool.listed):
+            return False
+        now = self._now()
+        for endpoint in endpoints:
+            if endpoint not in pool.said or not (pool.listed or endpoint in pool.complete):
+                continue  # never checked, or without an index: nothing is known of its models
+            said = pool.said[endpoint]
+            pool.changed[endpoint, model] = now, ready
+            was = said.get(model)
+            if was is not ready:
+                pool.said[endpoint] = {**said, model: ready}
+                self._transitions.add(
+                    name, endpoint[0], f"model {model}", _word(was), _word(ready), "loaded" if ready else "unloaded"
+                )
+        return self._assign(name, pool)
+
+    def report(self, target: Target, models: Models, begun: int) -> bool:
+        """What an endpoint says of its models in a check that began then (monotonic ns); whether the pool has others
+        than before, which the plan has to tell."""
         pool = self._pools.get(target.pool)
         if pool is None or not pool.checked:
             return False
         endpoint = (target.address, target.slot)
+        for key in [key for key in pool.changed if key[0] == endpoint]:
+            at, ready = pool.changed[key]
+            if at <= begun:
+                del pool.changed[key]
+            elif models is not NO_INDEX:
+                models = {**models, key[1]: ready}
         before = pool.said.get(endpoint)
         index = target.health.models == "index" and models is not NO_INDEX
         if before == models and index == (endpoint in pool.complete):

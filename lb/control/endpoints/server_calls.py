@@ -49,6 +49,10 @@ Withhold = Callable[[str, Mapping[str, frozenset[str]]], None]
 them; it stands for what was said of that pool before."""
 
 
+Changed = Callable[[str, Collection[str], str, bool], None]
+"""Takes a pool, the addresses of endpoints that have done a load or an unload, the model, and whether it is loaded."""
+
+
 class _Turn(Struct):
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0  # who has it or waits for it
@@ -93,6 +97,7 @@ class ServerCalls:
         rules: Callable[[str], Rules],
         models_changed: Callable[[str], Awaitable[None]],
         withhold: Withhold,
+        changed: Changed,
     ) -> None:
         """`find(pool, address)` gives an endpoint of a pool, up or not; None of one that is gone."""
         self._endpoints = endpoints
@@ -100,6 +105,7 @@ class ServerCalls:
         self._rules = rules
         self._models_changed = models_changed
         self._withhold = withhold
+        self._changed = changed
         self._pools: dict[str, _Pool] = {}
         self._epochs: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Answer]] = set()
@@ -168,6 +174,8 @@ class ServerCalls:
         if kept is not None:
             self._done(state, kept, told)
             if call.of_model:
+                done = [address for address, answer in told.items() if isinstance(answer, bytes)]
+                self._changed(state.name, done, call.message.model_name, bool(call.model))
                 self._epochs[state.name] = self._epochs.get(state.name, 0) + 1
                 await self._models_changed(state.name)
         return self._outcome(state, call, rules, told)
@@ -333,6 +341,8 @@ class ServerCalls:
         if isinstance(answer, bytes):
             state.done.setdefault(address, {})[call.key] = kept.number
             failed.discard(call.key)
+            if call.of_model:
+                self._changed(state.name, [address], call.message.model_name, bool(call.model))
         else:
             failed.add(call.key)
             log.warning("pool %s: endpoint %s: %s failed: %s", state.name, address, call, answer.message)
