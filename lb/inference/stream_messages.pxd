@@ -30,6 +30,7 @@ cdef struct tg_form:
 cdef class StreamMessages:
     """Of one answer, piece by piece."""
     cdef bint bare                    # the client reads ModelInferResponse
+    cdef size_t count                 # messages that have come, since `begin`
     cdef size_t left                  # bytes of a message that are passed on as they come
     cdef tg_buffer head               # the beginning of a message, until it tells what it is
     cdef tg_buffer out

@@ -26,7 +26,7 @@ cdef enum:
 cdef class StreamMessages:
 
     cdef void begin(self) noexcept:
-        self.left = 0
+        self.left = self.count = 0
         tg_buffer_clear(&self.head)
 
     cdef int take(self, const char *data, size_t size) noexcept:
@@ -68,6 +68,7 @@ cdef class StreamMessages:
                 data = unsent = end
                 continue
             n = length_of(message)
+            self.count += 1
             if self.bare and found.form == FORM_ERROR:
                 self.error = (message + PREFIX + found.at)[:found.size]
                 if tg_buffer_append(&self.out, unsent, <size_t>(data - unsent) if not kept else 0) < 0:

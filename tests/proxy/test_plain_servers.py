@@ -97,18 +97,24 @@ async def test_inferences_are_counted_from_the_first_question_on(site: Site) -> 
         assert (await ask(gate, body, headers=headers)).status == 200
     await by_grpc(gate, "ModelInfer", message(4))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
-        stream = channel.stream_stream(SERVICE + "ModelStreamInfer")(iter([message(1).SerializeToString()]))
-        assert len([answer async for answer in stream]) == 1
+        call = channel.stream_stream(SERVICE + "ModelStreamInfer")()
+        for rows in (1, 1, 1):
+            await call.write(message(rows).SerializeToString())
+            await call.read()
+        (found,) = await statistics(gate)
+        assert found["inference_count"] == 3 * 2 + 4 + 3  # as they come: the stream goes on
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
     await by_grpc(gate, "ModelMetadata", wire.ModelMetadataRequest(name="m"))  # which is no inference
     await idle(gate)
     (found,) = await statistics(gate)
-    assert (found["inference_count"], found["execution_count"]) == (3 * 2 + 4 + 1, 5)
-    assert found["inference_stats"]["success"]["count"] == 5
+    assert (found["inference_count"], found["execution_count"]) == (3 * 2 + 4 + 3, 7)
+    assert found["inference_stats"]["success"]["count"] == 7
     assert found["inference_stats"]["compute_infer"]["ns"] > 0
     (said,) = wire.ModelStatisticsResponse.FromString(
         await by_grpc(gate, "ModelStatistics", wire.ModelStatisticsRequest(name="m"))
     ).model_stats
-    assert said.inference_count == 11
+    assert said.inference_count == 13
     assert [one["name"] for one in await statistics(gate, "/v2/models/stats")] == ["m"]
     await idle(gate)
 

@@ -1071,8 +1071,9 @@ cdef void count_model(Exchange exchange, uint64_t duration) noexcept:
         waited = min(duration, attempt.picked_at - min(attempt.picked_at, exchange.started))
     try:
         model = exchange.source.counted(&rows)
-        if model is not None:
-            exchange.pool.counts.add(model, bool(exchange.succeeded()), duration, waited, rows, cached)
+        ok = bool(exchange.succeeded())
+        if model is not None and (rows or not ok):       # the answers of a stream were counted as they came
+            exchange.pool.counts.add(model, ok, duration, waited, rows, cached)
     except Exception:
         log.exception("an inference was not counted")
 

@@ -22,6 +22,9 @@ cdef class FirstMessage(BodySource):
     cdef bint seen                    # a piece of it has come
     cdef bint counting                # its model is counted (Pool.counts)
     cdef int64_t rows                 # of that
+    cdef bint streams                 # each answer of the call is counted
+    cdef size_t answers               # that were
+    cdef uint64_t passed_at           # when a piece of a message was passed on last
     cdef bint learning                # its model's cost is learned by it
     cdef size_t enough                # bytes of the message to look again
     cdef double units                 # of its cost; 0 = not known
@@ -29,6 +32,8 @@ cdef class FirstMessage(BodySource):
     cdef bytes cost_model             # its name, where nothing was known of it
     cdef bytes log_model              # that an inference names, for the access log
 
+    # The endpoint has sent so many answers in a stream.
+    cdef void answered(self, Exchange exchange, size_t answers) noexcept
     cdef bint awaits_weight(self, Exchange exchange, Scan *scan) noexcept
     cdef void read(self, Exchange exchange, Http2Call call) noexcept
     cdef void look(self, Exchange exchange, Http2Call call) noexcept

@@ -1,5 +1,7 @@
 """The first message of a gRPC call as a body source: see first_message.pxd."""
 
+import logging
+
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 from lb.net.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
@@ -20,6 +22,8 @@ from lb.upstream.load.cost cimport UNIT_BATCH, UNIT_BYTES, PoolCosts
 from lb.upstream.connections.http2_call cimport Http2Call
 from lb.upstream.pool cimport KEY_MODEL, Pool
 
+
+log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
     WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
@@ -47,6 +51,8 @@ cdef class FirstMessage(BodySource):
 
     cdef void passed(self, Exchange exchange, const char *data, size_t size) noexcept:
         cdef tg_batch found
+        if self.streams:
+            self.passed_at = exchange.client.poller.now
         if not self.seen and size:
             self.seen = True
             if self.counting:
@@ -83,8 +89,20 @@ cdef class FirstMessage(BodySource):
         return self.log_model
 
     cdef bytes counted(self, int64_t *rows):
-        rows[0] = max(self.rows, 1)
+        rows[0] = 0 if self.answers else max(self.rows, 1)
         return self.log_model if self.counting else None
+
+    cdef void answered(self, Exchange exchange, size_t answers) noexcept:
+        cdef uint64_t now = exchange.client.poller.now
+        cdef object counts = exchange.pool.counts
+        if counts is None or self.log_model is None or not self.streams:
+            return
+        try:
+            while self.answers < answers:
+                counts.add(self.log_model, True, now - min(self.passed_at, now), 0, max(self.rows, 1), "")
+                self.answers += 1
+        except Exception:
+            log.exception("an inference was not counted")
 
     cdef bint awaits_weight(self, Exchange exchange, Scan *scan) noexcept:
         """Whether what it costs is in its first message; finds it out where it is not."""
@@ -215,6 +233,7 @@ cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept
     exchange.source = source
     source.inference = inference
     source.counting = pool.counts is not None and infers(scan.target, scan.target_length)
+    source.streams = source.counting and streams_inferences(scan.target, scan.target_length)
     source.naming = awaits_model(exchange, scan, &source.any_endpoint)
     source.looking = (pool.sequences is not None and pool.endpoints.size and not scan.complete
                       and infers(scan.target, scan.target_length))

@@ -46,7 +46,7 @@ from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_BACKOFF, X_DONE, X_QUEUED, X_REQUEST, Exchange, goes_on, learn_session, may_leave, verdict_by_status,
 )
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
-from lb.proxy.exchange.first_message cimport awaits_message, look_for_timeout, may_name_sequence
+from lb.proxy.exchange.first_message cimport FirstMessage, awaits_message, look_for_timeout, may_name_sequence
 from lb.proxy.routing.headers.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.mirror.stream cimport mirror_stream
@@ -298,6 +298,8 @@ cdef class Http2Attempt(Http2Call):
 
     cdef bint translate(self, Exchange exchange, iovec *part) noexcept:
         cdef int found = self.messages.take(<const char *>part.iov_base, part.iov_len)
+        if exchange.pool.counts is not None and type(exchange.source) is FirstMessage:
+            (<FirstMessage>exchange.source).answered(exchange, self.messages.count)
         if found == MESSAGES_SAME:
             return True
         if found == MESSAGES_NO_MEMORY:
