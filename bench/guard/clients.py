@@ -10,7 +10,8 @@ from bench.errors import BenchError
 from bench.guard.rig import Rig
 
 _DATA, _HEADERS, _SETTINGS, _WINDOW_UPDATE = 0, 1, 4, 8
-_END_STREAM, _END_HEADERS = 1, 4
+_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
+_FRAME_MOST = 16384
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
@@ -104,7 +105,8 @@ class GrpcClient(RawClient):
 
     def __init__(self, rig: Rig, message: bytes, right: Callable[[bytes], bool], at_once: int = 1) -> None:
         super().__init__(rig, b"", 0, right)
-        self._message = frame(_DATA, _END_STREAM, 0, b"\0" + len(message).to_bytes(4, "big") + message)
+        body = b"\0" + len(message).to_bytes(4, "big") + message
+        self._pieces = [body[at : at + _FRAME_MOST] for at in range(0, len(body), _FRAME_MOST)]
         self._at_once = at_once
         self._next = 1
         self._open: dict[int, bytes] = {}
@@ -113,6 +115,8 @@ class GrpcClient(RawClient):
         settings = frame(_SETTINGS, 0, 0, b"\0\4" + window.to_bytes(4, "big"))
         update = frame(_WINDOW_UPDATE, 0, 0, (window - 65_535).to_bytes(4, "big"))
         self._begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + update
+        if len(self._pieces) > 1:  # the windows that the data path gives are needed
+            self._begin += frame(_SETTINGS, _ACK, 0, b"")
 
     def exchange(self) -> None:
         if not self._open:
@@ -133,8 +137,9 @@ class GrpcClient(RawClient):
         stream, self._next = self._next, self._next + 2
         self._open[stream] = b""
         head = self._AGAIN if stream > 1 else self._FIRST
-        number = stream.to_bytes(4, "big")
-        return frame(_HEADERS, _END_HEADERS, stream, head) + self._message[:5] + number + self._message[9:]
+        last = len(self._pieces) - 1
+        data = [frame(_DATA, _END_STREAM if i == last else 0, stream, piece) for i, piece in enumerate(self._pieces)]
+        return frame(_HEADERS, _END_HEADERS, stream, head) + b"".join(data)
 
     def _frame(self) -> tuple[int, int, int, bytes]:
         while len(self._received) < 9 or len(self._received) < 9 + int.from_bytes(self._received[:3], "big"):

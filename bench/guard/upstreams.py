@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import struct
+import tempfile
 from dataclasses import dataclass, field
 
 from bench.errors import BenchError
@@ -48,7 +51,8 @@ class Server:
         except BlockingIOError:
             pass
         else:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if connection.family == socket.AF_INET:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setblocking(False)
             self._peers.append(_Peer(connection))
             did = True
@@ -122,7 +126,7 @@ class GrpcServer(Server):
                 raise BenchError("the data path did not begin with the connection preface of HTTP/2")
             del peer.received[: len(_PREFACE)]
             peer.greeted = True
-            settings = struct.pack(">HIHI", 3, 1000, 4, 1 << 22)  # MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE
+            settings = b"".join(struct.pack(">HI", name, value) for name, value in self._settings())
             window = struct.pack(">I", _WINDOW - 65_535)
             self.answer(peer, _frame(_SETTINGS, 0, 0, settings) + _frame(8, 0, 0, window))
         while len(peer.received) >= 9:
@@ -138,6 +142,14 @@ class GrpcServer(Server):
             elif kind in (_DATA, _HEADERS) and flags & _END_STREAM:
                 self.requests += 1
                 self.answer(peer, self._answer(peer, stream))
+            else:
+                self.other(peer, kind, flags, stream, payload)
+
+    def other(self, peer: _Peer, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        """A frame that needs no answer here."""
+
+    def _settings(self) -> list[tuple[int, int]]:
+        return [(3, 1000), (4, 1 << 22)]  # MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE
 
     def _answer(self, peer: _Peer, stream: int) -> bytes:
         if peer.answered:
@@ -149,6 +161,54 @@ class GrpcServer(Server):
             peer.answered = True
         return (
             _frame(_HEADERS, _END_HEADERS, stream, head)
-            + _frame(_DATA, 0, stream, self._data)
+            + self._body(stream)
             + _frame(_HEADERS, _END_HEADERS | _END_STREAM, stream, trailers)
         )
+
+    def _body(self, stream: int) -> bytes:
+        return _frame(_DATA, 0, stream, self._data)
+
+
+class LocalServer(GrpcServer):
+    """The same on a Unix socket, with the messages in shared memory (docs/adr/local-transport.md). From the second call
+    on a message has to come there."""
+
+    _ARENA, _LOCAL_DATA, _RELEASE = 0xF1, 0xF2, 0xF3
+    _SETTING = 0xF7D0
+
+    def __init__(self, message: bytes) -> None:
+        super().__init__(message)
+        self._listening.close()
+        self._folder = tempfile.TemporaryDirectory(prefix="tidegate-guard-")
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(f"{self._folder.name}/s")
+        self._listening.listen()
+        self._listening.setblocking(False)
+        self._arena = os.memfd_create("guard-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.pwrite(self._arena, self._data, 0)
+        fcntl.fcntl(self._arena, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self._folder.name}/s"
+
+    def close(self) -> None:
+        super().close()
+        os.close(self._arena)
+        self._folder.cleanup()
+
+    def other(self, peer: _Peer, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == self._ARENA and not flags & _ACK:
+            self.answer(peer, _frame(self._ARENA, _ACK, 0, b""))
+            socket.send_fds(peer.socket, [_frame(self._ARENA, 0, 0, b"")], [self._arena])
+        elif kind == _DATA and self.requests:
+            raise BenchError("a message came by the socket: this is not the path to be counted")
+        elif kind == self._LOCAL_DATA and flags & _END_STREAM:
+            self.requests += 1
+            self.answer(peer, _frame(self._RELEASE, 0, 0, payload[:4]) + self._answer(peer, stream))
+
+    def _settings(self) -> list[tuple[int, int]]:
+        return [*super()._settings(), (self._SETTING, 1)]
+
+    def _body(self, stream: int) -> bytes:
+        return _frame(self._LOCAL_DATA, 0, stream, struct.pack(">II", 0, len(self._data)))

@@ -11,6 +11,7 @@ PATHS: dict[str, Path] = {
         routes.PATH,
         grpc.PATH,
         grpc.BATCH,
+        grpc.LOCAL,
         cache_hit.PATH,
         oip_json.PATH,
         oip_binary.PATH,
