@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 RUNS = 3
 DURATION = 1
+ENVIRONMENTS = Path("build/environments")
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 FileArgument = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A result; default: the newest.")]
@@ -83,11 +85,48 @@ def run(
 def model_servers(
     runs: Annotated[int, typer.Option(min=1, help="Runs of each server with each model.")] = RUNS,
     duration: Annotated[int, typer.Option(min=1, help="Seconds that a run is measured.")] = DURATION,
+    environments: Annotated[
+        Path, typer.Option(metavar="DIR", help="Python environments of Triton, MLServer and KServe.")
+    ] = ENVIRONMENTS,
+    install: Annotated[bool, typer.Option("--install", help="Make them, with pip.")] = False,
 ) -> None:
     """Measure the model server beside others, without a balancer; exit with 1 if a promise is not kept."""
     from bench.model_servers import cli
 
-    if not cli.run(runs, duration, _console()):
+    if not cli.run(runs, duration, environments.resolve(), install, _console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def clients(
+    servers: Annotated[list[str] | None, typer.Argument(metavar="[SERVER...]", help="Default: all.")] = None,
+    environments: Annotated[
+        Path, typer.Option(metavar="DIR", help="Python environments of clients and servers.")
+    ] = ENVIRONMENTS,
+    install: Annotated[bool, typer.Option("--install", help="Make them, with pip.")] = False,
+    logs: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep what clients, servers, daemons say.")] = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep what was found as JSON.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=f"Put the tables between {BEGIN} and {END} of this file.")
+    ] = None,
+) -> None:
+    """Ask model servers, alone and in pools, by stock clients; exit with 1 if something works only without a pool."""
+    from bench.clients import cli, table
+    from bench.clients.rig import KINDS
+
+    names = _known(servers or list(KINDS), KINDS, "server")
+    with signals_as_exit(), tempfile.TemporaryDirectory() as folder:
+        if logs is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+        found = cli.run(environments.resolve(), install, names, logs or Path(folder), _console())
+    if save is not None:
+        found.save(save)
+    if write is not None:
+        _insert(write, table.markdown(found, {name: kind.name for name, kind in KINDS.items()}))
+    worse = table.worse(found)
+    for one in worse:
+        typer.echo(f"{one.server}, {one.arrangement}, {one.client}, {one.case}: {one.reason}")
+    if worse:
         raise typer.Exit(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,8 +13,10 @@ from rich.table import Table
 
 from bench import machine
 from bench.machine import Cores
-from bench.model_servers.measure import Figures, Server, bare, measure, naive, ours
+from bench.model_servers.measure import Figures, Server, bare, measure, naive, other, ours
 from bench.model_servers.models import MODELS
+from bench.model_servers.others.environments import make, missing, versions
+from bench.model_servers.others.servers import OTHERS
 
 TIDEGATE, UNMERGED, NAIVE, BARE = "tidegate", "tidegate, --max-batch 1", "grpc.aio", "ONNX Runtime alone"
 SERVERS = (Server(TIDEGATE, ours()), Server(UNMERGED, ours("--max-batch", "1")), Server(NAIVE, naive))
@@ -70,7 +72,7 @@ def _spread(figures: Figures) -> float:
     return figures.p99_us / figures.p50_us
 
 
-def run(rounds: int, seconds: float, console: Console) -> bool:
+def run(rounds: int, seconds: float, environments: Path, install: bool, console: Console) -> bool:
     """Whether all promises were kept. Raises BenchError."""
     cores = machine.split_cores()
     medians = Medians()
@@ -78,18 +80,38 @@ def run(rounds: int, seconds: float, console: Console) -> bool:
         models = Path(folder) / "models"
         for model in MODELS.values():
             model.write(models)
+        others = _others(models, environments, install, console)
         for number in range(1, rounds + 1):
             for name in MODELS:
-                _round(models, name, cores, seconds, medians)
+                _round(models, name, (*SERVERS, *others), cores, seconds, medians)
             console.print(f"round {number} of {rounds}", style="dim")
     console.print(_table(medians))
     kept = [_show(promise, medians, console) for promise in PROMISES]
     return all(kept)
 
 
-def _round(models: Path, name: str, cores: Cores, seconds: float, medians: Medians) -> None:
+def _others(models: Path, environments: Path, install: bool, console: Console) -> list[Server]:
+    """Those of the other makers' servers that are there, each with a folder of its own beside `models`. The console
+    has their versions, and why one is absent."""
+    found = []
+    for each in OTHERS:
+        if install:
+            make(environments, each.environment)
+        if lacking := missing(environments, each.environment):
+            place = environments / each.environment.name
+            console.print(f"{each.name} is absent: {lacking} is not in {place}; --install puts it there")
+            continue
+        packages = ", ".join(" ".join(pair) for pair in versions(environments, each.environment).items())
+        console.print(f"{each.name}: {packages}", style="dim")
+        folder = models.with_name(each.environment.name)
+        each.prepare(models, folder)
+        found.append(Server(each.name, other(each, environments, folder)))
+    return found
+
+
+def _round(models: Path, name: str, servers: Sequence[Server], cores: Cores, seconds: float, medians: Medians) -> None:
     model = MODELS[name]
-    for server in SERVERS:
+    for server in servers:
         medians.add(name, server.name, FEW, measure(server, models, model, cores, FEW, seconds))
     medians.add(name, TIDEGATE, MANY, measure(SERVERS[0], models, model, cores, MANY, seconds))
     rate = bare(models, model, cores, seconds)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,11 +22,13 @@ from bench.accounting import cpu_between, read_cpu, tree
 from bench.errors import BenchError
 from bench.machine import Cores, free_ports
 from bench.model_servers.models import Model
+from bench.model_servers.others.servers import Other
 from bench.processes import dying_with_us, on_cores, require
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire.services import INFERENCE, Stub
 
 START = 60.0  # seconds in which a server has to answer
+END = 10.0  # seconds in which it may end by itself
 ASKED = 1.0  # seconds for one question, until it does
 WARMUP = 1.0
 PATH = "/inference.GRPCInferenceService/ModelInfer"
@@ -61,6 +66,16 @@ def naive(models: Path, port: int) -> list[str]:
     return [sys.executable, "-m", "bench.model_servers.naive", "--models", str(models), "--port", str(port)]
 
 
+def other(wanted: Other, environments: Path, folder: Path) -> Callable[[Path, int], list[str]]:
+    """`folder` has what it serves."""
+
+    def command(_models: Path, port: int) -> list[str]:
+        (http,) = free_ports(1)
+        return wanted.command(environments, folder, http, port)
+
+    return command
+
+
 def bare(models: Path, model: Model, cores: Cores, seconds: float) -> float:
     """Inferences a second of ONNX Runtime alone. Raises BenchError."""
     words = [sys.executable, "-m", "bench.model_servers.bare", "--models", str(models), "--model", model.name]
@@ -91,9 +106,20 @@ def measure(server: Server, models: Path, model: Model, cores: Cores, clients: i
             log.seek(0)
             raise BenchError(f"{server.name}: {error}: {log.read()[-500:]}") from None
         finally:
-            process.kill()
-            process.wait()
+            _end(process)
     return Figures(rate, used / 1e3 / count, float(np.percentile(latencies, 50)), float(np.percentile(latencies, 99)))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With the processes that it started, and with time to remove what it has in shared memory."""
+    family = tree(process.pid)
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END)
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def _await_right_answer(process: subprocess.Popen[bytes], port: int, model: Model) -> None:
@@ -110,7 +136,10 @@ def _await_right_answer(process: subprocess.Popen[bytes], port: int, model: Mode
                     raise BenchError("it ended") from None
                 if time.monotonic() > limit:
                     raise BenchError(f"it does not answer in {START:g} s: {error}") from None
-    got = np.frombuffer(answer.raw_output_contents[0], "<f4")
+    if answer.raw_output_contents:
+        got = np.frombuffer(answer.raw_output_contents[0], "<f4")
+    else:
+        got = np.array(answer.outputs[0].contents.fp32_contents, "<f4")
     if model.name == "tiny" and not np.allclose(got, model.values().reshape(-1) * 2 + 1, rtol=1e-5):
         raise BenchError(f"it answers {got}")
     if not np.isfinite(got).all() or answer.outputs[0].shape[0] != 1:
