@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from graph_models import FLOAT, integers, node, weights
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 from property import examples
@@ -249,8 +249,13 @@ class Chain:
         return graph_models.model(self.nodes, [("x", FLOAT, ("N", 3, 4))], outputs, **self.constants)
 
 
+CHAINS = examples(1500)
+# Three of four chains mix rows or fit no tensor: with some seeds so many at the start that Hypothesis would give up.
+CHECKS = [*CHAINS.suppress_health_check, HealthCheck.filter_too_much]
+
+
 @pytest.mark.slow
-@examples(1500)
+@settings(CHAINS, suppress_health_check=CHECKS)
 @given(st.data(), st.integers(2, 5), st.integers(0, 9))
 def test_what_passes_gives_in_a_batch_what_it_gives_alone(tmp_path, data, rows, seed):
     path = saved(tmp_path, Chain(data.draw).model())
