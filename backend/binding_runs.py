@@ -1,4 +1,5 @@
-"""Runs of models by Python's binding, for builds of ONNX Runtime that have no C API to load."""
+"""Runs of models outside of the compiled core: by Python's binding, for builds of ONNX Runtime that have no C API to
+load, and of models that are to be loaded before."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from backend.calls import join_bytes, split_bytes
 from backend.datatypes import BYTES, TensorSpec
 from backend.errors import BackendError, InvalidInput
 from backend.inference.engine import PythonBatch
+from backend.on_demand import OnDemandSession
 
 log = logging.getLogger("tidegate.backend")
 
@@ -22,11 +24,28 @@ class BindingRuns:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self._running: set[asyncio.Future[None]] = set()
 
     def __call__(self, batch: PythonBatch) -> None:
         """Belongs to the loop; `batch.finish` is called there."""
-        run = asyncio.get_running_loop().run_in_executor(self._executor, _run, batch)
-        run.add_done_callback(lambda run: _finish(batch, run))
+        loop = asyncio.get_running_loop()
+        session = batch.model.session
+        run: asyncio.Future[None]
+        if isinstance(session, OnDemandSession):
+            run = loop.create_task(self._load_and_run(session, batch))
+        else:
+            run = loop.run_in_executor(self._executor, _run, batch)
+        self._running.add(run)  # the loop itself holds no task
+        run.add_done_callback(lambda run: self._done(batch, run))
+
+    async def _load_and_run(self, session: OnDemandSession, batch: PythonBatch) -> None:
+        """Raises BackendError."""
+        await session.wait_loaded()
+        await asyncio.get_running_loop().run_in_executor(self._executor, _run, batch)
+
+    def _done(self, batch: PythonBatch, run: asyncio.Future[None]) -> None:
+        self._running.discard(run)
+        _finish(batch, run)
 
 
 def _run(batch: PythonBatch) -> None:

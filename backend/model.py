@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from backend.datatypes import TensorSpec
+from backend.on_demand import OnDemandSession
 from backend.repository.sequences import Sequencing, visible
 from backend.repository.settings import FILE, THREADS, Level, Settings
 from backend.session import Session
@@ -18,7 +20,8 @@ PLATFORM = "onnxruntime_onnx"
 class Model:
     """A loaded model. `max_batch` is the most rows that calls are merged to, 1 for no merging; it is 1 also for models
     that are not known to treat the rows of their first dimension independently. `steady` says that the time of a
-    run follows from the sizes of its inputs. `file` is the name of its file, `file_bytes` the size of all its files.
+    run follows from the sizes of its inputs. `file` is the name of its file, `file_bytes` the size of all its files,
+    `resident_bytes` what the process has grown by as it was loaded, `loaded_ms` when that was, in ms since 1970.
     `sequencing`: its requests belong to sequences, and the server fills in some of the session's inputs; `inputs` and
     `outputs` are what clients give and get."""
 
@@ -41,9 +44,23 @@ class Model:
         self.max_batch = 1
         self.steady = False
         self.file_bytes = 0
+        self.resident_bytes = 0
+        self.loaded_ms = time.time_ns() // 1_000_000
 
     def __repr__(self) -> str:
         return f"model {self.name} version {self.version}"
+
+    @property
+    def on_demand(self) -> bool:
+        """It is not in memory: the next request loads it."""
+        return isinstance(self.session, OnDemandSession)
+
+    def left_memory(self, load: Callable[[], Awaitable[Session]]) -> Model:
+        """The same model, that `load` brings back."""
+        made = Model(self.name, int(self.version), OnDemandSession(self.session, load), self.settings, self.file)
+        made.max_batch = self.max_batch
+        made.file_bytes, made.resident_bytes = self.file_bytes, self.resident_bytes
+        return made
 
     def metadata(self, versions: Sequence[str]) -> Any:
         return wire.ModelMetadataResponse(
@@ -86,6 +103,8 @@ class Model:
         config.parameters[THREADS].string_value = str(settings.threads)
         config.parameters["execution_provider"].string_value = self.session.provider
         config.parameters["file_bytes"].string_value = str(self.file_bytes)
+        if not self.on_demand:
+            config.parameters["resident_bytes"].string_value = str(self.resident_bytes)
         if self.sequencing is not None:
             config.sequence_batching.CopyFrom(self.sequencing.config(skip))
         elif self.max_batch > 1 or asked.HasField("dynamic_batching"):

@@ -65,6 +65,7 @@ class ServeOptions:
     repository_poll_secs: int
     model_cache: Path | None
     model_cache_size: int  # bytes
+    model_memory_limit: int | None  # bytes
     grace: int
     die_with_parent: int | None  # process id of the parent; 0 = whoever it is
     log_level: str
@@ -244,6 +245,13 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         default=size(_CACHE_SIZE),
         metavar="SIZE",
         help=f"bytes that the model cache may take; what was used longest ago goes (default: {_CACHE_SIZE})",
+    )
+    add(
+        "--model-memory-limit",
+        type=size,
+        metavar="SIZE",
+        help="bytes that the models in memory may take together; idle ones that were used longest ago leave it, and "
+        "their next request loads them again (default: no limit)",
     )
     add(
         "--grace",

@@ -38,6 +38,8 @@ cdef void counters_ran(tg_counters *counters, int64_t rows, uint64_t input, uint
 cdef void counters_succeeded(tg_counters *counters, int64_t rows, uint64_t total, uint64_t queued, uint64_t input,
                              uint64_t infer, uint64_t output) noexcept
 cdef void counters_failed(tg_counters *counters, uint64_t total) noexcept
+# Adds what the other one has. Raises MemoryError.
+cdef int counters_add(tg_counters *counters, const tg_counters *other) except -1
 cdef void counters_free(tg_counters *counters) noexcept
 # A ModelStatistics message.
 cdef bytes counters_text(const tg_counters *counters, name, version)

@@ -76,6 +76,36 @@ cdef void counters_failed(tg_counters *counters, uint64_t total) noexcept:
     add(&counters.fail, total)
 
 
+cdef inline void add_duration(tg_duration *duration, const tg_duration *other) noexcept:
+    duration.count += other.count
+    duration.ns += other.ns
+
+
+cdef void add_all_phases(tg_phases *phases, const tg_phases *other) noexcept:
+    add_duration(&phases.input, &other.input)
+    add_duration(&phases.infer, &other.infer)
+    add_duration(&phases.output, &other.output)
+
+
+cdef int counters_add(tg_counters *counters, const tg_counters *other) except -1:
+    cdef tg_batch_size *size
+    cdef int i
+    counters.last_ms = max(counters.last_ms, other.last_ms)
+    counters.inferences += other.inferences
+    counters.executions += other.executions
+    add_duration(&counters.success, &other.success)
+    add_duration(&counters.fail, &other.fail)
+    add_duration(&counters.queue, &other.queue)
+    add_all_phases(&counters.phases, &other.phases)
+    for i in range(other.size_count):
+        size = size_of(counters, other.sizes[i].rows)
+        if size != NULL:
+            add_all_phases(&size.phases, &other.sizes[i].phases)
+        elif counters.size_count < SIZES:
+            raise MemoryError
+    return 0
+
+
 cdef void counters_free(tg_counters *counters) noexcept:
     free(counters.sizes)
     counters.sizes = NULL

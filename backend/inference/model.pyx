@@ -3,8 +3,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport UINT64_MAX, int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
-from backend.inference.counters cimport counters_failed, counters_free, counters_text
+from libc.string cimport memcmp, memcpy, memset
+from backend.inference.counters cimport (
+    counters_add, counters_failed, counters_free, counters_text, tg_counters,
+)
 from lb.inference.datatypes cimport datatype_of, element_size
 
 from backend.model import Model
@@ -103,9 +105,24 @@ cdef class Served:
     cdef int output_of(self, const char *name, size_t size) noexcept:
         return find(self.c.outputs, self.c.output_count, name, size)
 
+    def take_counts(self, Served before not None) -> None:
+        """Goes on with what was counted of the same model before it left memory, or came back."""
+        counters_free(&self.counters)
+        self.counters = before.counters
+        memset(&before.counters, 0, sizeof(tg_counters))
+
+    def add_counts(self, Served before not None) -> None:
+        """What was counted since then of the model as it was before. Raises MemoryError."""
+        counters_add(&self.counters, &before.counters)
+
     def refused(self) -> None:
         """A request that was no inference is counted as a failed one."""
         counters_failed(&self.counters, 0)
+
+    @property
+    def last_ms(self) -> int:
+        """When a run ended last, in ms since 1970; 0: none has."""
+        return self.counters.last_ms
 
     def statistics(self) -> bytes:
         """What was counted, as a ModelStatistics message."""

@@ -24,12 +24,16 @@ from backend.repository.catalog import LOADING, READY, UNAVAILABLE, UNLOADING, C
 from backend.repository.configuration import Configuration, configuration_of_json
 from backend.repository.folder import ModelFile, ModelFolder, Signature, model_names, read_folder, survey
 from backend.repository.loading import load
+from backend.repository.memory import Memory, Use
 from backend.repository.settings import FILE, Settings, settings_of
+from backend.session import Session
 
 log = logging.getLogger("tidegate.backend")
 
 EXPLICIT, POLL = "explicit", "poll"
 ALL = "*"  # of --load-model
+_LOOK = 1.0  # seconds between two looks at memory
+_ON_DEMAND = "not in memory: the next request loads it"
 _OLD = "the one before is served, since the newer files cannot be loaded: "
 
 T = TypeVar("T")
@@ -39,6 +43,8 @@ class Offers(Protocol):
     """Who serves the models."""
 
     def offer(self, catalog: Catalog) -> None: ...
+
+    def uses(self) -> list[Use]: ...
 
     async def wait_ended(self, model: Model) -> None: ...
 
@@ -50,6 +56,9 @@ class Control:
         self._options = options
         self._serving = serving
         self._cache = _cache(options)
+        limit = options.model_memory_limit
+        self._memory = Memory(limit) if limit is not None else None
+        self._files: dict[tuple[str, str], ModelFile] = {}  # of versions that were loaded
         self._models: dict[str, dict[str, Entry]] = {}
         self._signatures: dict[str, dict[str, Signature]] = {}  # of versions, as they were loaded or failed to
         self._surveyed: dict[str, Signature] = {}
@@ -88,11 +97,14 @@ class Control:
             names = sorted(asked - {ALL} | set(names if ALL in asked else ()))
         for name in names:
             await self._follow(name, await self._on_thread(read_folder, options.models, name))
+            self._make_room()
         entries = self._entries()
         if entries and not any(entry.model for entry in entries):
             raise StartError("; ".join(entry.reason for entry in entries))
         self._started = True
         self._publish()
+        if self._memory is not None:
+            self._keep(self._watch_memory())
         ready = ", ".join(f"{entry.name} {entry.version}" for entry in entries if entry.model)
         log.info("ready: %s", ready or "no model")
 
@@ -148,17 +160,19 @@ class Control:
         """Goes on also when its caller leaves."""
         await asyncio.shield(self._keep(self._in_turn(change)))
 
-    async def _in_turn(self, change: Coroutine[Any, Any, None]) -> None:
+    async def _in_turn(self, change: Coroutine[Any, Any, T]) -> T:
         async with self._changing:
-            await change
+            result = await change
+            self._make_room()
+            return result
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()  # its caller may have left: nobody else looks at it
         if error is not None and not isinstance(error, BackendError) and not self._stopping:
@@ -251,6 +265,7 @@ class Control:
             log.exception("model %s version %d: unexpected error as it was loaded", file.name, file.version)
             reason = f"model {file.name} version {file.version}: unexpected error; the server's log has more"
             return self._failed(before, file.name, str(file.version), reason)
+        self._files[file.name, model.version] = file
         return Entry(file.name, model.version, READY, model=model)
 
     def _failed(self, before: Mapping[str, Entry], name: str, version: str, reason: str) -> Entry:
@@ -259,6 +274,64 @@ class Control:
         if entry is not None and entry.model is not None:
             return _kept(entry, reason)
         return Entry(name, version, UNAVAILABLE, reason)
+
+    # Models that leave memory, where it has a limit.
+
+    async def _watch_memory(self) -> None:
+        """What was in use as there was no room leaves when it is idle."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            async with self._changing:
+                self._make_room()
+
+    def _make_room(self, coming: Model | None = None) -> None:
+        """In one step: a model that is idle as it leaves gets no inference in between."""
+        if self._memory is None:
+            return
+        for model in self._memory.leaving(self._uses(), coming):
+            log.info("%s: leaves memory, where %d bytes are too many; the next request loads it",
+                     model, self._memory.limit)  # fmt: skip
+            self._replace(model, self._on_demand(model))
+
+    def _uses(self) -> list[Use]:
+        if self._started:
+            return self._serving.uses()
+        models = [entry.model for entry in self._entries() if entry.model is not None]
+        return [Use(model, model.loaded_ms, False) for model in models if not model.on_demand]
+
+    def _on_demand(self, model: Model) -> Model:
+        async def load_again() -> Session:
+            return await self._keep(self._in_turn(self._load_again(made)))
+
+        made = model.left_memory(load_again)
+        return made
+
+    async def _load_again(self, model: Model) -> Session:
+        """Raises BackendError."""
+        entry = self._models.get(model.name, {}).get(model.version)
+        if entry is None or entry.model is None or self._stopping:
+            raise Unavailable(f"{model} was unloaded meanwhile")
+        model = entry.model
+        if not model.on_demand:  # another request has had it loaded
+            return model.session
+        self._make_room(model)
+        try:
+            file = self._files[model.name, model.version]
+            found: Model = await self._on_thread(load, file, model.settings, self._cache)
+        except StartError as error:
+            log.error("%s: cannot be loaded again: %s", model, error)
+            self._put(Entry(model.name, model.version, READY, f"{_ON_DEMAND}; the last try failed: {error}", model))
+            raise Unavailable(str(error)) from error
+        self._replace(model, found)
+        log.info("%s: loaded again", found)
+        return found.session
+
+    def _replace(self, model: Model, by: Model) -> None:
+        reason = _ON_DEMAND if by.on_demand else ""
+        self._put(Entry(by.name, by.version, READY, reason, by))
+
+    def _put(self, entry: Entry) -> None:
+        self._set(entry.name, {**self._models[entry.name], entry.version: entry})
 
     def _say_without_effect(self, name: str, settings: Settings) -> None:
         configuration = settings.configuration

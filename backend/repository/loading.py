@@ -20,6 +20,7 @@ from backend.native import NativeSession
 from backend.providers import PROVIDERS
 from backend.repository import warmup
 from backend.repository.folder import ModelFile
+from backend.repository.memory import resident
 from backend.repository.samples import ranges_of, samples_of
 from backend.repository.sequences import Sequencing, sequencing_of
 from backend.repository.settings import Settings, fitted
@@ -31,6 +32,7 @@ log = logging.getLogger("tidegate.backend")
 def load(file: ModelFile, settings: Settings, cache: ModelCache | None = None) -> Model:
     """Loads and warms up one version; `cache` is the model cache. Raises StartError."""
     source = f"model {file.name} version {file.version}"
+    before = resident()
     session = open_session(file.path, source, settings.providers, settings.threads, settings.tuning, cache)
     if isinstance(session, NativeSession) and session.refused:
         log.warning("%s: not on %s", source, "; not on ".join(session.refused))
@@ -62,6 +64,7 @@ def load(file: ModelFile, settings: Settings, cache: ModelCache | None = None) -
         if session.provider == PROVIDERS["tensorrt"] and shapes is not None:
             warmup.largest(session, shapes, model.max_batch)
         session.warm()
+    model.resident_bytes = max(resident() - before, 0)
     return model
 
 
