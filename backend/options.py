@@ -65,6 +65,8 @@ class ServeOptions:
     repository_poll_secs: int
     model_cache: Path | None
     model_cache_size: int  # bytes
+    trace_endpoint: str
+    trace_protocol: str
     model_memory_limit: int | None  # bytes
     grace: int
     die_with_parent: int | None  # process id of the parent; 0 = whoever it is
@@ -245,6 +247,19 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         default=size(_CACHE_SIZE),
         metavar="SIZE",
         help=f"bytes that the model cache may take; what was used longest ago goes (default: {_CACHE_SIZE})",
+    )
+    add(
+        "--trace-endpoint",
+        default="",
+        metavar="URL",
+        help="OpenTelemetry collector that gets spans of inferences whose traceparent is sampled, such as "
+        "http://127.0.0.1:4317 (default: none is made)",
+    )
+    add(
+        "--trace-protocol",
+        choices=("grpc", "http"),
+        default="grpc",
+        help="how spans are sent: OTLP over gRPC (default), or over HTTP, to a URL like http://127.0.0.1:4318/v1/traces",
     )
     add(
         "--model-memory-limit",

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from backend.binding_runs import BindingRuns
+from backend.gpus import GpuMetrics
 from backend.grpc import health, load_reports, reflection
 from backend.grpc.front import Front
 from backend.grpc.methods import Methods
@@ -25,6 +26,7 @@ from backend.repository.control import POLL, Control
 from backend.service import InferenceService, Rare
 from backend.serving import Serving
 from backend.sockets import UnixPath, listen
+from backend.tracing import Spans
 from lb.net.poller import Poller
 from lb.net.timers import Timers
 from lb.wire import grpc_service_pb2
@@ -47,7 +49,7 @@ class Outcome:
 
 
 class Server:
-    """One run of the model server. Raises OSError, MemoryError. Must be made where the loop runs."""
+    """One run of the model server. Raises OSError, MemoryError, StartError. Must be made where the loop runs."""
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
@@ -68,11 +70,14 @@ class Server:
         methods.add(load_reports.SERVICE, load_reports.LoadReports(load, self._stop))
         POOL.AddSerializedFile(reflection.SERVICE.file.serialized_pb)
         methods.add(reflection.SERVICE, reflection.Reflection(methods.services, POOL))
-        rare = Rare(self._service, methods, regions)
+        self._gpus = GpuMetrics()
+        rare = Rare(self._service, methods, regions, self._gpus)
         self._poller = Poller(asyncio.get_running_loop())
         self._timers = Timers(self._poller)
         self._engine = Engine(self._poller, self._timers, options.concurrency, BindingRuns(self._executor))
-        self._front = Front(self._poller, load, rare)
+        endpoint = options.trace_endpoint
+        self._spans = Spans(endpoint, options.trace_protocol) if endpoint else None
+        self._front = Front(self._poller, load, rare, self._spans)
         self._control = Control(options, Serving(self._engine, self._timers, self._front, self._service, rare))
         self._service.manage(self._control)
         self._listeners: list[Listener] = []
@@ -95,6 +100,8 @@ class Server:
             for path in self._paths:
                 path.remove()
             self._executor.shutdown(wait=False, cancel_futures=True)
+            if self._spans is not None:
+                self._spans.close()
             self._control.close()
         stuck = self._engine.running > 0 or self._control.busy
         if not stuck:
@@ -132,7 +139,9 @@ class Server:
 
     async def _serve(self) -> None:
         polling = asyncio.ensure_future(self._control.poll()) if self._options.model_control_mode == POLL else None
+        gpus = asyncio.ensure_future(self._gpus.follow())
         await self._stop.wait()
+        gpus.cancel()
         if polling is not None:
             polling.cancel()
 

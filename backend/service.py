@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from backend.calls import Operand, Place, check, sequence_of
 from backend.errors import BackendError, InvalidInput, NotFound, Unavailable, Unsupported
 from backend.finishing import Finish, Finishing, placed, wanted_of
+from backend.gpus import GpuMetrics
 from backend.grpc.methods import Call, Methods, Running
 from backend.http import metrics, rest
 from backend.inference.engine import ModelQueue
@@ -170,7 +171,8 @@ class Rare:
 
     error = staticmethod(rest.error)
 
-    def __init__(self, inference: InferenceService, methods: Methods, regions: Regions) -> None:
+    def __init__(self, inference: InferenceService, methods: Methods, regions: Regions, gpus: GpuMetrics) -> None:
+        self._gpus = gpus
         self._inference = inference
         self._regions = regions
         self._methods = methods
@@ -182,7 +184,8 @@ class Rare:
         return self._rest.start(request, method, target, body)
 
     def _metrics(self) -> str:
-        return metrics.text((queue.served.statistics(), queue.waiting) for queue in self._queues.values())
+        models = metrics.text((queue.served.statistics(), queue.waiting) for queue in self._queues.values())
+        return models + self._gpus.text
 
     def offer(self, queues: dict[tuple[str, str], ModelQueue]) -> None:
         """The queues of the models by name and version."""

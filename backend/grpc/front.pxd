@@ -12,6 +12,8 @@ cdef class Front:
     cdef readonly Load load
     # Who answers what is rare: see backend.service.
     cdef readonly object service
+    # Who is told of inferences that are traced (backend.tracing.Spans); None: nobody is.
+    cdef readonly object spans
     cdef readonly set connections     # type: set[Any]
     cdef dict queues                  # name, NUL, version -> ModelQueue
     cdef bytes recent_key             # of the look-up before

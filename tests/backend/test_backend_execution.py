@@ -263,3 +263,35 @@ def test_a_gpu_has_a_name(monkeypatch, caplog):
     made.nvmlSystemGetDriverVersion.return_value = "570.1"
     monkeypatch.setattr(gpus, "nvml", lambda: made)
     assert gpus.device_name() == "NVIDIA H100 9.0; driver 570.1"
+
+
+async def test_what_gpus_tell_of_themselves(monkeypatch):
+    """By the real library's functions and structures, with the numbers of a GPU that is not here."""
+    made = create_autospec(pynvml)
+    made.NVMLError = pynvml.NVMLError
+    made.nvmlDeviceGetCount.return_value = 1
+    made.nvmlDeviceGetUUID.return_value = "GPU-1"
+    made.nvmlDeviceGetUtilizationRates.return_value = pynvml.c_nvmlUtilization_t(gpu=40, memory=10)
+    made.nvmlDeviceGetMemoryInfo.return_value = pynvml.c_nvmlMemory_t(total=80 << 30, free=79 << 30, used=1 << 30)
+    made.nvmlDeviceGetPowerUsage.return_value = 125_500
+    made.nvmlDeviceGetEnforcedPowerLimit.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    made.nvmlDeviceGetTotalEnergyConsumption.return_value = 2_000
+    monkeypatch.setattr(gpus, "nvml", lambda: made)
+    found = dict(line.rsplit(" ", 1) for line in gpus.metrics_text().splitlines() if not line.startswith("#"))
+    assert found == {
+        'nv_gpu_utilization{gpu_uuid="GPU-1"}': "0.4",
+        'nv_gpu_memory_total_bytes{gpu_uuid="GPU-1"}': str(80 << 30),
+        'nv_gpu_memory_used_bytes{gpu_uuid="GPU-1"}': str(1 << 30),
+        'nv_gpu_power_usage{gpu_uuid="GPU-1"}': "125.5",
+        'nv_energy_consumption{gpu_uuid="GPU-1"}': "2.0",
+    }
+    following = gpus.GpuMetrics()
+    task = asyncio.ensure_future(following.follow())
+    async with asyncio.timeout(10):
+        while not following.text:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    assert following.text == gpus.metrics_text()
+    monkeypatch.setattr(gpus, "nvml", lambda: None)
+    assert gpus.metrics_text() == ""
+    await gpus.GpuMetrics().follow()  # ends at once
