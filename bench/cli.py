@@ -130,6 +130,18 @@ def clients(
         raise typer.Exit(1)
 
 
+@app.command("local-transport")
+def local_transport(
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each way.")] = RUNS,
+    duration: Annotated[int, typer.Option(min=1, help="Seconds that a run is measured.")] = DURATION,
+) -> None:
+    """Measure large tensors between worker and model server; exit with 1 if a promise is not kept."""
+    from bench.model_servers import local
+
+    if not local.run(runs, duration, _console()):
+        raise typer.Exit(1)
+
+
 @app.command()
 def config(peer: str, scenario: str) -> None:
     """Print the configuration that a proxy gets in a scenario (ports and directory are examples)."""

@@ -63,7 +63,7 @@ def ours(*options: str) -> Callable[[Path, int], list[str]]:
 
 
 def naive(models: Path, port: int) -> list[str]:
-    return [sys.executable, "-m", "bench.model_servers.naive", "--models", str(models), "--port", str(port)]
+    return [sys.executable, "-m", "bench.model_servers.naive", "--models", str(models), "--listen", f"127.0.0.1:{port}"]
 
 
 def other(wanted: Other, environments: Path, folder: Path) -> Callable[[Path, int], list[str]]:

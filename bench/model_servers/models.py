@@ -42,10 +42,11 @@ class Model:
         return bytes(message.SerializeToString())
 
 
-def _save(path: Path, nodes: list[Any], shape: list[Any], constants: dict[str, np.ndarray], result: list[Any]) -> None:
-    """Raises BenchError if onnx is not installed."""
+def save(path: Path, nodes: list[Any], shape: list[Any], constants: dict[str, np.ndarray], result: list[Any]) -> None:
+    """A model with the input `x` and the output `y`. Raises BenchError if onnx is not installed."""
     try:
-        from onnx import TensorProto, checker, helper, numpy_helper, save
+        from onnx import TensorProto, checker, helper, numpy_helper
+        from onnx import save as write
     except ImportError as error:
         raise BenchError("onnx is missing; make dev installs it") from error
     graph = helper.make_graph(
@@ -57,12 +58,12 @@ def _save(path: Path, nodes: list[Any], shape: list[Any], constants: dict[str, n
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     checker.check_model(model)
-    save(model, path)
+    write(model, path)
 
 
 def _affine(path: Path) -> None:
     nodes: list[Any] = [("Mul", ["x", "a"], ["t"], {}), ("Add", ["t", "b"], ["y"], {})]
-    _save(path, nodes, ["n", 4], {"a": np.array(2, np.float32), "b": np.array(1, np.float32)}, ["n", 4])
+    save(path, nodes, ["n", 4], {"a": np.array(2, np.float32), "b": np.array(1, np.float32)}, ["n", 4])
 
 
 def _convolutions(path: Path) -> None:
@@ -81,7 +82,7 @@ def _convolutions(path: Path) -> None:
         ("GlobalAveragePool", ["r2"], ["p"], {}),
         ("Flatten", ["p"], ["y"], {}),
     ]
-    _save(path, nodes, ["n", 3, SIDE, SIDE], weights, ["n", 32])
+    save(path, nodes, ["n", 3, SIDE, SIDE], weights, ["n", 32])
 
 
 def _text_direction(path: Path) -> None:

@@ -1,6 +1,6 @@
 """The server that everybody writes first: grpc.aio and ONNX Runtime, a call at a time.
 
-python -m bench.model_servers.naive --models DIR --port P
+python -m bench.model_servers.naive --models DIR --listen ADDRESS
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Service:
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--listen", required=True)
     given = parser.parse_args()
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     serve(server, INFERENCE, Service(given.models))
-    server.add_insecure_port(f"127.0.0.1:{given.port}")
+    server.add_insecure_port(given.listen)
     await server.start()
     await server.wait_for_termination()
 
