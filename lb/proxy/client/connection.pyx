@@ -428,7 +428,7 @@ cdef class HttpConnection(Client):
         if not request_target(scan, &host, &host_length):
             self.refuse(FAIL_BAD_REQUEST, b"the request target is not a path, or its host not a host")
             return
-        exchange = self.admission.admit(self, scan, host, host_length)
+        exchange = self.admission.admit(self, scan, host, host_length, NULL, 0)
         if exchange is None:
             return
         self.exchange = exchange

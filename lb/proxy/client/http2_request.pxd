@@ -57,6 +57,10 @@ cdef class Http2Request(Client):
     cdef tg_link link
     cdef size_t held                  # bytes of the body that the peer may not send anew yet
     cdef bint started                 # its head has come
+    # A call about a model, where routes go by that: neither route nor exchange is known before its first message is.
+    cdef bint holding
+    cdef tg_buffer kept_head          # a block
+    cdef tg_buffer early              # what has come of the body meanwhile
     cdef bint gone                    # it has no stream any more
     cdef bint answered                # its answer's head is on its way
     cdef bint cut                     # its answer breaks off behind what waits of it
@@ -67,6 +71,10 @@ cdef class Http2Request(Client):
     cdef uint64_t body_deadline       # for it to be fast enough
 
     cdef void begin(self, Scan *scan) noexcept
+    # The exchange begins; `model` as in Admission.admit.
+    cdef void admit(self, Scan *scan, const char *model, size_t model_length) noexcept
+    # A piece of the body while it is `holding`; `whole`: there is no more.
+    cdef void hold(self, const char *data, size_t size, bint whole) noexcept
     cdef void malformed(self, int problem) noexcept
     cdef void stop(self, uint32_t code) noexcept
     cdef void begin_body_rate(self) noexcept

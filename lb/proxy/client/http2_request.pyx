@@ -7,11 +7,15 @@ at the end of the batch.
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from lb.failure cimport FAIL_BAD_REQUEST, FAIL_HEAD_TOO_LARGE, FAIL_NOT_IMPLEMENTED, FAIL_SLOW_BODY, failure_of
 from lb.http.authority cimport read_authority
 from lb.net.arena cimport View
-from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
+from lb.http.grpc.web cimport WEB_BINARY
+from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
+from lb.inference.sequence cimport LOOK_MOST
+from lb.proxy.exchange.grpc_web_codec cimport web_kind_of
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_CONTENT_LENGTH, H_HOST, Scan, is_dated, same_name, worker_scan
 from lb.http.head_text cimport append_date, append_number, append_text, append_trailers, date_text
 from lb.http.http2.session cimport (
@@ -50,6 +54,17 @@ cdef enum:
     # Frames that a DATA frame of ours may call forth: nobody sends more than three.
     ANSWERS = 4
     SECOND = 1_000_000_000
+    MODEL_METHODS_LENGTH = 37
+
+
+cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
+
+
+cdef bint names_model(Scan *scan) noexcept:
+    """Whether it is a call of the inference protocol whose first message names a model, in a form that is read here."""
+    return (scan.target_length > MODEL_METHODS_LENGTH
+            and memcmp(scan.target, MODEL_METHODS, MODEL_METHODS_LENGTH) == 0
+            and (speaks_grpc(scan) or web_kind_of(scan) == WEB_BINARY))
 
 
 cdef bint nearly_due(Exchange exchange, uint64_t now) noexcept:
@@ -122,6 +137,11 @@ cdef class Http2Host(Http2Session):
             if self.resets and reset_ahead(<uint32_t>stream.id):
                 return
             scan.max_fields = request.listener.max_headers
+            if (not last and not self.blocks.over and (<RouteTable>request.listener.table).by_model
+                    and tg_buffer_append(&request.kept_head, tg_buffer_head(&self.blocks.fields),
+                                         tg_buffer_size(&self.blocks.fields)) < 0):
+                request.stop(H2_INTERNAL_ERROR)
+                return
             if self.blocks.over:
                 read_request(scan, &self.blocks.fields, last)          # as far as it came
                 request.malformed(HEAD_TOO_MANY)
@@ -146,6 +166,9 @@ cdef class Http2Host(Http2Session):
         cdef Http2Request request = <Http2Request>stream.owner
         cdef Exchange exchange = request.exchange
         cdef iovec span
+        if request.holding:
+            request.hold(data, size, False)
+            return
         if exchange is None:
             return                        # answered already: no more of it is wanted
         span.iov_base = <void *>data
@@ -161,9 +184,11 @@ cdef class Http2Host(Http2Session):
         request.watch()
 
     cdef void on_end(self, h2_stream *stream) noexcept:
-        cdef Exchange exchange = (<Http2Request>stream.owner).exchange
-        if exchange is not None:
-            exchange.take_body(NULL, 0, 0, True)
+        cdef Http2Request request = <Http2Request>stream.owner
+        if request.holding:
+            request.hold(NULL, 0, True)
+        if request.exchange is not None:
+            request.exchange.take_body(NULL, 0, 0, True)
 
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         cdef Http2Request request = <Http2Request>stream.owner
@@ -231,6 +256,9 @@ cdef class Http2Host(Http2Session):
 
     cdef void detach(self, Http2Request request) noexcept:
         request.gone = True
+        if request.holding:
+            request.holding = False
+            self.admission.busy -= 1
         link_remove(&request.link)
         self.active -= 1
         link_append(&self.ended_requests, &request.link)
@@ -265,8 +293,53 @@ cdef class Http2Request(Client):
         tg_buffer_free(&self.stream.queue)
         tg_buffer_free(&self.stream.trailers)
         Py_XDECREF(self.stream.lender)
+        tg_buffer_free(&self.kept_head)
+        tg_buffer_free(&self.early)
 
     cdef void begin(self, Scan *scan) noexcept:
+        if tg_buffer_size(&self.kept_head):
+            if not scan.complete and names_model(scan):
+                self.holding = True
+                self.host.admission.busy += 1
+                return
+            tg_buffer_free(&self.kept_head)
+        self.admit(scan, NULL, 0)
+
+    cdef void hold(self, const char *data, size_t size, bint whole) noexcept:
+        cdef Scan *scan = worker_scan()
+        cdef const char *model = NULL
+        cdef size_t n = 0
+        cdef int found
+        cdef iovec span
+        cdef Exchange exchange
+        if size and tg_buffer_append(&self.early, data, size) < 0:
+            self.stop(H2_INTERNAL_ERROR)
+            return
+        found = first_model(tg_buffer_head(&self.early), tg_buffer_size(&self.early), &model, &n)
+        if found == MODEL_UNKNOWN and not whole and tg_buffer_size(&self.early) <= LOOK_MOST:
+            return
+        self.holding = False
+        self.host.admission.busy -= 1
+        scan.max_fields = self.listener.max_headers
+        if read_request(scan, &self.kept_head, False) != HEAD_OK:
+            self.stop(H2_INTERNAL_ERROR)
+            return
+        self.admit(scan, model if found == MODEL_FOUND else NULL, n)
+        exchange = self.exchange
+        if exchange is not None and tg_buffer_size(&self.early):
+            span.iov_base = tg_buffer_head(&self.early)
+            span.iov_len = tg_buffer_size(&self.early)
+            exchange.take_body(&span, 1, span.iov_len, False)
+            if self.exchange is exchange:
+                if exchange.wants_body:
+                    self.host.consume(&self.stream, span.iov_len)
+                else:
+                    self.held += span.iov_len
+                self.watch()
+        tg_buffer_free(&self.kept_head)
+        tg_buffer_free(&self.early)
+
+    cdef void admit(self, Scan *scan, const char *model, size_t model_length) noexcept:
         cdef const char *host = NULL
         cdef size_t host_length = 0
         cdef Exchange exchange
@@ -281,7 +354,7 @@ cdef class Http2Request(Client):
         if scan.target_length == 0 or (scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42)):
             self.reject(FAIL_BAD_REQUEST, "the request target is not a path")
             return
-        exchange = self.host.admission.admit(self, scan, host, host_length)
+        exchange = self.host.admission.admit(self, scan, host, host_length, model, model_length)
         if exchange is None:
             return
         self.exchange = exchange

@@ -20,8 +20,12 @@ cdef class Admission:
     cdef Overload overload
 
     # The exchange of a request whose head is in `scan`, counted as busy; its client keeps it and then calls `start`.
-    # None: the request was rejected. `host` is without port.
-    cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length)
+    # None: the request was rejected. `host` is without port. `model` is one that the request's body names, NULL where
+    # it does not, or is not looked at.
+    cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length, const char *model,
+                        size_t model_length)
+    # The route of a gRPC request for a model, if there is one for that model.
+    cdef Route find_model(self, Client client, tg_facts *facts, const char *model, size_t model_length)
     cdef void sample(self, Exchange exchange, Scan *scan) noexcept
     cdef Route find_asked(self, Client client, tg_facts *facts)
     # Gives the exchange its attempt, and the body source that the pool needs. False: the pool cannot be spoken to in

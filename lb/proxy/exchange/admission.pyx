@@ -65,12 +65,13 @@ cdef class Admission:
     def in_flight(self):
         return self.busy
 
-    cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length):
+    cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length, const char *model,
+                        size_t model_length):
         cdef tg_facts facts
         cdef Route route = None
         cdef Pool pool = None
         cdef Exchange exchange
-        cdef bint other_method = False, preflight = False
+        cdef bint other_method = False, preflight = False, named = False
         cdef const Field *origin
         cdef tg_ids *ids = NULL
         cdef uint32_t kept
@@ -94,7 +95,10 @@ cdef class Admission:
             facts_of(&facts, scan, host, host_length, method, ids.source, ids.source_length)
         else:
             facts_of(&facts, scan, host, host_length, method, client.ip, client.ip_length)
-        if method == M_OPTIONS and (<RouteTable>client.listener.table).cors:
+        if model != NULL:
+            route = self.find_model(client, &facts, model, model_length)
+            named = route is not None
+        elif method == M_OPTIONS and (<RouteTable>client.listener.table).cors:
             route = self.find_asked(client, &facts)
             preflight = route is not None
         if route is None:
@@ -106,7 +110,7 @@ cdef class Admission:
                 client.reject(FAIL_NO_ROUTE, "Not Found")
             free(ids)                         # the facts may point into it
             return None
-        if (client.listener.normalize & NORMAL_READINGS and not preflight
+        if (client.listener.normalize & NORMAL_READINGS and not preflight and not named
                 and not reads_alike(<RouteTable>client.listener.table, &facts, route)):
             free(ids)
             client.reject(FAIL_BAD_REQUEST, "the path can be read in two ways, which lead to different routes")
@@ -170,6 +174,17 @@ cdef class Admission:
         if wanted and exchange.pool is not None:
             forget_explanation(exchange)      # whoever had this address before
             exchange.explained = <unsigned char>wanted
+
+    cdef Route find_model(self, Client client, tg_facts *facts, const char *model, size_t model_length):
+        cdef bint other_method = False
+        cdef RouteTable table = <RouteTable>client.listener.table
+        cdef Route route = table.find_model(facts, model, model_length, &other_method)
+        if route is None or not route.by_model:
+            return None
+        # Endpoints that speak HTTP/1.1 have no use for it: it was meant for REST alone.
+        if route.pool is not None and route.pool.protocol == POOL_HTTP:
+            return None
+        return route
 
     cdef Route find_asked(self, Client client, tg_facts *facts):
         """The route of the request that a preflight request asks for, if it is one and that route has CORS."""

@@ -48,6 +48,7 @@ cdef class Route:
     cdef readonly tuple host_place    # where a table puts it
     cdef readonly tuple path_places
     cdef readonly str path_kind       # of RoutePlan
+    cdef readonly bint by_model       # its requests are about certain models
     # What it does; None = nothing of that kind.
     cdef readonly Answer answer
     cdef readonly Split split
@@ -90,6 +91,7 @@ cdef class RouteTable:
     cdef tuple leaves                 # by number of the host: by number of the pattern: its routes, in order
     cdef readonly Py_ssize_t size
     cdef bint cors                    # one of the routes has it
+    cdef bint by_model                # likewise
     # headers that routes look at, set or remove: as lb.proxy.routing.headers.aliases keeps names
     cdef readonly dict guarded
     cdef set refused                  # while `allowed` looks: the methods of routes that are left out for theirs

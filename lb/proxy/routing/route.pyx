@@ -17,7 +17,7 @@ from lb.shared.segment cimport Segment, tg_get
 from lb.shared.segment_words cimport SERIES_FINISHED, SERIES_STARTED
 from lb.proxy.routing.textmap cimport TEXT_ABSENT, TextMap
 from lb.proxy.routing.headers.aliases cimport guard_name
-from lb.proxy.routing.conditions cimport WHAT_HEADER, Condition, facts_of, tg_facts
+from lb.proxy.routing.conditions cimport WHAT_HEADER, WHAT_MODEL, Condition, facts_of, tg_facts
 from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.headers.fields cimport FieldRules
 from lb.proxy.exchange.hedge cimport HedgePolicy
@@ -36,6 +36,7 @@ cdef enum:
     HOST_ROOM = 256                   # longer ones are no names (RFC 1035 section 2.3.4); only expressions see them
 
 cdef tg_buffer model_path
+cdef str MODELS = "/v2/models/"
 
 
 cdef class Answer:
@@ -86,6 +87,7 @@ cdef class Route:
             self.other_methods = frozenset(method.encode("ascii") for method in plan.methods)
         if plan.conditions:
             self.conditions = tuple([Condition(condition) for condition in plan.conditions])
+        self.by_model = about_models(self, plan.path)
         self.host_place = host_of(plan.host, plan.host_regex)
         self.path_places = paths_of(plan.path, plan.path_kind)
         if plan.rewrite_host:
@@ -145,6 +147,7 @@ cdef class Route:
         made.methods = self.methods
         made.other_methods = self.other_methods
         made.conditions = self.conditions
+        made.by_model = about_models(made, path)
         made.new_host = self.new_host
         made.answer = self.answer
         made.rewrite = self.rewrite
@@ -231,6 +234,7 @@ cdef class RouteTable:
                 number = hosts[route.host_place] = len(places)
                 places.append({})
             self.cors = self.cors or route.cors is not None
+            self.by_model = self.by_model or route.by_model
             paths = <dict>places[number]
             for kind, key, text in route.path_places:
                 place = (kind, key)
@@ -409,6 +413,17 @@ cdef void guard_names(dict names, Route route):
     if route.request_fields is not None:
         for name in route.request_fields.removed:
             guard_name(names, name)
+
+
+cdef bint about_models(Route route, str path):
+    """Whether the route takes requests about certain models only, by a path below /v2/models/ or a condition."""
+    cdef Condition condition
+    if route.path_kind == "model" or route.path_kind == "prefix" and path != MODELS and path.startswith(MODELS):
+        return True
+    for condition in route.conditions or ():
+        if condition.what == WHAT_MODEL:
+            return True
+    return False
 
 
 cdef tuple host_of(str host, bint regex):

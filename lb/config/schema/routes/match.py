@@ -207,7 +207,8 @@ class MatchConfig(Model):
     path: PathMatch | None = None
     """Path of the request. Default: any."""
     model: Annotated[ModelMatch, BeforeValidator(_exact_model, json_schema_input_type=str | ModelMatch)] | None = None
-    """Model that the request is about, as its path `/v2/models/NAME…` says. Instead of `path`."""
+    """Model that the request is about, as its path `/v2/models/NAME…` says, or over gRPC the first message of the
+    inference protocol's calls. Instead of `path`."""
     grpc: GrpcMatch | None = None
     """gRPC method that is called. Instead of `path`."""
     method: (
