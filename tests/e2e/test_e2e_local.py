@@ -267,3 +267,26 @@ async def test_tcp_has_none(start: Start, models: Path) -> None:
         await running.until(10)
     assert (running.failures, running.wrong) == ([], 0)
     assert counted(daemon, "messages") == 0
+
+
+@pytest.mark.parametrize("bare", [False, True])
+async def test_streams_are_read_by_clients_of_either_kind(start: Start, models: Path, bare: bool) -> None:
+    """Large and small messages of a stream, in the form that the client reads, however they come."""
+    made = config(models)
+    for listener in made["listeners"].values():
+        for each in listener["routes"]:
+            each["stream_messages"] = "mlserver" if bare else "triton"
+    daemon = start(made)
+    eventually(lambda: len(server_pids(daemon)) == 1, "the model server")
+    kind = wire.ModelInferResponse if bare else wire.ModelStreamInferResponse
+    sizes = [ROWS, 1, ROWS, ROWS, 2]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{daemon.port()}", options=UNLIMITED) as channel:
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+        for seed, rows in enumerate(sizes):
+            x = tensor(seed, rows)
+            await call.write(request(x))
+            found = kind.FromString(await call.read())
+            answer = found if bare else found.infer_response
+            assert is_twice(answer.SerializeToString(), x)
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF

@@ -18,7 +18,15 @@ TRITON = [
     "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
     "statistics", "trace", "logging",
 ]  # fmt: skip
-ALWAYS = ["binary_tensor_data", "classification", "schedule_policy", "model_configuration", "parameters", "statistics"]
+ALWAYS = [
+    "binary_tensor_data",
+    "generate",
+    "classification",
+    "schedule_policy",
+    "model_configuration",
+    "parameters",
+    "statistics",
+]
 
 
 def server(extensions: list[str]) -> ModelServer:
@@ -60,12 +68,12 @@ async def test_sequences_where_they_are_kept_together(site: Site) -> None:
 
 async def test_what_all_endpoints_have(site: Site) -> None:
     gate = await gate_to(site, server(["classification", "statistics"]), server(["statistics"]), server(TRITON))
-    assert await extensions_of(gate) == ["binary_tensor_data", "statistics", "model_configuration"]
+    assert await extensions_of(gate) == ["binary_tensor_data", "generate", "statistics", "model_configuration"]
 
 
 async def test_what_is_made_up_for(site: Site) -> None:
     gate = await gate_to(site, server([]))
-    assert await extensions_of(gate) == ["binary_tensor_data", "model_configuration", "statistics"]
+    assert await extensions_of(gate) == ["binary_tensor_data", "generate", "model_configuration", "statistics"]
 
 
 async def test_endpoints_that_do_not_answer_have_no_say(site: Site) -> None:

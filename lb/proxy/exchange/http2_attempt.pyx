@@ -285,7 +285,9 @@ cdef class Http2Attempt(Http2Call):
 
     cdef int take_view(self, View view, size_t *held) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
-        if not self.head_seen or self.web is not None or not exchange.client.respond_view(view):
+        # The messages of a stream may have to be in another form.
+        if (not self.head_seen or self.web is not None or self.messages is not None
+                or not exchange.client.respond_view(view)):
             return self.take_data(view.data, view.size, held)
         exchange.bytes_out += view.size
         self.hold(exchange, view.size, held)
