@@ -16,6 +16,7 @@ class OnDemandSession:
 
     def __init__(self, before: Session, load: Callable[[], Awaitable[Session]]) -> None:
         self.runtime = before.runtime
+        self.keeps_state = before.keeps_state
         self.source = before.source
         self.provider = before.provider
         self.inputs = before.inputs

@@ -11,6 +11,7 @@ import backend_models
 import grpc
 import numpy as np
 import pytest
+import sequence_models
 from backend_process import Backend, infer_request, until
 
 from backend import options
@@ -187,3 +188,26 @@ async def test_a_model_that_is_not_in_memory_is_unloaded_and_loaded_by_calls(roo
         await client.stub.RepositoryModelLoad(wire.RepositoryModelLoadRequest(model_name="one"))
         assert await client.out() == ["two"]
         assert (await client.infer("one", 1)).shape == (256,)
+
+
+async def test_a_model_of_sequences_stays(root):
+    """Their state is in the server: a sequence would lose it."""
+    sequence_models.accumulator(root, extra="max_sequence_idle_microseconds: 60000000")
+
+    def step(value: float, start: bool = False) -> wire.ModelInferRequest:
+        request = infer_request("total", ("x", "FP32", np.array([[value, 0]], "<f4")))
+        request.parameters["sequence_id"].int64_param = 7
+        request.parameters["sequence_start"].bool_param = start
+        return request
+
+    async with served(root, limit="1KiB") as (client, backend):
+        assert await client.out() == ["one"]  # "total", which was loaded next, stays
+        await client.stub.ModelInfer(step(1, start=True))
+        for row in range(2):
+            await client.infer("one", row)
+            await client.infer("two", row)
+        await asyncio.sleep(1.5)  # longer than between two looks at memory
+        assert await client.out() == ["one"]
+        answer = await client.stub.ModelInfer(step(10))
+        assert np.frombuffer(answer.raw_output_contents[0], "<f4")[0] == 11
+        assert "model total version 1: leaves memory" not in backend.log
