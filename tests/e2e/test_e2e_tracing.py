@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
 
-from daemon import Daemon, eventually, http_listener
+from daemon import Daemon, digits_pool, eventually, http_listener, route
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from traffic import ask_once, request
+from traffic import DIGITS_INFER, ask_once, digit_samples, request
 
 Start = Callable[..., Daemon]
 ID, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -78,4 +78,30 @@ async def test_spans_arrive_with_the_ids_that_the_endpoint_saw(start: Start) -> 
     await asyncio.to_thread(eventually, lambda: len(collector.spans) == 2, "the span after the reload")
     assert daemon.stop() == 0
     server.close()
+    receiver.stop(None)
+
+
+async def test_the_spans_of_the_model_server_are_below_the_gate_s(start: Start) -> None:
+    collector = Collector()
+    receiver = grpc.server(futures.ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, receiver)
+    url = f"http://127.0.0.1:{receiver.add_insecure_port('127.0.0.1:0')}"
+    receiver.start()
+    daemon = start({
+        "workers": 1,
+        "listeners": {"web": http_listener(route("/v2", "digits"))},
+        "pools": {"digits": digits_pool(min=1, args=["--trace-endpoint", url])},
+        "tracing": {"endpoint": url, "ratio": 0},
+    })  # fmt: skip
+    inputs = [{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": digit_samples()[0]["image"]}]
+    asked = request("POST", DIGITS_INFER, {"inputs": inputs}, traceparent=f"00-{ID}-{SPAN}-01")
+    await asyncio.to_thread(daemon.wait_ready)
+    assert (await ask_once(daemon.port(), asked)).status == 200
+    await asyncio.to_thread(eventually, lambda: len(collector.spans) == 4, "the spans", 15)
+    spans = {span.name: span for span in collector.spans}
+    assert {span.trace_id.hex() for span in collector.spans} == {ID}
+    gate, infer = spans["POST digits"], spans["infer digits"]
+    assert (gate.parent_span_id.hex(), infer.parent_span_id) == (SPAN, gate.span_id)
+    assert {spans["queue"].parent_span_id, spans["compute"].parent_span_id} == {infer.span_id}
+    assert daemon.stop() == 0
     receiver.stop(None)

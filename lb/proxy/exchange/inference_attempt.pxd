@@ -3,6 +3,7 @@ message the codec has made."""
 
 cimport cython
 from libc.stdint cimport uint64_t
+from lb.http.trace cimport TRACEPARENT_SIZE
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.exchange.inference_body cimport InferenceBody
@@ -14,6 +15,8 @@ cdef class InferenceAttempt(GrpcCall):
     cdef iovec single                 # the message of a management call
     cdef uint64_t due                 # its deadline, which the endpoint knows as grpc-timeout
     cdef size_t held                  # bytes of a stream's answer that the endpoint may not send anew yet
+
+    cdef char[TRACEPARENT_SIZE] traceparent
 
     cdef InferenceBody body(self, Exchange exchange)
     # The call that the codec's message makes. False: out of memory.

@@ -6,11 +6,15 @@ A retry is this attempt, launched again; a hedge is another with the same messag
 cimport cython
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 from lb.failure cimport (
     CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT,
     FAIL_TOO_LARGE,
     RETRY_5XX, RETRY_RESET, RETRY_TIMEOUT, failure_of, http_of_grpc, verdict_of_grpc,
 )
+from lb.http.http2.head cimport FieldList
+from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX
+from lb.http.trace cimport TRACEPARENT_SIZE, trace_write
 from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
@@ -25,6 +29,7 @@ from lb.proxy.exchange.inference_body cimport (
     respond, send_error, store, take_streamed,
 )
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
+from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.upstream.attempt cimport A_ANSWERING, A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http2 cimport Http2Channel
@@ -98,6 +103,17 @@ cdef class InferenceAttempt(GrpcCall):
         self.message_size = self.single.iov_len
         path = <bytes>body.management.grpc_path
         return self.call_path(<const char *>path, <size_t>len(path)) >= 0
+
+    cdef int build(self, FieldList fields, uint64_t now) noexcept:
+        cdef const tg_ids *ids = (<Exchange>self.owner).ids
+        cdef int rc = GrpcCall.build(self, fields, now)
+        cdef uint64_t span = 0                    # stays so where the listener has no tracing
+        if ids != NULL:
+            memcpy(&span, ids.trace.span_id, sizeof(span))
+        if rc == 0 and span:
+            trace_write(&ids.trace, self.traceparent)
+            fields.add_held(b"traceparent", 11, self.traceparent, TRACEPARENT_SIZE, NGHTTP2_NV_FLAG_NO_INDEX)
+        return rc
 
     cdef void stop(self) noexcept:
         if self.dispatcher is not None:
