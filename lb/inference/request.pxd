@@ -39,6 +39,8 @@ cdef class InferRequest:
     cdef int digest(self, const unsigned char *secret, unsigned char *out) noexcept
     # Whether an output is to be answered in binary form.
     cdef bint wants_binary(self, const char *name, size_t n) noexcept
+    # Whether an output goes to shared memory.
+    cdef bint shares(self, const char *name, size_t n) noexcept
 
 
 # `model` and `version` (b"" = not said) come from the path; `json_length` is Inference-Header-Content-Length, -1 when

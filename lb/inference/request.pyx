@@ -68,6 +68,15 @@ cdef class InferRequest:
                 return output.binary
         return self.template.binary_default
 
+    cdef bint shares(self, const char *name, size_t n) noexcept:
+        cdef const OutputSpec *output
+        cdef int i
+        for i in range(self.template.output_count):
+            output = &self.template.outputs[i]
+            if output.shared and output.name.size == n and memcmp(output.name.data, name, n) == 0:
+                return True
+        return False
+
     def message(self):
         """The ModelInferRequest as bytes."""
         cdef int i

@@ -144,17 +144,6 @@ cdef int put_parameters(tg_buffer *out, const span *entries, int count, int64_t 
     return 0
 
 
-cdef bint in_shared_memory(const OutputTensor *output) noexcept nogil:
-    """Whether the model server wrote the output's data there: its parameters say where."""
-    cdef Parameter parameter
-    cdef int i
-    for i in range(output.parameter_count):
-        if (read_parameter(&parameter, &output.parameters[i]) == NULL and parameter.key.size == 20
-                and memcmp(parameter.key.data, b"shared_memory_region", 20) == 0):
-            return True
-    return False
-
-
 cdef int pass_over(const Answer *answer, int *raw) except -1:
     """An output in shared memory has an empty entry among the raw data, where each output has one."""
     if answer.raw_count == answer.output_count:
@@ -299,7 +288,8 @@ cdef InferResponse render(InferRequest request, const char *message, size_t size
             raise malformed(wrong)
         if i:
             put(out, ",")
-        if in_shared_memory(&output):
+        # Triton does not say in its answer where the output is.
+        if request.shares(output.name.data, output.name.size):
             pass_over(&answer, &raw)
             put_output(response, &output, NULL, False)
             continue

@@ -17,6 +17,7 @@ cdef struct InputSpec:
 cdef struct OutputSpec:
     span name
     int binary                        # -1: not said
+    bint shared                       # the model server writes it to shared memory
 
 
 cdef class Template:

@@ -265,6 +265,7 @@ cdef class Template:
                     spec.binary = flag(value, key, what)
                 else:
                     if key == "shared_memory_region":
+                        spec.shared = True
                         self.cacheable = False    # an answer from the cache would write nothing there
                     append_parameter(scratch, OUTPUT_PARAMETERS, key, value, what)
             if append_field(&self.head, OUTPUTS, tg_buffer_head(scratch), tg_buffer_size(scratch)) < 0:

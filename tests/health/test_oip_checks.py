@@ -94,9 +94,34 @@ async def test_oip_passes_over_names_that_are_not_fit_for_the_log(tmp_path: Path
 async def test_oip_fails_when_the_server_is_not_ready_and_asks_no_further(tmp_path: Path) -> None:
     inference = Inference(STATES, ready=False)
     async with inference_server(socket.AF_INET, tmp_path, inference) as address:
-        with pytest.raises(CheckFailed, match="not ready"):
-            await asyncio.wait_for(build(HealthConfig(type="oip", models="index")).run(address), 20)
-    assert inference.asked == ["ServerReady"]
+        for models in (None, ["digits"]):
+            with pytest.raises(CheckFailed, match="not ready"):
+                await asyncio.wait_for(build(HealthConfig(type="oip", models=models)).run(address), 20)
+    assert inference.asked == ["ServerReady"] * 2
+
+
+@pytest.mark.parametrize(
+    ("states", "passes"),
+    [
+        ({"a": "READY", "b": "UNLOADING"}, True),
+        ({"a": "READY", "b": "LOADING"}, True),
+        ({"a": "READY", "b": "UNAVAILABLE"}, False),
+        ({"a": "READY"}, False),  # it is about to end
+        ({"b": "LOADING"}, False),
+    ],
+)
+async def test_oip_takes_a_server_for_ready_while_it_changes_one_model(
+    tmp_path: Path, states: dict[str, str], passes: bool
+) -> None:
+    """Triton is not ready then, and serves the others."""
+    inference = Inference(states, ready=False)
+    async with inference_server(socket.AF_INET, tmp_path, inference) as address:
+        check = build(HealthConfig(type="oip", models="index"))
+        if passes:
+            assert await asyncio.wait_for(check.run(address), 20) == {name: s == "READY" for name, s in states.items()}
+        else:
+            with pytest.raises(CheckFailed, match="not ready"):
+                await asyncio.wait_for(check.run(address), 20)
 
 
 async def test_oip_fails_on_a_server_without_the_protocol(tmp_path: Path) -> None:

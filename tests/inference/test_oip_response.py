@@ -41,6 +41,7 @@ def asking(**document: Any) -> Any:
     return parse_request(b"asked", b"", json.dumps({"inputs": []} | document).encode())
 
 
+SHARED = {"name": "c", "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}}
 JSON = asking()
 BINARY = asking(parameters={"binary_data_output": True})
 
@@ -407,12 +408,15 @@ def test_store_form_of_garbage(message: bytes) -> None:
 
 
 @pytest.mark.parametrize("entries", [True, False], ids=["an empty entry for each", "no entry"])
-@pytest.mark.parametrize("request_", [JSON, BINARY], ids=["json", "binary"])
-def test_an_output_in_shared_memory_has_no_data(request_: Any, entries: bool) -> None:
+@pytest.mark.parametrize("said", [True, False], ids=["said", "not said"])
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_an_output_in_shared_memory_has_no_data(binary: bool, said: bool, entries: bool) -> None:
+    request_ = asking(parameters={"binary_data_output": binary}, outputs=[SHARED])
     message = answer([tensor_of("a", "INT8", (1,), [1]), tensor_of("b", "FP32", (1,), [2.0])])
     where = message.outputs.add(name="c", datatype="FP32", shape=[2]).parameters
-    where["shared_memory_region"].string_param = "r"
-    where["shared_memory_byte_size"].int64_param = 8
+    if said:
+        where["shared_memory_region"].string_param = "r"
+        where["shared_memory_byte_size"].int64_param = 8
     if entries:
         message.raw_output_contents.append(b"")
     body, length = render_bytes(request_, message.SerializeToString())
@@ -426,7 +430,6 @@ def test_an_output_in_shared_memory_has_no_data(request_: Any, entries: bool) ->
 
 
 def test_an_output_in_shared_memory_that_has_data_is_malformed() -> None:
-    message = answer([tensor_of("a", "INT8", (1,), [1])])
-    message.outputs[0].parameters["shared_memory_region"].string_param = "r"
+    message = answer([tensor_of("c", "INT8", (1,), [1])])
     with pytest.raises(UpstreamError, match="in shared memory with data"):
-        render_bytes(JSON, message.SerializeToString())
+        render_bytes(asking(outputs=[SHARED]), message.SerializeToString())

@@ -16,6 +16,8 @@ from lb.wire import grpc_service_pb2 as wire
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _READY = "READY"  # state of a model in the repository's index
+_CHANGING = {"LOADING", "UNLOADING"}
+_NOT_READY = "the server says that it is not ready"
 _LONGEST_NAME = 256  # as in the configuration
 # What servers say of a model that they do not have or cannot serve, and what a connection or a call that went wrong
 # counts as: Triton says UNAVAILABLE when it is not loaded, KServe UNKNOWN when there is none of that name.
@@ -31,7 +33,8 @@ _DOUBTFUL = (
 class OipCheck:
     """Passes when ServerReady says so. With `models` it asks for their readiness over the same connection: of a list by
     ModelReady, all at once, or of the whole repository by RepositoryIndex. Of a server without such an index (KServe's)
-    only its own readiness is known: NO_INDEX."""
+    only its own readiness is known: NO_INDEX. Triton says that it is not ready while it loads or unloads any one of its
+    models: by its index the others are still served, and the check passes."""
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         self._tls = tls
@@ -39,21 +42,23 @@ class OipCheck:
 
     async def run(self, address: str) -> Models | None:
         async with grpc_connection(address, self._tls) as connection:
-            await _server_ready(connection)
-            if self._models is None:
-                return None
             if self._models == "index":
-                return await _index(connection)
-            return await _listed(connection, self._models)
+                return await _index(connection, await _says_ready(connection))
+            await _server_ready(connection)
+            return None if self._models is None else await _listed(connection, self._models)
+
+
+async def _says_ready(connection: GrpcConnection) -> bool:
+    answer = await connection.unary(_SERVICE + "ServerReady", wire.ServerReadyRequest().SerializeToString())
+    return bool(_parsed(wire.ServerReadyResponse, answer).ready)
 
 
 async def _server_ready(connection: GrpcConnection) -> None:
-    answer = await connection.unary(_SERVICE + "ServerReady", wire.ServerReadyRequest().SerializeToString())
-    if not _parsed(wire.ServerReadyResponse, answer).ready:
-        raise CheckFailed("the server says that it is not ready")
+    if not await _says_ready(connection):
+        raise CheckFailed(_NOT_READY)
 
 
-async def _index(connection: GrpcConnection) -> Models:
+async def _index(connection: GrpcConnection, server_ready: bool) -> Models:
     """A model is ready when any version of it is. Of one that is named without a state, which the protocol lets servers
     leave out, its ModelReady tells: Triton names so what is in its repository and was never loaded. Names that are none
     for an operator's eyes are passed over; any endpoint may be asked for such a model."""
@@ -61,10 +66,15 @@ async def _index(connection: GrpcConnection) -> Models:
     try:
         said = await connection.unary(_SERVICE + "RepositoryIndex", asked)
     except CallFailed as failure:
-        if failure.code is Status.UNIMPLEMENTED:
+        if failure.code is Status.UNIMPLEMENTED and server_ready:
             return NO_INDEX
+        if not server_ready:
+            raise CheckFailed(_NOT_READY) from failure
         raise
     answer = _parsed(wire.RepositoryIndexResponse, said)
+    states = {model.state.rpartition(".")[2] for model in answer.models}
+    if not server_ready and not (_READY in states and states & _CHANGING):
+        raise CheckFailed(_NOT_READY)
     named = [model for model in answer.models if 0 < len(model.name) <= _LONGEST_NAME and model.name.isprintable()]
     models: dict[str, bool] = {}
     for model in named:
