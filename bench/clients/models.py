@@ -18,6 +18,7 @@ from bench.errors import BenchError
 HERE = Path(__file__).parent
 
 _SUM_OURS = """
+max_batch_size: 8
 sequence_batching {
   max_sequence_idle_microseconds: 5000000
   direct {}

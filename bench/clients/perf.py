@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-WINDOWS = ("-p", "300", "-r", "3", "-s", "999")  # ms of a window, windows, percent that two may differ
+WINDOWS = ("-p", "300", "-r", "10", "-s", "999")  # ms of a window, windows, percent that two may differ
 SEQUENCES = ("--sequence-length", "5", "--num-of-sequences", "4")
 LIMIT = 60.0  # seconds for a run
 _RUNS: dict[str, tuple[str, ...]] = {
