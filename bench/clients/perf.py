@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +48,16 @@ def run(program: Path, http: int, grpc: int, titles: Sequence[str] = TITLES) -> 
 def _run(program: Path, address: str, options: tuple[str, ...]) -> str:
     model = () if "-m" in options else ("-m", "affine")
     words = [str(program), *model, "-u", address, *WINDOWS, *options]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=LIMIT)
+        text, _ = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the program in the package is a script that starts another
+        process.communicate()
         return f"no end in {LIMIT:g} s"
-    return verdict(done.returncode, done.stdout + done.stderr)
+    return verdict(process.returncode, text)
 
 
 def verdict(code: int, text: str) -> str:

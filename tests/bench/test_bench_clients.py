@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -58,6 +59,16 @@ def test_a_run_of_perf_analyzer_is_judged_by_its_words() -> None:
     assert perf.verdict(0, good.replace("55.5", "0")) != ""
     assert perf.verdict(99, "usage\nerror: a first one\nerror: Failed to init\n") == "exit 99: error: Failed to init"
     assert perf.verdict(0, "Error: --request-count not supported\n").endswith("not supported")
+
+
+def test_a_run_without_an_end_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "perf_analyzer"
+    program.write_text(f"#!/bin/sh\nsleep 1000 & echo $! > {tmp_path}/pid\nwait\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(perf, "LIMIT", 1.0)
+    assert perf.run(program, 1, 1, ["grpc"]) == {"grpc": "no end in 1 s"}
+    pid = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_environments_say_what_they_lack(tmp_path: Path) -> None:
