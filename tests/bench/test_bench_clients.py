@@ -104,6 +104,8 @@ def alone_by_client(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[
         return {client: ask(client, target) for client in table.CLIENTS}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", table.POOLS.values())
 def test_no_case_is_worse_behind_the_daemon(
     alone_by_client: dict[str, dict[str, str]], count: int, tmp_path: Path
