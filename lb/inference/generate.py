@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from lb.errors import UpstreamError
 from lb.inference.errors import OipError
+from lb.inference.stream_messages import translate
 from lb.wire import grpc_service_pb2 as wire
 
 EVENTS = "text/event-stream; charset=utf-8"
@@ -162,10 +163,11 @@ def error(text: str) -> bytes:
 
 
 def split(message: bytes) -> tuple[str, bytes]:
-    """The error of a ModelStreamInferResponse, "" where it has none, and its ModelInferResponse. Raises
-    UpstreamError."""
+    """The error of a stream's message, "" where it has none, and its ModelInferResponse; the message is Triton's
+    ModelStreamInferResponse, or the ModelInferResponse itself, as of MLServer. Raises UpstreamError."""
+    wrapped, _ = translate([b"\0" + len(message).to_bytes(4, "big") + message], False)
     try:
-        found = wire.ModelStreamInferResponse.FromString(message)
+        found = wire.ModelStreamInferResponse.FromString(wrapped[5:])
     except DecodeError:
         raise UpstreamError("the endpoint's answer is not a ModelStreamInferResponse") from None
     return found.error_message, found.infer_response.SerializeToString()

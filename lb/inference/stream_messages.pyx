@@ -8,6 +8,8 @@ message, and so does an `error_message` without one; a model's name and version 
 may have an `infer_response` with the request's id: that begins with a byte that no version has.
 """
 
+from collections.abc import Iterable
+
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint64_t
 from lb.http.grpc.protobuf cimport cursor, start_cursor, take_varint
@@ -221,9 +223,9 @@ cdef tg_form look(const char *message, size_t have, bint whole_errors) noexcept 
     return found
 
 
-def translate(pieces, bint bare):
+def translate(pieces: Iterable[bytes], bint bare) -> tuple[bytes, bytes | None]:
     """What a client that reads `bare` messages (or else Triton's) gets of an answer, and the error that ends it, or
-    None. For tests and tools."""
+    None. For Python code."""
     cdef StreamMessages messages = new_stream_messages(bare)
     cdef bytes piece
     cdef int found

@@ -109,6 +109,7 @@ def lstm(root: Path) -> Path:
         f"""
 max_batch_size: 16
 sequence_batching:
+  max_sequence_idle_microseconds: 60000000
   oldest: {{max_queue_delay_microseconds: 500}}
   state:
     - input_name: h

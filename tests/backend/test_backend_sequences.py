@@ -371,7 +371,7 @@ def test_what_the_configuration_says(client: Any, module: Any) -> None:
     config = client.get_model_config("lstm", **({"as_json": True} if module is by_grpc else {}))
     config = config.get("config", config)
     batching = config["sequence_batching"]
-    assert int(batching["max_sequence_idle_microseconds"]) == 1_000_000
+    assert int(batching["max_sequence_idle_microseconds"]) == 60_000_000
     assert [one["input_name"] for one in batching["state"]] == ["h", "c"]
     assert [one["dims"] for one in batching["state"]] == [[str(HIDDEN)], [str(HIDDEN)]] or [
         one["dims"] for one in batching["state"]
@@ -380,6 +380,8 @@ def test_what_the_configuration_says(client: Any, module: Any) -> None:
     assert [one["name"] for one in config["output"]] == ["y"]
     assert config["max_batch_size"] == 16
     assert "dynamic_batching" not in config
+    other = client.get_model_config("controls", **({"as_json": True} if module is by_grpc else {}))
+    assert int(other.get("config", other)["sequence_batching"]["max_sequence_idle_microseconds"]) == 1_000_000
     metadata = client.get_model_metadata("lstm", **({"as_json": True} if module is by_grpc else {}))
     assert [one["name"] for one in metadata["inputs"]] == ["x"]
     assert "sequence" in client.get_server_metadata(**({"as_json": True} if module is by_grpc else {}))["extensions"]

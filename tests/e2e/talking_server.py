@@ -16,9 +16,10 @@ class TalkingServer:
     """Its model `talk` repeats `text` BYTES [1] as `said` BYTES [1], `times` INT32 [1] times; then it fails where the
     parameter `fail` says so. It waits for `go` before the second answer where the parameter `slow` is true. `gone` is
     set when a client has left a stream. Without `configured` it is a plain server of the Open Inference Protocol, and
-    the model no decoupled one."""
+    the model no decoupled one; `bare`: its streams have the messages of MLServer."""
 
-    def __init__(self, configured: bool = True) -> None:
+    def __init__(self, configured: bool = True, bare: bool = False) -> None:
+        self.bare = bare
         self.go = asyncio.Event()
         self.gone = asyncio.Event()
         self.asked: list[Any] = []
@@ -73,7 +74,9 @@ class TalkingServer:
                 for at in range(int.from_bytes(request.raw_input_contents[1], "little")):
                     if at == 1 and request.parameters["slow"].bool_param:
                         await self.go.wait()
-                    yield wire.ModelStreamInferResponse(infer_response=self._answer(request)).SerializeToString()
+                    answer = self._answer(request)
+                    message = answer if self.bare else wire.ModelStreamInferResponse(infer_response=answer)
+                    yield message.SerializeToString()
                 if request.parameters["fail"].string_param == "message":
                     yield wire.ModelStreamInferResponse(error_message="it has failed").SerializeToString()
                 elif request.parameters["fail"].string_param == "status":

@@ -165,6 +165,17 @@ async def test_a_server_without_configurations(start: Start) -> None:
     await server.server.stop(None)
 
 
+async def test_the_streams_of_mlserver(start: Start) -> None:
+    server = await TalkingServer(configured=False, bare=True).start()
+    daemon = start(config(server.address))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.port()}/v2/models/", timeout=20) as client:
+        answer = await client.post("talk/generate_stream", json={"text": "x", "times": 2, "fail": "status"})
+    assert events(answer.text) == [
+        *[{"model_name": "talk", "model_version": "1", "said": "x"}] * 2, {"error": "no memory"},
+    ]  # fmt: skip
+    await server.server.stop(None)
+
+
 async def test_over_http2(start: Start, talking: TalkingServer) -> None:
     daemon = start(config(talking.address))
     port = daemon.port()
