@@ -25,6 +25,7 @@ from lb.wire import grpc_service_pb2 as wire
 EVENTS = "text/event-stream; charset=utf-8"
 ONE = "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of responses"  # noqa: E501 - Triton's words
 _FINAL = "triton_final_response"  # a parameter of the answers of streams, which says nothing to clients here
+_BINARY = "binary_data_output"  # a parameter of inference requests, whose answers are not JSON alone then
 _PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]+))?/generate(_stream)?")
 
 
@@ -77,6 +78,8 @@ class Schema(Struct, frozen=True):
         for key, value in parameters.items():
             if not isinstance(value, str | int | float | bool):
                 raise OipError(f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string'.")
+        if _BINARY in parameters:
+            raise OipError(f"parameter '{_BINARY}' is none of generate requests, whose answers are JSON alone")
         if len(document["inputs"]) != len(self.inputs):
             missing = [name for name in self.inputs if name not in given]
             raise OipError(
@@ -137,11 +140,11 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise OipError(f"input '{twice}' already exists in request")
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise OipError(f"input '{name}' already exists in request")
+        made[name] = value
     return made
 
 

@@ -93,6 +93,7 @@ def test_a_stream_of_events(generating: Any) -> None:
         ({"text_input": "x", "count": 1, "parameters": [1]}, "'parameters' must be an object"),
         ({"text_input": "x", "count": 1, "id": 7}, "'id' must be a string"),
         (b'{"text_input": "x", "count": 1, "text_input": "y"}', "input 'text_input' already exists in request"),
+        (b'{"text_input": "x", "count": 1, "binary_data_output": true}', "is none of generate requests"),
         (b"[1]", "must be a JSON object"),
         (b"{", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
@@ -104,6 +105,12 @@ def test_what_is_refused(generating: Any, what: str, body: Any, reason: str) -> 
     status, _, found = post(generating, f"chat/{what}", body)
     assert status == 400
     assert reason in json.loads(found.removeprefix(b"data: "))["error"]
+
+
+def test_a_name_that_comes_twice_costs_no_more_than_others() -> None:
+    keys = b",".join(b'"k%d":1' % number for number in range(100_000))
+    with pytest.raises(OipError, match="'k99999' already exists"):
+        Schema({}).request(b"{" + keys + b',"k99999":1}')  # took minutes when each name was counted
 
 
 def test_models_that_are_not_there(generating: Any) -> None:
