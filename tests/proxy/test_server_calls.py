@@ -374,6 +374,20 @@ async def test_an_endpoint_that_cannot_be_reached_stays_down(site: Site) -> None
     assert not gate.master.server_calls.holding("pool", address)
 
 
+@pytest.mark.parametrize("number", [2, 3, 5])
+async def test_endpoints_that_come_up_together_do_not_wait_for_each_other(site: Site, number: int) -> None:
+    gate, servers = await servers_at(site, number)
+    for model in "ab":
+        assert (await post(gate, f"/v2/repository/models/{model}/load")).status == 200
+    addresses = [each.address for each in gate.master.plan.pools[0].endpoints]
+    for _ in range(5):
+        for server in servers:
+            server.models.clear()
+        await asyncio.gather(*(rise(gate, address) for address in addresses))
+        assert [server.models for server in servers] == [{"a", "b"}] * number
+    await idle(gate)
+
+
 async def test_one_that_comes_up_during_a_call_is_told_before(site: Site) -> None:
     """Nothing is kept yet, but a load is under way."""
     gate, (first, late) = await servers_at(site)

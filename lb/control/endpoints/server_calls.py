@@ -56,6 +56,7 @@ Changed = Callable[[str, Collection[str], str, bool], None]
 class _Turn(Struct):
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0  # who has it or waits for it
+    clients: int = 0  # those of them that are clients' calls
 
 
 class _Pool(Struct):
@@ -69,21 +70,23 @@ class _Pool(Struct):
     waiting: int = 0
 
     @contextlib.asynccontextmanager
-    async def turn(self, key: Key) -> AsyncIterator[None]:
+    async def turn(self, key: Key, client: bool = False) -> AsyncIterator[None]:
         """One at a time, in the order in which they come."""
         turn = self.turns.setdefault(key, _Turn())
         turn.users += 1
+        turn.clients += client
         try:
             async with turn.lock:
                 yield
         finally:
             turn.users -= 1
+            turn.clients -= client
             if not turn.users:
                 del self.turns[key]
 
     def busy(self) -> Key | None:
-        """What a client's call under way is about."""
-        return next(iter(self.turns), None)
+        """What a client's call under way is about. Endpoints that come up are none: two would wait for each other."""
+        return next((key for key, turn in self.turns.items() if turn.clients), None)
 
 
 class ServerCalls:
@@ -152,7 +155,7 @@ class ServerCalls:
     async def _in_turn(self, state: _Pool, call: Call) -> Answer:
         state.waiting += 1
         try:
-            async with state.turn(call.turn):
+            async with state.turn(call.turn, client=True):
                 return await self._tell_all(state, call)
         finally:
             state.waiting -= 1
