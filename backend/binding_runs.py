@@ -12,7 +12,7 @@ import numpy as np
 
 from backend.calls import join_bytes, split_bytes
 from backend.datatypes import BYTES, TensorSpec
-from backend.errors import BackendError, InvalidInput
+from backend.errors import BackendError
 from backend.inference.engine import PythonBatch
 from backend.on_demand import OnDemandSession
 
@@ -70,7 +70,7 @@ def _finish(batch: PythonBatch, run: asyncio.Future[None]) -> None:
     if error is None:
         batch.finish()
     elif isinstance(error, BackendError):
-        batch.finish(str(error), isinstance(error, InvalidInput))
+        batch.finish(str(error), error.status)
     else:
         log.error("%s: a run ended in an unexpected error", batch.model, exc_info=error)
         batch.finish(f"{batch.model} failed unexpectedly; the server's log has more")

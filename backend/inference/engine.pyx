@@ -575,8 +575,8 @@ cdef class PythonBatch:
                 row += 1
         return 0
 
-    def finish(self, problem: str = "", invalid: bool = False) -> None:
-        """The run is over, on the loop: with `ran`, or with a problem, which is the input's if `invalid`."""
+    def finish(self, problem: str = "", int status = STATUS_INTERNAL) -> None:
+        """The run is over, on the loop: with `ran`, or with a problem, whose status of gRPC is `status`."""
         cdef tg_batch *batch = self.batch
         cdef ModelQueue queue = <ModelQueue>batch.queue
         cdef bytes text
@@ -589,6 +589,5 @@ cdef class PythonBatch:
         text = problem.encode()
         if batch.count == 1:
             inference_fail(
-                <tg_inference *>batch.members.next.owner, STATUS_INVALID_ARGUMENT if invalid else STATUS_INTERNAL,
-                PyBytes_AS_STRING(text), len(text))
+                <tg_inference *>batch.members.next.owner, status, PyBytes_AS_STRING(text), len(text))
         queue.finished(batch, batch.ended)

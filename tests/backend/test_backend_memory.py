@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import sequence_models
 from backend_process import Backend, infer_request, until
+from onnx import TensorProto, helper
 
 from backend import options
 from backend.model import Model
@@ -174,6 +175,21 @@ async def test_what_cannot_be_loaded_again_says_so_and_is_tried_again(root, tmp_
         shutil.move(tmp_path / "aside", path)
         assert (await client.infer("one", 1)).shape == (256,)
         assert await client.out() == ["two"]
+
+
+async def test_a_request_for_the_files_of_before_is_not_run_on_others(root):
+    async with served(root) as (client, backend):
+        assert await client.out() == ["one"]
+        nodes = [helper.make_node("Cast", ["index"], ["y"], to=TensorProto.FLOAT)]
+        backend_models.save(root, "one", nodes, [("index", "FP32", ("N", 1))], [("y", "FP32", ("N", 1))])
+        waiting = [client.infer("one", 1) for _ in range(3)]
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, grpc.aio.AioRpcError)
+            assert error.code() == grpc.StatusCode.UNAVAILABLE
+            assert "its files have changed since it left memory" in error.details()
+        request = infer_request("one", ("index", "FP32", np.ones((1, 1), "<f4")))
+        assert (await client.stub.ModelInfer(request)).raw_output_contents[0] == np.float32(1).tobytes()
+        assert "Traceback" not in backend.log
 
 
 async def test_a_model_that_is_not_in_memory_is_unloaded_and_loaded_by_calls(root):
