@@ -25,7 +25,7 @@ cdef class InferRequest:
     cdef readonly int64_t batch       # first dimension of the first input; 1 where it has none
     cdef readonly bint cacheable
     cdef readonly uint64_t timeout_us  # the protocol's `timeout` parameter; 0 = none
-    cdef readonly bytes sequence      # text of sequence_id; b"" = none
+    cdef readonly bytes sequence      # sequence_id: digits, or a text behind a quote; b"" = none
     cdef readonly bint sequence_start
     cdef readonly bint sequence_end
     cdef Template template

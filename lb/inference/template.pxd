@@ -39,7 +39,7 @@ cdef class Template:
     cdef int64_t batch                # first dimension of the first input; 1 where it has none
     cdef bint cacheable
     cdef uint64_t timeout_us          # 0 = none
-    cdef bytes sequence               # text of sequence_id, b"" = none
+    cdef bytes sequence               # sequence_id: digits, or a text behind a quote; b"" = none
     cdef bint sequence_start
     cdef bint sequence_end
     cdef bytes id                     # b"" = none; of the request the template was built from

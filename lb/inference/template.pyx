@@ -274,11 +274,12 @@ cdef class Template:
         return 0
 
     def read_sequence(self, value):
-        """`sequence_id`: an unsigned number or a string; 0 and "" are none."""
+        """`sequence_id`: an unsigned number or a string; 0 and "" are none. A string has a quote in front: it is
+        another id than the number of its digits."""
         if isinstance(value, bool) or not isinstance(value, (int, str)) or (isinstance(value, int) and value < 0):
             raise OipError("request: parameter 'sequence_id' must be a non-negative integer or a string")
         if value:
-            self.sequence = str(value).encode()
+            self.sequence = (f'"{value}' if isinstance(value, str) else str(value)).encode()
             self.cacheable = False
 
 

@@ -302,6 +302,19 @@ async def test_an_unknown_sequence_is_refused_and_an_idle_one_ends(start: Start,
     await remote.close()
 
 
+async def test_a_number_and_its_text_are_two_sequences(start: Start, servers: Callable[[], Any]) -> None:
+    daemon = start(config([await servers()], workers=1))
+    rest, calls = Rest([await Client(daemon.port()).connect()]), Grpc(daemon.port(), 1)
+    for one, other in ((rest, rest), (calls, calls), (rest, calls), (calls, rest)):
+        await one.ask(7, start=True)
+        assert await other.ask(7) == 2
+        for asked in (one, other):
+            with pytest.raises(Failed, match="the sequence is not open"):
+                await asked.ask("7")
+        assert await one.ask(7, end=True) == 3
+    await calls.close()
+
+
 async def test_large_messages_and_streams_keep_their_endpoint(start: Start, servers: Callable[[], Any]) -> None:
     fleet = [await servers() for _ in range(3)]
     daemon = start(config(fleet, workers=2))

@@ -170,9 +170,11 @@ cdef class InferenceBody(BodySource):
     cdef bint join(self, Exchange exchange) noexcept:
         cdef InferRequest request = self.request
         cdef bytes version = request.version
+        cdef const char *id = <const char *>request.sequence
+        cdef size_t text = id[0] == c'"'
         cdef uint64_t key = exchange.pool.sequences.key_of(
             <const char *>self.name, <size_t>len(self.name), <const char *>version, <size_t>len(version),
-            <const char *>request.sequence, <size_t>len(request.sequence))
+            id + text, <size_t>len(request.sequence) - text, text != 0)
         return exchange.join_sequence(key, request.sequence_start, request.sequence_end)
 
     cdef double units(self, Exchange exchange) noexcept:

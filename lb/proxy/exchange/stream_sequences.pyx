@@ -42,7 +42,8 @@ cdef uint64_t sequence_key(Sequences sequences, const tg_sequence *found) noexce
     if n == 0:
         text = digits
         n = <size_t>(put_decimal(digits, found.number) - digits)
-    return sequences.key_of(found.model.data, found.model.size, found.version.data, found.version.size, text, n)
+    return sequences.key_of(found.model.data, found.model.size, found.version.data, found.version.size, text, n,
+                            found.id.size != 0)
 
 
 cdef class StreamSequences:

@@ -19,9 +19,9 @@ cdef enum where:
 cdef class Sequences(PoolAffinity):
     cdef Sequences leaving            # of the endpoints that the plan no longer names, or None
 
-    # Of model, version and id.
+    # Of model, version and id, which is `text` or the digits of a number: these are two ids.
     cdef uint64_t key_of(self, const char *model, size_t m, const char *version, size_t v, const char *id,
-                         size_t n) noexcept nogil
+                         size_t n, bint text) noexcept nogil
     # Where a request of the sequence `key` goes: `index` with SEQUENCE_HERE and _LEAVING.
     cdef where find(self, uint64_t key, bint start, uint64_t now, int *index) noexcept nogil
     # Its endpoint cannot be reached: it ends, and is counted.

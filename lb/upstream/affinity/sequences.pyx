@@ -10,6 +10,8 @@ from lb.shared.records cimport carries_on
 from lb.endpoints.set cimport EndpointSet
 from lb.upstream.affinity.pool_affinity cimport PoolAffinity, mix_key
 
+cdef const char *TEXT = b"text"
+
 
 cdef class Sequences(PoolAffinity):
     """Of the pool `plan` (PoolPlan with a SequencePlan), whose endpoints are `endpoints`; `leaving` is None, or the
@@ -21,9 +23,11 @@ cdef class Sequences(PoolAffinity):
                   plan.sequence.idle_ns)
 
     cdef uint64_t key_of(self, const char *model, size_t m, const char *version, size_t v, const char *id,
-                         size_t n) noexcept nogil:
+                         size_t n, bint text) noexcept nogil:
         cdef uint64_t key = mix_key(self.table, self.salt, model, m)
         key = mix_key(self.table, key, version, v)
+        if text:
+            key = mix_key(self.table, key, TEXT, 4)
         return mix_key(self.table, key, id, n)
 
     cdef where find(self, uint64_t key, bint start, uint64_t now, int *index) noexcept nogil:
@@ -53,12 +57,13 @@ cdef class Sequences(PoolAffinity):
         self.table.count_lost()
 
     def place_of(self, bytes model, bytes version, bytes id, uint64_t now):
-        """Where a further request of the sequence `id` (digits, where it is a number) would go: ("here" | "leaving",
-        address), or ("unknown" | "lost", ""). For people: changes nothing."""
-        cdef uint64_t key = self.key_of(<const char *> model, <size_t> len(model), <const char *> version,
-                                        <size_t> len(version), <const char *> id, <size_t> len(id))
-        cdef int slot = self.table.look(key, now)
+        """Where a further request of the sequence `id` would go: ("here" | "leaving", address), or ("unknown" | "lost",
+        ""). Digits are a number, or a text where no such number is open. For people: changes nothing."""
+        cdef bint text = not id.isdigit()
+        cdef int slot = look(self, model, version, id, text, now)
         cdef int found
+        if slot == AFFINITY_NONE and not text:
+            slot = look(self, model, version, id, True, now)
         if slot == AFFINITY_NONE:
             return "unknown", ""
         if slot >= 0:
@@ -73,3 +78,9 @@ cdef class Sequences(PoolAffinity):
 
     cdef bint serves(self, int index) noexcept nogil:
         return carries_on(self.endpoints.records[index])
+
+
+cdef int look(Sequences sequences, bytes model, bytes version, bytes id, bint text, uint64_t now) noexcept:
+    return sequences.table.look(sequences.key_of(
+        <const char *> model, <size_t> len(model), <const char *> version, <size_t> len(version), <const char *> id,
+        <size_t> len(id), text), now)
