@@ -26,6 +26,10 @@ EVENTS = "text/event-stream; charset=utf-8"
 ONE = "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of responses"  # noqa: E501 - Triton's words
 _FINAL = "triton_final_response"  # a parameter of the answers of streams, which says nothing to clients here
 _BINARY = "binary_data_output"  # a parameter of inference requests, whose answers are not JSON alone then
+# What is read and made here takes the loop's time, of which all clients have a share: texts may be long, but values few.
+_MOST_KEYS = 1024  # of an object
+_MOST_COMMAS = 1 << 17  # of a request, in texts and between values
+_MOST_ANSWER = 4 << 20  # bytes of an answer in JSON
 _PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]+))?/generate(_stream)?")
 
 
@@ -130,6 +134,8 @@ def _filled(name: str, shape: tuple[int, ...], count: int) -> list[int]:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
+    if body.count(b",") > _MOST_COMMAS:
+        raise OipError("the request has too many values for generate: send an inference")
     try:
         given = json.loads(body, object_pairs_hook=_once)
     except (ValueError, RecursionError) as problem:
@@ -141,6 +147,8 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
+    if len(pairs) > _MOST_KEYS:
+        raise OipError(f"an object of the request has {len(pairs)} keys; at most {_MOST_KEYS} are taken")
     for name, value in pairs:
         if name in made:
             raise OipError(f"input '{name}' already exists in request")
@@ -150,7 +158,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def answer(infer: bytes) -> bytes:
     """The answer to a generate request, of an inference's answer in JSON: each output is a key, a single element as
-    it is, several as a list; the parameters of the answer are keys, too."""
+    it is, several as a list; the parameters of the answer are keys, too. Raises UpstreamError for one that is too
+    large."""
+    if len(infer) > _MOST_ANSWER:
+        raise UpstreamError(f"the answer is too large for generate, {len(infer)} bytes: send an inference")
     document = orjson.loads(infer)
     made = {key: value for key in ("id", "model_name", "model_version") if (value := document.get(key))}
     made |= {key: value for key, value in document.get("parameters", {}).items() if key != _FINAL}

@@ -13,6 +13,7 @@ import pytest
 from backend_process import Backend
 from onnx import helper
 
+from lb.errors import UpstreamError
 from lb.inference.errors import OipError
 from lb.inference.generate import Schema, answer, target_of
 
@@ -107,10 +108,25 @@ def test_what_is_refused(generating: Any, what: str, body: Any, reason: str) -> 
     assert reason in json.loads(found.removeprefix(b"data: "))["error"]
 
 
-def test_a_name_that_comes_twice_costs_no_more_than_others() -> None:
-    keys = b",".join(b'"k%d":1' % number for number in range(100_000))
-    with pytest.raises(OipError, match="'k99999' already exists"):
-        Schema({}).request(b"{" + keys + b',"k99999":1}')  # took minutes when each name was counted
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{" + b",".join(b'"k%d":1' % number for number in range(1000)) + b',"k999":1}', "'k999' already exists"),
+        (b"{" + b",".join(b'"k%d":1' % number for number in range(1025)) + b"}", "has 1025 keys; at most 1024"),
+        (b'{"parameters":{' + b",".join(b'"k%d":1' % number for number in range(1025)) + b"}}", "has 1025 keys"),
+        (b'{"x":[' + b"1," * 200_000 + b"1]}", "too many values for generate"),
+    ],
+)
+def test_what_would_take_the_time_of_others_is_refused(body: bytes, reason: str) -> None:
+    """Python reads these requests, on the loop: 400,000 keys took seconds, and minutes with one of them twice."""
+    with pytest.raises(OipError, match=reason):
+        Schema({}).request(body)
+
+
+def test_an_answer_of_many_values_is_refused() -> None:
+    infer = b'{"outputs":[{"name":"y","data":[' + b"0.25," * 1_000_000 + b"1]}]}"
+    with pytest.raises(UpstreamError, match="the answer is too large for generate, 5000"):
+        answer(infer)
 
 
 def test_models_that_are_not_there(generating: Any) -> None:

@@ -498,7 +498,15 @@ cdef void take_streamed(InferenceBody body, Exchange exchange, const char *messa
         response = rendered(body, exchange, <const char *>inner, <size_t>len(inner))
         if response is None:
             return
-        made = generate.answer(response.body())
+        try:
+            made = generate.answer(response.body())
+        except TidegateError as failure:
+            exchange.fail(failure.failure.kind, str(failure))
+            return
+        except Exception:                     # nothing above takes it: the exchange would never end
+            log.exception("an answer to a generate request could not be made")
+            exchange.fail(FAIL_INTERNAL, "internal error")
+            return
     if not body.generates.stream:
         if body.single is not None:
             exchange.fail_with(FAIL_MODEL_ERROR, http_of_grpc(GRPC_INTERNAL), generate.ONE)
@@ -608,6 +616,9 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
     if body.generates is not None:
         try:
             packed = generate.answer(response.body())
+        except TidegateError as failure:
+            exchange.fail(failure.failure.kind, str(failure))
+            return
         except Exception:                     # nothing above takes it: the exchange would never end
             log.exception("an answer to a generate request could not be made")
             exchange.fail(FAIL_INTERNAL, "internal error")
