@@ -40,7 +40,7 @@ class BindingRuns:
 
     async def _load_and_run(self, session: OnDemandSession, batch: PythonBatch) -> None:
         """Raises BackendError."""
-        await session.wait_loaded()
+        await session.wait_loaded(batch.since)
         await asyncio.get_running_loop().run_in_executor(self._executor, _run, batch)
 
     def _done(self, batch: PythonBatch, run: asyncio.Future[None]) -> None:

@@ -508,6 +508,11 @@ cdef class PythonBatch:
         return self.batch.rows
 
     @property
+    def since(self) -> int:
+        """When the first of its inferences came, as time.monotonic_ns."""
+        return (<tg_inference *>self.batch.members.next.owner).since
+
+    @property
     def wanted(self) -> list[int]:
         """The outputs to give, as indices, in order."""
         cdef int i

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from backend_process import Backend, infer_request, until
 from onnx import TensorProto, helper
 
 from backend import options
+from backend.errors import Unavailable
 from backend.model import Model
 from backend.native import NativeSession
+from backend.on_demand import OnDemandSession
 from backend.repository.memory import Memory, Use, resident
 from backend.repository.settings import Settings
 from lb.wire import grpc_service_pb2 as wire
@@ -175,6 +178,32 @@ async def test_what_cannot_be_loaded_again_says_so_and_is_tried_again(root, tmp_
         shutil.move(tmp_path / "aside", path)
         assert (await client.infer("one", 1)).shape == (256,)
         assert await client.out() == ["two"]
+
+
+async def test_a_load_that_fails_fails_all_that_waited_for_it(tmp_path):
+    before = NativeSession(backend_models.scale(tmp_path, 2.0, 1), "model", ("cpu",), 1)
+    go, loads = asyncio.Event(), 0
+
+    async def load() -> NativeSession:
+        nonlocal loads
+        loads += 1
+        await go.wait()
+        if loads == 1:
+            raise Unavailable("no memory")
+        return before
+
+    session = OnDemandSession(before, load)
+    came = time.monotonic_ns()
+    waiting = [asyncio.create_task(session.wait_loaded(came)) for _ in range(5)]
+    await asyncio.sleep(0)
+    go.set()
+    assert {str(error) for error in await asyncio.gather(*waiting, return_exceptions=True)} == {"no memory"}
+    with pytest.raises(Unavailable, match="no memory"):  # it waited for a run of those
+        await session.wait_loaded(came)
+    assert loads == 1
+    await session.wait_loaded(time.monotonic_ns())
+    await session.wait_loaded(came)
+    assert loads == 2
 
 
 async def test_a_request_for_the_files_of_before_is_not_run_on_others(root):
