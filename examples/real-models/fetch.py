@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import onnxruntime
+from backend.runtime import onnxruntime
 
 HERE = Path(__file__).parent.resolve()
 PACKAGES = ("rapidocr==3.10.0", "magika==1.0.3", "silero-vad==6.2.3")

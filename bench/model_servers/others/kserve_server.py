@@ -2,13 +2,17 @@
 python kserve_server.py MODELS --http_port N --grpc_port N"""
 
 import argparse
+import os
 import uuid
 from pathlib import Path
 
 import kserve
 import numpy as np
-import onnxruntime
 from kserve import InferOutput, InferResponse
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as backend.runtime does, which is not here; before the import
+
+import onnxruntime
 
 DATATYPES = {"tensor(float)": "FP32", "tensor(string)": "BYTES"}
 

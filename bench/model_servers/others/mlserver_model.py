@@ -1,10 +1,15 @@
 """A runtime of MLServer: ONNX Runtime's binding, one run at a time. MLServer finds it by PYTHONPATH."""
 
-import onnxruntime
+import os
+
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 from mlserver.utils import get_model_uri
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as backend.runtime does, which is not here; before the import
+
+import onnxruntime
 
 
 class OnnxModel(MLModel):

@@ -3,8 +3,11 @@
 import os
 
 import numpy as np
-import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as backend.runtime does, which is not here; before the import
+
+import onnxruntime
 
 
 class TritonPythonModel:
