@@ -26,7 +26,7 @@ EVENTS = "text/event-stream; charset=utf-8"
 ONE = "generate expects model to produce exactly 1 response, use generate stream for model that generates various number of responses"  # noqa: E501 - Triton's words
 _FINAL = "triton_final_response"  # a parameter of the answers of streams, which says nothing to clients here
 _BINARY = "binary_data_output"  # a parameter of inference requests, whose answers are not JSON alone then
-# What is read and made here takes the loop's time, of which all clients have a share: texts may be long, but values few.
+# What is read and made here takes the loop's time, which is that of all clients: texts may be long, but values few.
 _MOST_KEYS = 1024  # of an object
 _MOST_COMMAS = 1 << 17  # of a request, in texts and between values
 _MOST_ANSWER = 4 << 20  # bytes of an answer in JSON

@@ -132,8 +132,8 @@ def test_the_trace_sees_what_a_library_would_do(tmp_path: Path) -> None:
 
 
 def test_onnx_runtime_is_imported_where_its_telemetry_is_switched_off() -> None:
-    """Also by the tests, the examples and the benchmarks: one place sets the switch before the import. What other makers'
-    servers run in environments of their own sets it itself."""
+    """Also by the tests, the examples and the benchmarks: one place sets the switch before the import. What runs other
+    makers' servers in environments of their own sets it itself."""
     importers = set()
     for folder in ("backend", "bench", "examples", "lb", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
