@@ -2,10 +2,10 @@
 
 Merging pays where a row costs less time in a batch than alone: the queue empties sooner, and the last of those that
 wait is answered sooner. It does not pay for every model (convolutions on a CPU fill its caches and all of its cores
-with one row), and the answer changes with the machine. So the time of a row is kept for each size of batch, and the
-size in which a row costs least is the most that is merged. Sizes are told apart by powers of two. A run that was held
+with one row), and the answer changes with the machine. So the time of a row is kept, of inferences that run alone and for
+each size of batch, and the size in which a row costs least is the most that is merged. Sizes are told apart by powers of two. A run that was held
 up by something else says nothing of the model: a longer time moves what is known by an eighth at most, a shorter one
-replaces it. What was not seen for ten seconds is tried again, when as many rows wait. One try would be too few: a size
+replaces it. What was not seen for ten seconds is tried again, when as many rows wait, the largest first. One try would be too few: a size
 that is no longer used is judged by its tries alone, and whatever held up the only one would decide for ten seconds.
 """
 
@@ -28,38 +28,46 @@ cdef inline int size_of(int64_t rows) noexcept:
     return size
 
 
-cdef void batch_size_ran(tg_batch_sizes *sizes, int64_t rows, uint64_t ns, uint64_t now) noexcept:
-    cdef int size = size_of(rows)
+cdef inline bint seen(const tg_row_time *known, uint64_t now) noexcept:
+    return known.seen_at != 0 and now - known.seen_at <= FRESH_NS
+
+
+cdef inline bint fresh(const tg_row_time *known, uint64_t now) noexcept:
+    """Whether enough is known."""
+    return seen(known, now) and (known.tries == TRIES or known.spent >= ENOUGH_NS)
+
+
+cdef void batch_size_ran(tg_batch_sizes *sizes, int64_t rows, bint merged, uint64_t ns, uint64_t now) noexcept:
+    cdef tg_row_time *known = &sizes.merged[size_of(rows)] if merged else &sizes.alone
     cdef double row = <double>ns / <double>max(rows, <int64_t>1)
-    cdef double *known = &sizes.row_ns[size]
-    if sizes.seen_at[size] == 0 or now - sizes.seen_at[size] > FRESH_NS:
-        known[0] = row
-        sizes.tries[size] = 0
-        sizes.spent[size] = 0
-    elif row < known[0]:
-        known[0] = row
+    if not merged:
+        sizes.rows_alone = rows
+    if not seen(known, now):
+        known.ns = row
+        known.tries = 0
+        known.spent = 0
+    elif row < known.ns:
+        known.ns = row
     else:
-        known[0] += (min(row, 2 * known[0]) - known[0]) / SLOWER
-    sizes.seen_at[size] = max(now, <uint64_t>1)
-    sizes.tries[size] = min(sizes.tries[size] + 1, <int>TRIES)
-    sizes.spent[size] += ns
+        known.ns += (min(row, 2 * known.ns) - known.ns) / SLOWER
+    known.seen_at = max(now, <uint64_t>1)
+    known.tries = min(known.tries + 1, <int>TRIES)
+    known.spent += ns
 
 
-cdef inline bint fresh(const tg_batch_sizes *sizes, int size, uint64_t now) noexcept:
-    """Whether enough is known of a size."""
-    return (sizes.seen_at[size] != 0 and now - sizes.seen_at[size] <= FRESH_NS
-            and (sizes.tries[size] == TRIES or sizes.spent[size] >= ENOUGH_NS))
-
-
-cdef int64_t batch_size_rows(const tg_batch_sizes *sizes, int64_t most, uint64_t now) noexcept:
-    cdef int last = size_of(most), best = 0, size
-    if last == 0 or not fresh(sizes, 0, now):
+cdef int64_t batch_size_rows(const tg_batch_sizes *sizes, int64_t waiting, int64_t most, uint64_t now) noexcept:
+    cdef int64_t best = 1
+    cdef double least = GAIN * sizes.alone.ns
+    cdef int size = size_of(min(waiting, most))
+    cdef int smallest = size_of(2 * sizes.rows_alone)
+    if size == 0 or not fresh(&sizes.alone, now):
         return 1                              # first of all: what a row costs alone
-    for size in range(1, last + 1):
-        if not fresh(sizes, size, now):
-            best = size
-            break
-        if sizes.row_ns[size] < GAIN * sizes.row_ns[0] and (
-                best == 0 or sizes.row_ns[size] < sizes.row_ns[best]):
-            best = size
-    return min(<int64_t>1 << best, most)
+    # A size that cannot be filled now says nothing of what waits now, and trying it would merge for ever.
+    while size >= max(smallest, 1):
+        if not fresh(&sizes.merged[size], now):
+            return min(<int64_t>1 << size, most)
+        if sizes.merged[size].ns < least:
+            least = sizes.merged[size].ns
+            best = <int64_t>1 << size
+        size -= 1
+    return min(best, most)

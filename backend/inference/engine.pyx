@@ -311,7 +311,7 @@ cdef class ModelQueue(Timed):
         """Rows to run together at most. Who asks for a delay wants full batches."""
         if self.served.max_batch == 1 or self.queue.delay:
             return self.served.max_batch
-        return batch_size_rows(&self.sizes, self.served.max_batch, now)
+        return batch_size_rows(&self.sizes, self.queue.rows, self.served.max_batch, now)
 
     cdef bint start(self, uint64_t now) noexcept:
         """A batch of what waits. False: everything may wait longer."""
@@ -406,7 +406,7 @@ cdef class ModelQueue(Timed):
         self.engine.touch(self)                   # there is a place
         if batch.status == NULL and batch.problem == NULL:
             self.learn(batch)
-            batch_size_ran(&self.sizes, batch.rows, batch.ended - batch.began, now)
+            batch_size_ran(&self.sizes, batch.rows, batch.count > 1, batch.ended - batch.began, now)
             if batch.count > 1 and not self.split(batch):
                 self.again(batch)
                 return

@@ -17,6 +17,7 @@ ctypedef struct tg_queue:
     tg_level *levels                  # the first goes first
     int level_count
     int count
+    int64_t rows
     uint64_t delay                    # ns that the oldest of a group may wait for the group to fill
 
 

@@ -28,6 +28,7 @@ cdef int queue_init(tg_queue *queue, uint64_t delay, int levels) noexcept:
         link_init(&queue.levels[i].groups)
     queue.level_count = levels
     queue.count = 0
+    queue.rows = 0
     queue.delay = delay
     return 0
 
@@ -75,6 +76,7 @@ cdef void leave(tg_queue *queue, tg_group *group, tg_inference *inference) noexc
     group.rows -= inference.rows
     queue.levels[inference.level].count -= 1
     queue.count -= 1
+    queue.rows -= inference.rows
     inference.group = NULL
 
 
@@ -92,6 +94,7 @@ cdef int queue_push(tg_queue *queue, tg_inference *inference) noexcept:
     group.rows += inference.rows
     level.count += 1
     queue.count += 1
+    queue.rows += inference.rows
     inference.group = group
     inference.state = INFERENCE_WAITS
     return 0

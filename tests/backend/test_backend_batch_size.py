@@ -76,10 +76,33 @@ def test_one_try_that_was_held_up_decides_nothing(held_up: int) -> None:
 def test_a_long_run_needs_no_more_tries() -> None:
     learnt, now = BatchSize(), NOW
     learnt.ran(1, 20_000_000, now)
-    assert learnt.rows(8, now) == 2
+    assert learnt.rows(8, now) == 8
+
+
+def test_what_cannot_be_filled_is_not_tried() -> None:
+    """With few clients the larger sizes are never seen, and nothing is merged for their sake."""
+    learnt, now = BatchSize(), NOW
+    for rows in (1, 2, 4, 8):
+        ran(learnt, rows, 10_000 * rows, now)
+    assert learnt.rows(32, now, waiting=7) == 1
+    assert learnt.rows(32, now, waiting=8) == 1
+    assert learnt.rows(32, now, waiting=9) == 16
+
+
+def test_inferences_of_many_rows_are_compared_with_themselves() -> None:
+    learnt, now = BatchSize(), NOW
+    for _ in range(TRIES):
+        learnt.ran(8, 80_000, now, merged=False)
+    assert learnt.rows(64, now, waiting=8) == 1
+    assert learnt.rows(64, now, waiting=16) == 16
+    ran(learnt, 16, 100_000, now)
+    assert learnt.rows(64, now, waiting=16) == 16
+    ran(learnt, 16, 10_000, now)
+    assert learnt.rows(64, now, waiting=20) == 32
 
 
 def test_what_was_not_seen_lately_is_tried_again() -> None:
+    """The largest first, of those that can be filled."""
     learnt, now = BatchSize(), NOW
     for rows in (1, 2, 4, 8):
         ran(learnt, rows, 10_000 * rows, now)
@@ -88,9 +111,10 @@ def test_what_was_not_seen_lately_is_tried_again() -> None:
     ran(learnt, 1, 10_000, now, TRIES - 1)
     assert learnt.rows(8, now) == 1
     learnt.ran(1, 10_000, now)
-    assert learnt.rows(8, now) == 2
-    ran(learnt, 2, 11_000, now)
+    assert learnt.rows(8, now) == 8
+    ran(learnt, 8, 70_000, now)
     assert learnt.rows(8, now) == 4
     ran(learnt, 4, 13_000, now)
-    ran(learnt, 8, 17_000, now)
-    assert learnt.rows(8, now) == 8
+    assert learnt.rows(8, now) == 2
+    ran(learnt, 2, 18_500, now)
+    assert learnt.rows(8, now) == 4
