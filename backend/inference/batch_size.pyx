@@ -2,11 +2,12 @@
 
 Merging pays where a row costs less time in a batch than alone: the queue empties sooner, and the last of those that
 wait is answered sooner. It does not pay for every model (convolutions on a CPU fill its caches and all of its cores
-with one row), and the answer changes with the machine. So the time of a row is kept, of inferences that run alone and for
-each size of batch, and the size in which a row costs least is the most that is merged. Sizes are told apart by powers of two. A run that was held
-up by something else says nothing of the model: a longer time moves what is known by an eighth at most, a shorter one
-replaces it. What was not seen for ten seconds is tried again, when as many rows wait, the largest first. One try would be too few: a size
-that is no longer used is judged by its tries alone, and whatever held up the only one would decide for ten seconds.
+with one row), and the answer changes with the machine. So the time of a row is kept, of inferences that run alone and
+for each size of batch, and the size in which a row costs least is the most that is merged. Sizes are told apart by
+powers of two. A run that was held up by something else says nothing of the model: a longer time moves what is known by
+an eighth at most, a shorter one replaces it. What was not seen for ten seconds is tried again, when as many rows wait,
+the largest first. One try would be too few: a size that is no longer used is judged by its tries alone, and whatever
+held up the only one would decide for ten seconds.
 """
 
 from libc.stdint cimport int64_t, uint64_t
