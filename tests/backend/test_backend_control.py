@@ -348,7 +348,8 @@ async def test_no_request_fails_while_a_model_is_replaced(root):
         assert answered > 100
         assert len(seen) > 50
         assert len({(descriptors, threads) for _, descriptors, threads in sizes}) == 1, sizes
-        assert sizes[-1][0] - sizes[1][0] < 20e6, sizes  # one model takes more than 1 MB: 60 were replaced
+        # One model takes more than 1 MB, and 60 were replaced. AddressSanitizer keeps 256 MB of what was freed.
+        assert sizes[-1][0] - sizes[1][0] < (256e6 if "TIDEGATE_SANITIZED" in os.environ else 20e6), sizes
         assert "Traceback" not in backend.log
 
 
