@@ -58,7 +58,29 @@ cdef int piece(h2_gather *gather, const char *data, size_t size) noexcept:
     return 0
 
 
+cdef inline Py_ssize_t next_of_body(h2_stream *stream, size_t size, const char **data) noexcept:
+    """The next bytes of a body that is not streamed, up to `size`, which lie at `data`: prefix, then parts. Moves the
+    cursor. -1: the body is shorter than it said."""
+    cdef size_t whole, n
+    if stream.part < 0:
+        whole = <size_t>stream.prefix_size
+        data[0] = stream.prefix + stream.offset
+    elif stream.part < stream.part_count:
+        whole = stream.parts[stream.part].iov_len
+        data[0] = <const char *>stream.parts[stream.part].iov_base + stream.offset
+    else:
+        return -1
+    n = min(size, whole - stream.offset)
+    stream.offset += n
+    if stream.offset == whole:
+        stream.part += 1
+        stream.offset = 0
+    return <Py_ssize_t>n
+
+
 cdef int gather_body(h2_gather *gather, h2_stream *stream, size_t size) noexcept:
+    cdef const char *data = NULL
+    cdef Py_ssize_t taken
     cdef size_t n
     if stream.streaming:
         # They stay where they are until something is added to the queue.
@@ -75,57 +97,30 @@ cdef int gather_body(h2_gather *gather, h2_stream *stream, size_t size) noexcept
         return 0
     stream.left -= size
     stream.sent = stream.left == 0
-    if stream.part < 0:
-        n = min(size, <size_t>stream.prefix_size - stream.offset)
-        if gather_copy(gather, stream.prefix + stream.offset, n) < 0:
-            return -1
-        size -= n
-        stream.offset += n
-        if stream.offset == <size_t>stream.prefix_size:
-            stream.part = 0
-            stream.offset = 0
     while size:
-        if stream.part >= stream.part_count:
+        taken = next_of_body(stream, size, &data)
+        if taken < 0 or piece(gather, data, <size_t>taken) < 0:
             return -1
-        n = min(size, stream.parts[stream.part].iov_len - stream.offset)
-        if piece(gather, <const char *>stream.parts[stream.part].iov_base + stream.offset, n) < 0:
-            return -1
-        size -= n
-        stream.offset += n
-        if stream.offset == stream.parts[stream.part].iov_len:
-            stream.part += 1
-            stream.offset = 0
+        size -= <size_t>taken
     return 0
 
 
 cdef int body_copy(h2_stream *stream, char *into, size_t size) noexcept:
-    cdef size_t n
+    cdef const char *data = NULL
+    cdef Py_ssize_t n
     if stream.streaming:
         memcpy(into, tg_buffer_head(&stream.queue) + stream.kept, size)
         advance_queue(stream, size)
         return 0
     stream.left -= size
     stream.sent = stream.left == 0
-    if stream.part < 0:
-        n = min(size, <size_t>stream.prefix_size - stream.offset)
-        memcpy(into, stream.prefix + stream.offset, n)
-        into += n
-        size -= n
-        stream.offset += n
-        if stream.offset == <size_t>stream.prefix_size:
-            stream.part = 0
-            stream.offset = 0
     while size:
-        if stream.part >= stream.part_count:
+        n = next_of_body(stream, size, &data)
+        if n < 0:
             return -1
-        n = min(size, stream.parts[stream.part].iov_len - stream.offset)
-        memcpy(into, <const char *>stream.parts[stream.part].iov_base + stream.offset, n)
+        memcpy(into, data, <size_t>n)
         into += n
-        size -= n
-        stream.offset += n
-        if stream.offset == stream.parts[stream.part].iov_len:
-            stream.part += 1
-            stream.offset = 0
+        size -= <size_t>n
     return 0
 
 

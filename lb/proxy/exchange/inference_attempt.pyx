@@ -25,7 +25,7 @@ from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_DONE, Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status,
 )
 from lb.proxy.exchange.inference_body cimport (
-    InferenceBody, answer_error, end_streamed, forget_raw, land, management_answered, release_followers, rendered,
+    InferenceBody, answer_error, end_streamed, forget_description, land, management_answered, release_followers, rendered,
     respond, send_error, store, take_streamed,
 )
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
@@ -286,7 +286,7 @@ cdef class InferenceAttempt(GrpcCall):
         if body.management is not None:
             management_answered(body, exchange, status, text, b"")
             return
-        forget_raw(body, exchange, status)
+        forget_description(body, exchange, status)
         answer_error(exchange, status, text)
 
     cdef void take_report(self, Exchange exchange) noexcept:

@@ -71,11 +71,8 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
 cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept
 
 
-# A generate request: keys of a JSON object, which the model's description makes tensors of. That is asked for, and
-# kept, as for raw requests. The answers of a stream are passed on as they come, each as a server-sent event.
+# The stream of a generate request: its answers are passed on as they come, each as a server-sent event.
 
-cdef void run_generate(InferenceBody body, Exchange exchange) noexcept
-cdef void generate_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept
 # A message of the stream: an event for the client, or the answer to keep for it. The first event begins the answer.
 cdef void take_streamed(InferenceBody body, Exchange exchange, const char *message, size_t size) noexcept
 # The stream has ended well.
@@ -84,15 +81,16 @@ cdef void end_streamed(InferenceBody body, Exchange exchange) noexcept
 cdef void send_error(Exchange exchange, str message) noexcept
 
 
-# A raw binary request: the tensor alone, which the model's description makes a message of. That is asked for once by
-# each worker, and kept until a model server finds fault with a request that was made by it.
+# A request that the description of its model makes an inference: a raw binary one, which is the tensor alone, and a
+# generate one, whose keys are tensors. The description is asked for once by each worker, and kept until a model server
+# finds fault with a request that was made by it.
 
 # Its message, or the question that is put for it; or the exchange has failed.
-cdef void run_raw(InferenceBody body, Exchange exchange) noexcept
+cdef void run_described(InferenceBody body, Exchange exchange) noexcept
 # The answer to that question: first the model's metadata, then its configuration.
-cdef void raw_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept
+cdef void description_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept
 # A model server has refused the request.
-cdef void forget_raw(InferenceBody body, Exchange exchange, int grpc_status) noexcept
+cdef void forget_description(InferenceBody body, Exchange exchange, int grpc_status) noexcept
 
 
 # The answer to an inference, as the codec makes it of the model server's: JSON or binary tensors.

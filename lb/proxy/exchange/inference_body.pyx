@@ -62,7 +62,7 @@ log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
     MAX_REPLY = 256 * 1024 * 1024
-    MOST_RAW_INPUTS = 1024
+    MOST_DESCRIPTIONS = 1024
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
     GRPC_UNAVAILABLE = 14
 
@@ -151,10 +151,8 @@ cdef class InferenceBody(BodySource):
         if self.name is None:
             run_management(self, exchange)
             return
-        if self.generates is not None:
-            run_generate(self, exchange)
-        elif self.json_length == 0:
-            run_raw(self, exchange)
+        if self.generates is not None or self.json_length == 0:
+            run_described(self, exchange)
         else:
             self.proceed(exchange)
 
@@ -230,10 +228,8 @@ cdef class InferenceBody(BodySource):
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
         self.question = None
         exchange.grpc_status = <short>status
-        if self.generates is not None:
-            generate_told(self, exchange, status, message, reply)
-        elif self.name is not None:
-            raw_told(self, exchange, status, message, reply)
+        if self.name is not None:
+            description_told(self, exchange, status, message, reply)
         else:
             management_answered(self, exchange, status, message, reply)
 
@@ -339,145 +335,107 @@ cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept:
     return True
 
 
-cdef tuple raw_key(InferenceBody body, Exchange exchange):
+cdef tuple description_key(InferenceBody body, Exchange exchange):
     return exchange.pool.name, body.name, body.version
 
 
-cdef void run_raw(InferenceBody body, Exchange exchange) noexcept:
-    raw = body.context.raw_inputs.get(raw_key(body, exchange))
-    if raw is None:
-        body.question = put_question(body.context.ask, exchange, "ModelMetadata", raw_request(body, False))
-    elif read_raw(body, exchange, raw):
+cdef dict descriptions(InferenceBody body):
+    return body.context.raw_inputs if body.generates is None else body.context.schemas
+
+
+cdef void run_described(InferenceBody body, Exchange exchange) noexcept:
+    description = descriptions(body).get(description_key(body, exchange))
+    if description is None:
+        body.question = put_question(body.context.ask, exchange, "ModelMetadata", description_request(body, False))
+    elif read_described(body, exchange, description):
         body.proceed(exchange)
 
 
-cdef bytes raw_request(InferenceBody body, bint config):
+cdef bytes description_request(InferenceBody body, bint config):
     model = body.name.decode("utf-8", "replace")
     kind = wire.ModelConfigRequest if config else wire.ModelMetadataRequest
     return kind(name=model, version=body.version.decode()).SerializeToString()
 
 
-cdef void raw_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept:
-    cdef dict known = body.context.raw_inputs
+cdef void description_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept:
+    cdef dict known = descriptions(body)
     cdef bytes metadata = body.metadata
-    # A server without configurations says nothing of a batch.
+    # A server without configurations says nothing of a batch, and has no decoupled models.
     if status != 0 and not (metadata is not None and status == GRPC_UNIMPLEMENTED):
         answer_error(exchange, status, message)
         return
     if metadata is None:
         body.metadata = reply
-        body.question = put_question(body.context.ask, exchange, "ModelConfig", raw_request(body, True))
+        body.question = put_question(body.context.ask, exchange, "ModelConfig", description_request(body, True))
         return
     body.metadata = None
     exchange.grpc_status = -1                 # of no endpoint that was picked
+    config = reply if status == 0 else None
     try:
-        raw = raw_input(metadata, reply if status == 0 else None)
+        description = raw_input(metadata, config) if body.generates is None else generate.schema_of(metadata, config)
     except TidegateError as failure:
         exchange.fail(failure.failure.kind, str(failure))
         return
-    if len(known) >= MOST_RAW_INPUTS:
+    if len(known) >= MOST_DESCRIPTIONS:
         known.clear()
-    known[raw_key(body, exchange)] = raw
+    known[description_key(body, exchange)] = description
     exchange.client.poller.arm(exchange, exchange.expires)
-    if read_raw(body, exchange, raw):
+    if read_described(body, exchange, description):
         body.proceed(exchange)
 
 
-cdef bint read_raw(InferenceBody body, Exchange exchange, object raw) noexcept:
+cdef bint read_described(InferenceBody body, Exchange exchange, object description) noexcept:
     """False: the exchange has failed."""
+    try:
+        if body.generates is None:
+            read_raw(body, description)
+        else:
+            read_generate(body, description)
+    except TidegateError as failure:
+        exchange.fail(failure.failure.kind, str(failure))
+        return False
+    except MemoryError:
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+        return False
+    except Exception:                     # nothing above takes it: the exchange would never end
+        log.exception("a request could not be made an inference by the description of its model")
+        exchange.fail(FAIL_INTERNAL, "internal error")
+        return False
+    return True
+
+
+cdef object read_raw(InferenceBody body, object raw):
+    """Raises TidegateError, MemoryError."""
     cdef size_t size = tg_buffer_size(&body.body)
     cdef uint32_t prefix = <uint32_t>size
     cdef tg_buffer prefixed
     memset(&prefixed, 0, sizeof(prefixed))
-    try:
-        header = raw.header(size)
-        if raw.prefixed:
-            if (tg_buffer_append(&prefixed, &prefix, sizeof(prefix)) < 0
-                    or tg_buffer_append(&prefixed, tg_buffer_head(&body.body), size) < 0):
-                tg_buffer_free(&prefixed)
-                raise MemoryError
-            tg_buffer_free(&body.body)
-            body.body = prefixed
-        body.request = parse_raw(body.name, body.version, header, tg_buffer_head(&body.body),
-                                 tg_buffer_size(&body.body))
-    except TidegateError as failure:
-        exchange.fail(failure.failure.kind, str(failure))
-        return False
-    except MemoryError:
-        exchange.fail(FAIL_NO_MEMORY, "out of memory")
-        return False
-    except Exception:                     # nothing above takes it: the exchange would never end
-        log.exception("a raw inference request could not be read")
-        exchange.fail(FAIL_INTERNAL, "internal error")
-        return False
-    return True
-
-
-cdef void forget_raw(InferenceBody body, Exchange exchange, int grpc_status) noexcept:
-    if grpc_status not in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
-        return
-    if body.generates is not None:
-        body.context.schemas.pop(raw_key(body, exchange), None)
-    elif body.json_length == 0:
-        body.context.raw_inputs.pop(raw_key(body, exchange), None)
-
-
-cdef void run_generate(InferenceBody body, Exchange exchange) noexcept:
-    schema = body.context.schemas.get(raw_key(body, exchange))
-    if schema is None:
-        body.question = put_question(body.context.ask, exchange, "ModelMetadata", raw_request(body, False))
-    elif read_generate(body, exchange, schema):
-        body.proceed(exchange)
-
-
-cdef void generate_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept:
-    cdef dict known = body.context.schemas
-    cdef bytes metadata = body.metadata
-    # A server without configurations has no decoupled models.
-    if status != 0 and not (metadata is not None and status == GRPC_UNIMPLEMENTED):
-        answer_error(exchange, status, message)
-        return
-    if metadata is None:
-        body.metadata = reply
-        body.question = put_question(body.context.ask, exchange, "ModelConfig", raw_request(body, True))
-        return
-    body.metadata = None
-    exchange.grpc_status = -1                 # of no endpoint that was picked
-    try:
-        schema = generate.schema_of(metadata, reply if status == 0 else None)
-    except TidegateError as failure:
-        exchange.fail(failure.failure.kind, str(failure))
-        return
-    if len(known) >= MOST_RAW_INPUTS:
-        known.clear()
-    known[raw_key(body, exchange)] = schema
-    exchange.client.poller.arm(exchange, exchange.expires)
-    if read_generate(body, exchange, schema):
-        body.proceed(exchange)
-
-
-cdef bint read_generate(InferenceBody body, Exchange exchange, object schema) noexcept:
-    """False: the exchange has failed."""
-    cdef size_t size = tg_buffer_size(&body.body)
-    cdef bytes made
-    try:
-        made = schema.request(tg_buffer_head(&body.body)[:size] if size else b"")
-        tg_buffer_clear(&body.body)
-        if tg_buffer_append(&body.body, <const char *>made, <size_t>len(made)) < 0:
+    header = raw.header(size)
+    if raw.prefixed:
+        if (tg_buffer_append(&prefixed, &prefix, sizeof(prefix)) < 0
+                or tg_buffer_append(&prefixed, tg_buffer_head(&body.body), size) < 0):
+            tg_buffer_free(&prefixed)
             raise MemoryError
-        body.request = parse_http(body.name, body.version, tg_buffer_head(&body.body), tg_buffer_size(&body.body), -1)
-    except TidegateError as failure:
-        exchange.fail(failure.failure.kind, str(failure))
-        return False
-    except MemoryError:
-        exchange.fail(FAIL_NO_MEMORY, "out of memory")
-        return False
-    except Exception:                     # nothing above takes it: the exchange would never end
-        log.exception("a generate request could not be read")
-        exchange.fail(FAIL_INTERNAL, "internal error")
-        return False
+        tg_buffer_free(&body.body)
+        body.body = prefixed
+    body.request = parse_raw(body.name, body.version, header, tg_buffer_head(&body.body), tg_buffer_size(&body.body))
+
+
+cdef object read_generate(InferenceBody body, object schema):
+    """Raises TidegateError, MemoryError."""
+    cdef size_t size = tg_buffer_size(&body.body)
+    cdef bytes made = schema.request(tg_buffer_head(&body.body)[:size] if size else b"")
+    tg_buffer_clear(&body.body)
+    if tg_buffer_append(&body.body, <const char *>made, <size_t>len(made)) < 0:
+        raise MemoryError
+    body.request = parse_http(body.name, body.version, tg_buffer_head(&body.body), tg_buffer_size(&body.body), -1)
     body.streams = body.generates.stream or schema.decoupled
-    return True
+
+
+cdef void forget_description(InferenceBody body, Exchange exchange, int grpc_status) noexcept:
+    if (body.generates is not None or body.json_length == 0) and (
+            grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED)):
+        descriptions(body).pop(description_key(body, exchange), None)
 
 
 cdef void take_streamed(InferenceBody body, Exchange exchange, const char *message, size_t size) noexcept:
