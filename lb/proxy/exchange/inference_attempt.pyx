@@ -25,8 +25,8 @@ from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_DONE, Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status,
 )
 from lb.proxy.exchange.inference_body cimport (
-    InferenceBody, answer_error, end_streamed, forget_description, land, management_answered, release_followers, rendered,
-    respond, send_error, store, take_streamed,
+    InferenceBody, answer_error, end_streamed, forget_description, land, management_answered, release_followers,
+    rendered, respond, send_error, store, take_streamed,
 )
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
 from lb.proxy.routing.headers.forwarded cimport tg_ids
