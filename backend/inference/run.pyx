@@ -45,6 +45,24 @@ cdef int failed(tg_batch *batch, OrtStatus *status) noexcept nogil:
     return -1
 
 
+cdef OrtStatus *new_value(const tg_spec *spec, const int64_t *shape, OrtValue **into) noexcept nogil:
+    """A tensor in memory of ONNX Runtime's."""
+    cdef OrtAllocator *allocator = NULL
+    cdef OrtStatus *status = api.GetAllocatorWithDefaultOptions(&allocator)
+    if status == NULL:
+        status = api.CreateTensorAsOrtValue(
+            allocator, shape, <size_t>spec.rank, <ONNXTensorElementDataType>spec.element, into)
+    return status
+
+
+cdef int make_input(tg_batch *batch, int i, void *data, size_t size, const int64_t *shape) noexcept nogil:
+    """Input `i`, whose bytes are at `data` and stay there."""
+    cdef const tg_spec *spec = &batch.model.inputs[i]
+    cdef OrtStatus *status = api.CreateTensorWithDataAsOrtValue(
+        host_memory, data, size, shape, <size_t>spec.rank, <ONNXTensorElementDataType>spec.element, &batch.values[i])
+    return 0 if status == NULL else failed(batch, status)
+
+
 cdef int take_inputs(tg_batch *batch) noexcept nogil:
     cdef const tg_model *model = batch.model
     cdef const tg_inference *first = <tg_inference *>batch.members.next.owner
@@ -92,7 +110,6 @@ cdef int fill_elements(tg_batch *batch, int i, const tg_fill *fill, const int64_
     cdef tg_link *link = batch.members.next
     cdef const void *value
     cdef bint said
-    cdef OrtStatus *status
     if posix_memalign(&batch.copies[i], ALIGNMENT, size * <size_t>batch.count):
         batch.copies[i] = NULL
         return fail(batch, OUT_OF_MEMORY)
@@ -106,27 +123,19 @@ cdef int fill_elements(tg_batch *batch, int i, const tg_fill *fill, const int64_
         memcpy(<char *>batch.copies[i] + at, value, size)
         at += size
         link = link.next
-    status = api.CreateTensorWithDataAsOrtValue(
-        host_memory, batch.copies[i], at, shape, <size_t>spec.rank, <ONNXTensorElementDataType>spec.element,
-        &batch.values[i])
-    return 0 if status == NULL else failed(batch, status)
+    return make_input(batch, i, batch.copies[i], at, shape)
 
 
 cdef int fill_names(tg_batch *batch, int i, const int64_t *shape) noexcept nogil:
     """The ids of sequences as texts; a number in decimal digits."""
-    cdef const tg_spec *spec = &batch.model.inputs[i]
     cdef const tg_inference *member
     cdef tg_link *link = batch.members.next
-    cdef OrtAllocator *allocator = NULL
     cdef OrtStatus *status
     cdef char digits[24]
     cdef const char *text
     cdef char *into = NULL
     cdef size_t index = 0, size
-    status = api.GetAllocatorWithDefaultOptions(&allocator)
-    if status == NULL:
-        status = api.CreateTensorAsOrtValue(
-            allocator, shape, <size_t>spec.rank, <ONNXTensorElementDataType>spec.element, &batch.values[i])
+    status = new_value(&batch.model.inputs[i], shape, &batch.values[i])
     if status != NULL:
         return failed(batch, status)
     while link != &batch.members:
@@ -176,22 +185,15 @@ cdef int fill_state(tg_batch *batch, int i, const tg_state *state, int k) noexce
         memcpy(<char *>batch.copies[i] + at, data, state.size)
         at += state.size
         link = link.next
-    status = api.CreateTensorWithDataAsOrtValue(
-        host_memory, batch.copies[i], at, shape, <size_t>spec.rank, <ONNXTensorElementDataType>spec.element,
-        &batch.values[i])
-    return 0 if status == NULL else failed(batch, status)
+    return make_input(batch, i, batch.copies[i], at, shape)
 
 
 cdef int make_state(tg_batch *batch, const tg_spec *spec, const int64_t *shape, const void *data, size_t size,
                     OrtValue **into) noexcept nogil:
     """A value with memory of its own: a copy of `data`, or zeros where that is NULL."""
-    cdef OrtAllocator *allocator = NULL
     cdef void *memory = NULL
     cdef OrtStatus *status
-    status = api.GetAllocatorWithDefaultOptions(&allocator)
-    if status == NULL:
-        status = api.CreateTensorAsOrtValue(
-            allocator, shape, <size_t>spec.rank, <ONNXTensorElementDataType>spec.element, into)
+    status = new_value(spec, shape, into)
     if status == NULL and size:
         status = api.GetTensorMutableData(into[0], &memory)
         if status == NULL and data != NULL:
@@ -206,12 +208,10 @@ cdef int first_state(tg_batch *batch, const tg_spec *spec, const tg_state *state
 
 
 cdef int take_tensor(tg_batch *batch, int i, const int64_t *shape) noexcept nogil:
-    cdef const tg_spec *spec = &batch.model.inputs[i]
     cdef tg_inference *member = <tg_inference *>batch.members.next.owner
     cdef tg_link *link = batch.members.next
     cdef void *data = <void *>member.operands[i].data
     cdef size_t size = 0, at = 0
-    cdef OrtStatus *status
     if batch.count > 1 or <uintptr_t>data & (ALIGNED - 1):
         while link != &batch.members:
             member = <tg_inference *>link.owner
@@ -229,26 +229,19 @@ cdef int take_tensor(tg_batch *batch, int i, const int64_t *shape) noexcept nogi
             link = link.next
     else:
         size = member.operands[i].size
-    status = api.CreateTensorWithDataAsOrtValue(
-        host_memory, data, size, shape, <size_t>spec.rank, <ONNXTensorElementDataType>spec.element, &batch.values[i])
-    return 0 if status == NULL else failed(batch, status)
+    return make_input(batch, i, data, size, shape)
 
 
 cdef int take_strings(tg_batch *batch, int i, const int64_t *shape) noexcept nogil:
-    cdef const tg_spec *spec = &batch.model.inputs[i]
     cdef const tg_operand *operand
     cdef tg_link *link = batch.members.next
-    cdef OrtAllocator *allocator = NULL
     cdef OrtStatus *status
     cdef const char *at
     cdef const char *end
     cdef char *into = NULL
     cdef uint32_t length
     cdef size_t index = 0
-    status = api.GetAllocatorWithDefaultOptions(&allocator)
-    if status == NULL:
-        status = api.CreateTensorAsOrtValue(
-            allocator, shape, <size_t>spec.rank, <ONNXTensorElementDataType>spec.element, &batch.values[i])
+    status = new_value(&batch.model.inputs[i], shape, &batch.values[i])
     if status != NULL:
         return failed(batch, status)
     while link != &batch.members:
