@@ -143,6 +143,41 @@ def local_transport(
 
 
 @app.command()
+def simulate(
+    scenarios: Annotated[list[str] | None, typer.Argument(metavar="[SCENARIO...]", help="Default: all.")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="A name, or a YAML mapping; `default` leaves it out. Repeated: compared.")
+    ] = None,
+    pool: Annotated[str, typer.Option(metavar="YAML", help="What the file says of the pool besides.")] = "",
+    route: Annotated[str, typer.Option(metavar="YAML", help="A mapping: what it says of each route besides.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Your own file: its first pool has an endpoint for each server."),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="To measure [the scenario's].")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same figures.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="Of each, by seeds from `seed` on; the table has medians.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Of each daemon.")] = 1,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep all figures.")] = None,
+    endpoints: Annotated[bool, typer.Option("--endpoints", help="Show what each server got.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show the scenarios.")] = False,
+) -> None:
+    """Compare policies in simulated time: the daemon's balancing and the emulator's servers, without a network."""
+    from bench.simulate import SCENARIOS as SIMULATED
+    from bench.simulate import cli
+
+    if list_:
+        for one in SIMULATED.values():
+            typer.echo(f"{one.name:<24}{one.title}")
+        return
+    names = _known(scenarios or list(SIMULATED), SIMULATED, "scenario")
+    cli.run(
+        [SIMULATED[name] for name in names], policy or [cli.DEFAULT], seconds=seconds, seed=seed, runs=runs,
+        workers=workers, pool=pool, route=route, file=file, save=json, endpoints=endpoints, console=_console(),
+    )  # fmt: skip
+
+
+@app.command()
 def config(peer: str, scenario: str) -> None:
     """Print the configuration that a proxy gets in a scenario (ports and directory are examples)."""
     _known([peer], PROXIES, "proxy")

@@ -15,11 +15,20 @@ from lb.wire import health_pb2
 OK: Final = 0
 UNAVAILABLE: Final = 1
 EXHAUSTED: Final = 2
+ERROR: Final = 3
+BUSY: Final = 4
+_OUTCOMES: Final = (OK, UNAVAILABLE, EXHAUSTED, ERROR, BUSY)
 
-_HTTP: Final = ((200, "OK"), (503, "Service Unavailable"), (503, "Service Unavailable"))
-# gRPC status codes: OK, UNAVAILABLE, RESOURCE_EXHAUSTED.
-_GRPC: Final = (0, 14, 8)
-_WHY: Final = ("", "planned failure", "the queue is full")
+_HTTP: Final = (
+    (200, "OK"),
+    (503, "Service Unavailable"),
+    (503, "Service Unavailable"),
+    (500, "Internal Server Error"),
+    (429, "Too Many Requests"),
+)
+# gRPC status codes: OK, UNAVAILABLE, RESOURCE_EXHAUSTED, INTERNAL, RESOURCE_EXHAUSTED.
+_GRPC: Final = (0, 14, 8, 13, 8)
+_WHY: Final = ("", "planned failure", "the queue is full", "planned failure", "planned failure")
 _SERVICE: Final = b"/inference.GRPCInferenceService/"
 
 INFER: Final = _SERVICE + b"ModelInfer"
@@ -48,12 +57,12 @@ class Answers:
         extra = [(name, value) for name, value in spec.headers]
         self._http1 = [
             http1(outcome, bodies[outcome], extra, close, head)
-            for outcome in (OK, UNAVAILABLE, EXHAUSTED)
+            for outcome in _OUTCOMES
             for close in (False, True)
             for head in (False, True)
         ]
-        self.http2 = [http2(outcome, bodies[outcome], extra) for outcome in (OK, UNAVAILABLE, EXHAUSTED)]
-        self.grpc_errors = [grpc_error(_GRPC[outcome], _WHY[outcome]) for outcome in (OK, UNAVAILABLE, EXHAUSTED)]
+        self.http2 = [http2(outcome, bodies[outcome], extra) for outcome in _OUTCOMES]
+        self.grpc_errors = [grpc_error(_GRPC[outcome], _WHY[outcome]) for outcome in _OUTCOMES]
         ready = oip.ModelReadyResponse(ready=True).SerializeToString()
         self.infer = grpc_message(infer_response(spec).SerializeToString())
         # By path: what is answered without an execution.

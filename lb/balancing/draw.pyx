@@ -1,6 +1,5 @@
 """Random draws of available endpoints, for the policies that choose among drawn ones."""
 
-import secrets
 from array import array
 
 from libc.stdint cimport int64_t, uint64_t
@@ -8,6 +7,7 @@ from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 from lb.balancing.options import MOST_CHOICES
+from lb.shared import seeds
 
 # Draws before the endpoints are walked instead: enough while a good part of them takes requests.
 cdef int ATTEMPTS = 8
@@ -21,8 +21,7 @@ cdef class Draw:
 
     def __init__(self, endpoints: EndpointSet, seed: int = 0) -> None:
         self.endpoints = endpoints
-        # Zero is the one state that xorshift never leaves.
-        self.state = seed or secrets.randbits(64) or 1
+        self.state = seed or seeds.draw()
         self.ceiling = 1
         # The excluded endpoint and those drawn since `begin`.
         self.taken = array("i", bytes(4 * (MOST_CHOICES + 1)))

@@ -9,13 +9,13 @@ what is kept is the rest: what *others* have there. The paper adds one to an ent
 what is in flight does that, and takes it away again.
 """
 
-import secrets
 from array import array
 
 from libc.stdint cimport uint64_t
 from lb.endpoints.set cimport EndpointSet
 
 from lb.balancing.options import ProbeOptions
+from lb.shared import seeds
 
 # More requests than any server has in flight.
 cdef double MOST_RIF = 1e9
@@ -39,8 +39,7 @@ cdef class ProbePool:
         self.remove = options.remove if endpoints.size > options.pool_size else 0.0
         self.due = 0.0
         self.by_age = True
-        # Zero is the one state that xorshift never leaves.
-        self.state = seed or secrets.randbits(64) or 1
+        self.state = seed or seeds.draw()
         self.count = 0
         self.index = array("i", bytes(4 * max(self.most, 1)))
         self.others = array("d", bytes(8 * max(self.most, 1)))

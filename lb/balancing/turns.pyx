@@ -15,16 +15,18 @@ from lb.shared.recent_failures cimport failing_of, has_failed, turns_of
 from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
+from lb.shared import seeds
+
 cdef enum:
     MOST = 16                         # endpoints that are passed over in one choice
 
 cdef uint64_t state
 
 
-def reseed():
+def reseed() -> None:
     """Workers are forked: each needs a sequence of its own."""
     global state
-    state = int.from_bytes(os.urandom(8), "little")
+    state = seeds.draw()
 
 
 reseed()

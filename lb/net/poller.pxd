@@ -89,6 +89,8 @@ cdef class Poller:
     # Give `timed` the deadline `when` (monotonic ns). One store in the common case.
     cdef void arm(self, Timed timed, uint64_t when) noexcept
     cdef void disarm(self, Timed timed) noexcept
+    # CLOCK_MONOTONIC, ns. A poller whose time is simulated has its own (bench.simulate).
+    cdef uint64_t clock(self) noexcept
     cdef void dispatch(self) noexcept
     cdef void finish_batch(self) noexcept
     cdef void link(self, tg_timer *node, uint64_t tick) noexcept

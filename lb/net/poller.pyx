@@ -288,10 +288,13 @@ cdef class Poller:
         if self.graveyard:
             self.graveyard.clear()
 
+    cdef uint64_t clock(self) noexcept:
+        return monotonic_ns()
+
     def _flush_later(self):
         self.flush_scheduled = False
         self.running = True
-        self.now = monotonic_ns()
+        self.now = self.clock()
         later, self.later = self.later, []
         for source in later:
             (<Source>source).deferred = False
@@ -363,7 +366,7 @@ cdef class Poller:
         cdef Timed owner
         cdef bint left = False
         cdef int i
-        self.now = monotonic_ns()
+        self.now = self.clock()
         target = self.now / TICK_NS
         if target > self.wheel_tick + SLOTS:
             self.wheel_tick = target - SLOTS   # asleep for more than a revolution: one pass sees every slot

@@ -20,6 +20,8 @@ cdef class Timers(Source):
     cdef void arm(self, Timed timed, uint64_t when) noexcept
     cdef void place(self, tg_timer *node, uint64_t tick) noexcept
     cdef void set(self, uint64_t tick) noexcept
+    # Calls those whose time has come at `now`, and sets the timerfd for the next.
+    cdef void turn(self, uint64_t now) noexcept
 
 
 cdef enum:

@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strerror
 from posix.time cimport CLOCK_MONOTONIC, itimerspec
 from posix.unistd cimport close, read
-from lb.net.poller cimport Poller, Timed, monotonic_ns, tg_timer
+from lb.net.poller cimport Poller, Timed, tg_timer
 
 cdef extern from "<sys/timerfd.h>" nogil:
     enum:
@@ -73,7 +73,7 @@ cdef class Timers(Source):
         except OSError:
             close(fd)
             raise
-        self.turned = monotonic_ns() // TIMER_NS
+        self.turned = self.poller.clock() // TIMER_NS
         return 0
 
     def close(self) -> None:
@@ -110,15 +110,18 @@ cdef class Timers(Source):
             log.error("timerfd_settime: %s", strerror(errno).decode())
 
     cdef void on_ready(self, uint32_t events) noexcept:
-        cdef uint64_t rung, target
-        cdef uint64_t now = monotonic_ns()
+        cdef uint64_t rung
+        while read(self.fd, &rung, sizeof(rung)) < 0 and errno == EINTR:
+            pass
+        self.turn(self.poller.clock())
+
+    cdef void turn(self, uint64_t now) noexcept:
+        cdef uint64_t target
         cdef tg_timer due
         cdef tg_timer *slot
         cdef tg_timer *node
         cdef Timed owner
         cdef int i
-        while read(self.fd, &rung, sizeof(rung)) < 0 and errno == EINTR:
-            pass
         self.rung += 1
         self.rings_at = UINT64_MAX
         target = now // TIMER_NS

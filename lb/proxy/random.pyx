@@ -4,13 +4,15 @@ import os
 
 from libc.stdint cimport uint64_t
 
+from lb.shared import seeds
+
 cdef uint64_t state
 
 
-def reseed():
+def reseed() -> None:
     """Workers are forked: each needs a sequence of its own."""
     global state
-    state = int.from_bytes(os.urandom(8), "little")
+    state = seeds.draw()
 
 
 reseed()

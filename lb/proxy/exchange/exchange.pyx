@@ -39,7 +39,7 @@ from lb.shared.hashing cimport hash64
 from lb.http.head cimport M_OTHER, Field, Scan
 from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_name
-from lb.net.poller cimport Timed, monotonic_ns
+from lb.net.poller cimport Timed
 from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
@@ -868,7 +868,7 @@ cdef class Exchange(Waiter):
         return 200 <= self.status < 300 and self.reason == NULL
 
     cdef void record(self) noexcept:
-        cdef uint64_t duration = monotonic_ns() - self.started
+        cdef uint64_t duration = self.client.poller.clock() - self.started
         if self.hedge is not None or self.attempt_timer is not None:
             self.drop_hedge()
         if self.attempt is not None:

@@ -1,16 +1,17 @@
 """When probes are sent, and to whom: see prober.pxd."""
 
 import logging
-import secrets
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from lb.net.poller cimport Poller, monotonic_ns
+from lb.net.poller cimport Poller
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
     ENDPOINT_PROBES, ENDPOINT_PROBE_FAILURES_FAILED, ENDPOINT_PROBE_FAILURES_NO_REPORT, ENDPOINT_PROBE_FAILURES_TIMEOUT,
 )
 from lb.upstream.load.load_report cimport read_report, tg_load
+
+from lb.shared import seeds
 
 log = logging.getLogger("tidegate.upstream")
 
@@ -58,8 +59,7 @@ cdef class Prober(Source):
         self.rate = options.rate
         self.timeout = options.timeout
         self.max_idle = options.max_idle
-        # Zero is the one state that xorshift never leaves.
-        self.state = secrets.randbits(64) or 1
+        self.state = seeds.draw()
         self.stopped = True
         self.order = <int *>calloc(self.endpoints.size + 1, sizeof(int))
         if self.order == NULL:
@@ -75,7 +75,7 @@ cdef class Prober(Source):
         if self.stopped:
             self.stopped = False
             if self.max_idle:
-                self.poller.arm(self, monotonic_ns())
+                self.poller.arm(self, self.poller.clock())
 
     def stop(self):
         """No further probes."""

@@ -1,0 +1,154 @@
+"""The simulator: the same seed gives the same run, no request is lost, and queues are as long as theory says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.emulator.spec import Exponential, Failure, Normal, Parallel, Serial, Service
+from bench.load.arrivals import Poisson
+from bench.simulate import SCENARIOS, Kind, Result, Scenario, simulate
+from bench.simulate.result import GONE, UNFINISHED
+from bench.simulate.scenario import capacity, capacity_per_second
+
+DELAYS_MS = 0.4  # of an answer without a queue: four times the network's
+
+
+def scenario(services: Sequence[Service], rate: float, **others: object) -> Scenario:
+    made = Scenario("test", "a test", tuple(services), Poisson(rate), capacity(services), seconds=20)
+    return replace(made, **others)  # type: ignore[arg-type]
+
+
+def mean_wait_ms(result: Result, service_ms: float) -> float:
+    return result.mean_ms - DELAYS_MS - service_ms
+
+
+def erlang_c(servers: int, load: float) -> float:
+    """The chance of a wait in M/M/c with `load` = arrival rate * service time (Erlang 1917)."""
+    last = load**servers / math.factorial(servers) * servers / (servers - load)
+    return last / (sum(load**k / math.factorial(k) for k in range(servers)) + last)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_one_server_is_an_mm1_queue(load: float) -> None:
+    one = scenario([Service(Serial(Exponential(10.0)))], load * 100, seconds=2000.0, warmup_s=50)
+    expected = 10 * load / (1 - load)
+    found = [mean_wait_ms(simulate(one, seed=seed), 10.0) for seed in (1, 2)]
+    assert sum(found) / 2 == pytest.approx(expected, rel=0.06)
+
+
+def test_a_server_of_several_slots_is_an_mmc_queue() -> None:
+    slots, load = 4, 3.2
+    one = scenario([Service(Parallel(Exponential(40.0), slots))], load * 25, seconds=4000.0, warmup_s=50)
+    expected = erlang_c(slots, load) * 40 / (slots - load)
+    assert mean_wait_ms(simulate(one), 40.0) == pytest.approx(expected, rel=0.06)
+
+
+def test_the_pool_queue_makes_one_mmc_queue_of_several_servers() -> None:
+    """Each server has one request at a time, and who waits does so in the pool: the line of M/M/c. What it loses is the
+    network's time in which a server has nothing to do."""
+    servers, load = 4, 3.2
+    one = scenario([Service(Serial(Exponential(40.0)))] * servers, load * 25, seconds=4000.0, warmup_s=50)
+    found = simulate(one, "{max_in_flight: 1, queue: {timeout: 60s, max: 10000}}", workers=2, delay_ms=0.001)
+    expected = erlang_c(servers, load) * 40 / (servers - load)
+    assert found.most_in_flight == (1,) * servers
+    assert found.mean_ms - 40.0 == pytest.approx(expected, rel=0.06)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    one = replace(SCENARIOS["overload"], seconds=3.0)
+    pool = "{policy: power_of_two, max_in_flight: 2}"
+    first, again = (simulate(one, pool, seed=3, workers=2) for _ in range(2))
+    assert first.all_answers == again.all_answers
+    assert simulate(one, pool, seed=4, workers=2).all_answers != first.all_answers
+
+
+@settings(max_examples=25)
+@given(
+    load=st.floats(0.2, 2.5),
+    workers=st.integers(1, 3),
+    pool=st.sampled_from(
+        [
+            "",
+            "policy: prequal",
+            "max_in_flight: 1",
+            "{max_in_flight: 2, policy: {type: first, fill: 2}}",
+            "policy: shortest_expected_delay",
+        ]
+    ),
+    how=st.sampled_from(["unavailable", "error", "busy", "reset", None]),
+    protocol=st.sampled_from(["http", "http2", "grpc", "oip"]),
+    retry=st.sampled_from(["", "retry: {attempts: 2, on: [connect, reset, 5xx]}", "hedge: {after: 20ms}"]),
+    patience=st.sampled_from([None, 100.0]),
+    daemons=st.integers(1, 2),
+)
+def test_every_request_ends_once(
+    load: float,
+    workers: int,
+    pool: str,
+    how: str | None,
+    protocol: str,
+    retry: str,
+    patience: float | None,
+    daemons: int,
+) -> None:
+    fails = (Failure(500, 800, how=how),) if how else ()  # type: ignore[arg-type]
+    services = [Service(Serial(Normal(10, 0.2)), failures=fails), *[Service(Serial(Normal(10, 0.2)))] * 3]
+    one = scenario(
+        services, load * 400, seconds=2.0, warmup_s=0.5, protocol=protocol, daemons=daemons,
+        kinds=(Kind(deadline_ms=200, patience_ms=patience),),
+    )  # fmt: skip
+    found = simulate(one, pool, workers=workers, route=retry)
+    good = sum(answer.good for answer in found.answers)
+    assert found.sent == len(found.all_answers)
+    assert good + sum(found.errors.values()) == len(found.answers)
+    assert not any(answer.status == UNFINISHED for answer in found.all_answers)
+    assert all(answer.ended >= answer.intended for answer in found.all_answers)
+    assert patience is not None or not any(answer.status == GONE for answer in found.all_answers)
+
+
+def test_a_limit_holds_over_all_workers() -> None:
+    found = simulate(SCENARIOS["overload"], "max_in_flight: 3", seconds=5, workers=4)
+    assert max(found.most_in_flight) == 3
+
+
+def test_a_server_joins() -> None:
+    found = simulate(SCENARIOS["cold"], "policy: round_robin", seconds=15)
+    joined = SCENARIOS["cold"].join
+    assert joined is not None
+    early = [one.server for one in found.answers if one.ended < found.began + joined.at_s * 1e9]
+    assert set(early) == set(range(7))
+    assert found.shares[7] > 0
+
+
+def test_two_daemons_share_the_requests() -> None:
+    one = simulate(SCENARIOS["uneven"], seconds=10)
+    two = simulate(SCENARIOS["uneven-two-daemons"], seconds=10)
+    assert len(one.answers) == len(two.answers)
+    assert two.percentile(99) > one.percentile(99)
+
+
+def test_a_deadline_is_kept_and_told() -> None:
+    """With a limit the queue refuses what it could not answer in time; and what it takes is in time."""
+    found = simulate(SCENARIOS["overload"], "max_in_flight: 2", seconds=10)
+    assert found.goodput > 0.97 * SCENARIOS["overload"].capacity
+    assert set(found.errors) <= {"queue-late", "queue-shed", "timeout"}
+
+
+def test_capacity_follows_what_is_planned() -> None:
+    halved = SCENARIOS["halved"]
+    able = capacity_per_second(halved)
+    assert able[5] == pytest.approx(halved.capacity)
+    assert able[20] == pytest.approx(halved.capacity / 2)
+    assert able[35] == pytest.approx(halved.capacity)
+
+
+def test_every_scenario_runs() -> None:
+    for each in SCENARIOS.values():
+        found = simulate(each, seconds=1)
+        assert found.answers, each.name
