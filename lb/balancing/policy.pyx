@@ -37,6 +37,8 @@ cdef class Policy:
         # Whether an endpoint's latency is to it the time from one answer to the next while there is work, its service
         # time, and it keeps when the last answer came (the set's `progress`).
         self.by_service = False
+        # Whether it finds the number of requests that each endpoint is good for (the set's `learned`).
+        self.limits = False
         # Whether it reads the endpoints' load reports, so that answers have to be looked through for them.
         self.reads_reports = False
         # How its endpoints are asked about their load (lb.balancing.options.ProbeOptions); None: they are not.
@@ -65,6 +67,10 @@ cdef class Policy:
         requests, how many average ones they were worth; 0: unknown. Only told where `by_in_flight`. `cost` is what the
         request was charged, in units of the set's `one`."""
         self.observe(index, now, latency_ns, ok)
+
+    cpdef void abandoned(self, int index, uint64_t now, uint64_t waited_ns):
+        """A request left endpoint `index` at `now` without an answer, after `waited_ns`: its client had gone, or its time
+        was over. It is still counted in flight. Only told where `limits`; else `learn` takes it for a latency."""
 
     cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns):
         """Endpoint `index` has answered a probe: it has `rif` requests in flight, whoever sent them, and they take

@@ -9,6 +9,7 @@ from typing import Any
 
 from lb.balancing.guard import Guard
 from lb.balancing.options import FROM_FILE, PolicyOptions
+from lb.balancing.policies.auto import Auto
 from lb.balancing.policies.client_side_weighted_round_robin import ClientSideWeightedRoundRobin
 from lb.balancing.policies.first import First
 from lb.balancing.policies.least_request import LeastRequest
@@ -33,6 +34,7 @@ GROUP = "tidegate.policies"
 PolicyType = type[Policy]
 
 POLICIES: dict[str, PolicyType] = {
+    "auto": Auto,
     "client_side_weighted_round_robin": ClientSideWeightedRoundRobin,
     "first": First,
     "least_request": LeastRequest,

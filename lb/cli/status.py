@@ -155,7 +155,8 @@ def _pool_name(pool: dict[str, Any]) -> str:
 
 def _endpoint(e: dict[str, Any]) -> tuple[object, ...]:
     last = (e["check"] or {}).get("last", {}).get("reason", "-")
-    limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
+    most = e["learned_limit"] or e["max_in_flight"]
+    limit = f" of {most}" if most else ""
     unready = [model for model, ready in (e.get("models") or {}).items() if not ready]
     if unready:
         last += f"; not ready: {', '.join(unready)}"

@@ -51,7 +51,7 @@ cdef object candidate(Choice choice, int i):
     cdef uint32_t admin = tg_load32(&record.admin), health = tg_load32(&record.health)
     cdef bint panic = held_back & TG_SHARE_PANIC != 0
     cdef uint32_t kept = min(held_back & TG_SHARE_HELD, <uint32_t>TG_SHARE_WHOLE)
-    cdef int running = endpoints.running(i), limit = endpoints.limits[i], weight = endpoints.weight(i)
+    cdef int running = endpoints.running(i), limit = endpoints.limit_now(i), weight = endpoints.weight(i)
     cdef str why = ""
     cdef bint full = False
     if choice.models and tg_load64_relaxed(&record.models_unready) & choice.models:

@@ -38,6 +38,8 @@ cdef class Choice:
     cdef bint restricted
 
     # Results.
+    # How many times the learned limit of an endpoint the policy's choice may take up (lb.balancing.policies.auto).
+    cdef int stretch
     # The endpoint has failed of late, and is chosen since no other takes the request (lb.balancing.turns).
     cdef bint reluctant
     # What `take` added to the load of the endpoint; 0 where requests are not weighed.
@@ -75,6 +77,12 @@ cdef class Choice:
         if self.restricted and self.rules_out(i):
             return 0
         return self.endpoints.weight_now(i, self.probes)
+
+    cdef inline int willing_weight(self, int i) noexcept nogil:
+        """As effective_weight, whether or not the endpoint has room."""
+        if i == self.exclude or (self.restricted and self.rules_out(i)):
+            return 0
+        return self.endpoints.state_weight_with(i, self.probes)
 
     cpdef bint available(self, int i)
     cpdef int weight(self, int i)

@@ -68,6 +68,7 @@ cdef class Choice:
         self.probes = self.endpoints.probes
         self.turn = False
         self.reluctant = False
+        self.stretch = 1
         if self.restricted:
             self.models = self.blocked = 0
             self.group = EVERY_GROUP
@@ -122,7 +123,7 @@ cdef class Choice:
         return (self.endpoints.unready(i) & self.blocked) != self.blocked
 
     cdef bint take(self, int i) noexcept:
-        cdef int charged = self.endpoints.take(i, self.cost, self.probes)
+        cdef int charged = self.endpoints.take(i, self.cost, self.probes, self.stretch)
         if charged < 0:
             return False
         self.charged = charged

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from lb.shared.atomics cimport tg_load32_relaxed, tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
 from lb.shared.records cimport weight_of
-from lb.shared.segment cimport Segment, tg_endpoint
+from lb.shared.segment cimport TG_CURVE_LIMIT, Segment, tg_endpoint
 
 
 cdef inline int sum_of_columns(const void *first, uint32_t columns, size_t stride) noexcept nogil:
@@ -29,8 +29,13 @@ cdef class EndpointSet:
     cdef size_t stride                # bytes from one worker's in-flight word of an endpoint to the next worker's
     cdef int32_t **inflight_words     # of each endpoint, the word of worker 0
     cdef int32_t **own                # of each endpoint, this worker's word
-    cdef int32_t *limits              # of each endpoint, the most requests in flight; 0 = no limit
-    cdef readonly bint limited        # any endpoint has one
+    cdef int32_t *limits              # of each endpoint, the most requests in flight as configured; 0 = no limit
+    cdef readonly bint limited        # any endpoint has one, or may have one that was learned
+    cdef readonly bint learned        # limits are learned (lb.balancing.policies.auto)
+    # What learned limits go by besides. Monotonic ns: when a request last found no room.
+    cdef uint64_t pressed_ns
+    cdef double allowed_ns            # the time that requests have, an average of those with a deadline; 0 = none has
+    cdef int waiting                  # requests that wait behind the one whose turn it is
     cdef readonly int unit            # what an effective weight of 1 is: 1, or TG_SHARE_WHOLE where shares are given
     cdef bint shaped                  # ejection state, shares and panic have a say
     cdef int probes                   # most requests in flight at an endpoint on probation
@@ -59,12 +64,12 @@ cdef class EndpointSet:
     # One more in flight there, which costs `cost` (in units of `one`): what of that was added to the load, the column
     # being bounded; 0 where requests are not weighed. `release` is told the same.
     cdef int acquire(self, int i, int cost) noexcept
-    # The same unless that would be over the limit, `probes` of an endpoint on probation: then -1.
-    cdef int take(self, int i, int cost, int probes) noexcept
+    # The same unless that would be over the limit, `probes` of an endpoint on probation: then -1. A learned limit counts
+    # `stretch` times.
+    cdef int take(self, int i, int cost, int probes, int stretch) noexcept
     cdef void release(self, int i, int charged) noexcept
     cdef int charge(self, int i, int cost) noexcept
     cdef int state_weight(self, int i) noexcept nogil  # 0: takes none, however little it has to do
-    cdef int state_weight_with(self, int i, int probes) noexcept nogil
     # Whether it goes on serving those that it has: up and not ejected, drained or not, with these models ready.
     cdef bint keeps(self, int i, uint64_t models) noexcept nogil
     # A cost in units of `one`, 1.0 for an average request.
@@ -74,7 +79,7 @@ cdef class EndpointSet:
     # Of a shaped set only: weight_now but for the limit, and the limit with that of a probation. `probes`: the most
     # requests in flight at an endpoint on probation.
     cdef int shaped_weight(self, int i, int probes) noexcept nogil
-    cdef int32_t shaped_limit(self, int i, int probes) noexcept nogil
+    cdef int32_t shaped_limit(self, int i, int32_t limit, int probes) noexcept nogil
     cpdef shape(self, bint whole, int probes)
 
     # The records, word by word.
@@ -103,9 +108,34 @@ cdef class EndpointSet:
 
     cdef inline int weight_now(self, int i, int probes) noexcept nogil:
         """The same with `probes` as the most requests in flight at an endpoint on probation."""
-        if self.limits[i] and self.running(i) >= self.limits[i]:
+        cdef int32_t limit = self.limit_now(i)
+        if limit and self.running(i) >= limit:
             return 0
+        return self.state_weight_with(i, probes)
+
+    cdef inline int state_weight_with(self, int i, int probes) noexcept nogil:
+        """The weight of an endpoint whether or not it has room."""
         return self.shaped_weight(i, probes) if self.shaped else weight_of(self.records[i])
+
+    cdef inline int32_t limit_now(self, int i) noexcept nogil:
+        """The most requests in flight, as configured or learned, whichever is less; 0 = no limit."""
+        return self.limit_of(i, 1)
+
+    cdef inline int32_t limit_of(self, int i, int stretch) noexcept nogil:
+        """The same with a learned limit that counts `stretch` times."""
+        cdef int32_t limit = self.limits[i], learned
+        if self.learned:
+            learned = <int32_t> (tg_load64_relaxed(&self.records[i].curve_limit) & TG_CURVE_LIMIT) * stretch
+            if learned and (limit == 0 or learned < limit):
+                return learned
+        return limit
+
+    cdef inline void allow(self, uint64_t left_ns) noexcept nogil:
+        """A request comes that has so much time."""
+        if self.allowed_ns == 0:
+            self.allowed_ns = <double> left_ns
+        else:
+            self.allowed_ns += (<double> left_ns - self.allowed_ns) / 64
 
     cdef inline int running(self, int i) noexcept nogil:
         """In flight, exactly."""

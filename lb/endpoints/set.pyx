@@ -203,10 +203,14 @@ cdef class EndpointSet:
             raise ValueError(f"a request cannot cost {cost}")
         return max(<int> (cost * self.one), 1) if self.own_cost is not NULL else 1
 
+    def learn_limits(self) -> None:
+        """From now on the limits that the pool's policy finds hold beside those configured."""
+        self.learned = self.limited = True
+
     cpdef int limit(self, int i):
-        """The most requests that the endpoint may have in flight; 0 = no limit."""
+        """The most requests that the endpoint may have in flight, as configured or learned; 0 = no limit."""
         self.check(i)
-        return self.limits[i]
+        return self.limit_now(i)
 
     def takes_requests(self, i: int) -> bool:
         """Whether the endpoint takes new requests while it has none in flight; IndexError when `i` is out of range."""
@@ -256,15 +260,17 @@ cdef class EndpointSet:
         tg_store_i32_relaxed(self.own_cost[i], had + charged)
         return charged
 
-    cdef int take(self, int i, int cost, int probes) noexcept:
+    cdef int take(self, int i, int cost, int probes, int stretch) noexcept:
         """Count one more in flight, unless the endpoint would then have more than its limit.
 
         Exact among workers without a lock: each adds itself, then looks at the sum. Of those that try at the same
         moment the last to add itself sees all the others, so that no more than fit go on; it may be that each sees the
         others and all step back, and so they try again, some a little later than others.
         """
-        cdef int32_t limit = self.shaped_limit(i, probes) if self.shaped else self.limits[i]
+        cdef int32_t limit = self.limit_of(i, stretch)
         cdef int turn, charged, _pause
+        if self.shaped:
+            limit = self.shaped_limit(i, limit, probes)
         if limit == 0:
             return self.acquire(i, cost)
         for turn in range(TURNS):
@@ -289,9 +295,6 @@ cdef class EndpointSet:
 
     cdef int state_weight(self, int i) noexcept nogil:
         return self.state_weight_with(i, self.probes)
-
-    cdef int state_weight_with(self, int i, int probes) noexcept nogil:
-        return self.shaped_weight(i, probes) if self.shaped else weight_of(self.records[i])
 
     cdef int shaped_weight(self, int i, int probes) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
@@ -320,9 +323,8 @@ cdef class EndpointSet:
             return False
         return not (models and lacks_model(record, models))
 
-    cdef int32_t shaped_limit(self, int i, int probes) noexcept nogil:
+    cdef int32_t shaped_limit(self, int i, int32_t limit, int probes) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
-        cdef int32_t limit = self.limits[i]
         if ejection_state_of(record) != TG_STATE_PROBATION or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC:
             return limit
         return min(limit, probes) if limit else probes

@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 10u
+#define TG_LAYOUT_VERSION 11u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -92,8 +92,12 @@ enum tg_ejection {
 #define TG_SHARE_GROUP 0xfffu
 #define TG_SHARE_PANIC 0x80000000u
 
-/* One endpoint of one pool. 448 bytes: identity, a line of control words, one of load words, two of
- * latencies, one of what it reports itself. */
+/* Ranges of requests in flight of a load curve (lb/balancing/load_curve). */
+#define TG_CURVE_RANGES 24u
+#define TG_CURVE_LIMIT 0xffffffu /* the bits of `curve_limit` that hold the limit */
+
+/* One endpoint of one pool: identity, a line of control words, one of latencies, those of prequal, those of the load
+ * curve, one of what it reports itself. */
 typedef struct {
     char key[128]; /* "pool|address", NUL terminated: for people who look into a dump */
     _Alignas(64) _Atomic uint32_t health; /* enum tg_health */
@@ -118,6 +122,12 @@ typedef struct {
     _Atomic uint64_t recent_failures; /* share of recent attempts that failed, and since when: lb/shared/recent_failures */
     /* Latencies by the number of requests that were there, each word of one by itself (lb/balancing/policies/prequal). */
     _Alignas(64) _Atomic uint64_t load_words[TG_LOAD_RANGES];
+    /* The load curve: time for each request by the number in flight, and what follows (lb/balancing/load_curve). */
+    _Alignas(64) _Atomic uint64_t curve_words[TG_CURVE_RANGES];
+    _Atomic uint64_t curve_gaps;   /* time between answers */
+    _Atomic uint64_t curve_spread; /* how far samples are from the curve, and how many there were */
+    _Atomic uint64_t curve_limit;  /* most requests in flight that were found to be of use; 0 = not known */
+    _Atomic uint64_t curve_warm_ns; /* CLOCK_MONOTONIC: answers to requests from before that say nothing */
     _Alignas(64) _Atomic uint64_t report_utilization; /* last load report (ORCA); bits of doubles */
     _Atomic uint64_t report_qps;
     _Atomic uint64_t report_eps;

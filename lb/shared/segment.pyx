@@ -355,6 +355,12 @@ cdef class Segment:
         tg_store32_relaxed(&record.ejected_until_s, 0)
         for i in range(TG_LOAD_RANGES):
             tg_store64_relaxed(&record.load_words[i], 0)
+        for i in range(TG_CURVE_RANGES):
+            tg_store64_relaxed(&record.curve_words[i], 0)
+        tg_store64_relaxed(&record.curve_gaps, 0)
+        tg_store64_relaxed(&record.curve_spread, 0)
+        tg_store64_relaxed(&record.curve_limit, 0)
+        tg_store64_relaxed(&record.curve_warm_ns, 0)
         tg_store64_relaxed(&record.report_updated_ns, 0)
         tg_store64_relaxed(&record.report_since_ns, 0)
         tg_store64_relaxed(&record.report_utilization, 0)
@@ -369,6 +375,10 @@ cdef class Segment:
     def turns(self, slot: int, uint64_t now) -> float:
         """The part of its turns that the endpoint takes at `now`, 0 to 1."""
         return turns_of(failing_of(self.record(slot), now))
+
+    def learned_limit(self, slot: int) -> int:
+        """The most requests in flight at the endpoint that the policy `auto` has found to be of use; 0: not known."""
+        return tg_load64_relaxed(&self.record(slot).curve_limit) & TG_CURVE_LIMIT
 
     def set_load_report(self, slot: int, double utilization, double qps, double eps, uint64_t now) -> None:
         """What the endpoint reports of itself beside its answers, as EndpointSet.set_report has it from these."""

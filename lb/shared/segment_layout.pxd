@@ -12,6 +12,7 @@ cdef extern from "segment.h" nogil:
     const uint32_t TG_LAYOUT_VERSION
     enum: TG_MAX_WORKERS
     enum: TG_LOAD_RANGES
+    enum: TG_CURVE_RANGES
     enum: TG_COST_SHIFT
     enum: TG_COST_ONE
     enum: TG_COST_MOST
@@ -77,6 +78,7 @@ cdef extern from "segment.h" nogil:
     enum: TG_AFFINITY_WAYS
     enum: TG_SOURCE_WAYS
     enum: TG_SOURCE_STRIDE
+    const uint64_t TG_CURVE_LIMIT
     # The words are _Atomic in C: read and write them only through lb.shared.atomics.
     ctypedef struct tg_bucket_set:
         uint64_t keys[8]
@@ -134,6 +136,11 @@ cdef extern from "segment.h" nogil:
         uint32_t consecutive_errors
         uint32_t ejected_until_s
         uint64_t load_words[16]
+        uint64_t curve_words[24]
+        uint64_t curve_gaps
+        uint64_t curve_spread
+        uint64_t curve_limit
+        uint64_t curve_warm_ns
         uint64_t report_utilization
         uint64_t report_qps
         uint64_t report_eps

@@ -86,7 +86,7 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
     cdef int endpoint = attempt.endpoint
     cdef uint64_t took = now - attempt.picked_at
     cdef uint64_t *words = pool.series[endpoint]
-    cdef bint ok
+    cdef bint ok, begun = attempt.state == A_ANSWERING
     step(attempt, A_OVER)
     tg_add(&words[ANSWER_RECEIVED_BYTES], outcome.bytes_in)
     tg_add(&words[ANSWER_SENT_BYTES], outcome.bytes_out)
@@ -100,6 +100,10 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
         return
     if outcome.how == STOPPED:
         took = 0                          # what it has taken until then says little of its endpoint
+    elif pool.policy.limits and not outcome.answered:
+        if not begun:
+            pool.abandoned(endpoint, now, took)
+        took = 0                          # a latency that was cut short is none
     pool.judge(endpoint, outcome.verdict, attempt.picked_at, now)
     ok = outcome.ok and outcome.verdict <= VERDICT_GOOD   # what was refused took no time: nobody learns from that
     if ok:

@@ -148,6 +148,7 @@ cdef class Pool:
                               int in_flight_at_start, int charged, int load_at_start) noexcept
     # A request has kept its endpoint for `latency` ns, and not because that failed: what the queue's forecast goes by.
     # `answered`: the answer was the endpoint's.
+    cdef void abandoned(self, int index, uint64_t now, uint64_t waited) noexcept
     cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept
     # Let the policy learn from a latency before the request is over.
     cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int in_flight_at_start,

@@ -96,6 +96,8 @@ cdef class Pool:
             self.endpoints.weigh()
             self.costs = PoolCosts(plan.cost, plan.name, segment)
         self.policy = registry.build(plan.policy, self.endpoints)
+        if self.policy.limits and queue is not None:
+            self.endpoints.learn_limits()
         self.choice = Choice(self.endpoints)
         if self.groups is not None:
             self.rotations = <uint64_t *>calloc(self.groups.count, sizeof(uint64_t))
@@ -161,7 +163,11 @@ cdef class Pool:
     cdef int acquire(self, Choice choice) noexcept:
         cdef uint64_t blocked
         cdef int found
-        if not choice.turn and self.queue is not None and self.queue.somebody():
+        if self.queue is None:
+            pass
+        elif choice.turn:
+            self.endpoints.waiting = <int>(self.queue.line.count + self.queue.waiting_elsewhere()) - 1
+        elif self.queue.somebody():
             blocked = self.queue.blocked_models()
             if blocked == ALL_MODELS_BLOCKED or blocked & choice.models:
                 return TAKEN_FULL
@@ -396,6 +402,12 @@ cdef class Pool:
     cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept:
         if self.queue is not None and latency and (<Warmth>self.warmths[index]).tells(now - latency, now, answered):
             self.queue.service.learn(now, latency)
+
+    cdef void abandoned(self, int index, uint64_t now, uint64_t waited) noexcept:
+        try:
+            self.policy.abandoned(index, now, waited)
+        except BaseException as failure:
+            report(self.name, failure, now)
 
     cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok,
                               int in_flight_at_start, int charged, int load_at_start) noexcept:

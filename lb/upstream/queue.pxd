@@ -93,6 +93,7 @@ cdef class PoolQueue(Source):
     cdef ServiceTime service
     cdef dict warmths                 # address of an endpoint -> its Warmth
     cdef uint64_t slots               # requests that the endpoints may have at once
+    cdef double rate                  # requests per ns that they serve then, where limits are learned; 0 = not known
     cdef uint64_t counted_at
 
     # Q_WAITS: `waiter` is in line, by `priority` (0 goes first) and `due` (monotonic ns at which its answer has to be

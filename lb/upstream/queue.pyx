@@ -31,6 +31,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport sqrt
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from lb.shared.atomics cimport tg_store64_relaxed
+from lb.balancing.load_curve cimport curve_each
 from lb.net.poller cimport NEVER, Poller
 from lb.shared.counters cimport count_duration
 from lb.shared.segment cimport tg_add, tg_get
@@ -105,7 +106,7 @@ cdef uint64_t key_of(PoolQueue queue, int priority, uint64_t due, uint64_t now) 
 
 cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, uint64_t now) noexcept:
     """Whether a request with this key would be answered in time if it waited: Q_WAITS, Q_HOPELESS or Q_SHED."""
-    cdef double service = queue.service.known(now), wait, left
+    cdef double service = service_of(queue, now), wait, left
     if service <= 0:
         return Q_WAITS
     wait = wait_of(queue, key, wanted, now)
@@ -181,6 +182,7 @@ cdef class PoolQueue(Source):
             tg_store64_relaxed(&self.words[QUEUE_BUSY_SINCE], now)
         if self.waiting_elsewhere() + self.line.count >= self.most and not self.make_room(priority):
             return Q_FULL
+        self.endpoints.pressed_ns = now       # limits that are learned depend on it
         found = prospect(self, key, due, waiter.wanted, now)
         if found != Q_WAITS:
             return found
@@ -270,7 +272,7 @@ cdef class PoolQueue(Source):
 
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept:
         """The first for whom there is a place, or who waits in vain, leaves the line. False: nobody does."""
-        cdef uint64_t service = <uint64_t>self.service.known(now)
+        cdef uint64_t service = <uint64_t>service_of(self, now)
         cdef uint64_t avoided = 0
         cdef Waiter waiter
         cdef int endpoint
@@ -504,28 +506,48 @@ cdef size_t[QUEUE_MARKS_COUNT - 1] MARKS = [0, 4, 16, 64, 256]
 
 
 cdef uint64_t count_slots(PoolQueue queue, uint64_t now) noexcept:
-    cdef int i
+    cdef int i, limit
+    cdef double each
     if queue.counted_at == 0 or now > queue.counted_at + COUNT_NS:
         queue.counted_at = now
         queue.slots = 0
+        queue.rate = 0.0
         for i in range(queue.endpoints.size):
             if queue.groups is not None and not queue.groups.active(queue.endpoints.groups[i] // 2):
                 continue                  # while the levels before it only have no room, nobody is sent there
             if queue.endpoints.state_weight(i):
-                queue.slots += queue.endpoints.limits[i]
+                limit = queue.endpoints.limit_now(i)
+                if limit == 0:
+                    queue.slots = 0           # nobody waits for long where one takes any number
+                    return 0
+                queue.slots += limit
+                if queue.endpoints.learned:
+                    each = curve_each(queue.endpoints.records[i], limit)
+                    queue.rate += 1.0 / each if each > 0 else 0.0
     return queue.slots
+
+
+cdef double service_of(PoolQueue queue, uint64_t now) noexcept:
+    """The time in ns that a request takes at its endpoint, 0 = not known. Where limits are learned it follows from what
+    the endpoints do at their limits (Little's law): that holds as soon as a limit has changed."""
+    if queue.endpoints.learned and count_slots(queue, now) and queue.rate > 0:
+        return <double>queue.slots / queue.rate
+    return queue.service.known(now)
 
 
 cdef uint64_t slots_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept:
     cdef uint64_t slots = 0, unready
+    cdef bint free = False
     cdef int i
     rivals[0] = 0
     for i in range(queue.endpoints.size):
         unready = queue.endpoints.unready(i)
         if not unready & wanted and queue.endpoints.state_weight(i):
-            slots += queue.endpoints.limits[i]
+            if queue.endpoints.limit_now(i) == 0:
+                free = True
+            slots += queue.endpoints.limit_now(i)
             rivals[0] |= ~unready
-    return slots
+    return 0 if free else slots               # nobody waits for long where one takes any number
 
 
 cdef size_t rivals_before(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept:
@@ -594,7 +616,7 @@ cdef double wait_of(PoolQueue queue, uint64_t key, uint64_t wanted, uint64_t now
     cdef uint64_t slots = slots_of(queue, wanted, &rivals) if wanted else count_slots(queue, now)
     if slots == 0:
         return 0.0
-    return (ahead_of(queue, key, rivals) + 1) * queue.service.known(now) / <double>slots
+    return (ahead_of(queue, key, rivals) + 1) * service_of(queue, now) / <double>slots
 
 
 cdef uint64_t busy_since(PoolQueue queue) noexcept:

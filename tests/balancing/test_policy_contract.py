@@ -3,6 +3,10 @@
 from contract import PolicyContract
 
 
+class TestAuto(PolicyContract):
+    policy = "auto"
+
+
 class TestRoundRobin(PolicyContract):
     policy = "round_robin"
 
@@ -88,6 +92,10 @@ class TestPrequalByLoad(PolicyContract):
 
 class TestClientSideWeightedRoundRobin(PolicyContract):
     policy = "client_side_weighted_round_robin"
+
+
+class TestAutoOfCosts(TestAuto):
+    weighed = True
 
 
 class TestLeastRequestOfCosts(TestLeastRequest):

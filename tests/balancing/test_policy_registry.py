@@ -33,12 +33,13 @@ def test_only_those_that_learn_are_told():
     """Who has no `observe` costs the data path no call; a plug-in is asked through its guard."""
     with Fleet([1]) as fleet:
         learns = {name for name in registry.POLICIES if name != "first" and fleet.build(name).learns}
-    assert learns == {"least_time", "peak_ewma", "prequal", "shortest_expected_delay"}
+    assert learns == {"auto", "least_time", "peak_ewma", "prequal", "shortest_expected_delay"}
 
 
 def test_built_in_names():
     options = {name: set(registry.options_model(name).model_fields) for name in registry.POLICIES}
     assert options == {
+        "auto": {"decay", "limits"},
         "client_side_weighted_round_robin": {
             "blackout_period",
             "error_utilization_penalty",

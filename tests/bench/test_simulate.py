@@ -113,7 +113,7 @@ def test_every_request_ends_once(
 
 
 def test_a_limit_holds_over_all_workers() -> None:
-    found = simulate(SCENARIOS["overload"], "max_in_flight: 3", seconds=5, workers=4)
+    found = simulate(SCENARIOS["overload"], "policy: least_request\nmax_in_flight: 3", seconds=5, workers=4)
     assert max(found.most_in_flight) == 3
 
 

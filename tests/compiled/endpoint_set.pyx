@@ -20,7 +20,7 @@ def take(EndpointSet endpoints not None, int i, double cost=1.0):
     """`take` for a request that costs `cost`, 1.0 for an average one: whether there was room. IndexError when `i` is
     out of range."""
     endpoints.check(i)
-    return endpoints.take(i, endpoints.units(cost), endpoints.probes) >= 0
+    return endpoints.take(i, endpoints.units(cost), endpoints.probes, 1) >= 0
 
 
 def note_attempt_at(EndpointSet endpoints not None, int i, bint failed, uint64_t now):

@@ -266,8 +266,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from only_for(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
         yield from only_for(pool, path, ("tcp_keepalive",), "not for protocol udp, which has no connections")
         yield from only_for(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
-    elif pool.discover is None and pool.agent is None and _unlimited(pool):
-        yield from only_for(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
+    elif pool.discover is None and pool.agent is None and not pool.learns_limits and _unlimited(pool):
+        yield from only_for(pool, path, ("queue",), "has no effect: nobody waits for endpoints without limits")
     yield from check_pool_keepalive(f"{path}.tcp_keepalive", pool.tcp_keepalive, pool.connect_timeout)
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"

@@ -282,7 +282,9 @@ def _pool(
     specs = _literal(name, pool) if given is None else given
     groups = groups_of(specs, zone, pool.zones)
     # An agent may limit its endpoint at any time.
-    limited = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
+    configured = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
+    learned = pool.learns_limits and not configured
+    limited = pool.protocol != "udp" and (configured or pool.learns_limits)
     return PoolPlan(
         name=name,
         protocol=pool.protocol,
@@ -311,7 +313,7 @@ def _pool(
         send_unique_id=pool.send_proxy.unique_id,
         send_checksum=pool.send_proxy.checksum,
         tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
-        queue=(queue_plan(pool.queue, allocator.series("pool", name)) if limited and pool.protocol != "udp" else None),
+        queue=queue_plan(pool.queue, allocator.series("pool", name), learned=learned) if limited else None,
         shaped=pool.shaped or bool(groups),
         groups=groups,
         outlier=outlier_plan(pool.outlier, len(specs)) if pool.outlier is not None else None,

@@ -5,6 +5,7 @@
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy,
              endpoints: [{address, weight, priority, zone, health, admin, in_flight, outstanding_cost, max_in_flight,
+                          learned_limit,
                           failing, turns, errors: {answers, faults, grpc}, sequences, sessions, check, steering, models,
                           report: {utilization, rps, eps, age_s} | None,
                           agent: {health, description, admin, weight_percent, max_in_flight, asked, failures,
@@ -285,6 +286,7 @@ def _endpoints(
             "sequences": open_.get(endpoint.slot, 0),
             "sessions": None if learned is None else learned.get(endpoint.slot, 0),  # None: its pool learns none
             "max_in_flight": endpoint.max_in_flight or None,
+            "learned_limit": segment.learned_limit(endpoint.slot) or None,
             "report": _report(segment, endpoint.slot, now),
             "check": checks.get(endpoint.address),
             "steering": steering.get(endpoint.address),  # None: only health, weight and the operator decide

@@ -312,6 +312,8 @@ cdef class Exchange(Waiter):
         cdef int found
         if self.pool.newer is not None:
             follow(self)
+        if self.pool.endpoints.learned and now < self.due() < UINT64_MAX:
+            self.pool.endpoints.allow(self.due() - now)
         found = self.find_endpoint(self.new_choice(now))
         if found < 0:
             found = stand_in_line(self.pool.queue, self, found, self.route.priority, self.due(),
@@ -1194,7 +1196,7 @@ cdef bint has_room(Exchange exchange) noexcept:
     cdef EndpointSet endpoints = exchange.pool.endpoints
     cdef int i
     for i in range(endpoints.size):
-        if not endpoints.limits[i] or endpoints.running(i) < endpoints.limits[i]:
+        if not endpoints.limit_now(i) or endpoints.running(i) < endpoints.limit_now(i):
             return True
     return False
 

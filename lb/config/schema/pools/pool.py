@@ -144,10 +144,13 @@ class PoolConfig(Model):
     on), `http` (HTTP/1.1), `http2` (HTTP/2 without TLS, by prior knowledge), `grpc` (as `http2`, for requests that
     speak gRPC), `tcp` (bytes) or `udp` (datagrams). Over HTTP/2 each worker has one connection to an endpoint, which
     all clients share."""
-    policy: Annotated[PolicyConfig, BeforeValidator(_policy, json_schema_input_type=str | PolicyConfig)] = PolicyConfig(
-        type="least_request"
+    policy: Annotated[PolicyConfig, BeforeValidator(_policy, json_schema_input_type=str | PolicyConfig)] = Field(
+        default_factory=lambda data: PolicyConfig(
+            type="least_request" if data.get("protocol") in ("tcp", "udp") else "auto"
+        )
     )
-    """How an endpoint is chosen: a policy's name, or a mapping with its options."""
+    """How an endpoint is chosen: a policy's name, or a mapping with its options. Default: `auto`, which learns what
+    each endpoint can do; `least_request` for `tcp` and `udp`."""
     endpoints: EndpointList = []
     """The servers: addresses, or mappings with an address and a weight."""
     discover: DiscoverConfig | None = None
@@ -193,7 +196,8 @@ class PoolConfig(Model):
     try over HTTP/2 that was given up until the endpoint has read that, a second at most.
     Pools count apart: an endpoint in two pools may have as many from each, and one whose pool is renamed as many again
     until those from before are done.
-    Default: no limit."""
+    Default: with the policy `auto` the number that the endpoint was found to be good for, of which this is an upper
+    bound; else no limit."""
     cost: Annotated[CostConfig, BeforeValidator(expand_cost, json_schema_input_type=str | CostConfig)] = CostConfig(
         unit="requests"
     )
@@ -246,6 +250,13 @@ class PoolConfig(Model):
         if self.panic_threshold is None:
             return 0 if self.outlier is None else 50
         return self.panic_threshold
+
+    @property
+    def learns_limits(self) -> bool:
+        """Whether the number of requests that each endpoint is good for is learned."""
+        if self.protocol in ("tcp", "udp") or self.policy.type != "auto":
+            return False
+        return self.policy.options.get("limits", True) is True
 
     @property
     def shaped(self) -> bool:

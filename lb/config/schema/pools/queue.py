@@ -9,15 +9,19 @@ from lb.config.schema.base import Integer, Model, Number
 from lb.config.units import MILLISECOND, SECOND, Duration
 
 
+MOST = 1024
+MOST_LEARNED = 16_384
+
+
 class QueueConfig(Model):
-    """The queue of a pool whose endpoints have a `max_in_flight`, one for all workers. Who goes first is decided by the
+    """The queue of a pool whose endpoints have a `max_in_flight`, or a learned limit, one for all workers. Who goes first is decided by the
     route's `priority`, then by deadline (the route's `timeout`, `grpc-timeout`, over REST the `timeout` of an inference
     request), then by arrival. A request that could not be answered by its deadline is refused at once, with 503 (gRPC:
     UNAVAILABLE) and `Retry-After`; so is one that waits too long, or finds the queue full."""
 
-    max: Integer = Field(default=1024, ge=0, le=1_000_000)
+    max: Integer | None = Field(default=None, ge=0, le=1_000_000)
     """Most requests that wait, in all workers together; 0: none waits. A request of a higher priority takes the place
-    of the last one."""
+    of the last one. Default: 1024 where `max_in_flight` limits endpoints, 16384 where limits are learned."""
     timeout: Duration = Field(default=30 * SECOND, ge=MILLISECOND)
     """Longest wait of a request; one that has waited longer is refused. It is also the deadline of requests that have
     none of their own, as far as their order goes: who has one beyond it goes after them."""
@@ -29,6 +33,7 @@ class QueueConfig(Model):
     One that would wait longer is refused at once. 1: all of it."""
 
 
-def queue_plan(queue: QueueConfig, series: int) -> QueuePlan:
-    """The plan of a queue that is counted by the series `series`."""
-    return QueuePlan(series, queue.max, queue.timeout, queue.overload_after, queue.overload_share)
+def queue_plan(queue: QueueConfig, series: int, *, learned: bool) -> QueuePlan:
+    """The plan of a queue that is counted by the series `series`, of a pool whose limits are `learned` or configured."""
+    most = queue.max if queue.max is not None else MOST_LEARNED if learned else MOST
+    return QueuePlan(series, most, queue.timeout, queue.overload_after, queue.overload_share)
