@@ -29,7 +29,7 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def wait_for_port(port: int, seconds: float = 10) -> None:
+def wait_for_port(port: int, seconds: float = 60) -> None:
     """Returns once something accepts connections there. Raises TimeoutError."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from waiting import eventually as until  # noqa: F401 - for those who import this
 
 from lb.wire import grpc_service_pb2 as wire
 
@@ -109,14 +109,6 @@ class Backend:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
-
-
-def until(what: Any, message: str) -> None:
-    """Polls `what` until it is true."""
-    end = time.monotonic() + DEADLINE
-    while not what():
-        assert time.monotonic() < end, message
-        time.sleep(0.01)
 
 
 def infer_request(model: str, *arrays: tuple[str, str, np.ndarray], **fields: Any) -> Any:

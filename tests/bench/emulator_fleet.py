@@ -6,13 +6,13 @@ import http.client
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+from waiting import eventually
 
 from bench.emulator.client import ControlClient
 from bench.emulator.spec import Constant, Fleet, Serial, ServerSpec, Service
@@ -40,10 +40,7 @@ class Running:
 
     def wait(self, right: Callable[[dict[str, Any]], bool], server: int = 0) -> dict[str, Any]:
         """The first statistics that are right."""
-        limit = time.monotonic() + TIMEOUT
-        while not right(stats := self.stats(server)):
-            assert time.monotonic() < limit, stats
-        return stats
+        return eventually(lambda: stats if right(stats := self.stats(server)) else None)
 
     def get(self, server: int = 0, method: str = "GET", path: str = "/") -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[server], timeout=TIMEOUT)

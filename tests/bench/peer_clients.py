@@ -6,10 +6,10 @@ import http.client
 import socket
 import ssl
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import grpc
+from waiting import eventually as until  # noqa: F401 - for those who import this
 
 HTTP = ["haproxy", "nginx", "envoy", "varnish"]
 GENERAL = ["haproxy", "nginx", "envoy"]  # those with HTTP/2, TCP and TLS
@@ -49,10 +49,3 @@ def curl(*arguments: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     body, _, last = done.stdout.rpartition("\n")
     return [*last.split(), body]
-
-
-def until(right: Callable[[], bool], seconds: float = 15.0) -> None:
-    limit = time.monotonic() + seconds
-    while not right():
-        assert time.monotonic() < limit, "it did not come to that in time"
-        time.sleep(0.02)

@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import eventually as wait_for
 
 from bench import machine
 from bench import results as store
@@ -37,14 +37,6 @@ needs_tools = pytest.mark.skipif(
     reason="wrk, nginx, haproxy and taskset are needed",
 )
 needs_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two CPUs are needed")
-
-
-def wait_for(condition, seconds: float = 30.0):  # type: ignore[no-untyped-def]
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 def test_cpu_time_of_children_and_threads_is_counted(tmp_path: Path) -> None:

@@ -10,36 +10,20 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from children import ENVIRONMENT
 from forked import Forked
+from waiting import eventually
 
 from lb.cli.admin import AdminClient
 
 T = TypeVar("T")
 STANDIN = Path(__file__).with_name("control_standin.py")
 ROOT = STANDIN.parents[2]
-
-
-def eventually(probe: Callable[[], T], what: str, seconds: float = 30) -> T:
-    """The first true result of `probe`; it may raise OSError or AssertionError until then."""
-    deadline = time.monotonic() + seconds
-    last: Any = None
-    while time.monotonic() < deadline:
-        try:
-            last = probe()
-        except (OSError, AssertionError, http.client.HTTPException) as error:
-            last = error
-        else:
-            if last:
-                return last
-        time.sleep(0.02)
-    raise AssertionError(f"{what}: not within {seconds} s, last: {last!r}")
 
 
 def configuration(folder: Path, **sections: Any) -> dict[str, Any]:

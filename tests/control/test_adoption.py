@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from waiting import until
 
 from lb.clock import MonotonicClock
 from lb.config.plan.plan import AccessLogPlan, Plan
@@ -89,9 +90,7 @@ class Bed:
         self.send("plan", generation, plan=plan.to_wire(), sockets={}, log_level="info")
 
     async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(20):
-            while not condition():
-                await asyncio.sleep(0.001)
+        await until(condition)
 
     async def running(self, generation: int) -> None:
         """Has `generation` in force, and the next adoption hold still."""

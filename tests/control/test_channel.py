@@ -12,6 +12,7 @@ import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from lb.control.workers import channel
 from lb.control.workers.channel import MAX_FDS, Channel, ChannelError, Decoder, encode
@@ -83,9 +84,7 @@ class Peers:
         )
 
     async def until(self, probe: Callable[[], object]) -> None:
-        async with asyncio.timeout(20):
-            while not probe():
-                await asyncio.sleep(0.001)
+        await until(probe)
 
     def close(self) -> None:
         self.left.close()

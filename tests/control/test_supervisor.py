@@ -10,15 +10,15 @@ import re
 import signal
 import socket
 import sys
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import uvloop
+from waiting import until
 
 from lb.clock import MonotonicClock
 from lb.config.schema.file import HealthConfig, ServeConfig
@@ -40,13 +40,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_polic
 @pytest.fixture
 def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
     return uvloop.EventLoopPolicy()
-
-
-async def until(condition: Callable[[], object], what: str = "") -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain {what}"
-        await asyncio.sleep(0.01)
 
 
 def standin(serve: ServeConfig, listen: str) -> list[str]:

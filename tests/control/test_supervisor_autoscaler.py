@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from waiting import until
 
 from lb.clock import ManualClock, MonotonicClock
 from lb.config.schema.file import ScalingConfig, ServeConfig
@@ -150,13 +148,6 @@ def test_other_limits_hold_from_the_next_decision_on() -> None:
     scaler.reconfigure(settings(), 1, 3)
     scaler.sample()
     assert scaler.step(15 * SECOND).replicas == 3
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def test_those_who_wait_are_load() -> None:

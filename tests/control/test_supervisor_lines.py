@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
+
+from waiting import until
 
 from lb.control.workers.lines import MAX_LINE, LineReader
 
 
 async def settle(lines: list[str], n: int) -> None:
-    deadline = time.monotonic() + 20
-    while len(lines) < n:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
+    await until(lambda: len(lines) >= n)
 
 
 async def test_lines_arrive_whole_and_the_last_one_without_its_end() -> None:

@@ -11,8 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ import forked
 import psutil
 import yaml
 from forked import Forked
+from waiting import eventually
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,22 +28,6 @@ COMMAND = (sys.executable, "-m", "lb.cli")
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def eventually(probe: Callable[[], T], what: str, seconds: float = 60) -> T:
-    """The first true result of `probe`, which may raise OSError or AssertionError until then."""
-    deadline = time.monotonic() + seconds
-    last: Any = None
-    while time.monotonic() < deadline:
-        try:
-            last = probe()
-        except (OSError, AssertionError, http.client.HTTPException) as error:
-            last = error
-        else:
-            if last:
-                return last
-        time.sleep(0.02)
-    raise AssertionError(f"{what}: not within {seconds} s, last: {last!r}")
 
 
 class Daemon:

@@ -11,6 +11,7 @@ from typing import Any
 
 from daemon import Daemon, eventually, http_listener, route, worker_of
 from traffic import ask_once
+from waiting import until
 
 Start = Callable[..., Daemon]
 WORKERS = 4
@@ -56,10 +57,7 @@ class Connections:
             await asyncio.sleep(0)
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        async with asyncio.timeout(30):
-            while not condition():
-                await asyncio.sleep(0.02)
-        assert condition(), what
+        await until(condition, what)
 
     async def end(self) -> None:
         for writer in self.writers:

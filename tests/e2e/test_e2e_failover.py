@@ -10,12 +10,13 @@ from typing import Any
 
 import forked
 import pytest
-from daemon import Daemon, eventually, http_listener, route
+from daemon import Daemon, http_listener, route
 from endpoints import Endpoint
 from name_server import NameServer, name_server
 from ports import free_port
 from test_e2e_operate import operate
 from traffic import load, request
+from waiting import until_in_thread as until
 
 Start = Callable[..., Daemon]
 GET = request("GET", "/x")
@@ -84,10 +85,6 @@ def config(endpoints: list[dict[str, Any]], top: dict[str, Any] | None = None, *
 
 def shares(daemon: Daemon) -> list[float]:
     return [level["share"] for level in daemon.pool("http")["levels"]]
-
-
-async def until(probe: Callable[[], Any], what: str) -> Any:
-    return await asyncio.to_thread(eventually, probe, what)
 
 
 async def test_a_level_that_is_killed_costs_no_request_and_comes_back(

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from authority import Authority
 from daemon import Daemon, eventually, http_listener
+from waiting import until_in_thread
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Context = grpc.aio.ServicerContext
@@ -178,7 +179,7 @@ class Front:
 
     async def until(self, probe: Callable[[], Any], what: str) -> None:
         """`eventually`, while the servers go on."""
-        await asyncio.to_thread(eventually, probe, what, 10)
+        await until_in_thread(probe, what)
 
     async def idle(self) -> None:
         await self.until(lambda: self.daemon.in_flight() == 0, "the end of all exchanges")

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from daemon import Daemon, eventually, http_listener, route
+from daemon import Daemon, http_listener, route
 from test_e2e_operate import operate
 from traffic import load, request
+from waiting import until_in_thread as until
 
 Start = Callable[..., Daemon]
 GET = request("GET", "/x")
@@ -83,10 +84,6 @@ def ejection_state(daemon: Daemon, endpoint: Moody) -> dict[str, Any]:
     row = next(row for row in daemon.pool("http")["endpoints"] if row["address"] == endpoint.address)
     found: dict[str, Any] = row["steering"]
     return found
-
-
-async def until(probe: Callable[[], Any], what: str) -> Any:
-    return await asyncio.to_thread(eventually, probe, what)
 
 
 async def test_failures_in_a_row_are_counted_over_all_workers(start: Start, moody: Callable[[str], Any]) -> None:

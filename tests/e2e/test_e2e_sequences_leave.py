@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from daemon import Daemon, digits_pool, eventually, http_listener, route
+from daemon import Daemon, digits_pool, http_listener, route
 from sequence_servers import SequenceServer
 from test_e2e_sequences import Failed, Rest, config
 from traffic import DIGITS_INFER, Client, ask_once, digit_samples, request
+from waiting import until_in_thread as until
 
 Start = Callable[..., Daemon]
 
@@ -24,10 +25,6 @@ async def fleet() -> AsyncIterator[list[SequenceServer]]:
     yield made
     for one in made:
         await one.server.stop(None)
-
-
-async def until(probe: Callable[[], Any], what: str) -> Any:
-    return await asyncio.to_thread(eventually, probe, what)
 
 
 async def lost(daemon: Daemon) -> float:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from daemon import Daemon, eventually, http_listener, route
+from daemon import Daemon, http_listener, route
 from test_e2e_learned import Application
 from traffic import Answer, ask_once, request
+from waiting import until_in_thread as until
 
 Start = Callable[..., Daemon]
 AFFINITY = {"cookie": {"cookie": {"name": "STAY"}}, "learn": {"learn": {"cookie": "JSESSIONID"}}}
@@ -53,10 +54,6 @@ def name_of(answer: Answer) -> str:
 
 def cookie_of(answer: Answer) -> str:
     return answer.headers.get("set-cookie", "").partition(";")[0]
-
-
-async def until(probe: Callable[[], Any], what: str) -> None:
-    await asyncio.to_thread(eventually, probe, what)
 
 
 def ejection_state(daemon: Daemon, server: Application) -> str:

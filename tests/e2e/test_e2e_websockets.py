@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 import websockets
 from authority import Authority
-from daemon import Daemon, eventually, http_listener
+from daemon import Daemon, http_listener
+from waiting import until_in_thread
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -82,7 +83,7 @@ class Front:
             yield client
 
     async def until(self, probe: Callable[[], Any], what: str) -> None:
-        await asyncio.to_thread(eventually, probe, what, 10)
+        await until_in_thread(probe, what)
 
     async def idle(self) -> None:
         await self.until(lambda: self.daemon.in_flight() == 0, "free slots")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from agent_server import Agent, agent
+from waiting import until
 
 from lb.clock import MonotonicClock
 from lb.config.schema.file import AgentConfig
@@ -40,13 +40,6 @@ class Rig:
         asked = self.row()["asked"] + count
         await until(lambda: self.row()["asked"] >= asked)
         return self.row()["last"]["said"]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -6,15 +6,14 @@ import os
 import random
 import resource
 import socket
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 from health_servers import NOT_SERVING, SERVING, grpc_server
+from waiting import until
 
 from lb.clock import MonotonicClock
 from lb.config.schema.file import HealthConfig
@@ -28,13 +27,6 @@ FAST = {"interval": "10ms", "timeout": "5s", "rise": 2, "fall": 3}
 
 def target(address: str, slot: int = 0, **health: Any) -> Target:
     return Target("pool", address, slot, HealthConfig(**{"type": "tcp", **FAST, **health}))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.005)
 
 
 class Scripted:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from waiting import until
 
 from lb.config.units import SECOND
 from lb.health.load_report_stream import read
@@ -61,13 +62,6 @@ async def rig() -> AsyncIterator[Rig]:
     made = Rig()
     yield made
     await made.monitor.close()
-
-
-async def until(condition: Any, what: str) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
-    assert condition(), what
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

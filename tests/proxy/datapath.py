@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
+from waiting import until
 
 from lb.config.plan.plan import (
     AccessLogPlan,
@@ -163,11 +164,8 @@ class Gate:
 
 
 async def settle(condition: Callable[[], bool], what: str) -> None:
-    """Waits until `condition` holds; fails with `what` after ten seconds."""
-    deadline = asyncio.get_running_loop().time() + 10
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, what
-        await asyncio.sleep(0.01)
+    """Waits until `condition` holds; fails with `what`."""
+    await until(condition, what)
 
 
 class Site:

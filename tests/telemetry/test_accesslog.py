@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compiled.access_log import write_sample
+from waiting import eventually
 
 from lb.telemetry.accesslog import AccessLog
 
@@ -31,13 +31,6 @@ class Exporter:
 
     def close(self) -> None:
         self.closed += 1
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+
+from waiting import until
 
 from lb.net.address import Address
 from lb.net.poller import Poller
@@ -19,14 +20,6 @@ from lb.upstream.connections.http2 import Http2Channel
 
 SERVICE = b"/test.Service/"
 CONNECT, REFUSED, RESET, TIMEOUT, PROTOCOL, TOO_LARGE = 1, 2, 3, 4, 5, 6
-
-
-async def until(condition: Callable[[], object], limit: float = 20.0) -> None:
-    """Polls `condition`; fails after `limit` seconds."""
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true"
-        await asyncio.sleep(0.005)
 
 
 class Outcome:
