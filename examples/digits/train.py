@@ -26,6 +26,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from threadpoolctl import threadpool_limits
 
 HERE = Path(__file__).parent.resolve()
 SEED = 20
@@ -44,7 +45,9 @@ def split() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def train(images: np.ndarray, labels: np.ndarray) -> Pipeline:
     network = MLPClassifier(hidden_layer_sizes=(128, 64), alpha=1e-3, max_iter=400, random_state=SEED)
-    return make_pipeline(MinMaxScaler(), network).fit(images, labels)
+    # Threads that wait for each other at matrices this small take many times the CPU, most on a busy machine.
+    with threadpool_limits(1):
+        return make_pipeline(MinMaxScaler(), network).fit(images, labels)
 
 
 def export(model: Pipeline) -> onnx.ModelProto:
