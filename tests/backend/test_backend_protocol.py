@@ -9,7 +9,7 @@ import backend_models
 import grpc
 import numpy as np
 import pytest
-from backend_process import DIGITS, infer_request
+from backend_process import DIGITS, infer_request, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -60,7 +60,7 @@ async def test_server_calls(stub, server):
         "statistics",
         "system_shared_memory",
     ]
-    assert "model digits version 1: asked [cpu], running on CPUExecutionProvider" in server.log
+    until(lambda: "model digits version 1: asked [cpu], running on CPUExecutionProvider" in server.log, "no log")
 
 
 async def test_metadata(stub):
