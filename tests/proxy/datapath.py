@@ -158,7 +158,7 @@ class Gate:
         """Sends `request` on a new connection and reads until the gate closes it."""
         reader, writer = await self.connect()
         writer.write(request)
-        answer = await asyncio.wait_for(reader.read(-1), 20)
+        answer = await asyncio.wait_for(reader.read(-1), 90)
         writer.close()
         return answer
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from datapath import SECOND, Gate, Handler, Site, listening_socket, settle
 from msgspec.structs import replace
-from queue_site import QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
+from queue_site import LONG, QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
 
 from lb.config.plan.plan import QueuePlan
 from lb.proxy.proxy import Proxy
@@ -63,19 +63,18 @@ async def learn(gate: Gate, endpoint: Held, seconds: float) -> None:
 async def test_who_comes_before_all_in_another_worker_is_not_refused_for_them(
     site: Site, others: str, probe: str, own: int
 ) -> None:
-    """By priority as by deadline: 40 wait, for 50 ms each, and the newcomer has less time than all of them take."""
+    """By priority as by deadline: 40 wait, for 1 s each, and the newcomer has less time than all of them take."""
     endpoint = Held()
     served = routes(
-        {"name": "high", "priority": 0, "timeout_ns": SECOND},
+        {"name": "high", "priority": 0, "timeout_ns": 20 * SECOND},
         {"name": "low", "priority": 2},
-        {"name": "late", "timeout_ns": 60 * SECOND},
-        {"name": "soon", "timeout_ns": SECOND},
+        {"name": "late", "timeout_ns": LONG},
+        {"name": "soon", "timeout_ns": 20 * SECOND},
         {"name": "learn"},
     )
-    queue = replace(QUEUE, timeout_ns=60 * SECOND)
-    async with two_workers(site, endpoint, queue, listener={"routes": served}) as gates:
-        await learn(gates[1], endpoint, 0.05)
-        await learn(gates[0], endpoint, 0.05)
+    async with two_workers(site, endpoint, listener={"routes": served}) as gates:
+        await learn(gates[1], endpoint, 1)
+        await learn(gates[0], endpoint, 1)
         tasks = [await hold(gates[0], endpoint, "/learn/held")]
         tasks += [await wait(gates[1 if i < own else 0], others.format(i)) for i in range(40)]
         newcomer = await wait(gates[1], probe)
@@ -89,11 +88,11 @@ async def test_who_comes_behind_those_of_another_worker_is_refused_for_them(site
     endpoint = Held()
     served = routes(
         {"name": "high", "priority": 0},
-        {"name": "low", "priority": 2, "timeout_ns": SECOND},
+        {"name": "low", "priority": 2, "timeout_ns": 10 * SECOND},
         {"name": "learn"},
     )
     async with two_workers(site, endpoint, listener={"routes": served}) as gates:
-        await learn(gates[1], endpoint, 0.5)  # which counts for three seconds
+        await learn(gates[1], endpoint, 2)  # which counts for nine seconds
         tasks = [await hold(gates[0], endpoint, "/learn/held")]
         tasks += [await wait(gates[0], f"/high/{i}") for i in range(10)]
         assert b"too long to answer in time" in await ask(gates[1], "/low/x")
@@ -128,16 +127,17 @@ async def test_how_many_of_another_worker_come_before_is_known_roughly(site: Sit
 async def test_deadlines_beyond_the_timeout_over_two_workers(site: Site) -> None:
     """Who comes first is decided by deadline over all workers, as within one."""
     endpoint = Held()
-    served = routes(*({"name": f"{n}s", "timeout_ns": n * SECOND} for n in (20, 30, 40, 50)), {"name": "learn"})
-    async with two_workers(site, endpoint, listener={"routes": served}) as gates:
+    served = routes(*({"name": f"{n}s", "timeout_ns": n * SECOND} for n in (200, 300, 400, 500)), {"name": "learn"})
+    queue = replace(QUEUE, timeout_ns=100 * SECOND)
+    async with two_workers(site, endpoint, queue, listener={"routes": served}) as gates:
         tasks = [await hold(gates[0], endpoint, "/learn")]
-        tasks += [await wait(gates[i % 2], f"/{n}s/x") for i, n in enumerate((50, 40, 30, 20))]
+        tasks += [await wait(gates[i % 2], f"/{n}s/x") for i, n in enumerate((500, 400, 300, 200))]
         now = time.monotonic_ns()
         outlook = gates[0].proxy.pools[0].queue.outlook
-        assert [outlook(1, now + n * SECOND, 0, now)["before"] for n in (15, 25, 55)] == [0, 1, 4]
+        assert [outlook(1, now + n * SECOND, 0, now)["before"] for n in (150, 250, 550)] == [0, 1, 4]
         endpoint.answer(5)
         await asyncio.gather(*tasks)
-        assert endpoint.seen[1:] == [f"/{n}s/x" for n in (20, 30, 40, 50)]
+        assert endpoint.seen[1:] == [f"/{n}s/x" for n in (200, 300, 400, 500)]
 
 
 async def test_a_burst_is_no_overload_for_a_worker_that_had_another_one_before(site: Site) -> None:
