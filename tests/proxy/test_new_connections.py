@@ -147,8 +147,8 @@ async def test_small_pieces_are_sent_at_once(site: Site) -> None:
     gate = await site.gate([await site.endpoint(answering)])
     reader, writer = await ask(gate, GET)
     await reader.readuntil(b"ok")
-    port = writer.get_extra_info("sockname")[1]
-    (ours,) = [each for each in sockets_of_this_process() if peer_port(each) == port]
+    wanted = (("127.0.0.1", gate.port), writer.get_extra_info("sockname"))
+    (ours,) = [each for each in sockets_of_this_process() if ends(each) == wanted]
     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     writer.close()
 
@@ -164,9 +164,9 @@ def sockets_of_this_process() -> list[socket.socket]:
     return found
 
 
-def peer_port(sock: socket.socket) -> int | None:
+def ends(sock: socket.socket) -> tuple[object, object] | None:
+    """Its own address and its peer's. One port alone may be that of another connection of this process as well."""
     try:
-        name = sock.getpeername()
+        return sock.getsockname(), sock.getpeername()
     except OSError:
         return None
-    return name[1] if sock.family == socket.AF_INET else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import Any
 
 import grpc
@@ -77,10 +76,8 @@ async def test_a_bad_mirror_harms_nobody(site: Site, fault: str) -> None:
         copy["endpoints"] = [{"address": address, "weight": 0}]
     gate = await mirrored(site, pools["main"], copy)
     before = stat(gate, "mirror_failed")
-    began = time.monotonic()
     for _ in range(5):
         assert (await curl(gate, "/")).body == "main"
-    assert time.monotonic() - began < 10
     await settle(lambda: stat(gate, "mirror_failed") - before == 5, "every copy is counted as failed")
     await settle(lambda: gate.in_flight() == 0, "the copies' endpoints are given back")
     assert gate.proxy.busy() == 0
@@ -107,7 +104,7 @@ async def test_a_huge_answer_is_not_read_to_its_end(site: Site) -> None:
 
 async def test_limits_of_copies(site: Site) -> None:
     made, pools = await shown(site, "main", "copy")
-    made["copy"].delay = 3
+    made["copy"].delay = 600
     gate = await mirrored(site, pools["main"], pools["copy"], max_in_flight=2)
     before = stat(gate, "mirrored"), stat(gate, "mirror_skipped")
     for _ in range(5):
@@ -127,7 +124,7 @@ async def test_a_request_that_was_not_kept_is_not_copied(site: Site) -> None:
         await asyncio.sleep(0.005)
     await reader.readuntil(b"\r\n\r\nmain")
     writer.close()
-    assert stat(gate, "mirror_skipped") - before == 1
+    await settle(lambda: stat(gate, "mirror_skipped") - before == 1, "the copy is counted as skipped")
     assert made["copy"].requests == []
 
 
@@ -136,12 +133,17 @@ async def test_a_request_that_was_not_kept_is_not_copied(site: Site) -> None:
 BODY = '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}]}'
 
 
-async def inference_gate(site: Site, main: ModelServer, copy: str, **mirror: Any) -> Gate:
+async def inference_gate(site: Site, main: ModelServer, copy: str, **of_copy: Any) -> Gate:
+    """`of_copy` are settings of the mirror's pool."""
     pools = {
         "main": {"protocol": "oip", "endpoints": [await site.model(main)]},
-        "copy": {"protocol": "oip", "endpoints": [copy], "response_timeout": 300_000_000},
+        "copy": {"protocol": "oip", "endpoints": [copy], **of_copy},
     }
-    return await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy", **mirror}}], pools)
+    return await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy"}}], pools)
+
+
+# A mirror's pool whose copies end before they are answered; what others say in time is not a matter of the machine.
+IMPATIENT = {"response_timeout": "300ms"}
 
 
 async def test_an_inference_is_copied(site: Site) -> None:
@@ -158,7 +160,7 @@ async def test_an_inference_is_copied(site: Site) -> None:
 @pytest.mark.parametrize("fault", ["dead", "slow", "huge"])
 async def test_a_bad_mirror_harms_no_inference(site: Site, fault: str) -> None:
     async def slow(request: Any, context: Any) -> Any:
-        await asyncio.sleep(3)
+        await asyncio.sleep(600)
 
     async def huge(request: Any, context: Any) -> Any:
         answer = await echo(request, context)
@@ -168,7 +170,7 @@ async def test_a_bad_mirror_harms_no_inference(site: Site, fault: str) -> None:
     copy = f"127.0.0.1:{free_port()}"
     if fault != "dead":
         copy = await site.model(ModelServer(slow if fault == "slow" else huge))
-    gate = await inference_gate(site, ModelServer(), copy)
+    gate = await inference_gate(site, ModelServer(), copy, **(IMPATIENT if fault == "slow" else {}))
     before = stat(gate, "mirrored"), stat(gate, "mirror_failed")
     for _ in range(3):
         assert (await curl(gate, INFER, "-d", BODY)).status == 200
@@ -317,7 +319,8 @@ async def with_turn(site: Site, protocol: str, turn: str) -> Gate:
             name: {"protocol": protocol, "endpoints": [await site.endpoint(one)], "retries": 0}
             for name, one in (("main", main), ("copy", copy))
         }
-    pools["copy"]["response_timeout"] = "200ms"
+    if turn == "hang":
+        pools["copy"].update(IMPATIENT)
     return await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy"}}], pools)
 
 
@@ -388,10 +391,10 @@ async def test_copies_of_rest_inferences_count_by_grpc_status(
 @pytest.mark.parametrize("fault", ["dead", "slow"])
 async def test_copies_of_rest_inferences_without_an_answer(site: Site, fault: str) -> None:
     async def slow(request: Any, context: Any) -> Any:
-        await asyncio.sleep(3)
+        await asyncio.sleep(600)
 
     copy = await site.model(ModelServer(slow)) if fault == "slow" else f"127.0.0.1:{free_port()}"
-    gate = await inference_gate(site, ModelServer(), copy)
+    gate = await inference_gate(site, ModelServer(), copy, **(IMPATIENT if fault == "slow" else {}))
     assert (await curl(gate, INFER, "-d", BODY)).status == 200
     found = await unlike_a_client(gate)
     assert (found["requests.5xx"], statuses(found), found["errors"]) == (1, {4 if fault == "slow" else 14: 1}, 1)
