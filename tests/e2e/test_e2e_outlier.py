@@ -88,7 +88,7 @@ def ejection_state(daemon: Daemon, endpoint: Moody) -> dict[str, Any]:
 
 async def test_failures_in_a_row_are_counted_over_all_workers(start: Start, moody: Callable[[str], Any]) -> None:
     a, b, c, d = [await moody(name) for name in "abcd"]
-    outlier = {"consecutive_5xx": 20, "base_ejection_time": "1s", "probation_requests": 10, "interval": "60s"}
+    outlier = {"consecutive_5xx": 20, "base_ejection_time": "3s", "probation_requests": 10, "interval": "60s"}
     daemon = start(config([a, b, c, d], outlier=outlier))
     async with load(daemon.port(), [GET], clients=32) as running:
         await running.until(400)
@@ -110,7 +110,7 @@ async def test_failures_in_a_row_are_counted_over_all_workers(start: Start, mood
         assert len(running.failures) - before <= 1, "whatever was under way as it was healed"
     ejections = await asyncio.to_thread(daemon.metrics, "tidegate_endpoint_ejections_total")
     assert {dict(labels)["reason"] for labels in ejections} == {"consecutive_5xx", "probation"}
-    assert "is ejected for 1.0 s (ejection 1 in a row): consecutive_5xx" in daemon.log
+    assert "is ejected for 3.0 s (ejection 1 in a row): consecutive_5xx" in daemon.log
     assert "takes requests again" in daemon.log
 
 
