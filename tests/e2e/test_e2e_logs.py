@@ -123,7 +123,7 @@ async def test_methods_that_only_http2_has_are_named(
 ) -> None:
     path, one = tmp_path / "access.log", await endpoint("a")
     port = start(config(str(path), one.address, "127.0.0.1:9")).port()
-    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False) as client:
+    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False, timeout=60) as client:
         for method in ("QUERY", "BREW", "VERSION-CONTROL", "M" * 100):
             await client.request(method, f"http://127.0.0.1:{port}/http/a?b")
     await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 4, "four lines")
@@ -143,7 +143,7 @@ async def test_grpc_calls_have_both_statuses(start: Start, stub: Callable[[], st
         for method in ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/No", "/dead/X"):
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await channel.unary_unary(method)(b"")
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         web = {"Content-Type": "application/grpc-web"}
         await client.post(f"http://127.0.0.1:{port}/dead/X", content=b"\0\0\0\0\0", headers=web)
     await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 4, "four lines")
@@ -188,7 +188,7 @@ async def test_our_own_answers_to_grpc_calls_are_told_alike(start: Start, tmp_pa
     wanted.append(("/none/M", 5, "no-route", 12))
     for kind in ("application/grpc", "application/grpc-web"):
         http2 = kind == "application/grpc"
-        async with httpx.AsyncClient(http1=not http2, http2=http2, trust_env=False) as client:
+        async with httpx.AsyncClient(http1=not http2, http2=http2, trust_env=False, timeout=60) as client:
             for target, size, reason, code in wanted:
                 if target == "/none/M" and not http2:
                     continue  # no route takes it: whether it is gRPC-Web is not looked at
@@ -229,7 +229,7 @@ async def test_what_is_not_served_of_the_inference_protocol_has_a_reason(start: 
         ("GET", "/v2/models/%FF", 400, "bad-request"),
         ("GET", "/v2/health/live", 502, "connect"),
     ]
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         for method, target, status, _ in wanted:
             assert (await client.request(method, f"http://127.0.0.1:{port}{target}")).status_code == status
     await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == len(wanted), "all lines")
@@ -254,12 +254,14 @@ async def test_user_agents_and_models(
         with contextlib.suppress(grpc.aio.AioRpcError):
             await infer(message.SerializeToString())
     agent = 'curl/8.5 "quoted" ' + "x" * 200
-    async with httpx.AsyncClient(trust_env=False, headers={"User-Agent": agent}) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60, headers={"User-Agent": agent}) as client:
         await client.get(f"http://127.0.0.1:{port}/v2/models/m%20x/versions/1/ready")
         await client.get(f"http://127.0.0.1:{port}/v2/models/plain?x=1")
         await client.get(f"http://127.0.0.1:{port}/http/a")
         await client.get(f"http://127.0.0.1:{port}/nowhere", headers={"Host": "h"})
-    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False, headers={"User-Agent": "two"}) as client:
+    async with httpx.AsyncClient(
+        http1=False, http2=True, trust_env=False, timeout=60, headers={"User-Agent": "two"}
+    ) as client:
         await client.request("BREW", f"http://127.0.0.1:{port}/http/a")
     await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 6, "six lines")
     lines = lines_of(path)
@@ -338,7 +340,7 @@ async def test_what_no_route_takes_or_nobody_understands_is_recorded(start: Star
         writer.write(sent)
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
         writer.close()
-    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False) as client:
+    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False, timeout=60) as client:
         await client.get(f"http://127.0.0.1:{port}/none")
         await client.post(f"http://127.0.0.1:{port}/a.B/C", headers={"Content-Type": "application/grpc"})
         await client.get(f"http://127.0.0.1:{port}/none", headers={"X": "a" * 5000})
