@@ -178,6 +178,21 @@ def simulate(
 
 
 @app.command()
+def agreement(
+    scenarios: Annotated[list[str] | None, typer.Argument(metavar="[SCENARIO...]", help="Default: all.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Real ones, and as many simulated.")] = RUNS,
+) -> None:
+    """Run scenarios for real and in simulated time, and show the ratio of their figures."""
+    from bench.simulate import agreement as agreeing
+
+    names = _known(scenarios or list(agreeing.TWINS), agreeing.TWINS, "scenario")
+    console = _console()
+    with signals_as_exit():
+        found = agreeing.measure(names, runs, _progress(console))
+    agreeing.show(found, console)
+
+
+@app.command()
 def config(peer: str, scenario: str) -> None:
     """Print the configuration that a proxy gets in a scenario (ports and directory are examples)."""
     _known([peer], PROXIES, "proxy")

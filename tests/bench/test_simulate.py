@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bench.emulator.spec import Exponential, Failure, Normal, Parallel, Serial, Service
 from bench.load.arrivals import Poisson
-from bench.simulate import SCENARIOS, Kind, Result, Scenario, simulate
+from bench.scenarios import SCENARIOS as REAL
+from bench.simulate import SCENARIOS, Kind, Result, Scenario, agreement, simulate
 from bench.simulate.result import GONE, UNFINISHED
 from bench.simulate.scenario import capacity, capacity_per_second
 
@@ -152,3 +153,19 @@ def test_every_scenario_runs() -> None:
     for each in SCENARIOS.values():
         found = simulate(each, seconds=1)
         assert found.answers, each.name
+
+
+def test_the_twins_of_real_scenarios_take_their_configuration() -> None:
+    for name, (twin, _) in agreement.TWINS.items():
+        task = REAL[name].task
+        (found,) = agreement._simulated(name, 1)
+        assert found.scenario.name == twin
+        assert set(agreement._figures(found)) >= {"p50_ms", "p99_ms", "goodput", "late_pct"}
+        if task.endpoint_limit:
+            assert max(found.most_in_flight) == task.endpoint_limit
+
+
+def test_the_ratio_of_a_figure_is_of_medians() -> None:
+    one = agreement.Agreement("overload", "p99_ms", (10.0, 20.0, 90.0), (30.0, 10.0))
+    assert one.ratio == 1.0
+    assert agreement.Agreement("overload", "failed", (0.0,), (3.0,)).ratio == 0.0
