@@ -126,6 +126,9 @@ cdef class SimulatedPoller(Poller):
         self.wheel_tick = self.now // TICK_NS
         self.flush_callback = self._flush_later
 
+    def start_ticking(self):
+        self.tick_handle = self.loop.call_later(TICK_NS / 1e9, self._tick)
+
     cdef uint64_t clock(self) noexcept:
         return self.agenda.now
 

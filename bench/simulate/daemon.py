@@ -15,6 +15,7 @@ from lb.balancing.policy_checks import check_policies
 from lb.config.document import parse
 from lb.config.load import load
 from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import Plan
 from lb.config.schema.file import Config
 from lb.control.endpoints import targets
 from lb.control.endpoints.steering import LOOK, Steering
@@ -47,6 +48,7 @@ class Daemon:
         self._clock = SimulatedClock(simulation)
         self._steering = Steering(self._segment, self._clock, lambda pool, address, slot: True)
         self._generation = 0
+        self.plan: Plan | None = None
         wakeups: list[Any] = []
         self.workers = [
             Worker(simulation, Segment.attach(os.dup(self._segment.fd), number), wakeups, WAKEUP_NS)
@@ -67,6 +69,11 @@ class Daemon:
         for worker in self.workers:
             worker.adopt(plan)
         self._registry.commit(initial, now)
+        self.plan = plan
+
+    def total(self, number: int) -> list[int]:
+        """The words of a series of the plan, over all workers (lb.shared.words)."""
+        return self._segment.series_total(number)
 
     def steer(self) -> None:
         """The master looks, now and then for ever."""
