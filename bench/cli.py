@@ -152,12 +152,13 @@ def simulate(
     route: Annotated[str, typer.Option(metavar="YAML", help="A mapping: what it says of each route besides.")] = "",
     file: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="Your own file: its first pool has an endpoint for each server."),
+        typer.Option("--config", metavar="FILE", help="Your own file: its pools have an endpoint for each server."),
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="To measure [the scenario's].")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same figures.")] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Of each, by seeds from `seed` on; the table has medians.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Of each daemon.")] = 1,
+    load: Annotated[float, typer.Option(min=0.01, help="So many times the scenario's requests.")] = 1.0,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep all figures.")] = None,
     endpoints: Annotated[bool, typer.Option("--endpoints", help="Show what each server got.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the scenarios.")] = False,
@@ -171,10 +172,9 @@ def simulate(
             typer.echo(f"{one.name:<24}{one.title}")
         return
     names = _known(scenarios or list(SIMULATED), SIMULATED, "scenario")
-    cli.run(
-        [SIMULATED[name] for name in names], policy or [cli.DEFAULT], seconds=seconds, seed=seed, runs=runs,
-        workers=workers, pool=pool, route=route, file=file, save=json, endpoints=endpoints, console=_console(),
-    )  # fmt: skip
+    options = cli.Options(seconds, seed, runs, workers, pool, route, file, load)
+    chosen = [SIMULATED[name] for name in names]
+    cli.run(chosen, policy or [cli.DEFAULT], options, save=json, endpoints=endpoints, console=_console())
 
 
 @app.command()

@@ -347,7 +347,7 @@ cdef class Worker:
     cdef object tools
     cdef Listener listener
     cdef dict queues
-    cdef readonly list pools
+    cdef readonly list pools          # type: list[Any]
     cdef tuple routes
 
     def __init__(
@@ -366,7 +366,7 @@ cdef class Worker:
         in."""
         cdef Pool pool, old
         cdef Py_ssize_t i
-        (listener,) = plan.listeners
+        listener = plan.listeners[0]
         pools = [self.make_pool(one) for one in plan.pools]
         made = finished(make_routes(listener.routes, pools, set(), self.segment, self.tools, None))
         for i in range(len(pools)):

@@ -19,7 +19,7 @@ from lb.config.plan.plan import Plan
 from lb.config.schema.file import Config
 from lb.control.endpoints import targets
 from lb.control.endpoints.steering import LOOK, Steering
-from lb.control.registry import Registry
+from lb.control.registry import Initial, Registry
 from lb.proxy.routing.checks import check_routes
 from lb.shared.segment import Segment
 
@@ -63,7 +63,7 @@ class Daemon:
         plan = compile_plan(
             config, generation=self._generation, workers=len(self.workers), allocator=self._registry, managed={}
         )
-        initial = dict(targets.initial(plan, config))
+        initial = {slot: Initial(found.weight, up=True) for slot, found in targets.initial(plan, config)}
         self._registry.prepare(initial, now)
         self._steering.update(plan, config)
         for worker in self.workers:
@@ -108,6 +108,11 @@ def configuration(
             "pools": {POOL: {"protocol": scenario.protocol, "endpoints": list(addresses), **pool}},
         }
     )
+
+
+def addresses_of(config: Config) -> list[str]:
+    """Of the endpoints of all pools, in the order of the file."""
+    return [endpoint.address for pool in config.pools.values() for endpoint in pool.endpoints]
 
 
 def read(data: Mapping[str, Any]) -> Config:

@@ -80,7 +80,7 @@ class Result:
                 counts[second] += 1
         return counts
 
-    def shares_of_capacity(self) -> list[float]:
+    def shares_of_able(self) -> list[float]:
         """The same as shares of what the servers can do in that second, or of what was asked in it if that is less."""
         asked = [0] * round(self.seconds)
         for one in self.all_answers:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -13,15 +13,18 @@ from bench.emulator.distributions import ns
 from bench.emulator.model import Executor
 from bench.emulator.spec import Serial, Service
 from bench.emulator.timeline import Span
+from bench.errors import BenchError
 from bench.load.arrivals import Constant, Poisson, schedule
-from bench.simulate._engine import Server, Simulation
-from bench.simulate.daemon import Daemon, configuration, mapping
+from bench.simulate._engine import Server, Simulation, Worker
+from bench.simulate.daemon import Daemon, addresses_of, configuration, mapping
 from bench.simulate.result import Answer, Result
 from bench.simulate.scenario import SECOND, Scenario, timeline_of
 from lb.balancing.turns import reseed as reseed_turns
 from lb.config.schema.file import Config
 from lb.proxy.random import reseed as reseed_worker
 from lb.shared import seeds
+
+Watch = Callable[[float, Sequence[Sequence[Worker]]], None]
 
 DELAY_MS = 0.1
 _BEGIN = 1_000 * SECOND  # of simulated time: it has been running for a while
@@ -39,13 +42,20 @@ def simulate(
     route: str = "",
     config: Config | None = None,
     delay_ms: float = DELAY_MS,
+    watch: Watch | None = None,
+    every_ms: float = 100.0,
 ) -> Result:
     """Runs `scenario` in simulated time.
 
     `pool` and `route` are YAML: what the file says of the pool and of each route besides endpoints and timeout.
-    `config` is a whole file instead, whose first pool has an endpoint for each server. `seconds` are measured (default:
-    the scenario's). `workers` is per daemon. `delay_ms` is the network's between any two. The same arguments give the
-    same result. Raises ConfigError for a configuration that is none, BenchError for arrivals that cannot be.
+    `config` is a whole file instead, whose pools have an endpoint for each server, and its first listener a route for
+    each kind of request or one for all. `seconds` are measured (default: the scenario's). `workers` is per daemon.
+    `delay_ms` is the network's between any two. `watch(seconds, daemons)` is called every `every_ms`, with the seconds
+    since the end of the warm-up: it may look at the pools of the daemons' workers. The same arguments give the same
+    result.
+
+    Raises ConfigError for a configuration that is none, BenchError for one that does not go with the scenario and for
+    arrivals that cannot be.
     """
     if seconds is not None:
         scenario = replace(scenario, seconds=seconds)
@@ -53,70 +63,93 @@ def simulate(
     try:
         reseed_turns()
         reseed_worker()
-        return _run(scenario, mapping(pool), mapping(route), config, seed, workers, delay_ms)
+        files = _files(scenario, pool, route, config, workers)
+        simulation = Simulation(_BEGIN, ns(delay_ms), seed, _METHODS[scenario.method])
+        return _run(simulation, scenario, files, seed, workers, watch, every_ms)
     finally:
         seeds.repeat(None)
         reseed_turns()
         reseed_worker()
 
 
+@dataclass(frozen=True)
+class _Files:
+    """The file at the beginning, and when all servers are endpoints; the address of each server."""
+
+    first: Config
+    full: Config
+    addresses: list[str]
+
+
+def _files(scenario: Scenario, pool: str, route: str, config: Config | None, workers: int) -> _Files:
+    count = len(scenario.services)
+    if config is not None:
+        addresses = addresses_of(config)
+        if len(addresses) != count:
+            raise BenchError(f"{scenario.name} has {count} servers, and the file {len(addresses)} endpoints")
+        return _Files(config, config, addresses)
+    addresses = [f"192.0.2.{1 + i // 250}:{9000 + i % 250}" for i in range(count)]
+    options = mapping(pool), mapping(route), workers
+    full = configuration(scenario, addresses, *options)
+    if scenario.join is None:
+        return _Files(full, full, addresses)
+    return _Files(configuration(scenario, addresses[: scenario.join.first], *options), full, addresses)
+
+
 def _run(
+    simulation: Simulation,
     scenario: Scenario,
-    pool: Mapping[str, Any],
-    route: Mapping[str, Any],
-    config: Config | None,
+    files: _Files,
     seed: int,
     workers: int,
-    delay_ms: float,
+    watch: Watch | None,
+    every_ms: float,
 ) -> Result:
-    simulation = Simulation(_BEGIN, ns(delay_ms), seed, _METHODS[scenario.method])
     epoch = _BEGIN + round(scenario.warmup_s * SECOND)
-    addresses = [f"192.0.2.{1 + i // 250}:{9000 + i % 250}" for i in range(len(scenario.services))]
-    if config is not None:
-        addresses = [each.address for each in config.pools[next(iter(config.pools))].endpoints]
-    servers = [_server(simulation, i, service, seed, epoch, addresses) for i, service in enumerate(scenario.services)]
-    full = config or configuration(scenario, addresses, pool, route, workers)
-    first = full
-    if scenario.join is not None and config is None:
-        first = configuration(scenario, addresses[: scenario.join.first], pool, route, workers)
+    servers = []
+    for number, service in enumerate(scenario.services):
+        servers.append(_server(simulation, number, service, seed, epoch))
+        simulation.servers[files.addresses[number]] = servers[-1]
+        simulation.at(epoch, servers[-1].forget_peak)
     for _ in range(scenario.daemons):
         daemon = Daemon(simulation, workers)
-        daemon.apply(first)
+        daemon.apply(files.first)
         daemon.steer()
         simulation.daemons.append(daemon.workers)
-        if first is not full:
-            assert scenario.join is not None
-            simulation.at(epoch + round(scenario.join.at_s * SECOND), partial(daemon.apply, full))
-    for server in servers:
-        simulation.at(epoch, server.forget_peak)
-    kinds = [(number, kind.units, ns(kind.patience_ms or 0)) for number, kind in enumerate(scenario.kinds)]
-    times = _schedule(scenario, seed)
+        if scenario.join is not None and files.first is not files.full:
+            simulation.at(epoch + round(scenario.join.at_s * SECOND), partial(daemon.apply, files.full))
+    if watch is not None:
+        _look(simulation, watch, epoch, ns(every_ms))
+    routes = len(next(iter(files.full.listeners.values())).routes)
+    kinds = [
+        (number if routes > 1 else 0, kind.units, ns(kind.patience_ms or 0))
+        for number, kind in enumerate(scenario.kinds)
+    ]
+    if max(number for number, _, _ in kinds) >= routes:
+        raise BenchError(f"{scenario.name} has {len(kinds)} kinds of requests, and the file {routes} routes")
     end = epoch + round((scenario.seconds + scenario.cooldown_s + _DRAIN_S) * SECOND)
-    sent = simulation.run(times, kinds, end)
+    sent = simulation.run(_schedule(scenario, seed), kinds, end)
     everything = [Answer(*one) for one in simulation.answers()]
     until = epoch + round(scenario.seconds * SECOND)
     counted = [one for one in everything if epoch <= one.intended < until]
-    result = Result(
-        scenario, seed, epoch, scenario.seconds, counted, tuple(simulation.reasons),
-        tuple(server.most_in_flight for server in servers), sent, everything,
-    )  # fmt: skip
+    reasons, peaks = tuple(simulation.reasons), tuple(server.most_in_flight for server in servers)
     simulation.clean()
-    return result
+    return Result(scenario, seed, epoch, scenario.seconds, counted, reasons, peaks, sent, everything)
 
 
-def _server(
-    simulation: Simulation, index: int, service: Service, seed: int, epoch: int, addresses: list[str]
-) -> Server:
+def _look(simulation: Simulation, watch: Watch, epoch: int, every: int) -> None:
+    watch((simulation.now - epoch) / SECOND, simulation.daemons)
+    simulation.at(simulation.now + every, partial(_look, simulation, watch, epoch, every))
+
+
+def _server(simulation: Simulation, number: int, service: Service, seed: int, epoch: int) -> Server:
     """As bench.emulator.server.ModelServer, whose windows count from `epoch`."""
     failures = [(Span(epoch + ns(f.start_ms), ns(f.length_ms), ns(f.every_ms or 0)), f.how) for f in service.failures]
     execution = service.execution
-    executor: Executor[Any] = Executor(
-        execution, timeline_of(service, epoch), Random(f"{seed}/{index}"), service.max_queue
-    )
+    random = Random(f"{seed}/{number}")
+    executor: Executor[Any] = Executor(execution, timeline_of(service, epoch), random, service.max_queue)
     by_items = isinstance(execution, Serial) and execution.per_item
-    server = Server(simulation, index, executor, failures, by_items)
-    simulation.servers[addresses[index]] = server
-    return server
+    return Server(simulation, number, executor, failures, by_items)
 
 
 def _schedule(scenario: Scenario, seed: int) -> array[int]:

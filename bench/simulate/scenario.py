@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.emulator.distributions import mean_ms, ns
 from bench.emulator.spec import Antagonist, Batched, Instant, Parallel, Serial, Service
 from bench.emulator.timeline import Span, Timeline
-from bench.load.arrivals import Arrivals
+from bench.load.arrivals import Arrivals, Steps, Trace
 
 SECOND = 1_000_000_000
 
@@ -42,7 +42,6 @@ class Scenario:
     """`services` are the servers, whose windows count from the end of the warm-up; `arrivals` the requests, of the
     `kinds` in turn. `capacity` is what the servers can do, requests per second, for shares of it.
 
-    `routes` is what the file says of each route besides, `pool` of the pool: nothing, unless somebody tuned it.
     `daemons` share the servers; each request comes to one of them at random.
     """
 
@@ -84,6 +83,22 @@ def rate(service: Service, units: float = 1.0) -> float:
 def capacity(services: Sequence[Service], units: float = 1.0) -> float:
     """Requests per second that all can do together, at full speed."""
     return sum(rate(service, units) for service in services)
+
+
+def scaled(scenario: Scenario, factor: float) -> Scenario:
+    """With `factor` times as many requests. Raises BenchError for arrivals that are impossible then."""
+    arrivals = scenario.arrivals
+    if factor == 1:
+        return scenario
+    if isinstance(arrivals, Steps):
+        changed: Arrivals = replace(arrivals, steps=tuple((rate * factor, seconds) for rate, seconds in arrivals.steps))
+    elif isinstance(arrivals, Trace):
+        changed = replace(arrivals, factor=arrivals.factor * factor)
+        if arrivals.mean_rate is not None:
+            changed = replace(arrivals, mean_rate=arrivals.mean_rate * factor)
+    else:
+        changed = replace(arrivals, rate=arrivals.rate * factor)
+    return replace(scenario, arrivals=changed, title=f"{scenario.title}; {factor:g} times as many requests")
 
 
 def capacity_per_second(scenario: Scenario) -> list[float]:

@@ -1,8 +1,9 @@
-"""Results of simulated runs as a table, and as JSON."""
+"""Results of simulated runs as figures, for JSON, and as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -16,80 +17,105 @@ from bench.simulate.result import Result
 COLUMNS = ("p50 ms", "p99", "p99.9", "in time/s", "of able", "worst s", "failed", "attempts", "in flight")
 
 
-def figures(result: Result) -> dict[str, float]:
-    """The figures of a run by their names; shares are of 1."""
-    return {
-        "p50_ms": result.percentile(50),
-        "p99_ms": result.percentile(99),
-        "p999_ms": result.percentile(99.9),
-        "goodput": result.goodput,
-        "of_capacity": result.goodput / result.scenario.capacity,
-        "least_second": min(result.shares_of_capacity()),
-        "failed": result.failed_share,
-        "attempts": result.attempts,
-    }
+@dataclass(frozen=True)
+class Figures:
+    """A run in numbers. Shares are of 1, `per_second` are answers in time; `of_able` is `goodput` as a share of the
+    scenario's capacity, `shares_of_able` for each second a share of what could be done in it or was asked, whichever is
+    less. `shares` and `most_in_flight` are by server, `kinds` by the name of a kind of request."""
+
+    scenario: str
+    title: str
+    policy: str
+    seed: int
+    sent: int
+    counted: int
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    goodput: float
+    of_able: float
+    worst_second: float
+    failed: float
+    attempts: float
+    per_second: Sequence[int]
+    shares_of_able: Sequence[float]
+    errors: Mapping[str, int]
+    shares: Sequence[float]
+    most_in_flight: Sequence[int]
+    kinds: Mapping[str, Mapping[str, float]]
 
 
-def document(named: Sequence[tuple[str, Sequence[Result]]]) -> list[dict[str, Any]]:
-    """All that is known of each run, for JSON."""
-    return [
-        {
-            "scenario": result.scenario.name,
-            "policy": name,
-            "seed": result.seed,
-            "sent": result.sent,
-            "counted": len(result.answers),
-            **figures(result),
-            "per_second": result.per_second(),
-            "shares_of_capacity": result.shares_of_capacity(),
-            "errors": dict(result.errors),
-            "shares": result.shares,
-            "most_in_flight": list(result.most_in_flight),
-            "kinds": result.by_kind(),
-        }
-        for name, results in named
-        for result in results
-    ]
+def figures(result: Result, policy: str) -> Figures:
+    """Those of a run with this policy."""
+    able = result.shares_of_able()
+    return Figures(
+        scenario=result.scenario.name,
+        title=result.scenario.title,
+        policy=policy,
+        seed=result.seed,
+        sent=result.sent,
+        counted=len(result.answers),
+        p50_ms=result.percentile(50),
+        p99_ms=result.percentile(99),
+        p999_ms=result.percentile(99.9),
+        goodput=result.goodput,
+        of_able=result.goodput / result.scenario.capacity,
+        worst_second=min(able),
+        failed=result.failed_share,
+        attempts=result.attempts,
+        per_second=result.per_second(),
+        shares_of_able=able,
+        errors=dict(result.errors),
+        shares=result.shares,
+        most_in_flight=result.most_in_flight,
+        kinds=result.by_kind(),
+    )
 
 
-def show(named: Sequence[tuple[str, Sequence[Result]]], console: Console) -> None:
+def document(runs: Sequence[Figures]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [asdict(one) for one in runs]
+
+
+def show(runs: Sequence[Figures], console: Console) -> None:
     """A table of one scenario: a line for each policy, medians over its runs."""
-    scenario = named[0][1][0].scenario
     console.print()
-    console.print(Text(f"{scenario.name}: {scenario.title}", style="bold"))
+    console.print(Text(f"{runs[0].scenario}: {runs[0].title}", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("policy", overflow="fold", min_width=min(23, max(len(name) for name, _ in named)))
+    policies = list(dict.fromkeys(one.policy for one in runs))
+    table.add_column("policy", overflow="fold", min_width=min(23, max(map(len, policies))))
     for column in COLUMNS:
         table.add_column(column, justify="right")
     table.add_column("errors", overflow="fold")
-    for name, results in named:
-        table.add_row(name, *_cells(results))
+    for policy in policies:
+        table.add_row(policy, *_cells([one for one in runs if one.policy == policy]))
     console.print(table)
 
 
-def show_endpoints(named: Sequence[tuple[str, Sequence[Result]]], console: Console) -> None:
-    """For each server, the part of the requests that it got in the last run and the most that it had in flight."""
+def show_endpoints(runs: Sequence[Figures], console: Console) -> None:
+    """For each server, the part of the requests that it got in a policy's last run and the most that it had in
+    flight."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("server", justify="right")
-    for name, _ in named:
-        table.add_column(name, justify="right")
-    for number in range(len(named[0][1][0].scenario.services)):
-        last = [results[-1] for _, results in named]
-        cells = [f"{one.shares[number]:.1%}, {one.most_in_flight[number]}" for one in last]
+    last = {one.policy: one for one in runs}
+    for policy in last:
+        table.add_column(policy, justify="right")
+    for number in range(len(runs[0].shares)):
+        cells = [f"{one.shares[number]:.1%}, {one.most_in_flight[number]}" for one in last.values()]
         table.add_row(str(number), *cells)
     console.print(table)
 
 
-def _cells(results: Sequence[Result]) -> list[str]:
-    each = [figures(result) for result in results]
-    found = {name: median(one[name] for one in each) for name in each[0]}
-    last = results[-1]
+def _cells(runs: Sequence[Figures]) -> list[str]:
+    def middle(name: str) -> float:
+        return float(median(getattr(one, name) for one in runs))
+
     return [
-        *(f"{found[name]:,.1f}" for name in ("p50_ms", "p99_ms", "p999_ms")),
-        f"{found['goodput']:,.0f}",
-        *(f"{found[name]:.1%}" for name in ("of_capacity", "least_second")),
-        f"{found['failed']:.2%}",
-        f"{found['attempts']:.3f}",
-        str(max(last.most_in_flight)),
-        ", ".join(f"{name} {count}" for name, count in last.errors.most_common()),
+        *(f"{middle(name):,.1f}" for name in ("p50_ms", "p99_ms", "p999_ms")),
+        f"{middle('goodput'):,.0f}",
+        *(f"{middle(name):.1%}" for name in ("of_able", "worst_second")),
+        f"{middle('failed'):.2%}",
+        f"{middle('attempts'):.3f}",
+        str(max(max(one.most_in_flight) for one in runs)),
+        ", ".join(f"{name} {count}" for name, count in sorted(runs[-1].errors.items(), key=lambda item: -item[1])),
     ]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.emulator.spec import Exponential, Failure, Normal, Parallel, Serial, Service
-from bench.load.arrivals import Poisson
+from bench.errors import BenchError
+from bench.load.arrivals import Constant, Poisson, Steps, Trace
 from bench.scenarios import SCENARIOS as REAL
 from bench.simulate import SCENARIOS, Kind, Result, Scenario, agreement, simulate
+from bench.simulate._engine import Worker
+from bench.simulate.daemon import read_file
 from bench.simulate.result import GONE, UNFINISHED
-from bench.simulate.scenario import capacity, capacity_per_second
+from bench.simulate.scenario import capacity, capacity_per_second, scaled
 
 DELAYS_MS = 0.4  # of an answer without a queue: four times the network's
 
@@ -169,3 +176,76 @@ def test_the_ratio_of_a_figure_is_of_medians() -> None:
     one = agreement.Agreement("overload", "p99_ms", (10.0, 20.0, 90.0), (30.0, 10.0))
     assert one.ratio == 1.0
     assert agreement.Agreement("overload", "failed", (0.0,), (3.0,)).ratio == 0.0
+
+
+def test_pools_are_watched_as_time_goes() -> None:
+    seen: list[tuple[float, int]] = []
+
+    def watch(seconds: float, daemons: Sequence[Sequence[Worker]]) -> None:
+        ((worker,),) = daemons
+        (pool,) = worker.pools
+        seen.append((seconds, sum(pool.endpoints.inflight(i) for i in range(pool.endpoints.size))))
+
+    simulate(SCENARIOS["overload"], "max_in_flight: 2", seconds=3, watch=watch, every_ms=500)
+    assert seen[0] == (-2.0, 0)
+    assert [seconds for seconds, _ in seen[:10]] == [-2.0 + 0.5 * i for i in range(10)]
+    assert max(running for _, running in seen) == 2 * 12
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    text = """
+        listeners: {web: {bind: "127.0.0.1:8080", protocol: http, routes: [{pool: p, timeout: 250ms}]}}
+        pools: {p: {protocol: oip, max_in_flight: 1, health: {type: grpc, initial: down}, endpoints: [%s]}}
+    """
+    file = tmp_path / "own.yaml"
+    file.write_text(text % ", ".join(f'"10.0.0.{i}:1"' for i in range(1, 13)))
+    found = simulate(SCENARIOS["overload"], seconds=3, config=read_file(file))
+    assert found.goodput > 800
+    assert set(found.most_in_flight) == {1}
+    file.write_text(text % '"10.0.0.1:1"')
+    with pytest.raises(BenchError, match="overload has 12 servers, and the file 1 endpoints"):
+        simulate(SCENARIOS["overload"], config=read_file(file))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    saved = tmp_path / "runs.json"
+    policies = ["--policy", "default", "--policy", "{type: prequal}"]
+    options = ["--seconds", "2", "--runs", "2", "--load", "0.5", "--endpoints", "--json", str(saved)]
+    arguments = ["simulate", "uneven", "overload", *policies, *options]
+    printed = CliRunner().invoke(app, arguments)
+    assert printed.exit_code == 0, printed.output
+    assert "uneven: twelve servers" in printed.output
+    runs = json.loads(saved.read_text())
+    assert [(one["scenario"], one["policy"], one["seed"]) for one in runs] == [
+        (scenario, policy, seed)
+        for scenario in ("uneven", "overload")
+        for policy in ("default", "{type: prequal}")
+        for seed in (1, 2)
+    ]
+    assert sum(runs[0]["shares"]) == pytest.approx(1)
+    assert 300 < runs[0]["goodput"] < 400
+    assert max(runs[0]["most_in_flight"]) > 1
+    assert len(runs[0]["per_second"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["simulate", "nothing"], "no such scenario: nothing"),
+        (["simulate", "uneven", "--policy", "best"], "best"),
+        (["simulate", "uneven", "--pool", "max_in_flite: 2"], "max_in_flite"),
+    ],
+)
+def test_a_mistake_is_told(arguments: list[str], told: str) -> None:
+    with pytest.raises(BenchError, match=told):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_more_requests_of_every_kind_of_arrivals(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text("second,requests\n0,100\n1,200\n2,100\n")
+    base = SCENARIOS["uneven"]
+    for arrivals in (Constant(100), Poisson(100), Steps(((100, 2.0), (200, 1.0))), Trace(str(file), mean_rate=100)):
+        one = replace(base, arrivals=arrivals, seconds=3.0)
+        found, more = (simulate(scaled(one, factor)).sent for factor in (1, 3))
+        assert more == pytest.approx(3 * found, rel=0.15)
