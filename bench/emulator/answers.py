@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from bench.emulator.spec import ServerSpec
+from bench.emulator.spec import FailHow, ServerSpec
 from lb.wire import grpc_service_pb2 as oip
 from lb.wire import health_pb2
 
@@ -16,8 +16,9 @@ OK: Final = 0
 UNAVAILABLE: Final = 1
 EXHAUSTED: Final = 2
 ERROR: Final = 3
-BUSY: Final = 4
-_OUTCOMES: Final = (OK, UNAVAILABLE, EXHAUSTED, ERROR, BUSY)
+LIMITED: Final = 4
+# The outcome of each planned failure that is an answer.
+FAILURES: Final[dict[FailHow, int]] = {"unavailable": UNAVAILABLE, "error": ERROR, "limited": LIMITED}
 
 _HTTP: Final = (
     (200, "OK"),
@@ -29,6 +30,7 @@ _HTTP: Final = (
 # gRPC status codes: OK, UNAVAILABLE, RESOURCE_EXHAUSTED, INTERNAL, RESOURCE_EXHAUSTED.
 _GRPC: Final = (0, 14, 8, 13, 8)
 _WHY: Final = ("", "planned failure", "the queue is full", "planned failure", "planned failure")
+_OUTCOMES: Final = range(len(_HTTP))
 _SERVICE: Final = b"/inference.GRPCInferenceService/"
 
 INFER: Final = _SERVICE + b"ModelInfer"

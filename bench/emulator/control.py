@@ -53,7 +53,7 @@ class SlowNow:
 
 @dataclass(frozen=True, config=_CLOSED)
 class FailNow:
-    """Requests that arrive are answered 503 or reset."""
+    """Requests that arrive fail at once: see `Failure`."""
 
     servers: _Servers = None
     how: FailHow = "unavailable"

@@ -6,16 +6,13 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from random import Random
-from typing import Final
 
 from bench.emulator.agenda import Agenda
-from bench.emulator.answers import BUSY, ERROR, EXHAUSTED, OK, UNAVAILABLE, Answers
+from bench.emulator.answers import EXHAUSTED, FAILURES, OK, Answers
 from bench.emulator.distributions import ns
 from bench.emulator.model import Executor, Job
 from bench.emulator.spec import FailHow, Instant, Serial, ServerSpec, Service
 from bench.emulator.timeline import NEVER, STALLED, Span, Timeline
-
-_FAILURES: Final = {"unavailable": UNAVAILABLE, "error": ERROR, "busy": BUSY}
 
 
 class Exchange(Job):
@@ -142,7 +139,7 @@ class ModelServer:
             if how == "reset":
                 exchange.reset()
             else:
-                exchange.answer(_FAILURES[how])
+                exchange.answer(FAILURES[how])
             return
         executor = self._checks if exchange.check else self._work
         if not executor.arrive(exchange, now):

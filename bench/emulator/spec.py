@@ -21,7 +21,7 @@ Length = Annotated[float, Field(ge=0.01, le=_HOUR)]
 Period = Annotated[float, Field(ge=1, le=_HOUR)]
 Factor = Annotated[float, Field(ge=1, le=1000)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-FailHow = Literal["unavailable", "error", "busy", "reset"]
+FailHow = Literal["unavailable", "error", "limited", "reset"]
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -149,7 +149,7 @@ class Antagonist:
 class Failure:
     """Requests that arrive in the window are not executed.
 
-    `unavailable` answers 503 (gRPC UNAVAILABLE), `error` 500 (INTERNAL), `busy` 429 (RESOURCE_EXHAUSTED); `reset`
+    `unavailable` answers 503 (gRPC UNAVAILABLE), `error` 500 (INTERNAL), `limited` 429 (RESOURCE_EXHAUSTED); `reset`
     resets the connection with all that is on it.
     """
 

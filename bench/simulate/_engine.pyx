@@ -54,13 +54,13 @@ cdef enum outcome_of_call:
     CALL_UNAVAILABLE
     CALL_EXHAUSTED                    # the server's queue is full
     CALL_ERROR
-    CALL_BUSY
+    CALL_LIMITED
     CALL_RESET
 
 # By outcome, as the emulator answers (bench.emulator.answers).
 cdef int[6] HTTP = [200, 503, 503, 500, 429, 0]
 cdef int[6] GRPC = [0, 14, 8, 13, 8, 14]
-cdef dict FAILURES = {"unavailable": CALL_UNAVAILABLE, "error": CALL_ERROR, "busy": CALL_BUSY, "reset": CALL_RESET}
+cdef dict FAILURES = {"unavailable": CALL_UNAVAILABLE, "error": CALL_ERROR, "limited": CALL_LIMITED, "reset": CALL_RESET}
 
 # The head of every request: nothing of it has a say.
 cdef Scan HEAD

@@ -17,7 +17,7 @@ from bench.simulate.scenario import Join, Kind, Scenario, capacity, slowed
 LOAD: Final = 0.9
 FAST, SLOW = 5, 3  # servers that do several at a time, and those that take three times as long
 SLOWER = 3.0
-FAILURES: Final[dict[str, FailHow]] = {"500": "error", "503": "unavailable", "429": "busy", "reset": "reset"}
+FAILURES: Final[dict[str, FailHow]] = {"500": "error", "503": "unavailable", "429": "limited", "reset": "reset"}
 
 _EVEN = (Service(Serial(Normal(10, 0.2))),) * 8
 _LATE_S = 10.0

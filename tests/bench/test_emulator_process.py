@@ -17,7 +17,7 @@ import pytest
 from emulator_fleet import MS, SLOW, TIMEOUT, adds_up, infer, running
 
 from bench.emulator.control import ClearNow, FailNow, ServeAs, SlowNow, StallNow
-from bench.emulator.spec import Batched, Constant, Exponential, Serial, Service, Stall
+from bench.emulator.spec import Batched, Constant, Exponential, FailHow, Failure, Serial, Service, Stall
 from bench.errors import BenchError
 from lb.wire import grpc_service_pb2 as oip
 from lb.wire.services import INFERENCE, Stub
@@ -135,6 +135,27 @@ def test_failures_are_answered_and_counted(tmp_path: Path) -> None:
         assert infer(channel).model_name == "model"
         stats = fleet.stats()
         assert (stats["received"], stats["failed"], stats["answered"]) == (4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "code"),
+    [
+        ("unavailable", 503, grpc.StatusCode.UNAVAILABLE),
+        ("error", 500, grpc.StatusCode.INTERNAL),
+        ("limited", 429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_failures_are_of_several_kinds(tmp_path: Path, how: FailHow, status: int, code: grpc.StatusCode) -> None:
+    """Asked for, and planned from the start."""
+    hour = 3_600_000.0
+    with running(tmp_path, Service(), Service(failures=(Failure(0, hour, how=how),))) as fleet:
+        fleet.control.plan(FailNow((0,), how))
+        for server in (0, 1):
+            assert fleet.get(server) == (status, b'{"error": "planned failure"}')
+            with fleet.channel(server) as channel, pytest.raises(grpc.RpcError) as caught:
+                infer(channel)
+            assert caught.value.code() == code
+            assert fleet.stats(server)["failed"] == 2
 
 
 def test_a_reset_takes_the_connection_with_all_that_is_on_it(tmp_path: Path) -> None:

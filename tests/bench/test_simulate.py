@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
             "policy: shortest_expected_delay",
         ]
     ),
-    how=st.sampled_from(["unavailable", "error", "busy", "reset", None]),
+    how=st.sampled_from(["unavailable", "error", "limited", "reset", None]),
     protocol=st.sampled_from(["http", "http2", "grpc", "oip"]),
     retry=st.sampled_from(["", "retry: {attempts: 2, on: [connect, reset, 5xx]}", "hedge: {after: 20ms}"]),
     patience=st.sampled_from([None, 100.0]),

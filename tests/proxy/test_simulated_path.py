@@ -26,7 +26,7 @@ from lb.shared.words import ENDPOINT, HISTOGRAM, ROUTE
 from lb.telemetry.series import Series
 
 SECOND = 1_000_000_000
-FAILURES = {"503": "unavailable", "500": "error", "429": "busy", "break": "reset"}
+FAILURES = {"503": "unavailable", "500": "error", "429": "limited", "break": "reset"}
 UNTOLD = {"received_bytes", "sent_bytes", "request_duration"}
 ONE_RETRY = {"attempts": 1, "budget": 100, "backoff": {"base": "0s"}}
 
