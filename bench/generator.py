@@ -11,13 +11,15 @@ from typing import Any, Protocol
 class Target:
     """Where the load goes: 127.0.0.1:`port`, with `threads` CPUs to send from and a directory for scripts.
 
-    `authority` is the certificate to trust if the port speaks TLS.
+    `authority` is the certificate to trust if the port speaks TLS. `more_ports` are those of further proxies beside the
+    first, each of which gets an equal share of the load.
     """
 
     port: int
     threads: int
     directory: Path
     authority: Path | None = None
+    more_ports: tuple[int, ...] = ()
 
     @property
     def address(self) -> str:

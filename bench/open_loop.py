@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ class Open:
     """`rate` requests per second; several requests are sent in turn, or by Zipf's law with the exponent `zipf`.
 
     `schedule` is used instead of `rate` where it is given. `close`: a new connection for each request. Requests of the
-    first `warmup` seconds, and of the `cooldown` that follows at the end, are not counted.
+    first `warmup` seconds, and of the `cooldown` that follows at the end, are not counted. Answers within `deadline`
+    seconds are counted over time. Of several proxies each gets its share from a generator of its own.
     """
 
     request: Request | tuple[Request, ...]
@@ -36,6 +37,7 @@ class Open:
     close: bool = False
     zipf: float | None = None
     timeout: float = 10.0
+    deadline: float | None = None
     schedule: Arrivals | None = None
     warmup: float = 0.3
     cooldown: float = 0.0
@@ -55,6 +57,7 @@ class Open:
             connections=self.connections,
             new_connections=self.close,
             timeout_s=self.timeout,
+            deadline_s=self.deadline,
             warmup_s=self.warmup,
             cooldown_s=self.cooldown,
             duration_s=seconds,
@@ -62,9 +65,24 @@ class Open:
         )
 
     def command(self, target: Target, seconds: float) -> list[str]:
-        path = target.directory / "open-loop.json"
-        path.write_text(self.spec(target, seconds).to_json())
-        return [sys.executable, "-m", "bench.load", str(path)]
+        paths = []
+        for number, spec in enumerate(self.specs(target, seconds)):
+            paths.append(target.directory / f"open-loop-{number}.json")
+            paths[-1].write_text(spec.to_json())
+        return [sys.executable, "-m", "bench.load", *map(str, paths)]
+
+    def specs(self, target: Target, seconds: float) -> list[Spec]:
+        """One for each proxy. Raises BenchError for a schedule that would have to be shared out."""
+        ports = (target.port, *target.more_ports)
+        if len(ports) == 1:
+            return [self.spec(target, seconds)]
+        if self.schedule is not None:
+            raise BenchError("only a rate can be shared out among several proxies")
+        share = replace(self, rate=self.rate / len(ports), connections=max(1, self.connections // len(ports)))
+        return [
+            replace(share.spec(replace(target, port=port, more_ports=()), seconds), seed=number)
+            for number, port in enumerate(ports, 1)
+        ]
 
     def parse(self, output: str) -> Counted:
         lines = [line for line in output.splitlines() if line.startswith(_MARK)]

@@ -13,7 +13,7 @@ from rich.console import Console
 from bench.commands import Commands
 from bench.errors import BenchError
 from bench.load.arrivals import Arrivals, Constant, Poisson, Steps, Trace
-from bench.load.invoke import MARK, MEASURING
+from bench.load.invoke import MARK, MEASURING, side_by_side
 from bench.load.request import Request, frame
 from bench.load.runner import run as run_spec
 from bench.load.show import show
@@ -22,7 +22,7 @@ from bench.load.spec import Spec, Tls
 app = typer.Typer(
     cls=Commands,
     name="bench.load",
-    help="An open-loop load generator. `python -m bench.load SPEC.json` runs a specification and prints JSON.",
+    help="An open-loop load generator. `python -m bench.load SPEC.json…` runs specifications at once and prints JSON.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -130,6 +130,17 @@ def run(
     show(run_spec(spec), Console(width=None if sys.stdout.isatty() else 120))
 
 
+def run_files(paths: list[Path]) -> None:
+    """Runs files with a spec each, all at once; their merged report is the last line that is printed.
+
+    Raises BenchError if it cannot.
+    """
+    if len(paths) == 1:
+        run_file(paths[0])
+    else:
+        print(MARK + side_by_side(paths).to_json(), flush=True)
+
+
 def run_file(path: Path) -> None:
     """Runs a file with a spec; the report is the last line that is printed. Raises BenchError if it cannot."""
     try:
@@ -168,8 +179,8 @@ def main() -> int:
     """Returns the exit status; expected errors are one line each."""
     arguments = sys.argv[1:]
     try:
-        if len(arguments) == 1 and arguments[0] != "run" and not arguments[0].startswith("-"):
-            run_file(Path(arguments[0]))
+        if arguments and arguments[0] != "run" and not arguments[0].startswith("-"):
+            run_files([Path(each) for each in arguments])
             return 0
         app()
     except SystemExit as ended:

@@ -63,7 +63,7 @@ class Engine:
         try:
             await self._client.open()
             self._start = monotonic_ns() + _LEAD_NS
-            self._recorder = Recorder(self._start + self._warmup_ns)
+            self._recorder = Recorder(self._start + self._warmup_ns, self._spec.deadline_s)
             self._pacer.arm(self._start)
             await self._ended
         finally:

@@ -24,10 +24,11 @@ class _Label:
 
 
 class Recorder:
-    """Takes times in nanoseconds of CLOCK_MONOTONIC; `began` is the end of the warm-up."""
+    """Takes times in nanoseconds of CLOCK_MONOTONIC; `began` is the end of the warm-up. `deadline_s`: see `Spec`."""
 
-    def __init__(self, began: int) -> None:
+    def __init__(self, began: int, deadline_s: float | None = None) -> None:
         self.began = began
+        self._deadline = None if deadline_s is None else round(deadline_s * 1e9)
         self.sent = 0
         self.completed = 0
         self.dropped = 0
@@ -66,6 +67,8 @@ class Recorder:
         self.latency.record(waited)
         self.service.record(now - exchange.sent)
         series.completed[at] += 1
+        if self._deadline is not None and waited <= self._deadline:
+            series.in_time[at] += 1
         if label:
             self.labels[label].completed += 1
             self.labels[label].latency.record(waited)
@@ -81,6 +84,8 @@ class Recorder:
             more = [0] * (index + 1 - len(series.sent))
             for values in (series.sent, series.completed, series.failed, series.max_us, series.sum_us):
                 values.extend(more)
+            if self._deadline is not None:
+                series.in_time.extend(more)
         return index
 
     def report(self, duration_ns: int, cpu_ns: int, bytes_in: int, bytes_out: int, interrupted: bool) -> Report:

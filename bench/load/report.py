@@ -24,7 +24,8 @@ HistogramName = Literal["latency", "service", "lateness", "failure"]
 class Series:
     """Figures per `bin_ns` since the warm-up's end: `sent` by intended time, all else by the time that it ended.
 
-    `sum_us` is of the completed ones' latencies (for their mean), `max_us` the highest.
+    `sum_us` is of the completed ones' latencies (for their mean), `max_us` the highest. `in_time` are those of the
+    completed ones that came within the deadline; it is empty where the run has none.
     """
 
     bin_ns: int = BIN_NS
@@ -33,6 +34,7 @@ class Series:
     failed: list[int] = field(default_factory=list)
     max_us: list[int] = field(default_factory=list)
     sum_us: list[int] = field(default_factory=list)
+    in_time: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -183,6 +185,7 @@ class Report:
                 added(a.failed, b.failed),
                 [max(pair) for pair in zip_longest(a.max_us, b.max_us, fillvalue=0)],
                 added(a.sum_us, b.sum_us),
+                added(a.in_time, b.in_time),
             ),
             interrupted=self.interrupted or other.interrupted,
             labels=labels,

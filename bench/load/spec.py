@@ -47,7 +47,8 @@ class Spec:
     popularity. `connections` is the most that are open; with `new_connections` each request has one of its own. A
     request has `timeout_s` from its intended time. Requests of the warm-up, and of the cool-down at the end,
     are sent and not recorded. `duration_s` may be left out for step and trace arrivals, which then have no cool-down.
-    What exceeds `max_outstanding` unanswered requests is dropped and counted.
+    What exceeds `max_outstanding` unanswered requests is dropped and counted. Answers within `deadline_s` of the
+    intended time are counted by themselves over time.
     Raises BenchError on construction for values that cannot be.
     """
 
@@ -59,6 +60,7 @@ class Spec:
     connections: int = 32
     new_connections: bool = False
     timeout_s: float = 10.0
+    deadline_s: float | None = None
     warmup_s: float = 1.0
     duration_s: float | None = None
     cooldown_s: float = 0.0
@@ -78,6 +80,8 @@ class Spec:
             raise BenchError("connections and max_outstanding must be 1 or more")
         if self.timeout_s <= 0 or self.warmup_s < 0 or (self.duration_s is not None and self.duration_s <= 0):
             raise BenchError("timeout and duration must be above 0, and the warm-up 0 or more seconds")
+        if self.deadline_s is not None and self.deadline_s <= 0:
+            raise BenchError("a deadline must be above 0 seconds")
         if self.cooldown_s < 0 or (self.cooldown_s and self.duration_s is None):
             raise BenchError("a cool-down takes 0 or more seconds, and comes after a duration")
         if self.new_connections and self.protocol == "grpc":

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from load_servers import OK, Stream, Timing
 
+from bench.errors import BenchError
 from bench.load import Constant, Poisson, Report, Request, Spec, Steps, Tls, command, parse, run
 from bench.load.cli import main
-from bench.load.invoke import MEASURING
+from bench.load.invoke import MEASURING, side_by_side
 
 
 def spec(server: Stream | str, rate: float = 1000, **changes: Any) -> Spec:
@@ -270,6 +271,39 @@ def test_an_interrupt_ends_it_early_with_a_report(tmp_path: Path) -> None:
     assert report.interrupted
     assert report.duration_ns < 30e9
     assert report.sent == server.requests
+
+
+def test_several_specs_run_side_by_side_and_make_one_report(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    with Stream() as first, Stream() as second:
+        for path, server in zip(paths, (first, second), strict=True):
+            path.write_text(spec(server, arrivals=Constant(100), duration_s=0.5, deadline_s=60).to_json())
+        both = [*command(paths[0]), str(paths[1])]
+        report = parse(subprocess.run(both, capture_output=True, text=True, timeout=60, check=True).stdout)
+    whole(report)
+    assert (report.completed, first.answers, second.answers) == (100, 50, 50)
+    assert sum(report.series.in_time) == 100
+
+
+def test_one_of_several_specs_that_fails_fails_them_all(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    with Stream() as server:
+        paths[0].write_text(spec(server, duration_s=0.2).to_json())
+        paths[1].write_text("{}")
+        with pytest.raises(BenchError, match="specification is wrong"):
+            side_by_side(paths)
+
+
+def test_answers_in_time_are_counted_by_when_they_come() -> None:
+    """Ten requests, of which those after the third wait until 0.5 s of the run are over."""
+    with Stream(timing=Timing(stall=(3, 0.5))) as server:
+        report = run(spec(server, arrivals=Constant(100), duration_s=0.1, connections=1, deadline_s=0.3))
+        unlimited = run(spec(server, arrivals=Constant(100), duration_s=0.1))
+    late = sum(report.series.completed[4:])
+    assert late >= 6
+    assert sum(report.series.in_time) == report.completed - late
+    assert len(report.series.in_time) == len(report.series.completed)
+    assert unlimited.series.in_time == []
 
 
 def test_for_people() -> None:

@@ -78,7 +78,7 @@ def test_merge_adds_counts_and_keeps_the_time() -> None:
         sent=6,
         dropped=2,
         latency=encoded(1_000, 2_000, 50_000),
-        series=Series(sent=[6], completed=[3], failed=[3], max_us=[900], sum_us=[900]),
+        series=Series(sent=[6], completed=[3], failed=[3], max_us=[900], sum_us=[900], in_time=[2]),
     )
     both = report().merge(other)
     assert (both.sent, both.completed, both.dropped) == (10, 6, 2)
@@ -88,7 +88,7 @@ def test_merge_adds_counts_and_keeps_the_time() -> None:
     assert both.percentile(100) == pytest.approx(50_000, rel=0.001)
     assert both.percentile(50) == pytest.approx(1_000, rel=0.001)
     assert both.series == Series(
-        sent=[9, 1], completed=[5, 1], failed=[3, 1], max_us=[900, 30_000], sum_us=[1200, 30_000]
+        sent=[9, 1], completed=[5, 1], failed=[3, 1], max_us=[900, 30_000], sum_us=[1200, 30_000], in_time=[2]
     )
     with pytest.raises(BenchError, match="bins"):
         both.merge(report(series=Series(bin_ns=1)))
