@@ -11,13 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import machine
 from bench.accounting import CpuReading, cpu_between, read_cpu
 from bench.errors import BenchError
 from bench.generator import Counted, Generator, Target
+from bench.load.invoke import MEASURING
 from bench.load.request import Request
 from bench.machine import Cores, busy_ns, free_ports
 from bench.models import repository
@@ -69,7 +70,8 @@ class Bed:
     """A proxy that serves, and what is around it.
 
     `control_ports` are the servers' own, off the proxy's way; `started` is when the proxy was (CLOCK_MONOTONIC, ns);
-    `round` counts from 1.
+    `round` counts from 1. `beside` are further proxies of the same kind with their setups. `server_ports` are those of
+    all servers, in the proxies' files or not.
     """
 
     directory: Path
@@ -83,16 +85,37 @@ class Bed:
     control_ports: tuple[int, ...]
     started: int
     round: int
+    beside: tuple[tuple[Setup, Process], ...] = ()
+    server_ports: tuple[int, ...] = ()
 
     @property
     def target(self) -> Target:
         certificate = self.setup.certificate
         authority = certificate.authority if certificate else None
-        return Target(self.setup.port, self.cores.load_threads, self.directory, authority)
+        more = tuple(setup.port for setup, _ in self.beside)
+        return Target(self.setup.port, self.cores.load_threads, self.directory, authority, more)
 
-    def ask(self, request: Request, timeout: float = 5.0) -> Answer:
-        """Sends a request by HTTP/1.1 once, on a connection of its own. Raises BenchError if there is no answer."""
-        connection = self._connect(timeout)
+    @property
+    def proxies(self) -> tuple[tuple[Setup, Process], ...]:
+        """All of them, the first one included."""
+        return ((self.setup, self.proxy), *self.beside)
+
+    def serve_by(self, ports: tuple[int, ...]) -> None:
+        """Puts a file with these servers into effect in each proxy. Raises BenchError if one refuses."""
+        for setup, process in self.proxies:
+            changed = replace(setup, server_ports=ports)
+            write_files(self.kind, changed)
+            self.kind.reload(changed, process)
+
+    def _pids(self) -> list[int]:
+        return [pid for _, process in self.proxies for pid in process.pids()]
+
+    def ask(self, request: Request, timeout: float = 5.0, proxy: int = 0) -> Answer:
+        """Sends a request by HTTP/1.1 once, on a connection of its own. Raises BenchError if there is no answer.
+
+        `proxy` is the number of the one that is asked.
+        """
+        connection = self._connect(self.proxies[proxy][0].port, timeout)
         try:
             connection.request(request.method, request.path, request.body or None, dict(request.headers))
             answer = connection.getresponse()
@@ -103,36 +126,41 @@ class Bed:
         finally:
             connection.close()
 
-    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+    def _connect(self, port: int, timeout: float) -> http.client.HTTPConnection:
         if self.setup.certificate is None:
-            return http.client.HTTPConnection("127.0.0.1", self.setup.port, timeout=timeout)
+            return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
         context = ssl.create_default_context(cafile=str(self.setup.certificate.authority))
-        return http.client.HTTPSConnection("localhost", self.setup.port, timeout=timeout, context=context)
+        return http.client.HTTPSConnection("localhost", port, timeout=timeout, context=context)
 
     def ask_until(self, request: Request, right: Callable[[Answer], bool], timeout: float = 5.0) -> None:
-        """Repeats the request until the answer is right. Raises BenchError with the last answer if it never is."""
-        limit = time.monotonic() + timeout
-        while not right(answer := self.ask(request)):
-            if time.monotonic() > limit:
-                raise BenchError(f"{self.proxy.name} answers {answer.status} {answer.body[:200]!r} {answer.headers}")
-            time.sleep(0.05)
+        """Repeats the request until the answer is right, of each proxy.
+
+        Raises BenchError with the last answer if it never is.
+        """
+        for number, (_, process) in enumerate(self.proxies):
+            limit = time.monotonic() + timeout
+            while not right(answer := self.ask(request, proxy=number)):
+                if time.monotonic() > limit:
+                    raise BenchError(f"{process.name} answers {answer.status} {answer.body[:200]!r} {answer.headers}")
+                time.sleep(0.05)
 
     def check_processes(self) -> None:
         """Raises BenchError with a process's last words if it has ended."""
-        self.proxy.check()
+        for _, process in self.proxies:
+            process.check()
         if self.server is not None:
             self.server.check()
 
     def drive(
         self, generator: Generator, seconds: float, *, steady: bool = True, during: Callable[[], None] | None = None
     ) -> tuple[Counted, Usage]:
-        """Runs a load to its end and accounts for it; `during` is called once while it runs.
+        """Runs a load to its end and accounts for it; `during` is called once, when an open loop's warm-up is over.
 
         Where the run is not `steady`, the proxy may replace its processes, and its CPU time stays unknown.
         Raises BenchError if the generator or a process under test fails.
         """
         command = generator.command(self.target, seconds)
-        pids, server_pids = self.proxy.pids(), self.server.pids() if self.server else []
+        pids, server_pids = self._pids(), self.server.pids() if self.server else []
         cores = (self.cores.proxy, *self.cores.load)
         began, busy, used = time.monotonic_ns(), busy_ns(cores), resource.getrusage(resource.RUSAGE_CHILDREN)
         before, server_before = read_cpu(pids), read_cpu(server_pids)
@@ -147,31 +175,46 @@ class Bed:
         return generator.parse(output), Usage(wall, proxy, server, load, others)
 
     def _proxy_ns(self, pids: list[int], before: CpuReading, after: CpuReading) -> int:
-        if (found := set(self.proxy.pids())) != set(pids):
+        if (found := set(self._pids())) != set(pids):
             changed, said = sorted(found ^ set(pids)), self.proxy.last_words()
             raise BenchError(f"processes of {self.proxy.name} came or went during the run: {changed}; it said: {said}")
         return cpu_between(before, after)
 
     def _run(self, name: str, command: list[str], seconds: float, during: Callable[[], None] | None) -> str:
-        with subprocess.Popen(
-            dying_with_us(on_cores(self.cores.load, command)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        # A file, which can be looked into while it is written.
+        said = self.directory / "load.out"
+        with (
+            said.open("wb") as out,
+            subprocess.Popen(
+                dying_with_us(on_cores(self.cores.load, command)),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process,
+        ):
             try:
-                if during is not None:
+                if during is not None and _is_measuring(process, said):
                     during()
-                output, complaints = process.communicate(timeout=seconds + 60)
+                _, complaints = process.communicate(timeout=seconds + 60)
             except subprocess.TimeoutExpired:
                 raise BenchError(f"{name} did not end a minute after its time") from None
             finally:
                 process.kill()
+        output = said.read_text()
         self.check_processes()
         if process.returncode:
             raise BenchError(f"{name} ended with code {process.returncode}: {(complaints or output).strip()[-300:]}")
         return output
+
+
+def _is_measuring(process: subprocess.Popen[str], said: Path) -> bool:
+    """Waits until an open loop's warm-up is over; False if it ends before."""
+    while MEASURING not in said.read_text():
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def warnings(cores: Cores, usage: Usage, errors: dict[str, int]) -> list[str]:
@@ -212,16 +255,13 @@ def lay(
     Without a server the proxy runs the model servers itself, on all cores.
     """
     with work_directory() as directory:
-        front, behind = directory / "proxy", directory / "server"
-        front.mkdir()
+        behind = directory / "server"
         behind.mkdir()
         wanted, control = (server.ports, server.extra_ports) if server else (0, 0)
-        port, admin_port, *ports = free_ports(2 + wanted + control)
-        server_ports, control_ports = tuple(ports[:wanted]), tuple(ports[wanted:])
-        certificate = make_certificate(directory) if task.tls else None
-        models = repository(task.serve.model, directory) if task.serve else None
-        setup = Setup(task, port, server_ports, admin_port, front, connections, certificate, models)
-        config = write_files(proxy, setup)
+        ports = free_ports(wanted + control + 2 * task.proxies)
+        server_ports, control_ports = tuple(ports[:wanted]), tuple(ports[wanted : wanted + control])
+        setups = _setups(task, ports[wanted + control :], server_ports, directory, connections)
+        configs = [write_files(proxy, setup) for setup in setups]
         with Processes(directory) as processes:
             running = None
             if server is not None:
@@ -231,7 +271,42 @@ def lay(
                     running.wait_listening(each, udp=task.job == "udp")
             began = time.monotonic_ns()
             own = [cores.proxy] if server is not None else [cores.proxy, *cores.load]
-            started = processes.start(proxy.name, on_cores(own, proxy.command(setup)))
-            # A pool of its own model servers may take connections only once one is ready.
-            started.wait_listening(port, 60.0 if task.serve else 15.0, udp=task.job == "udp")
-            yield Bed(directory, cores, timing, proxy, setup, started, running, config, control_ports, began, number)
+            started = []
+            for number_beside, setup in enumerate(setups):
+                name = f"{proxy.name}-{number_beside + 1}" if number_beside else proxy.name
+                started.append((setup, processes.start(name, on_cores(own, proxy.command(setup)))))
+            for setup, process in started:
+                # A pool of its own model servers may take connections only once one is ready.
+                process.wait_listening(setup.port, 60.0 if task.serve else 15.0, udp=task.job == "udp")
+            (setup, process), *beside = started
+            yield Bed(
+                directory=directory,
+                cores=cores,
+                timing=timing,
+                kind=proxy,
+                setup=setup,
+                proxy=process,
+                server=running,
+                config=configs[0],
+                control_ports=control_ports,
+                started=began,
+                round=number,
+                beside=tuple(beside),
+                server_ports=server_ports,
+            )
+
+
+def _setups(
+    task: Task, ports: list[int], server_ports: tuple[int, ...], directory: Path, connections: int
+) -> list[Setup]:
+    """One for each proxy, with a directory of its own and two of `ports`."""
+    certificate = make_certificate(directory) if task.tls else None
+    models = repository(task.serve.model, directory) if task.serve else None
+    named = server_ports[: task.endpoints or len(server_ports)]
+    setups = []
+    for number in range(task.proxies):
+        front = directory / f"proxy-{number}"
+        front.mkdir()
+        port, admin_port = ports[2 * number : 2 * number + 2]
+        setups.append(Setup(task, port, named, admin_port, front, connections, certificate, models))
+    return setups

@@ -195,18 +195,19 @@ def agreement(
 @app.command()
 def config(peer: str, scenario: str) -> None:
     """Print the configuration that a proxy gets in a scenario (ports and directory are examples)."""
-    _known([peer], PROXIES, "proxy")
     wanted = SCENARIOS[_known([scenario], SCENARIOS, "scenario")[0]]
+    _known([peer], dict.fromkeys(wanted.names(PROXIES)), "proxy")
     try:
-        task = wanted.task_for(peer)
-        server = wanted.servers.get(PROXIES[peer].upstream(task))
-        ports = tuple(range(9000, 9000 + (server.ports if server else 1)))
+        row = wanted.row(peer)
+        proxy, task = PROXIES[row.proxy], row.task
+        server = wanted.servers.get(proxy.upstream(task))
+        ports = tuple(range(9000, 9000 + (task.endpoints or (server.ports if server else 1))))
         place = Path("/tmp/bench")
         files = (place / name for name in ("chain.pem", "key.pem", "both.pem", "authority.pem"))
         certificate = Certificate(*files) if task.tls else None
         models = place / "models" if task.serve else None
         setup = Setup(task, 8080, ports, 9900, place, certificate=certificate, models=models)
-        typer.echo(show_files(PROXIES[peer].files(setup)), nl=False)
+        typer.echo(show_files(proxy.files(setup)), nl=False)
     except Cannot as reason:
         raise BenchError(f"{peer} cannot do {scenario}: {reason}") from None
 

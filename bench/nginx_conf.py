@@ -25,6 +25,11 @@ events {{
 
 def http_defaults(directory: Path) -> str:
     """The lines every `http { }` starts with: no log, connections that stay, temporary files at hand."""
-    lines = ["access_log off;", "keepalive_requests 1000000000;", "keepalive_timeout 1h;", "server_tokens off;"]
-    lines += [f"{name}_temp_path {directory}/{name}_temp;" for name in _TEMPORARY]
+    lines = ["keepalive_requests 1000000000;", "keepalive_timeout 1h;", "server_tokens off;"]
+    return "".join(f"    {line}\n" for line in lines) + temporary_files(directory)
+
+
+def temporary_files(directory: Path) -> str:
+    """The lines without which an `http { }` would write outside of the directory."""
+    lines = ["access_log off;", *(f"{name}_temp_path {directory}/{name}_temp;" for name in _TEMPORARY)]
     return "".join(f"    {line}\n" for line in lines)

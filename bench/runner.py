@@ -17,7 +17,7 @@ from bench.bed import Timing, lay
 from bench.errors import BenchError, Cannot
 from bench.generator import Generator
 from bench.machine import Cores
-from bench.peers import OURS, PROXIES, Proxy
+from bench.peers import OURS, PROXIES
 from bench.processes import require
 from bench.results import Outcome, Results, Sample, Subject
 from bench.scenarios import Scenario
@@ -70,16 +70,17 @@ def _rounds(
     for number in range(1, rounds + 1):
         for name, subject in outcome.subjects.items():
             if not (subject.cannot or subject.failed):
-                found = once(scenario, PROXIES[name], subject, number, cores, timing, connections)
+                found = once(scenario, name, subject, number, cores, timing, connections)
                 progress(scenario, name, number, found)
 
 
 def once(
-    scenario: Scenario, proxy: Proxy, subject: Subject, number: int, cores: Cores, timing: Timing, connections: int
+    scenario: Scenario, name: str, subject: Subject, number: int, cores: Cores, timing: Timing, connections: int
 ) -> Sample | str:
-    """One run of one proxy, entered into `subject`; returns the sample, or why there is none."""
+    """One run of one row, entered into `subject`; returns the sample, or why there is none."""
     try:
-        task = scenario.task_for(proxy.name)
+        row = scenario.row(name)
+        proxy, task = PROXIES[row.proxy], row.task
         server = None if task.serve else scenario.server_for(proxy.upstream(task))
         with lay(proxy, task, server, cores, timing, connections, number) as bed:
             subject.config = bed.config
@@ -91,7 +92,7 @@ def once(
         subject.failed = str(error)
         return f"failed: {error}"
     except Exception as error:  # a fault of the bench's own must not cost the half hour measured before
-        log.exception("%s, %s: the bench failed", scenario.name, proxy.name)
+        log.exception("%s, %s: the bench failed", scenario.name, name)
         subject.failed = f"a fault of the bench: {error!r}"
         return f"failed: {subject.failed}"
     sample.round = number

@@ -60,6 +60,10 @@ class Task:
     taken; "" = never.
     `checks`: active health checks every second, two failures in a row take an endpoint out.
     `serve`: the proxy runs the model servers itself; no peer does.
+    `untuned`: every program has its documented defaults. Its file names the servers and the deadline, by the time limit
+    that the program has for a route or a server, and what this machine makes necessary: one thread, ports, connections.
+    `endpoints`: so many of the servers, the first ones, are in the files at first; 0 = all.
+    `proxies`: so many of the program run side by side before the same servers, each with its share of the load.
     """
 
     job: Job
@@ -76,6 +80,9 @@ class Task:
     hedge: str = ""
     checks: bool = False
     serve: Serve | None = None
+    untuned: bool = False
+    endpoints: int = 0
+    proxies: int = 1
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ def cluster(setup: Setup) -> str:
         f"      - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}\n"
         for port in setup.server_ports
     )
+    tuning = f"""  lb_policy: {_POLICIES[task.balance]}
+  connect_timeout: 5s
+{_breakers(task)}{_protocol(task)}{_checks(task)}"""
     return f"""- "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
   name: servers
   type: STATIC
-  lb_policy: {_POLICIES[task.balance]}
-  connect_timeout: 5s
-{_breakers(task)}{_protocol(task)}{_checks(task)}  load_assignment:
+{"" if task.untuned else tuning}  load_assignment:
     cluster_name: servers
     endpoints:
     - lb_endpoints:

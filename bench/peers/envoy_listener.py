@@ -14,7 +14,10 @@ def listener(setup: Setup, route_file: Path) -> str:
     """The one resource of the listener file, as an item of a YAML list."""
     if setup.task.job == "udp":
         return _udp(setup)
-    chain = _tcp_filter() if setup.task.job == "tcp" else _http_filter(setup.task, route_file)
+    if setup.task.untuned:
+        chain = _untuned_filter(route_file)
+    else:
+        chain = _tcp_filter() if setup.task.job == "tcp" else _http_filter(setup.task, route_file)
     return f"""- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
   name: front
   address: {{socket_address: {{address: 127.0.0.1, port_value: {setup.port}}}}}
@@ -44,6 +47,20 @@ def _http_filter(task: Task, route_file: Path) -> str:
         # Nothing idle may be cut off while it is measured.
         stream_idle_timeout: 0s
         common_http_protocol_options: {{idle_timeout: 3600s}}
+        rds:
+          route_config_name: routes
+          config_source: {{resource_api_version: V3, path_config_source: {{path: {route_file}}}}}
+"""
+
+
+def _untuned_filter(route_file: Path) -> str:
+    return f"""    - name: envoy.filters.network.http_connection_manager
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: front
+        http_filters:
+        - name: envoy.filters.http.router
+          typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
         rds:
           route_config_name: routes
           config_source: {{resource_api_version: V3, path_config_source: {{path: {route_file}}}}}
@@ -104,6 +121,15 @@ def _tls(setup: Setup) -> str:
 
 def routes(task: Task) -> str:
     """The one resource of the route file, as an item of a YAML list."""
+    if task.untuned:
+        limit = f", timeout: {task.deadline:g}s" if task.deadline else ""
+        return f"""- "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
+  name: routes
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes: [{{match: {{prefix: /}}, route: {{cluster: servers{limit}}}}}]
+"""
     head = """- "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
   name: routes
   request_headers_to_add:

@@ -89,6 +89,8 @@ def _global(setup: Setup) -> str:
 
 
 def _defaults(task: Task) -> str:
+    if task.untuned:
+        return _untuned_defaults(task)
     mode = "tcp" if task.job == "tcp" else "http"
     text = f"""defaults
     mode {mode}
@@ -112,6 +114,17 @@ def _defaults(task: Task) -> str:
     return text + "\n"
 
 
+def _untuned_defaults(task: Task) -> str:
+    """Those of Debian's `/etc/haproxy/haproxy.cfg`: HAProxy itself has no default for these timeouts, and warns."""
+    return f"""defaults
+    mode {"tcp" if task.job == "tcp" else "http"}
+    timeout connect 5s
+    timeout client 50s
+    timeout server {round((task.deadline or 50) * 1000)}ms
+
+"""
+
+
 def _frontend(setup: Setup) -> str:
     task = setup.task
     bind = f"bind 127.0.0.1:{setup.port} backlog 4096"
@@ -122,7 +135,7 @@ def _frontend(setup: Setup) -> str:
     elif task.job in _H2:
         bind += " proto h2"
     lines = ["frontend front", f"    {bind}"]
-    if task.job != "tcp":
+    if task.job != "tcp" and not task.untuned:
         lines += [
             "    # What every proxy here tells of the client.",
             "    option forwardfor",
@@ -146,13 +159,18 @@ def _frontend(setup: Setup) -> str:
 
 def _backend(setup: Setup) -> str:
     task = setup.task
-    lines = ["backend servers", f"    balance {_POLICIES[task.balance]}"]
+    lines = ["backend servers"]
+    if not task.untuned:
+        lines.append(f"    balance {_POLICIES[task.balance]}")
     options = " proto h2" if task.job in _H2 else ""
     if task.checks:
         lines += _checks(task)
         options += " check inter 1s fall 2 rise 1"
     for each in task.classes:
         here = f"{{ req.hdr({CLASS_HEADER}) {each.name} }}"
+        if task.untuned:
+            lines.append(f"    http-request set-timeout server {each.deadline * 1000:g}ms if {here}")
+            continue
         lines += [
             f"    http-request set-priority-class int({_PRIORITIES[each.priority]}) if {here}",
             "    # Among those of a class: as far ahead as its answers are due.",

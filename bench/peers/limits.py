@@ -17,6 +17,8 @@ def refuse_nonsense(task: Task) -> None:
         raise Cannot("it speaks no DTLS")
     if task.classes and task.job in ("tcp", "udp"):
         raise Cannot("bytes and datagrams have no head that says of which class they are")
+    if task.untuned and (task.job not in ("http", "oip") or task.tls or task.routes > 1):
+        raise Cannot("without tuning only HTTP/1.1 and inference requests in clear are measured")
     if task.endpoint_limit and task.job == "udp":
         raise Cannot("datagrams are no requests that could be counted")
 

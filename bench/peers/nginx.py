@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.accounting import tree
 from bench.errors import BenchError, Cannot
-from bench.nginx_conf import http_defaults, main_section
+from bench.nginx_conf import http_defaults, main_section, temporary_files
 from bench.peers.base import Setup, Task, Upstream, route_prefix, version_of
 from bench.peers.limits import certificate, refuse_classes, refuse_nonsense
 from bench.processes import Process, program, require
@@ -141,6 +141,8 @@ def _pass(task: Task) -> str:
 
 def _http(setup: Setup) -> str:
     task = setup.task
+    if task.untuned:
+        return _untuned_http(setup)
     server = f"        listen 127.0.0.1:{setup.port} backlog=4096{' ssl' if task.tls else ''};\n{_tls(setup)}"
     server += _GRPC if task.job in _H2 else _PROXY
     zone = ""
@@ -160,6 +162,23 @@ def _http(setup: Setup) -> str:
     client_body_buffer_size 2m;
 {zone}{_upstream(setup)}    server {{
 {server}    }}
+}}
+"""
+
+
+def _untuned_http(setup: Setup) -> str:
+    task = setup.task
+    servers = "".join(f"        server 127.0.0.1:{port};\n" for port in setup.server_ports)
+    limit = f"            proxy_read_timeout {task.deadline * 1000:g}ms;\n" if task.deadline else ""
+    return f"""http {{
+{temporary_files(setup.directory)}    upstream servers {{
+{servers}    }}
+    server {{
+        listen 127.0.0.1:{setup.port};
+        location / {{
+            {_pass(task)};
+{limit}        }}
+    }}
 }}
 """
 

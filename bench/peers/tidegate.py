@@ -1,4 +1,4 @@
-"""Tidegate itself: one worker, otherwise its defaults."""
+"""Tidegate itself: one worker, otherwise its defaults, and what the task says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Tidegate:
     def files(self, setup: Setup) -> dict[str, str]:
         task = setup.task
         refuse_nonsense(task)
-        return {_FILE: f"{_head(setup)}{_pool(setup)}{_cache(task)}log: {{level: warning}}\n"}
+        log = "" if task.untuned else "log: {level: warning}\n"
+        return {_FILE: f"{_head(setup)}{_pool(setup)}{_cache(task)}{log}"}
 
     def command(self, setup: Setup) -> list[str]:
         return [sys.executable, "-m", "lb.cli", "run", "-c", str(setup.directory / _FILE)]
@@ -75,14 +76,15 @@ def _head(setup: Setup) -> str:
         front = f"{task.job}\n{secured}    pool: servers\n"
     else:
         front = f"{'https' if task.tls else 'http'}\n{secured}{_routes(task)}"
-    limit = "" if task.job == "udp" else f"    max_connections: {setup.max_connections}\n"
+    limits = "" if task.untuned else "    idle_timeout: 1h\n"
+    if task.job != "udp" and not task.untuned:
+        limits += f"    max_connections: {setup.max_connections}\n"
     return f"""workers: 1
 admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
 listeners:
   front:
     bind: 127.0.0.1:{setup.port}
-    idle_timeout: 1h
-{limit}    protocol: {front}"""
+{limits}    protocol: {front}"""
 
 
 def _tls(setup: Setup) -> str:
@@ -94,7 +96,7 @@ def _routes(task: Task) -> str:
     if task.classes:
         return "    routes:\n" + "".join(
             f"      - {{match: {{headers: {{{CLASS_HEADER}: {each.name}}}}}, pool: servers,"
-            f" timeout: {each.deadline * 1000:g}ms, priority: {each.priority}}}\n"
+            f" timeout: {each.deadline * 1000:g}ms{'' if task.untuned else f', priority: {each.priority}'}}}\n"
             for each in task.classes
         )
     if task.routes == 1:
@@ -108,7 +110,9 @@ def _routes(task: Task) -> str:
 def _pool(setup: Setup) -> str:
     task = setup.task
     protocol = "oip" if task.job in ("oip", "cache") else task.job
-    lines = [f"protocol: {protocol}", f"policy: {task.policy or task.balance}"]
+    lines = [f"protocol: {protocol}"]
+    if task.policy or not task.untuned:
+        lines.append(f"policy: {task.policy or task.balance}")
     if task.cost:
         lines.append(f"cost: {task.cost}")
     if task.serve is not None:

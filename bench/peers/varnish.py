@@ -95,7 +95,7 @@ class Varnish:
             raise Cannot("it has no balancing by load")
         if task.job == "cache" and not _has_module("bodyaccess"):
             raise Cannot("its module bodyaccess is not installed (varnish-modules)")
-        return {_MAIN: _vcl(setup), _PARAMETERS: _parameters()}
+        return {_MAIN: _vcl(setup), _PARAMETERS: "" if task.untuned else _parameters()}
 
     def command(self, setup: Setup) -> list[str]:
         return [
@@ -186,8 +186,11 @@ def _vcl(setup: Setup) -> str:
 
 
 def _backend(task: Task, number: int, port: int) -> str:
-    lines = ['.host = "127.0.0.1";', f'.port = "{port}";', ".connect_timeout = 5s;"]
-    lines += [".first_byte_timeout = 1h;", ".between_bytes_timeout = 1h;"]
+    lines = ['.host = "127.0.0.1";', f'.port = "{port}";']
+    if task.untuned:
+        lines += [f".first_byte_timeout = {task.deadline * 1000:g}ms;"] if task.deadline else []
+    else:
+        lines += [".connect_timeout = 5s;", ".first_byte_timeout = 1h;", ".between_bytes_timeout = 1h;"]
     if task.checks:
         lines.append(".probe = each_second;")
     if task.endpoint_limit:

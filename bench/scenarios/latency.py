@@ -22,6 +22,7 @@ P50 = Metric("p50_ms", "p50 ms", "lower", 1)
 P99 = Metric("p99_ms", "p99 ms", "lower", 1)
 P999 = Metric("p999_ms", "p99.9 ms", "lower", 1)
 FAILED = Metric("failed_pct", "failed %", "lower", 2, ratio=False)
+RATE = Metric("rate", "answers/s", "higher")
 IN_TIME_SHARE = Metric("capacity_pct", "in time, % of capacity", "higher", 1, ratio=False)
 
 # The peers that take an endpoint's load into account.
@@ -79,6 +80,7 @@ def fixed_rate(
                 "p99_ms": p99 / 1e3,
                 "p999_ms": p999 / 1e3,
                 "failed_pct": 100 * failed / report.sent,
+                "rate": report.completed_rate,
             },
             warnings=[doubt for doubt in report.doubts() if "failed" not in doubt],
             raw=raw_of(report) | {"usage": vars(usage), "servers": control.stats()},

@@ -25,6 +25,7 @@ OPTIONS = {
     "endpoint_limit": {"endpoint_limit": 8},
     "hedge": {"hedge": "p95"},
     "checks": {"checks": True},
+    "untuned": {"untuned": True, "deadline": 0.25},
     "classes": {"endpoint_limit": 1, "classes": (Class("a", 0.1, "high"), Class("b", 1, "low"))},
 }
 JOBS = ("http", "http2", "grpc", "tcp", "udp", "cache")
@@ -36,6 +37,7 @@ EVERYWHERE = {
     ("udp", "endpoint_limit"),
     ("tcp", "classes"),
     ("udp", "classes"),
+    *((job, "untuned") for job in JOBS if job != "http"),
 }
 NO_CLASSES = {(job, "classes") for job in JOBS}
 CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
@@ -45,7 +47,8 @@ CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
     "envoy": ({"cache"}, EVERYWHERE | NO_CLASSES | {("udp", "checks"), ("udp", "least_request")}),
     "varnish": (
         {"http2", "grpc", "tcp", "udp"},
-        {(job, option) for job in ("http", "cache") for option in ("tls", "least_request", "classes")},
+        {("cache", "untuned")}
+        | {(job, option) for job in ("http", "cache") for option in ("tls", "least_request", "classes")},
     ),
 }
 CASES = [(name, job, option) for name in CANNOT for job in JOBS for option in OPTIONS]
@@ -165,6 +168,43 @@ def test_the_page_lists_every_scenario() -> None:
     assert starred == {scenario.name for scenario in SCENARIOS.values() if scenario.default}
 
 
+@pytest.mark.parametrize("name", [*CANNOT, "tidegate-prequal", "haproxy-tuned"])
+def test_without_tuning_a_file_names_servers_and_the_time_limit(name: str, tmp_path: Path) -> None:
+    row = SCENARIOS["untuned-concurrent"].row(name)
+    setup = replace(setup_of(row.task, tmp_path), server_ports=(9001, 9002))
+    text = show_files(proxy_of(row.proxy).files(setup))
+    assert "9001" in text
+    assert "9002" in text
+    tuning = r"least|policy|balance|max_?conn[s ]|max_fails|thresholds|keepalive|prequal"
+    found = set(re.findall(tuning, text.replace(f"maxconn {setup.max_connections}", "")))
+    assert found == {"tidegate-prequal": {"policy", "prequal"}, "haproxy-tuned": {"balance", "least", "maxconn "}}.get(
+        name, set()
+    )
+    limits = {"tidegate": "timeout: 10000ms", "haproxy": "timeout server 10000ms", "envoy": "timeout: 10s"}
+    limits |= {"nginx": "proxy_read_timeout 10000ms", "varnish": "first_byte_timeout = 10000ms"}
+    assert (limits[row.proxy] in text) == (name != "haproxy-tuned")
+
+
+def test_without_tuning_classes_have_time_limits_and_no_priorities(tmp_path: Path) -> None:
+    scenario = SCENARIOS["untuned-classes"]
+    ours, haproxy = (
+        show_files(PROXIES[name].files(setup_of(scenario.row(name).task, tmp_path))) for name in (OURS, "haproxy")
+    )
+    assert "timeout: 100ms}" in ours
+    assert "timeout: 1000ms}" in ours
+    assert "priority" not in ours
+    assert "set-timeout server 100ms if" in haproxy
+    assert "priority" not in haproxy
+
+
+def test_a_row_of_its_own_has_its_own_task() -> None:
+    scenario = SCENARIOS["untuned-two-daemons"]
+    assert scenario.names(["tidegate", "nginx"]) == ["tidegate", "nginx", "tidegate-one", "nginx-tuned"]
+    assert (scenario.row("tidegate").task.proxies, scenario.row("tidegate-one").task.proxies) == (2, 1)
+    assert (scenario.row("nginx-tuned").proxy, scenario.row("nginx-tuned").task.untuned) == ("nginx", False)
+    assert list(scenario.outcome(["tidegate"]).subjects) == ["tidegate", "tidegate-one"]
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda s: s.name)
 def test_less_of_a_headline_is_better(scenario: Scenario) -> None:
     assert scenario.metrics[0].better == "lower"
@@ -173,5 +213,5 @@ def test_less_of_a_headline_is_better(scenario: Scenario) -> None:
 @pytest.mark.parametrize("scenario", [s for s in SCENARIOS.values() if s.limits], ids=lambda s: s.name)
 def test_limits_name_peers_and_a_metric_that_has_ratios(scenario: Scenario) -> None:
     for limit in scenario.limits:
-        assert set(limit.peers) <= set(PROXIES) - {OURS}
+        assert set(limit.peers) <= set(scenario.names(PROXIES)) - {OURS}
         assert scenario.outcome(()).metric_of(limit).ratio or not limit.peers

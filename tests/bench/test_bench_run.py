@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,7 +19,14 @@ from waiting import eventually as wait_for
 from bench import machine
 from bench import results as store
 from bench.accounting import CpuReading, cpu_between, memory, read_cpu
+from bench.bed import Timing, lay
+from bench.emulated import Emulated
+from bench.emulator.client import ControlClient
+from bench.emulator.spec import Service
 from bench.errors import BenchError
+from bench.load.request import Request
+from bench.open_loop import Open, report_of
+from bench.peers import PROXIES, Setup, Task
 from bench.processes import Processes, require
 
 BURN = """
@@ -166,6 +177,43 @@ def test_a_proxy_is_reloaded_under_load_and_one_that_cannot_is_told(tmp_path: Pa
     assert reload["subjects"]["tidegate"]["samples"][0]["values"]["failed"] == 0
     assert udp["subjects"]["haproxy"]["cannot"]
     assert udp["subjects"]["tidegate"]["samples"]
+
+
+@needs_tools
+@needs_cores
+def test_two_proxies_share_a_load_and_a_server_joins_meanwhile() -> None:
+    """Each of the two has half of the requests, and the server that joins has some after the reload of both."""
+    servers = Emulated((Service(),) * 3)
+    task = Task("http", untuned=True, deadline=10, endpoints=2, proxies=2)
+    pace = Open(Request(), 200, timeout=30)
+    with lay(PROXIES["tidegate"], task, servers, machine.split_cores(), Timing(), 1000, 1) as bed:
+        control = ControlClient(bed.control_ports[0])
+
+        def received() -> list[int]:
+            return [server["received"] for server in control.stats()["servers"]]
+
+        def sent_by(setup: Setup) -> float:
+            with urllib.request.urlopen(f"http://127.0.0.1:{setup.admin_port}/metrics", timeout=20) as answer:
+                text = answer.read().decode()
+            counts = re.findall(r"^tidegate_endpoint_requests_total\{.*\} (\S+)$", text, re.MULTILINE)
+            return sum(map(float, counts))
+
+        assert len(bed.proxies) == 2
+        bed.ask_until(Request(), lambda answer: answer.status == 200, 30)
+        counted, usage = bed.drive(pace, 1)
+        assert received()[2] == 0
+        both = [sent_by(setup) for setup, _ in bed.proxies]
+        # The warm-up of 0.3 s as well.
+        assert both == [pytest.approx(131, abs=3)] * 2
+        assert (counted.operations, usage.proxy is not None) == (pytest.approx(200, abs=2), True)
+        bed.serve_by(bed.server_ports)
+        bed.drive(pace, 0.5)
+        assert all(received())
+        # `during` begins with the measured part, and not with the program.
+        begun: list[int] = []
+        alone = replace(bed, beside=())
+        counted, _ = alone.drive(pace, 0.5, during=lambda: begun.append(time.monotonic_ns()))
+        assert begun[0] >= report_of(counted).began_ns
 
 
 @needs_tools

@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 from bench.emulated import Emulated
-from bench.emulator.spec import Antagonist, Constant, Failure, Lognormal, Parallel, Serial, Service, Stall
+from bench.emulator.spec import Antagonist, Batched, Constant, Failure, Lognormal, Parallel, Serial, Service, Stall
 from bench.errors import BenchError
 from bench.generator import Target
-from bench.load.arrivals import schedule
+from bench.load.arrivals import Poisson, schedule
 from bench.load.histogram import Recording, encode
 from bench.load.report import Report, Series
 from bench.open_loop import share_above
-from bench.scenarios import SCENARIOS, autoscale_trace, uneven_endpoints
+from bench.scenarios import SCENARIOS, autoscale_trace, failing_endpoint, uneven_endpoints, untuned_changes
 from bench.scenarios.inference import grpc_message, json_request
 from bench.scenarios.latency import Goodput
+from bench.scenarios.untuned_changes import Phase
 from lb.wire import grpc_service_pb2 as wire
 
 
@@ -63,13 +64,16 @@ def test_what_the_servers_can_do_is_the_sum_of_their_rates() -> None:
     assert uneven_endpoints.SERVERS.capacity == pytest.approx(8 * 100 + 4 * 100 / 3)
     lognormal = Service(Serial(Lognormal(10, 0.2)))
     assert Emulated((lognormal,)).capacity == pytest.approx(100 * math.exp(-0.02))
+    assert Emulated((Service(Parallel(Constant(10), 4)),)).capacity == pytest.approx(400)
+    batched = Service(Batched(16, max_wait_ms=5, fixed_ms=40, per_item_ms=2.5))
+    assert Emulated((batched, batched)).capacity == pytest.approx(2 * 16 / 0.08)
 
 
 @pytest.mark.parametrize(
     "service",
     [
         Service(),
-        Service(Parallel(Constant(10), 4)),
+        Service(Batched(4, max_wait_ms=1, fixed_ms=0, per_item_ms=0)),
         Service(Serial(Constant(10), per_item=True)),
         Service(Serial(Constant(10)), stalls=(Stall(0, 10),)),
         Service(Serial(Constant(10)), antagonists=(Antagonist(10, 0.5, 2),)),
@@ -104,6 +108,80 @@ def test_goodput_counts_answers_in_time_against_what_the_servers_can_do() -> Non
         series=Series(),
     )
     assert Goodput(250, 2.0).values(report) == {"late_pct": 50.0, "goodput": 1.5, "capacity_pct": 75.0}
+
+
+def counted(**series: list[int]) -> Report:
+    """A report in bins of half a second."""
+    empty = encode(Recording().histogram())
+    return Report(
+        sent=sum(series["sent"]),
+        completed=0,
+        failed={},
+        dropped=0,
+        retried=0,
+        began_ns=10_000_000_000,
+        duration_ns=len(series["sent"]) * 500_000_000,
+        cpu_ns=1,
+        bytes_in=1,
+        bytes_out=1,
+        latency=empty,
+        service=empty,
+        lateness=empty,
+        failure=empty,
+        series=Series(bin_ns=500_000_000, **series),
+    )
+
+
+def test_each_second_is_held_against_what_was_possible() -> None:
+    report = counted(sent=[50, 50, 100, 100, 30, 10], in_time=[40, 50, 50, 40, 20, 20])
+    assert untuned_changes.shares(report, [Phase(0, 100)]) == [0.9, 0.9, 1.0]  # all, of 100; 90 of 100; 40 of 40
+    assert untuned_changes.shares(report, [Phase(0, 1000), Phase(1.0, 90)]) == [0.9, None, None]
+    # The second in which a change falls does not count, nor do those that begin within two seconds of it.
+    assert untuned_changes.shares(report, [Phase(0, 1000), Phase(0.5, 90)]) == [None, None, None]
+    # Nothing came, and so nothing was missed.
+    assert untuned_changes.shares(counted(sent=[0] * 6, in_time=[0] * 6), [Phase(0, 100)]) == [1.0] * 3
+
+
+def test_errors_of_a_phase_count_from_its_second_second_on() -> None:
+    report = counted(sent=[10] * 6 + [20] * 6, failed=[9, 9, 9, 9, 0, 1, 4, 4, 4, 4, 4, 4])
+    # Begun half a second into the run: what counts is 1.5 to 4.5 s.
+    assert failing_endpoint.errors_pct(report, 10_500_000_000) == pytest.approx(100 * (9 + 0 + 1 + 4 + 4 + 4) / 90)
+    for begun in (9_900_000_000, 12_500_000_000):
+        with pytest.raises(BenchError, match="not within the measured time"):
+            failing_endpoint.errors_pct(report, begun)
+
+
+def test_each_phase_has_one_server_that_fails() -> None:
+    for when in ("start", "joining"):
+        services = failing_endpoint.fleet(when).services
+        assert [one.failures[0].how for one in services if one.failures] == list(failing_endpoint.KINDS)
+    assert all(len(services) == 8 for services in (failing_endpoint.fleet("late").services,))
+    assert not any(one.failures for one in failing_endpoint.fleet("start").services[:8])
+
+
+def test_what_nobody_tunes_has_its_limits_by_the_best_of_those_who_do() -> None:
+    untuned = [scenario for scenario in SCENARIOS.values() if scenario.name.startswith("untuned-")]
+    assert len(untuned) == 14
+    for scenario in untuned:
+        assert scenario.task.untuned
+        assert scenario.task_for("haproxy").untuned
+        assert not scenario.task.policy
+        assert not scenario.task.endpoint_limit
+        assert not scenario.task.cost
+        assert scenario.task.deadline
+        assert not scenario.row("haproxy-tuned").task.untuned
+
+
+def test_the_load_is_shared_out_among_several_proxies(tmp_path: Path) -> None:
+    pace = uneven_endpoints.PACE
+    one, two = pace.specs(Target(1001, 1, tmp_path, more_ports=(1002,)), 10)
+    assert (one.address, two.address) == ("127.0.0.1:1001", "127.0.0.1:1002")
+    assert one.arrivals == two.arrivals == Poisson(350)
+    assert one.connections == two.connections == 128
+    assert one.seed != two.seed, "they would send at the same moments"
+    assert len(pace.command(Target(1001, 1, tmp_path, more_ports=(1002,)), 10)) == 5
+    with pytest.raises(BenchError, match="only a rate"):
+        untuned_changes.CROWD_PACE.specs(Target(1001, 1, tmp_path, more_ports=(1002,)), 10)
 
 
 def test_the_default_run_is_part_of_the_suite() -> None:

@@ -50,8 +50,16 @@ INKS = (TEXT, MUTED, GRID, SURFACE, *(look.ink for look in (*_KNOWN.values(), *_
 
 
 def look(name: str) -> Look:
-    """A proxy's own look; one that has none gets one by its name, always the same."""
-    return _KNOWN.get(name) or _OTHERS[sum(name.encode()) % len(_OTHERS)]
+    """A proxy's own look; one that has none gets one by its name, always the same.
+
+    A further row of a peer, as `haproxy-tuned`, has the colour of the peer and a solid line.
+    """
+    if (known := _KNOWN.get(name)) is not None:
+        return known
+    peer = _KNOWN.get(name.partition("-")[0], OUR_LOOK)
+    if peer is not OUR_LOOK:
+        return Look(peer.ink, peer.marker)
+    return _OTHERS[sum(name.encode()) % len(_OTHERS)]
 
 
 def dark_rules(used_in: str | None = None) -> str:
