@@ -59,6 +59,8 @@ class Task:
     `hedge`: when a request goes to a second endpoint as well, where the proxy can do that so that the first answer is
     taken; "" = never.
     `checks`: active health checks every second, two failures in a row take an endpoint out.
+    `failover`: a request that an endpoint fails, by an error, 429 or a reset, goes to another one, POST too, and an
+    endpoint that fails several is left out for some seconds. Tidegate does what it does by its defaults.
     `serve`: the proxy runs the model servers itself; no peer does.
     `untuned`: every program has its documented defaults. Its file names the servers and the deadline, by the time limit
     that the program has for a route or a server, and what this machine makes necessary: one thread, ports, connections.
@@ -79,6 +81,7 @@ class Task:
     classes: tuple[Class, ...] = ()
     hedge: str = ""
     checks: bool = False
+    failover: bool = False
     serve: Serve | None = None
     untuned: bool = False
     endpoints: int = 0

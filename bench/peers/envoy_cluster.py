@@ -25,7 +25,7 @@ def cluster(setup: Setup) -> str:
     )
     tuning = f"""  lb_policy: {_POLICIES[task.balance]}
   connect_timeout: 5s
-{_breakers(task)}{_protocol(task)}{_checks(task)}"""
+{_breakers(task)}{_protocol(task)}{_checks(task)}{_outliers(task)}"""
     return f"""- "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
   name: servers
   type: STATIC
@@ -57,6 +57,18 @@ def _breakers(task: Task) -> str:
       max_requests: {_NO_LIMIT}
       max_pending_requests: {pending}
 {per_host}"""
+
+
+def _outliers(task: Task) -> str:
+    if not task.failover:
+        return ""
+    return """  outlier_detection:
+    # Resets count as well.
+    consecutive_5xx: 5
+    interval: 1s
+    base_ejection_time: 5s
+    max_ejection_percent: 50
+"""
 
 
 def _protocol(task: Task) -> str:

@@ -138,6 +138,8 @@ def routes(task: Task) -> str:
   - name: all
     domains: ["*"]
 """
+    if task.failover:
+        return f"{head}    routes: [{{match: {{prefix: /}}, route: {{cluster: servers, timeout: 0s, {_RETRIES}}}}}]\n"
     if task.routes == 1:
         return f"{head}    routes: [{{match: {{prefix: /}}, {_ROUTE}}}]\n"
     rules = "".join(f"            {route_prefix(i)}: *servers\n" for i in range(1, task.routes))
@@ -161,5 +163,13 @@ def routes(task: Task) -> str:
 {rules}"""
 
 
+_PREVIOUS = (
+    "{name: envoy.retry_host_predicates.previous_hosts, typed_config: {"
+    '"@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}}'
+)
+_RETRIES = (
+    'retry_policy: {retry_on: "5xx,reset,connect-failure,retriable-status-codes", retriable_status_codes: [429],'
+    f" num_retries: 2, retry_host_predicate: [{_PREVIOUS}], host_selection_retry_max_attempts: 5}}"
+)
 # 0s: without a limit, where 15 s is the default.
 _ROUTE = "route: {cluster: servers, timeout: 0s}"

@@ -166,6 +166,14 @@ def _backend(setup: Setup) -> str:
     if task.checks:
         lines += _checks(task)
         options += " check inter 1s fall 2 rise 1"
+    if task.failover:
+        lines += [
+            "    # Also what is sent; a POST as well, since it is known here that inferences may be repeated.",
+            "    retries 2",
+            "    option redispatch 1",
+            "    retry-on all-retryable-errors 429",
+        ]
+        options += " observe layer7 error-limit 5 on-error mark-down"
     for each in task.classes:
         here = f"{{ req.hdr({CLASS_HEADER}) {each.name} }}"
         if task.untuned:

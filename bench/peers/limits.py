@@ -19,6 +19,8 @@ def refuse_nonsense(task: Task) -> None:
         raise Cannot("bytes and datagrams have no head that says of which class they are")
     if task.untuned and (task.job not in ("http", "oip") or task.tls or task.routes > 1):
         raise Cannot("without tuning only HTTP/1.1 and inference requests in clear are measured")
+    if task.failover and (task.job not in ("http", "oip") or task.routes > 1):
+        raise Cannot("what fails is sent elsewhere only for HTTP/1.1 and inference requests")
     if task.endpoint_limit and task.job == "udp":
         raise Cannot("datagrams are no requests that could be counted")
 

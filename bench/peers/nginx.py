@@ -135,6 +135,11 @@ def _accepts(worker: int) -> bool:
     return title != b"" and b"shutting down" not in title
 
 
+_FAILOVER = """        # A POST as well, since it is known here that inferences may be repeated.
+        proxy_next_upstream error timeout http_500 http_502 http_503 http_504 http_429 non_idempotent;
+"""
+
+
 def _pass(task: Task) -> str:
     return "grpc_pass grpc://servers" if task.job in _H2 else "proxy_pass http://servers"
 
@@ -145,6 +150,8 @@ def _http(setup: Setup) -> str:
         return _untuned_http(setup)
     server = f"        listen 127.0.0.1:{setup.port} backlog=4096{' ssl' if task.tls else ''};\n{_tls(setup)}"
     server += _GRPC if task.job in _H2 else _PROXY
+    if task.failover:
+        server += _FAILOVER
     zone = ""
     if task.job == "cache":
         zone = _CACHE_ZONE.format(directory=setup.directory)
@@ -222,6 +229,8 @@ def _upstream(setup: Setup) -> str:
     if task.checks:
         lines.append("    # It has no active checks: two failed requests take a server out for a second.")
         options = " max_fails=2 fail_timeout=1s"
+    if task.failover:
+        options = " max_fails=5 fail_timeout=5s"
     if task.endpoint_limit:
         lines.append("    # It has no queue: what is over the limit of all servers is refused at once with 502.")
         options += f" max_conns={task.endpoint_limit}"

@@ -91,6 +91,8 @@ class Varnish:
             raise Cannot(_CANNOT[task.job])
         if task.tls:
             raise Cannot("it takes no TLS")
+        if task.failover:
+            raise Cannot("it repeats no request whose body it has passed on")
         if task.balance == "least_request":
             raise Cannot("it has no balancing by load")
         if task.job == "cache" and not _has_module("bodyaccess"):

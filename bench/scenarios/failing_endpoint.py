@@ -125,7 +125,7 @@ def scenario(when: When) -> Scenario:
         generators=(PACE,),
         limits=(Limit(1, metric=ERRORS.key),),
         note=f"{NOTE} {DEFAULTS}",
-        rows=tuned(Task("http", balance="least_request", checks=True, endpoints=first)),
+        rows=tuned(Task("http", balance="least_request", checks=True, failover=True, endpoints=first)),
         max_rounds=3,
     )
 

@@ -26,6 +26,7 @@ OPTIONS = {
     "hedge": {"hedge": "p95"},
     "checks": {"checks": True},
     "untuned": {"untuned": True, "deadline": 0.25},
+    "failover": {"balance": "round_robin", "checks": True, "failover": True},
     "classes": {"endpoint_limit": 1, "classes": (Class("a", 0.1, "high"), Class("b", 1, "low"))},
 }
 JOBS = ("http", "http2", "grpc", "tcp", "udp", "cache")
@@ -37,7 +38,7 @@ EVERYWHERE = {
     ("udp", "endpoint_limit"),
     ("tcp", "classes"),
     ("udp", "classes"),
-    *((job, "untuned") for job in JOBS if job != "http"),
+    *((job, option) for job in JOBS if job != "http" for option in ("untuned", "failover")),
 }
 NO_CLASSES = {(job, "classes") for job in JOBS}
 CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
@@ -48,7 +49,7 @@ CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
     "varnish": (
         {"http2", "grpc", "tcp", "udp"},
         {("cache", "untuned")}
-        | {(job, option) for job in ("http", "cache") for option in ("tls", "least_request", "classes")},
+        | {(job, option) for job in ("http", "cache") for option in ("tls", "least_request", "classes", "failover")},
     ),
 }
 CASES = [(name, job, option) for name in CANNOT for job in JOBS for option in OPTIONS]
