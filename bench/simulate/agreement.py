@@ -33,7 +33,15 @@ TWINS: Final = {
     "stalling-endpoint": ("stalling", 15.0),
     "stalling-endpoint-hedged": ("stalling", 15.0),
     "overload": ("overload", 10.0),
-    "overload-classes": ("classes", 6.0),
+    "overload-classes": ("classes-prioritised", 6.0),
+    "untuned-uneven": ("uneven", 10.0),
+    "untuned-stalling": ("stalling", 15.0),
+    "untuned-mixed-batches": ("mixed-batches", 10.0),
+    "untuned-overload": ("overload", 10.0),
+    "untuned-classes": ("classes", 6.0),
+    "untuned-concurrent": ("concurrent-8", 10.0),
+    "untuned-batching": ("batching", 10.0),
+    "untuned-cold-server": ("cold", 12.0),
 }
 
 
@@ -79,7 +87,9 @@ def _simulated(name: str, runs: int) -> list[Result]:
 
 def _pool(task: Task) -> dict[str, Any]:
     """What bench.peers.tidegate says of the pool."""
-    found: dict[str, Any] = {"policy": task.policy or task.balance}
+    found: dict[str, Any] = {}
+    if task.policy or not task.untuned:
+        found["policy"] = task.policy or task.balance
     if task.cost:
         found["cost"] = task.cost
     if task.endpoint_limit:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.scenarios.untuned import PATIENCE
 from bench.simulate._engine import Simulation, Worker
 from bench.simulate.scenario import Scenario
 from lb.balancing.policy_checks import check_policies
@@ -89,15 +90,14 @@ def mapping(text: str) -> dict[str, Any]:
 def configuration(
     scenario: Scenario, addresses: Sequence[str], pool: Mapping[str, Any], route: Mapping[str, Any], workers: int
 ) -> Config:
-    """The file with these endpoints, the scenario's deadlines and priorities as routes, and `pool` and `route` besides.
-    Raises ConfigError."""
+    """The file with these endpoints, a route for each kind of request with its deadline (as a time limit, which is long
+    where it has none) and priority, and `pool` and `route` besides. Raises ConfigError."""
     routes: list[dict[str, Any]] = []
     for kind in scenario.kinds:
         one: dict[str, Any] = {"pool": POOL, **route}
         if len(scenario.kinds) > 1:
             one["match"] = {"headers": {"x-kind": str(len(routes))}}
-        if kind.told and kind.deadline_ms is not None:
-            one.setdefault("timeout", f"{kind.deadline_ms:g}ms")
+        one.setdefault("timeout", f"{kind.deadline_ms or PATIENCE * 1e3:g}ms")
         if kind.priority != "normal":
             one["priority"] = kind.priority
         routes.append(one)

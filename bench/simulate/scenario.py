@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bench.emulator.distributions import mean_ms, ns
-from bench.emulator.spec import Antagonist, Batched, Instant, Parallel, Serial, Service
+from bench import emulated
+from bench.emulator.distributions import ns
+from bench.emulator.spec import Antagonist, Parallel, Serial, Service
 from bench.emulator.timeline import Span, Timeline
 from bench.load.arrivals import Arrivals, Steps, Trace
 
@@ -19,11 +20,10 @@ Priority = Literal["high", "normal", "low"]
 @dataclass(frozen=True)
 class Kind:
     """One kind of request. An answer counts within `deadline_ms` (None: whenever it comes), which its route has as its
-    timeout where `told`; `units` are the items of its batch; the client leaves after `patience_ms` (None: never)."""
+    timeout; `units` are the items of its batch; the client leaves after `patience_ms` (None: never)."""
 
     name: str = ""
     deadline_ms: float | None = None
-    told: bool = True
     priority: Priority = "normal"
     units: int = 1
     patience_ms: float | None = None
@@ -60,24 +60,13 @@ class Scenario:
     join: Join | None = None
 
 
-def slots(service: Service) -> int:
-    """How many requests a server executes at a time at most."""
-    execution = service.execution
-    if isinstance(execution, Parallel):
-        return execution.slots
-    return execution.max_batch if isinstance(execution, Batched) else 1
-
-
 def rate(service: Service, units: float = 1.0) -> float:
     """Requests per second that a server can do at full speed, of `units` items on average. Raises ValueError for one
     that has no limit."""
     execution = service.execution
-    if isinstance(execution, Instant):
-        raise ValueError("a server without an execution has no limit")
-    if isinstance(execution, Batched):
-        return execution.max_batch * 1e3 / (execution.fixed_ms + execution.per_item_ms * execution.max_batch)
-    items = units if isinstance(execution, Serial) and execution.per_item else 1.0
-    return slots(service) * 1e3 / (mean_ms(execution.time) * items)
+    if isinstance(execution, Serial) and execution.per_item:
+        return emulated.rate(Service(Serial(execution.time))) / units
+    return emulated.rate(Service(execution))
 
 
 def capacity(services: Sequence[Service], units: float = 1.0) -> float:

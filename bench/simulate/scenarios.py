@@ -9,19 +9,31 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from bench.emulator.spec import Batched, FailHow, Failure, Lognormal, Normal, Parallel, Serial, Service
+from bench.emulated import Emulated
+from bench.emulator.spec import Batched, Failure, Lognormal, Parallel, Service
 from bench.load.arrivals import Poisson, Steps
-from bench.scenarios import mixed_batches, overload, overload_classes, stalling_endpoint, uneven_endpoints
+from bench.open_loop import Open
+from bench.scenarios import (
+    failing_endpoint,
+    mixed_batches,
+    overload,
+    overload_classes,
+    stalling_endpoint,
+    uneven_endpoints,
+    untuned_changes,
+    untuned_servers,
+)
+from bench.scenarios.base import Scenario as RealScenario
 from bench.simulate.scenario import Join, Kind, Scenario, capacity, slowed
 
 LOAD: Final = 0.9
 FAST, SLOW = 5, 3  # servers that do several at a time, and those that take three times as long
 SLOWER = 3.0
-FAILURES: Final[dict[str, FailHow]] = {"500": "error", "503": "unavailable", "429": "limited", "reset": "reset"}
 
-_EVEN = (Service(Serial(Normal(10, 0.2))),) * 8
+_EVEN = (failing_endpoint.WELL,) * failing_endpoint.FLEET
 _LATE_S = 10.0
-_LONG_MS = 3_600_000.0
+# As the bench's overload has it.
+_DUE = Kind(deadline_ms=overload.DEADLINE * 1e3, patience_ms=overload.PACE.timeout * 1e3)
 
 
 def uneven() -> Scenario:
@@ -45,25 +57,28 @@ def stalling() -> Scenario:
 def overloaded() -> Scenario:
     """The bench's overload."""
     services = uneven_endpoints.SERVICES
-    kind = Kind(deadline_ms=overload.DEADLINE * 1e3, patience_ms=overload.PACE.timeout * 1e3)
     return Scenario(
         "overload", "1.5 times what the servers can do, due within 250 ms", services, Poisson(overload.PACE.rate),
-        capacity(services), (kind,), seconds=30,
+        capacity(services), (_DUE,), seconds=30,
     )  # fmt: skip
 
 
-def classes() -> Scenario:
-    """The bench's overload-classes."""
+def classes(prioritised: bool) -> Scenario:
+    """The bench's overload-classes: the routes say how urgent they are, or nothing but when an answer is due."""
     services = uneven_endpoints.SERVICES
     kinds = {
         each.name: Kind(
-            each.name, each.deadline * 1e3, priority=each.priority, patience_ms=overload_classes.PACE.timeout * 1e3
+            each.name,
+            each.deadline * 1e3,
+            priority=each.priority if prioritised else "normal",
+            patience_ms=overload_classes.PACE.timeout * 1e3,
         )
         for each in overload_classes.CLASSES
     }
     return Scenario(
-        "classes", "1.5 times what the servers can do, of two classes", services, Poisson(overload_classes.PACE.rate),
-        capacity(services), tuple(kinds[request.label] for request in overload_classes.MIX), seconds=30, warmup_s=3,
+        "classes-prioritised" if prioritised else "classes", "1.5 times what the servers can do, of two classes",
+        services, Poisson(overload_classes.PACE.rate), capacity(services),
+        tuple(kinds[request.label] for request in overload_classes.MIX), seconds=30, warmup_s=3,
     )  # fmt: skip
 
 
@@ -102,17 +117,31 @@ def unlimited() -> Scenario:
     )  # fmt: skip
 
 
-def batching() -> Scenario:
-    """Servers that execute batches."""
+def of_bench(name: str, real: RealScenario, title: str) -> Scenario:
+    """The servers and requests of one of the bench's scenarios at a fixed rate."""
+    services = _services(real)
+    (pace,) = real.generators
+    assert isinstance(pace, Open)
+    return Scenario(name, title, services, Poisson(pace.rate), capacity(services), seconds=60, warmup_s=5)
+
+
+def _services(real: RealScenario) -> tuple[Service, ...]:
+    servers = real.servers["grpc"]
+    assert isinstance(servers, Emulated)
+    return servers.services
+
+
+def batches_of(most: int) -> Scenario:
+    """Servers that execute batches, of which one takes little longer than one request."""
 
     def server(times: float) -> Service:
-        return Service(Batched(max_batch=16, max_wait_ms=2.0, fixed_ms=8.0 * times, per_item_ms=0.5 * times))
+        return Service(Batched(max_batch=most, max_wait_ms=2.0, fixed_ms=8.0 * times, per_item_ms=0.5 * times))
 
     services = (server(1),) * FAST + (server(SLOWER),) * SLOW
-    most = capacity(services)
+    able = capacity(services)
     return Scenario(
-        "batching", "servers that do batches of 16, 5 fast and 3 three times slower", services, Poisson(LOAD * most),
-        most, seconds=30,
+        f"batches-{most}", f"servers that do batches of {most}, 5 fast and 3 three times slower", services,
+        Poisson(LOAD * able), able, seconds=30,
     )  # fmt: skip
 
 
@@ -128,52 +157,57 @@ def slowed_down() -> Scenario:
 
 
 def halved() -> Scenario:
-    """Every server takes twice as long for 20 s."""
-    services = tuple(replace(each, antagonists=(slowed(2, _LATE_S, 20),)) for each in _EVEN)
-    most = capacity(services)
+    """The bench's untuned-capacity-halved."""
+    change, base = untuned_changes.HALVING, uneven_endpoints.SERVICES
+    slow = slowed(change.factor, change.after, change.seconds)
+    services = tuple(replace(each, antagonists=(slow,)) for each in base)
     return Scenario(
-        "halved", "eight servers, all take twice as long for 20 s; due within 250 ms", services, Poisson(LOAD * most),
-        most, (Kind(deadline_ms=250, patience_ms=2000),), seconds=40,
+        "halved", "twelve uneven servers, all take twice as long for 20 s; due within 250 ms", services,
+        Poisson(untuned_changes.HALVED_PACE.rate), capacity(base), (_DUE,), seconds=change.after + change.seconds + 5,
     )  # fmt: skip
 
 
 def flash_crowd() -> Scenario:
-    """Five times as many requests for some seconds: twice what the servers can do."""
-    most = capacity(_EVEN)
-    usual = 0.4 * most
-    steps = ((usual, _LATE_S), (5 * usual, 5.0), (usual, 15.0))
+    """The bench's untuned-flash-crowd."""
+    steps = untuned_changes.CROWD_PACE.schedule
+    assert isinstance(steps, Steps)
+    services = uneven_endpoints.SERVICES
     return Scenario(
-        "flash-crowd", "eight servers, five times as many requests for 5 s; due within 250 ms", _EVEN, Steps(steps),
-        most, (Kind(deadline_ms=250, patience_ms=2000),), seconds=30,
+        "flash-crowd", "twelve uneven servers, five times as many requests for 6 s; due within 250 ms", services, steps,
+        capacity(services), (_DUE,), seconds=sum(seconds for _, seconds in steps.steps),
     )  # fmt: skip
 
 
 def cold() -> Scenario:
-    """A server joins, and takes twenty times as long for its first seconds."""
-    services = (*_EVEN[:7], replace(_EVEN[7], antagonists=(slowed(20, _LATE_S, 5),)))
+    """The bench's untuned-cold-server."""
+    bench = untuned_changes
+    warm = bench.COLD_SERVERS.services[: bench.WARM]
+    late = replace(warm[0], antagonists=(slowed(bench.COLD_FACTOR, bench.JOINS_AFTER, bench.COLD_SECONDS),))
     return Scenario(
-        "cold", "seven servers; an eighth joins after 10 s, twenty times slower for 5 s; 0.8 of the seven", services,
-        Poisson(0.8 * capacity(services[:7])), capacity(services), seconds=30, join=Join(7, _LATE_S),
+        "cold", "seven servers; an eighth joins, ten times slower for 5 s", (*warm, late),
+        Poisson(bench.COLD_PACE.rate), capacity((*warm, late)), seconds=bench.JOINED_SECONDS,
+        join=Join(bench.WARM, bench.JOINS_AFTER),
     )  # fmt: skip
 
 
-def failing(name: str) -> Iterator[Scenario]:
+def failing(kind: failing_endpoint.Kind) -> Iterator[Scenario]:
     """One of eight fails at once: from the start, late, until it is well again, and from when it joins."""
-    how = FAILURES[name]
+    name = failing_endpoint.KINDS[kind]
+    hour = failing_endpoint.HOUR_MS
 
     def scenario(when: str, start_s: float, length_ms: float, join: Join | None = None) -> Scenario:
-        bad = replace(_EVEN[7], failures=(Failure(start_s * 1e3, length_ms, how=how),))
-        most = capacity(_EVEN[:7])
+        bad = replace(failing_endpoint.WELL, failures=(Failure(start_s * 1e3, length_ms, how=kind),))
+        services = (*_EVEN[:-1], bad)
         return Scenario(
             f"failing-{name}{when and '-' + when}", f"one of eight servers fails at once: {name} {when}".rstrip(),
-            (*_EVEN[:7], bad), Poisson(0.7 * most), most, seconds=30, protocol="http", join=join,
+            services, Poisson(failing_endpoint.PACE.rate), capacity(_EVEN[:-1]), seconds=30, join=join,
             warmup_s=0 if not start_s else 2,
         )  # fmt: skip
 
-    yield scenario("", 0.0, _LONG_MS)
-    yield scenario("late", _LATE_S, _LONG_MS)
+    yield scenario("", 0.0, hour)
+    yield scenario("late", _LATE_S, hour)
     yield scenario("healing", _LATE_S, 5_000.0)
-    yield scenario("joining", _LATE_S - 1, _LONG_MS, Join(7, _LATE_S))
+    yield scenario("joining", 0.5, hour, Join(len(_EVEN) - 1, _LATE_S))
 
 
 def two_daemons(one: Scenario) -> Scenario:
@@ -187,13 +221,16 @@ SCENARIOS: dict[str, Scenario] = {
         uneven(),
         stalling(),
         overloaded(),
-        classes(),
+        classes(prioritised=False),
+        classes(prioritised=True),
         batches(),
         concurrent(1),
         concurrent(4),
         concurrent(16),
+        of_bench("concurrent-8", untuned_servers.CONCURRENT, "servers that do 8 at a time; 0.75 of the capacity"),
         unlimited(),
-        batching(),
+        of_bench("batching", untuned_servers.BATCHING, "servers that do long batches of 16; 0.75 of the capacity"),
+        batches_of(16),
         slowed_down(),
         halved(),
         flash_crowd(),
@@ -201,6 +238,6 @@ SCENARIOS: dict[str, Scenario] = {
         two_daemons(uneven()),
         two_daemons(overloaded()),
         two_daemons(concurrent(4)),
-        *(scenario for name in FAILURES for scenario in failing(name)),
+        *(scenario for kind in failing_endpoint.KINDS for scenario in failing(kind)),
     )
 }

@@ -18,6 +18,7 @@ from bench.emulator.spec import Exponential, Failure, Normal, Parallel, Serial, 
 from bench.errors import BenchError
 from bench.load.arrivals import Constant, Poisson, Steps, Trace
 from bench.scenarios import SCENARIOS as REAL
+from bench.scenarios import untuned_changes
 from bench.simulate import SCENARIOS, Kind, Result, Scenario, agreement, simulate
 from bench.simulate._engine import Worker
 from bench.simulate.daemon import read_file
@@ -151,9 +152,9 @@ def test_a_deadline_is_kept_and_told() -> None:
 def test_capacity_follows_what_is_planned() -> None:
     halved = SCENARIOS["halved"]
     able = capacity_per_second(halved)
-    assert able[5] == pytest.approx(halved.capacity)
-    assert able[20] == pytest.approx(halved.capacity / 2)
-    assert able[35] == pytest.approx(halved.capacity)
+    change = untuned_changes.HALVING
+    assert able[0] == able[-1] == pytest.approx(halved.capacity)
+    assert able[round(change.after)] == able[round(change.after + change.seconds) - 1] == pytest.approx(able[0] / 2)
 
 
 def test_every_scenario_runs() -> None:

@@ -5,6 +5,7 @@ One side is a data path with real sockets and scripted servers, the other the si
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,7 +85,7 @@ def simulated(
     sections = {POOL: {"avoid_failing": False, "endpoints": addresses, **pool}}
     daemon.apply(read({"listeners": {"front": listener}, "pools": sections}))
     simulation.daemons.append(daemon.workers)
-    times = memoryview(b"".join((1001 + i).__mul__(SECOND).to_bytes(8, "little") for i in range(requests))).cast("q")
+    times = array("q", [(1001 + 5 * i) * SECOND for i in range(requests)])  # each after the one before
     simulation.run(times, [(0, 1, 0)], 2000 * SECOND)
     statuses = [status for _, _, status, *_ in simulation.answers()]
     assert daemon.plan is not None
@@ -125,14 +126,14 @@ CASES: dict[str, tuple[list[list[str]], dict[str, Any], dict[str, Any]]] = {
     "retried in vain": ([["503"], ["503"]], {"retry": {**ONE_RETRY, "on": ["5xx"]}}, {}),
     "broken": ([["break"], ["answer"]], {}, {"retries": 0}),
     "broken, retried": ([["break"], ["answer"]], {}, {"retries": 1}),
-    "late": ([["hang", "answer"], ["answer"]], {"timeout": "300ms"}, {}),
+    "late": ([["hang", "answer"], ["answer"]], {"timeout": "1s"}, {}),
     "late, retried": (
         [["hang", "answer"], ["answer"]],
-        {"timeout": "5s", "retry": {**ONE_RETRY, "on": ["timeout"], "per_attempt_timeout": "100ms"}},
+        {"timeout": "5s", "retry": {**ONE_RETRY, "on": ["timeout"], "per_attempt_timeout": "1s"}},
         {},
     ),
     "hedged": ([["hang", "answer"], ["answer"]], {"hedge": {"after": "50ms", "budget": 100}}, {}),
-    "hedge in vain": ([["hang", "answer"], ["503", "answer"]], {"timeout": "300ms", "hedge": {"after": "50ms"}}, {}),
+    "hedge in vain": ([["hang", "answer"], ["503", "answer"]], {"timeout": "1s", "hedge": {"after": "50ms"}}, {}),
     "limited": ([["answer"], ["503", "answer"]], {}, {"max_in_flight": 1, "queue": {"timeout": "1s"}}),
 }
 
@@ -143,8 +144,10 @@ async def test_requests_of_http(site: Site, case: str) -> None:
     endpoints = [await site.endpoint(Plain(str(i), list(turns))) for i, turns in enumerate(scripts)]
     section = {"protocol": "http", "policy": "round_robin", **pool}
     gate = await routing_gate(site, [{"pool": "p", **route}], {"p": {**section, "endpoints": endpoints}})
-    told = [(await curl(gate)).status for _ in range(6)]
-    statuses, found = simulated(scripts, 6, route, section)
+    # Hedges would follow on a busy machine, and an endpoint that was given up is left alone for a time.
+    requests = 1 if "hedge" in route else 6
+    told = [(await curl(gate)).status for _ in range(requests)]
+    statuses, found = simulated(scripts, requests, route, section)
     assert statuses == told
     assert found == await counted(gate)
 
