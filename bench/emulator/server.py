@@ -68,8 +68,8 @@ class ModelServer:
         self._now = 0
         timeline = self._timeline(spec.service)
         random = Random(f"{seed}/{index}")
-        self._work: Executor[Exchange] = Executor(spec.service.execution, timeline, random, spec.service.max_queue)
-        self._checks: Executor[Exchange] = Executor(Instant(), timeline, Random(0))
+        self._work = Executor(spec.service.execution, timeline, random, spec.service.max_queue)
+        self._checks = Executor(Instant(), timeline, Random(0))
 
     def __repr__(self) -> str:
         return f"<ModelServer {self._index} {self._work!r}>"

@@ -50,6 +50,11 @@ class Timeline:
     def __repr__(self) -> str:
         return f"Timeline({list(self._spans)})"
 
+    @property
+    def flat(self) -> bool:
+        """Whether executions always have full speed."""
+        return not self._spans
+
     def at(self, now: int) -> tuple[float, int]:
         """How many times slower than full speed executions are at `now`, and when that may change."""
         factor, until = 1.0, NEVER

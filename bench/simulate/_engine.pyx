@@ -31,6 +31,7 @@ from lb.upstream.connections.deferred_release cimport DeferringChannel
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.pool cimport POOL_GRPC, POOL_OIP, Pool
 from lb.upstream.queue cimport PoolQueue
+from bench.emulator.model cimport Executor, Job
 from bench.simulate._clock cimport (
     ANSWER_ARRIVES, CALL_ARRIVES, CALL_CANCELLED, CALL_DUE, CLIENT_LEAVES, REQUEST_COMES, SERVER_DUE, TIMERS_DUE,
     WAKEUP_COMES, Agenda, Callback, SimulatedPoller, SimulatedTimers, SimulatedWakeups,
@@ -60,7 +61,9 @@ cdef enum outcome_of_call:
 # By outcome, as the emulator answers (bench.emulator.answers).
 cdef int[6] HTTP = [200, 503, 503, 500, 429, 0]
 cdef int[6] GRPC = [0, 14, 8, 13, 8, 14]
-cdef dict FAILURES = {"unavailable": CALL_UNAVAILABLE, "error": CALL_ERROR, "limited": CALL_LIMITED, "reset": CALL_RESET}
+cdef dict FAILURES = {
+    "unavailable": CALL_UNAVAILABLE, "error": CALL_ERROR, "limited": CALL_LIMITED, "reset": CALL_RESET,
+}
 
 # The head of every request: nothing of it has a say.
 cdef Scan HEAD
@@ -77,13 +80,14 @@ cdef struct tg_record:
     int kind
     int endpoint                      # the server that was asked last; -1 = none was
     int attempts
+    int unused                        # which the compiler would add
 
 
 cdef class Server:
     """A server of the emulator's model. `failures` are pairs of a Span and how requests fail in it."""
     cdef Simulation simulation
     cdef readonly int index
-    cdef object executor              # bench.emulator.model.Executor
+    cdef Executor executor
     cdef tuple failures
     cdef uint64_t armed               # when its next SERVER_DUE comes
     cdef readonly bint by_items
@@ -93,8 +97,8 @@ cdef class Server:
     cdef readonly long answered
 
     def __init__(
-        self, Simulation simulation not None, int index, executor: Any, failures: Sequence[tuple[Any, str]],
-        bint by_items
+        self, Simulation simulation not None, int index, Executor executor not None,
+        failures: Sequence[tuple[Any, str]], bint by_items
     ) -> None:
         self.simulation = simulation
         self.index = index
@@ -123,25 +127,25 @@ cdef class Server:
             self.reply(call, failing)
             return 0
         call.items = call.units if self.by_items else 1
-        if not self.executor.arrive(call, now):
+        if not self.executor.arrive(call, <int64_t>now):
             self.reply(call, CALL_EXHAUSTED)
         self.advance()
         return 0
 
     cdef int cancel(self, Call call) except -1:
         self.advance()
-        self.executor.cancel(call, self.simulation.agenda.now)
+        self.executor.cancel(call, <int64_t>self.simulation.agenda.now)
         self.advance()
         return 0
 
     cdef int advance(self) except -1:
         """Answers what is finished by now."""
         cdef uint64_t now = self.simulation.agenda.now, due
-        if self.executor.due <= now:
-            for call in self.executor.advance(now):
+        if <uint64_t>self.executor.due <= now:
+            for call in self.executor.finished(<int64_t>now):
                 self.answered += 1
                 self.reply(<Call>call, CALL_OK)
-        due = self.executor.due
+        due = <uint64_t>self.executor.due
         if due < self.armed and due < <uint64_t>1 << 62:
             self.armed = due
             self.simulation.agenda.add(due, SERVER_DUE, self)
@@ -152,12 +156,8 @@ cdef class Server:
         return self.simulation.agenda.add(self.simulation.agenda.now + self.simulation.delay, ANSWER_ARRIVES, call)
 
 
-cdef class Call:
-    """A request of an attempt at a server: what the emulator's model knows as a job."""
-    cdef public uint64_t arrived
-    cdef public object work
-    cdef public int state
-    cdef public int items
+cdef class Call(Job):
+    """A request of an attempt at a server."""
     cdef SimulatedAttempt attempt     # None: nobody waits for the answer
     cdef Server server
     cdef int units
@@ -569,7 +569,6 @@ cdef class Simulation:
         call.server = server
         call.attempt = attempt
         call.units = request.units
-        call.state = 2
         attempt.call = call
         server.in_flight += 1
         server.most_in_flight = max(server.most_in_flight, server.in_flight)
@@ -626,6 +625,7 @@ cdef class Simulation:
         record.kind = request.kind
         record.attempts = exchange.attempts
         record.endpoint = -1
+        record.unused = 0
         if exchange.last_endpoint >= 0:
             record.endpoint = (<Server>self.servers[exchange.pool.endpoints.addresses[exchange.last_endpoint]]).index
         record.reason = 0 if exchange.reason == NULL else self.reason_number(<bytes>exchange.reason)
@@ -637,14 +637,8 @@ cdef class Simulation:
             self.reasons.append(reason.decode())
         return found
 
-    def answers(self) -> list[tuple[int, int, int, int, int, int, int]]:
-        """A tuple for each request that is over, in the order of their ends: when it was to be sent and when its answer
-        was there (ns), the status (-1: broken off), the index of the reason, the kind, the server's index (-1: none was
-        asked), and the attempts."""
-        cdef size_t i
-        cdef tg_record *one
-        found = []
-        for i in range(self.count):
-            one = &self.records[i]
-            found.append((one.intended, one.ended, one.status, one.reason, one.kind, one.endpoint, one.attempts))
-        return found
+    def answers(self) -> bytes:
+        """A record for each request that is over, in the order of their ends: two words of 64 bits, when it was to be
+        sent and when its answer was there (ns), and six of 32: the status (-1: broken off), the index of the reason,
+        the kind, the server's index (-1: none was asked), the attempts, and nothing."""
+        return (<char *>self.records)[:self.count * sizeof(tg_record)] if self.count else b""

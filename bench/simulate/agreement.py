@@ -103,7 +103,7 @@ def _route(task: Task) -> dict[str, Any]:
 
 def _figures(result: Result) -> dict[str, float]:
     """By the keys that samples of the bench have."""
-    late = 100 * (1 - result.goodput * result.seconds / len(result.answers))
+    late = 100 * (1 - result.goodput * result.seconds / len(result.counted))
     found = {
         "p50_ms": result.percentile(50),
         "p99_ms": result.percentile(99),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any
+
+import numpy as np
 
 from bench.emulator.distributions import ns
 from bench.emulator.model import Executor
@@ -17,7 +18,7 @@ from bench.errors import BenchError
 from bench.load.arrivals import Constant, Poisson, schedule
 from bench.simulate._engine import Server, Simulation, Worker
 from bench.simulate.daemon import Daemon, addresses_of, configuration, mapping
-from bench.simulate.result import Answer, Result
+from bench.simulate.result import RECORD, Result
 from bench.simulate.scenario import SECOND, Scenario, timeline_of
 from lb.balancing.turns import reseed as reseed_turns
 from lb.config.schema.file import Config
@@ -129,12 +130,11 @@ def _run(
         raise BenchError(f"{scenario.name} has {len(kinds)} kinds of requests, and the file {routes} routes")
     end = epoch + round((scenario.seconds + scenario.cooldown_s + _DRAIN_S) * SECOND)
     sent = simulation.run(_schedule(scenario, seed), kinds, end)
-    everything = [Answer(*one) for one in simulation.answers()]
-    until = epoch + round(scenario.seconds * SECOND)
-    counted = [one for one in everything if epoch <= one.intended < until]
-    reasons, peaks = tuple(simulation.reasons), tuple(server.most_in_flight for server in servers)
+    records = np.frombuffer(simulation.answers(), RECORD)
+    peaks = tuple(server.most_in_flight for server in servers)
+    result = Result(scenario, seed, epoch, scenario.seconds, sent, records, tuple(simulation.reasons), peaks)
     simulation.clean()
-    return Result(scenario, seed, epoch, scenario.seconds, counted, reasons, peaks, sent, everything)
+    return result
 
 
 def _look(simulation: Simulation, watch: Watch, epoch: int, every: int) -> None:
@@ -147,14 +147,14 @@ def _server(simulation: Simulation, number: int, service: Service, seed: int, ep
     failures = [(Span(epoch + ns(f.start_ms), ns(f.length_ms), ns(f.every_ms or 0)), f.how) for f in service.failures]
     execution = service.execution
     random = Random(f"{seed}/{number}")
-    executor: Executor[Any] = Executor(execution, timeline_of(service, epoch), random, service.max_queue)
+    executor = Executor(execution, timeline_of(service, epoch), random, service.max_queue)
     by_items = isinstance(execution, Serial) and execution.per_item
     return Server(simulation, number, executor, failures, by_items)
 
 
-def _schedule(scenario: Scenario, seed: int) -> array[int]:
+def _schedule(scenario: Scenario, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     duration = scenario.seconds
     if isinstance(scenario.arrivals, Constant | Poisson):
         duration += scenario.cooldown_s
     offsets = schedule(scenario.arrivals, seed, scenario.warmup_s, duration)
-    return array("q", [_BEGIN + offset for offset in offsets])
+    return np.frombuffer(offsets, np.int64) + _BEGIN

@@ -54,7 +54,7 @@ def figures(result: Result, policy: str) -> Figures:
         policy=policy,
         seed=result.seed,
         sent=result.sent,
-        counted=len(result.answers),
+        counted=len(result.counted),
         p50_ms=result.percentile(50),
         p99_ms=result.percentile(99),
         p999_ms=result.percentile(99.9),

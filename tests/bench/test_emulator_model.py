@@ -22,11 +22,11 @@ Execution = Instant | Serial | Parallel | Batched
 FREE = Timeline()
 
 
-def executor(execution: Execution, timeline: Timeline = FREE, limit: int | None = None, seed: int = 1) -> Executor[Job]:
+def executor(execution: Execution, timeline: Timeline = FREE, limit: int | None = None, seed: int = 1) -> Executor:
     return Executor(execution, timeline, Random(seed), limit)
 
 
-def run_out(model: Executor[Job]) -> list[tuple[int, Job]]:
+def run_out(model: Executor) -> list[tuple[int, Job]]:
     """Every finish from now on with its exact time."""
     finished = []
     while (at := model.due) < NEVER:
@@ -34,7 +34,7 @@ def run_out(model: Executor[Job]) -> list[tuple[int, Job]]:
     return finished
 
 
-def arrivals(model: Executor[Job], times_ms: list[float]) -> tuple[list[Job], list[tuple[int, Job]]]:
+def arrivals(model: Executor, times_ms: list[float]) -> tuple[list[Job], list[tuple[int, Job]]]:
     """Requests at these times; the jobs, and the finishes seen on the way."""
     jobs, finished = [], []
     for time in times_ms:
@@ -47,7 +47,7 @@ def arrivals(model: Executor[Job], times_ms: list[float]) -> tuple[list[Job], li
     return jobs, finished
 
 
-def finishes_ms(model: Executor[Job], times_ms: list[float]) -> list[float]:
+def finishes_ms(model: Executor, times_ms: list[float]) -> list[float]:
     """When each request finishes, in order of arrival."""
     jobs, finished = arrivals(model, times_ms)
     at = {job: time for time, job in finished + run_out(model)}

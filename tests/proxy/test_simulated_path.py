@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from datapath import Gate, Site, settle
 from hedge_site import Plain
@@ -18,10 +20,12 @@ from infer_site import gate_to
 from oip_site import OIP, Dying, ModelServer, ask, echo, plain
 from routing_site import curl, routing_gate
 
-from bench.emulator.model import Job
-from bench.emulator.timeline import NEVER
+from bench.emulator.model import Executor, Job
+from bench.emulator.spec import Instant
+from bench.emulator.timeline import NEVER, Timeline
 from bench.simulate._engine import Server, Simulation
 from bench.simulate.daemon import POOL, Daemon, read
+from bench.simulate.result import RECORD
 from lb.config.plan.plan import Plan
 from lb.shared.words import ENDPOINT, HISTOGRAM, ROUTE
 from lb.telemetry.series import Series
@@ -32,14 +36,13 @@ UNTOLD = {"received_bytes", "sent_bytes", "request_duration"}
 ONE_RETRY = {"attempts": 1, "budget": 100, "backoff": {"base": "0s"}}
 
 
-@dataclass
-class Script:
+class Script(Executor):
     """What a simulated server does with each request: "answer", "hang", a status, or "break"; the last for ever."""
 
-    turns: list[str]
-    due: int = NEVER
-    turn: str = ""
-    finished: list[Job] = field(default_factory=list)
+    def __init__(self, turns: list[str]) -> None:
+        super().__init__(Instant(), Timeline(), Random(1))
+        self.turns = turns
+        self.turn = ""
 
     def at(self, now: int) -> tuple[bool, int]:
         """The next request has come; it does not fail by itself."""
@@ -47,18 +50,7 @@ class Script:
         return False, NEVER
 
     def arrive(self, job: Job, now: int) -> bool:
-        if self.turn == "answer":
-            self.finished.append(job)
-            self.due = now
-        return True
-
-    def advance(self, now: int) -> list[Job]:
-        self.due = NEVER
-        done, self.finished = self.finished, []
-        return done
-
-    def cancel(self, job: Job, now: int) -> None:
-        pass
+        return self.turn == "hang" or super().arrive(job, now)
 
 
 @dataclass
@@ -87,7 +79,7 @@ def simulated(
     simulation.daemons.append(daemon.workers)
     times = array("q", [(1001 + 5 * i) * SECOND for i in range(requests)])  # each after the one before
     simulation.run(times, [(0, 1, 0)], 2000 * SECOND)
-    statuses = [status for _, _, status, *_ in simulation.answers()]
+    statuses = np.frombuffer(simulation.answers(), RECORD)["status"].tolist()
     assert daemon.plan is not None
     found = [counts(Series(kind, daemon.total(number))) for kind, number in numbers(daemon.plan)]
     simulation.clean()
