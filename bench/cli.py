@@ -160,20 +160,24 @@ def simulate(
     workers: Annotated[int, typer.Option(min=1, help="Of each daemon.")] = 1,
     load: Annotated[float, typer.Option(min=0.01, help="So many times the scenario's requests.")] = 1.0,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep all figures.")] = None,
+    drawn: Annotated[
+        int, typer.Option(min=0, metavar="N", help="So many scenarios more (alone, if none is named), drawn by a seed.")
+    ] = 0,
     endpoints: Annotated[bool, typer.Option("--endpoints", help="Show what each server got.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the scenarios.")] = False,
 ) -> None:
     """Compare policies in simulated time: the daemon's balancing and the emulator's servers, without a network."""
     from bench.simulate import SCENARIOS as SIMULATED
     from bench.simulate import cli
+    from bench.simulate.drawn import drawn as draw
 
     if list_:
         for one in SIMULATED.values():
             typer.echo(f"{one.name:<24}{one.title}")
         return
-    names = _known(scenarios or list(SIMULATED), SIMULATED, "scenario")
+    names = _known(scenarios or ([] if drawn else list(SIMULATED)), SIMULATED, "scenario")
     options = cli.Options(seconds, seed, runs, workers, pool, route, file, load)
-    chosen = [SIMULATED[name] for name in names]
+    chosen = [SIMULATED[name] for name in names] + [draw(number) for number in range(1, drawn + 1)]
     cli.run(chosen, policy or [cli.DEFAULT], options, save=json, endpoints=endpoints, console=_console())
 
 

@@ -16,7 +16,7 @@ from bench.errors import BenchError
 from bench.simulate.daemon import mapping, read_file
 from bench.simulate.run import simulate
 from bench.simulate.scenario import Scenario, scaled
-from bench.simulate.show import Figures, document, figures, show, show_endpoints
+from bench.simulate.show import Figures, document, figures, regrets, show, show_endpoints, show_regrets
 from lb.config.schema.file import Config
 from lb.errors import ConfigError
 
@@ -72,6 +72,9 @@ def run(
             if endpoints:
                 show_endpoints(runs, console)
             everything += runs
+        if len(policies) > 1 and len(scenarios) > 1:
+            deadlines = {one.name: any(kind.deadline_ms for kind in one.kinds) for one in scenarios}
+            show_regrets(regrets(everything, deadlines), console)
     except ConfigError as error:
         raise BenchError(str(error)) from None
     if save is not None:

@@ -106,6 +106,45 @@ def show_endpoints(runs: Sequence[Figures], console: Console) -> None:
     console.print(table)
 
 
+@dataclass(frozen=True)
+class Regret:
+    """How much worse a policy is in a scenario than the best of all that were compared: 1 = it is the best. By the
+    answers in time where requests have a deadline, else by the 99th percentile."""
+
+    scenario: str
+    policy: str
+    ratio: float
+
+
+def regrets(runs: Sequence[Figures], deadlines: Mapping[str, bool]) -> list[Regret]:
+    """For each scenario and policy, of medians. `deadlines`: whether a scenario's requests have one."""
+    found = []
+    for name, due in deadlines.items():
+        costs = {}
+        for policy in dict.fromkeys(one.policy for one in runs):
+            own = [one for one in runs if one.scenario == name and one.policy == policy]
+            costs[policy] = median(1 / max(one.goodput, 0.1) if due else one.p99_ms for one in own)
+        least = min(costs.values())
+        found += [Regret(name, policy, cost / least if least else 1.0) for policy, cost in costs.items()]
+    return found
+
+
+def show_regrets(found: Sequence[Regret], console: Console) -> None:
+    """A line for each policy: where it is the best or close to it, and where it is the farthest from it."""
+    console.print()
+    console.print(Text("beside the best policy of each scenario", style="bold"))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("policy", "median", "within 5 %", "worst", "where"):
+        table.add_column(title, justify="left" if title in ("policy", "where") else "right", overflow="fold")
+    for policy in dict.fromkeys(one.policy for one in found):
+        own = sorted((one for one in found if one.policy == policy), key=lambda one: one.ratio)
+        close = sum(one.ratio <= 1.05 for one in own)
+        where = ", ".join(f"{one.scenario} {one.ratio:.2f}" for one in own[::-1][:3])
+        middle = median(one.ratio for one in own)
+        table.add_row(policy, f"{middle:.2f}", f"{close} of {len(own)}", f"{own[-1].ratio:.2f}", where)
+    console.print(table)
+
+
 def _cells(runs: Sequence[Figures]) -> list[str]:
     def middle(name: str) -> float:
         return float(median(getattr(one, name) for one in runs))

@@ -22,8 +22,10 @@ from bench.scenarios import untuned_changes
 from bench.simulate import SCENARIOS, Kind, Result, Scenario, agreement, simulate
 from bench.simulate._engine import Worker
 from bench.simulate.daemon import read_file
+from bench.simulate.drawn import drawn
 from bench.simulate.result import GONE, answers_of
 from bench.simulate.scenario import capacity, capacity_per_second, scaled
+from bench.simulate.show import Figures, figures, regrets
 
 DELAYS_MS = 0.4  # of an answer without a queue: four times the network's
 
@@ -249,3 +251,23 @@ def test_more_requests_of_every_kind_of_arrivals(tmp_path: Path) -> None:
         one = replace(base, arrivals=arrivals, seconds=3.0)
         found, more = (simulate(scaled(one, factor)).sent for factor in (1, 3))
         assert more == pytest.approx(3 * found, rel=0.15)
+
+
+@pytest.mark.parametrize("seed", range(1, 31))
+def test_drawn_scenarios_can_be_run(seed: int) -> None:
+    one = drawn(seed)
+    assert one == drawn(seed)
+    assert one != drawn(seed + 1)
+    found = simulate(one, seconds=1)
+    assert 20 < one.capacity < 4000
+    assert len(found.counted) > 0
+
+
+def test_regret_is_the_distance_from_the_best() -> None:
+    def run(scenario: str, policy: str, p99_ms: float, goodput: float) -> Figures:
+        base = figures(simulate(SCENARIOS["uneven"], seconds=1), policy)
+        return replace(base, scenario=scenario, p99_ms=p99_ms, goodput=goodput)
+
+    runs = [run("late", "a", 10, 50), run("late", "b", 5, 100), run("slow", "a", 10, 90), run("slow", "b", 30, 100)]
+    found = {(one.scenario, one.policy): one.ratio for one in regrets(runs, {"late": True, "slow": False})}
+    assert found == {("late", "a"): 2, ("late", "b"): 1, ("slow", "a"): 1, ("slow", "b"): 3}
