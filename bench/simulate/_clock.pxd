@@ -38,6 +38,8 @@ cdef class Agenda:
     cdef int add(self, uint64_t at, int what, object who) except -1
     # What comes next: `now` becomes its moment. None: nothing is left, or nothing before `end`.
     cdef object take(self, uint64_t end, int *what)
+    # Nothing happens any more. The collector does not see what the agenda holds: without this it would stay.
+    cdef void clear(self) noexcept
 
 
 cdef class Callback:

@@ -27,10 +27,13 @@ cdef class Agenda:
         self.now = now
 
     def __dealloc__(self):
-        cdef size_t i
-        for i in range(self.count):
-            Py_DECREF(<object>self.heap[i].who)
+        self.clear()
         free(self.heap)
+
+    cdef void clear(self) noexcept:
+        while self.count:                     # what goes may end others, but asks for nothing
+            self.count -= 1
+            Py_DECREF(<object>self.heap[self.count].who)
 
     cdef int add(self, uint64_t at, int what, object who) except -1:
         cdef size_t place, parent

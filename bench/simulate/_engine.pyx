@@ -361,6 +361,10 @@ cdef class Worker:
         self.queues = {}
         self.pools = []
 
+    def close(self) -> None:
+        """Its column of the segment is let go of; nothing happens in it any more."""
+        self.segment.close()
+
     def adopt(self, plan: Any) -> None:
         """Takes a plan into use, as lb.proxy.proxy.Proxy does. Requests under way go on in the pools that they are
         in."""
@@ -486,8 +490,8 @@ cdef class Simulation:
         self.agenda.add(when, CALL_DUE, Callback(function))
 
     def clean(self) -> None:
-        """Nothing is left that refers to the simulation."""
-        self.agenda = None
+        """It is over: nothing happens any more, and nobody refers to it."""
+        self.agenda.clear()
         self.daemons = []
         self.servers = {}
 

@@ -76,6 +76,12 @@ class Daemon:
         """The words of a series of the plan, over all workers (lb.shared.words)."""
         return self._segment.series_total(number)
 
+    def close(self) -> None:
+        """Gives the segment back, once the simulation is over."""
+        for worker in self.workers:
+            worker.close()
+        self._segment.close()
+
     def steer(self) -> None:
         """The master looks, now and then for ever."""
         self._steering.look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -66,7 +67,10 @@ def simulate(
         reseed_worker()
         files = _files(scenario, pool, route, config, workers)
         simulation = Simulation(_BEGIN, ns(delay_ms), seed, _METHODS[scenario.method])
-        return _run(simulation, scenario, files, seed, workers, watch, every_ms)
+        with ExitStack() as stack:
+            stack.callback(simulation.clean)
+            daemons = [stack.enter_context(closing(Daemon(simulation, workers))) for _ in range(scenario.daemons)]
+            return _run(simulation, scenario, files, daemons, seed, watch, every_ms)
     finally:
         seeds.repeat(None)
         reseed_turns()
@@ -101,8 +105,8 @@ def _run(
     simulation: Simulation,
     scenario: Scenario,
     files: _Files,
+    daemons: Sequence[Daemon],
     seed: int,
-    workers: int,
     watch: Watch | None,
     every_ms: float,
 ) -> Result:
@@ -112,8 +116,7 @@ def _run(
         servers.append(_server(simulation, number, service, seed, epoch))
         simulation.servers[files.addresses[number]] = servers[-1]
         simulation.at(epoch, servers[-1].forget_peak)
-    for _ in range(scenario.daemons):
-        daemon = Daemon(simulation, workers)
+    for daemon in daemons:
         daemon.apply(files.first)
         daemon.steer()
         simulation.daemons.append(daemon.workers)
@@ -132,9 +135,7 @@ def _run(
     sent = simulation.run(_schedule(scenario, seed), kinds, end)
     records = np.frombuffer(simulation.answers(), RECORD)
     peaks = tuple(server.most_in_flight for server in servers)
-    result = Result(scenario, seed, epoch, scenario.seconds, sent, records, tuple(simulation.reasons), peaks)
-    simulation.clean()
-    return result
+    return Result(scenario, seed, epoch, scenario.seconds, sent, records, tuple(simulation.reasons), peaks)
 
 
 def _look(simulation: Simulation, watch: Watch, epoch: int, every: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +22,14 @@ from bench.load.arrivals import Constant, Poisson, Steps, Trace
 from bench.scenarios import SCENARIOS as REAL
 from bench.scenarios import untuned_changes
 from bench.simulate import SCENARIOS, Kind, Result, Scenario, agreement, simulate
-from bench.simulate._engine import Worker
+from bench.simulate._engine import Request, Worker
 from bench.simulate.daemon import read_file
 from bench.simulate.drawn import drawn
 from bench.simulate.result import GONE, answers_of
 from bench.simulate.scenario import capacity, capacity_per_second, scaled
 from bench.simulate.show import Figures, figures, regrets
+from lb.proxy.exchange.exchange import Exchange
+from lb.shared.segment import Segment
 
 DELAYS_MS = 0.4  # of an answer without a queue: four times the network's
 
@@ -125,6 +129,23 @@ def test_every_request_ends_once(
 def test_a_limit_holds_over_all_workers() -> None:
     found = simulate(SCENARIOS["overload"], "policy: least_request\nmax_in_flight: 3", seconds=5, workers=4)
     assert max(found.most_in_flight) == 3
+
+
+def test_nothing_is_left_of_a_run() -> None:
+    def run() -> None:
+        simulate(
+            SCENARIOS["overload-two-daemons"], "max_in_flight: 2", seconds=1, workers=2, route="hedge: {after: 50ms}"
+        )
+
+    def left() -> tuple[int, int]:
+        gc.collect()
+        kinds = (Worker, Request, Exchange, Segment)
+        return len(os.listdir("/proc/self/fd")), sum(isinstance(one, kinds) for one in gc.get_objects())
+
+    run()
+    before = left()
+    run()
+    assert left() == before
 
 
 def test_a_server_joins() -> None:

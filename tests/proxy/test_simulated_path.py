@@ -83,6 +83,7 @@ def simulated(
     assert daemon.plan is not None
     found = [counts(Series(kind, daemon.total(number))) for kind, number in numbers(daemon.plan)]
     simulation.clean()
+    daemon.close()
     return statuses, found
 
 
