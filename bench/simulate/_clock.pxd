@@ -18,6 +18,8 @@ cdef enum happening:
     CALL_CANCELLED                    # a Call's server hears that nobody waits for it
     ANSWER_ARRIVES                    # a Call's answer is with its worker
     SERVER_DUE                        # a Server finishes something
+    PROBE_ARRIVES                     # a SimulatedProbe is with its server
+    PROBE_ANSWERED
 
 
 cdef struct tg_happening:

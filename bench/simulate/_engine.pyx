@@ -29,11 +29,14 @@ from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.attempt cimport A_ANSWERING, A_SENDING, A_SENT, Attempt, step, tg_outcome
 from lb.upstream.connections.deferred_release cimport DeferringChannel
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
+from lb.upstream.load.load_report cimport tg_load
+from lb.upstream.load.prober cimport PROBE_ANSWERED as ANSWERED, PROBE_LATE, Probe, Prober
 from lb.upstream.pool cimport POOL_GRPC, POOL_OIP, Pool
 from lb.upstream.queue cimport PoolQueue
 from bench.emulator.model cimport Executor, Job
 from bench.simulate._clock cimport (
-    ANSWER_ARRIVES, CALL_ARRIVES, CALL_CANCELLED, CALL_DUE, CLIENT_LEAVES, REQUEST_COMES, SERVER_DUE, TIMERS_DUE,
+    ANSWER_ARRIVES, CALL_ARRIVES, CALL_CANCELLED, CALL_DUE, CLIENT_LEAVES, PROBE_ANSWERED, PROBE_ARRIVES,
+    REQUEST_COMES, SERVER_DUE, TIMERS_DUE,
     WAKEUP_COMES, Agenda, Callback, SimulatedPoller, SimulatedTimers, SimulatedWakeups,
 )
 
@@ -46,7 +49,9 @@ cdef enum:
     GRPC_CANCELLED = 1
     GRPC_DEADLINE_EXCEEDED = 4
     GRPC_UNAVAILABLE = 14
+    MOST_SLOTS = 100_000
     FIRST_ROOM = 4096
+    REPORT_NS = 100_000_000           # over which a server takes the mean of what it reports
     CUT = -1                          # status of an answer that was broken off
     UNFINISHED = -2                   # of a request without an answer at the end
 
@@ -95,6 +100,13 @@ cdef class Server:
     cdef readonly long most_in_flight
     cdef readonly long received
     cdef readonly long answered
+    cdef int slots
+    # What it reports, and of what moment: busy ns of its slots and answers until then.
+    cdef uint64_t reported_at
+    cdef int64_t busy_then
+    cdef long answered_then
+    cdef double utilization
+    cdef double rate
 
     def __init__(
         self, Simulation simulation not None, int index, Executor executor not None,
@@ -106,6 +118,7 @@ cdef class Server:
         self.failures = tuple(failures)
         self.by_items = by_items
         self.armed = UINT64_MAX
+        self.slots = <int>min(executor.slots, <Py_ssize_t>MOST_SLOTS)
 
     def forget_peak(self) -> None:
         """The most in flight is looked for anew."""
@@ -151,8 +164,25 @@ cdef class Server:
             self.simulation.agenda.add(due, SERVER_DUE, self)
         return 0
 
+    cdef int report(self) except -1:
+        """The share of its slots that was busy of late, and its answers per second."""
+        cdef uint64_t now = self.simulation.agenda.now
+        cdef double passed = <double>(now - self.reported_at)
+        cdef int64_t busy
+        if passed < REPORT_NS:
+            return 0
+        busy = self.executor.busy(<int64_t>now)
+        self.utilization = min(<double>(busy - self.busy_then) / (passed * self.slots), 1.0)
+        self.rate = (self.answered - self.answered_then) * 1e9 / passed
+        self.reported_at = now
+        self.busy_then = busy
+        self.answered_then = self.answered
+        return 0
+
     cdef int reply(self, Call call, int outcome) except -1:
         call.outcome = outcome
+        if self.simulation.reports:
+            self.report()
         return self.simulation.agenda.add(self.simulation.agenda.now + self.simulation.delay, ANSWER_ARRIVES, call)
 
 
@@ -231,9 +261,13 @@ cdef class SimulatedAttempt(Attempt):
 
     cdef void answered(self, int outcome) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
+        cdef Server server = self.call.server if self.call is not None else None
         self.call = None
         if exchange is None:
             return
+        if self.pool.policy.reads_reports and server is not None and server.utilization > 0.0:
+            self.pool.endpoints.set_report(self.endpoint, server.utilization, server.rate, 0.0,
+                                           exchange.client.poller.now)
         if outcome == CALL_RESET:
             if not exchange.attempt_failed(self, FAIL_RESET):
                 exchange.fail(FAIL_RESET, "the server closed the connection without an answer")
@@ -278,6 +312,34 @@ cdef class SimulatedAttempt(Attempt):
             exchange.next_attempt()
             return
         exchange.fail_with(FAIL_MODEL_ERROR, http_of_grpc(code), "the server refused")
+
+
+cdef class SimulatedProbe(Probe):
+    """A question to a server how many requests are there; a stall holds the answer up, as it does a check's."""
+    cdef Server server
+    cdef SimulatedPoller poller
+    cdef uint64_t deadline
+    cdef double in_flight             # requests there; below 0: the answer is too late
+
+    cdef bint send(self, uint64_t deadline) noexcept:
+        self.deadline = deadline
+        self.poller.agenda.add(self.poller.agenda.now + self.server.simulation.delay, PROBE_ARRIVES, self)
+        return True
+
+    cdef int arrive(self) except -1:
+        cdef uint64_t now = self.poller.agenda.now
+        cdef uint64_t back = <uint64_t>self.server.executor.timeline.clear(now) + self.server.simulation.delay
+        self.in_flight = self.server.executor.in_flight() if back <= self.deadline else -1.0
+        return self.poller.agenda.add(min(back, self.deadline), PROBE_ANSWERED, self)
+
+    cdef void come(self) noexcept:
+        cdef tg_load load
+        memset(&load, 0, sizeof(load))
+        load.rif = self.in_flight
+        load.latency_ms = -1.0
+        self.poller.begin_batch()
+        self.finish(ANSWERED if self.in_flight >= 0.0 else PROBE_LATE, &load if self.in_flight >= 0.0 else NULL)
+        self.poller.end_batch()
 
 
 cdef class SimulatedBody(BodySource):
@@ -341,6 +403,7 @@ class SimulatedTools(HedgeTools):
 cdef class Worker:
     """A worker of a daemon: the pools and routes of its plan over its column of the segment. `wakeups` are those of all
     workers of the daemon, to which it adds its own; one takes `wakeup_ns`."""
+    cdef Simulation simulation
     cdef readonly Segment segment
     cdef SimulatedPoller poller
     cdef SimulatedWakeups wakeups
@@ -353,6 +416,7 @@ cdef class Worker:
     def __init__(
         self, Simulation simulation not None, Segment segment not None, wakeups: list[Any], uint64_t wakeup_ns
     ) -> None:
+        self.simulation = simulation
         self.segment = segment
         self.poller = SimulatedPoller(simulation.agenda)
         self.wakeups = SimulatedWakeups(self.poller, segment.worker, wakeups, wakeup_ns)
@@ -382,6 +446,12 @@ cdef class Worker:
             for old in self.pools:
                 if old.name == pool.name:
                     old.newer = pool
+        for old in self.pools:
+            if old.prober is not None:
+                old.prober.stop()
+        for pool in pools:
+            if pool.prober is not None:
+                pool.prober.start()
         self.pools = pools
         self.routes = tuple(made.routes)
         if self.listener is None:
@@ -394,7 +464,27 @@ cdef class Worker:
         if plan.queue is not None and queue is None:
             queue = self.queues[plan.name] = PoolQueue(self.poller, self.segment, self.wakeups, plan.name)
         channels = [DeferringChannel() for _ in plan.endpoints]
-        return Pool(plan, self.segment, channels, queue if plan.queue is not None else None)
+        pool = Pool(plan, self.segment, channels, queue if plan.queue is not None else None)
+        if self.simulation.reports:
+            self.add_prober(pool)
+        return pool
+
+    cdef int add_prober(self, Pool pool) except -1:
+        """As lb.upstream.load.probe_calls has it."""
+        cdef SimulatedProbe probe
+        cdef int i
+        if pool.policy.probes is None:
+            return 0
+        probes = []
+        for i in range(pool.endpoints.size):
+            probe = SimulatedProbe.__new__(SimulatedProbe)
+            probe.index = i
+            probe.words = pool.series[i]
+            probe.poller = self.poller
+            probe.server = <Server>self.simulation.servers[pool.endpoints.addresses[i]]
+            probes.append(probe)
+        pool.prober = Prober(self.poller, pool.name, pool.policy, probes)
+        return 0
 
     cdef Exchange admit(self, Request request, int route_index):
         """As lb.proxy.exchange.admission.Admission."""
@@ -448,7 +538,8 @@ cdef object finished(generator):
 
 cdef class Simulation:
     """Requests from clients over daemons to servers. `delay` is the network's between any two of them, ns; `seed` is
-    that of which worker gets which request; `method` is HTTP's by its number of llhttp.
+    that of which worker gets which request; `method` is HTTP's by its number of llhttp. With `reports`, servers tell of
+    their load, with answers and to probes.
 
     `daemons`, each the list of its workers, and `servers`, by the address that plans name them by, are to be filled in.
     `reasons` are those of failures; the first is "", none.
@@ -461,13 +552,14 @@ cdef class Simulation:
     cdef uint64_t delay
     cdef uint64_t state               # of the random numbers
     cdef unsigned char method
+    cdef bint reports
     cdef tg_record *records
     cdef size_t count
     cdef size_t room
     cdef size_t under_way
     cdef readonly uint64_t happenings
 
-    def __init__(self, uint64_t now, uint64_t delay, uint64_t seed, int method) -> None:
+    def __init__(self, uint64_t now, uint64_t delay, uint64_t seed, int method, bint reports=False) -> None:
         self.agenda = Agenda(now)
         self.daemons = []
         self.servers = {}
@@ -476,6 +568,7 @@ cdef class Simulation:
         self.delay = delay
         self.state = seed
         self.method = <unsigned char>method
+        self.reports = reports
 
     def __dealloc__(self):
         free(self.records)
@@ -559,6 +652,10 @@ cdef class Simulation:
             (<Call>who).server.cancel(<Call>who)
         elif what == CLIENT_LEAVES:
             self.leave(<Request>who)
+        elif what == PROBE_ARRIVES:
+            (<SimulatedProbe>who).arrive()
+        elif what == PROBE_ANSWERED:
+            (<SimulatedProbe>who).come()
         elif what == TIMERS_DUE:
             (<SimulatedTimers>who).ring_now()
         elif what == WAKEUP_COMES:

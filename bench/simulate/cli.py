@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -26,7 +26,8 @@ DEFAULT = "default"
 @dataclass(frozen=True)
 class Options:
     """Of all runs alike: seconds to measure (None: the scenario's), the first seed, runs of each, workers of a daemon,
-    what the file says of pool and route besides, a whole file instead, a factor of the scenario's rate."""
+    what the file says of pool and route besides, a whole file instead, a factor of the scenario's rate, whether servers
+    report their load."""
 
     seconds: float | None = None
     seed: int = 1
@@ -36,6 +37,7 @@ class Options:
     route: str = ""
     file: Path | None = None
     load: float = 1.0
+    reports: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,13 @@ def run(
     try:
         config = read_file(options.file) if options.file is not None else None
         todo = [
-            _Run(scaled(scenario, options.load), policy, options.seed + number, options, config)
+            _Run(
+                replace(scaled(scenario, options.load), reports=options.reports),
+                policy,
+                options.seed + number,
+                options,
+                config,
+            )
             for scenario in scenarios
             for policy in policies
             for number in range(options.runs)

@@ -66,7 +66,7 @@ def simulate(
         reseed_turns()
         reseed_worker()
         files = _files(scenario, pool, route, config, workers)
-        simulation = Simulation(_BEGIN, ns(delay_ms), seed, _METHODS[scenario.method])
+        simulation = Simulation(_BEGIN, ns(delay_ms), seed, _METHODS[scenario.method], scenario.reports)
         with ExitStack() as stack:
             stack.callback(simulation.clean)
             daemons = [stack.enter_context(closing(Daemon(simulation, workers))) for _ in range(scenario.daemons)]

@@ -42,7 +42,8 @@ class Scenario:
     """`services` are the servers, whose windows count from the end of the warm-up; `arrivals` the requests, of the
     `kinds` in turn. `capacity` is what the servers can do, requests per second, for shares of it.
 
-    `daemons` share the servers; each request comes to one of them at random.
+    With `reports` servers tell of their load: utilization and answers per second with each answer, and requests in
+    flight to a probe. The bench's do not. `daemons` share the servers; each request comes to one of them at random.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Scenario:
     method: Literal["GET", "POST"] = "POST"
     daemons: int = 1
     join: Join | None = None
+    reports: bool = False
 
 
 def rate(service: Service, units: float = 1.0) -> float:

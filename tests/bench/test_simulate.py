@@ -30,6 +30,8 @@ from bench.simulate.scenario import capacity, capacity_per_second, scaled
 from bench.simulate.show import Figures, figures, regrets
 from lb.proxy.exchange.exchange import Exchange
 from lb.shared.segment import Segment
+from lb.shared.words import ENDPOINT
+from lb.telemetry.series import Series
 
 DELAYS_MS = 0.4  # of an answer without a queue: four times the network's
 
@@ -292,3 +294,27 @@ def test_regret_is_the_distance_from_the_best() -> None:
     runs = [run("late", "a", 10, 50), run("late", "b", 5, 100), run("slow", "a", 10, 90), run("slow", "b", 30, 100)]
     found = {(one.scenario, one.policy): one.ratio for one in regrets(runs, {"late": True, "slow": False})}
     assert found == {("late", "a"): 2, ("late", "b"): 1, ("slow", "a"): 1, ("slow", "b"): 3}
+
+
+def test_servers_report_their_load() -> None:
+    """By it a policy that goes by nothing else finds out who is slower."""
+    weighted = "policy: {type: client_side_weighted_round_robin, blackout_period: 1s}"
+    half = replace(scaled(SCENARIOS["uneven"], 0.5), warmup_s=20.0)
+    silent, telling = (simulate(replace(half, reports=reports), weighted, seconds=20) for reports in (False, True))
+    assert silent.shares[0] == pytest.approx(1 / 12, rel=0.1)
+    assert telling.shares[0] == pytest.approx(3 * telling.shares[11], rel=0.3)
+
+
+def test_servers_answer_probes() -> None:
+    """All of them, at a policy that asks one for each request; in a stall nobody answers in time."""
+    counted: dict[str, int] = {}
+
+    def watch(seconds: float, daemons: Sequence[Sequence[Worker]]) -> None:
+        words = [Series(ENDPOINT, daemons[0][0].segment.series_total(i)) for i in range(40)]
+        counted["probes"] = sum(one["probes"] for one in words)
+        counted["late"] = sum(one["probe_failures.timeout"] for one in words)
+
+    one = replace(SCENARIOS["stalling"], reports=True)
+    simulate(one, "policy: {type: prequal, probes: {rate: 1}}", seconds=5, watch=watch)
+    assert counted["probes"] > 0.9 * 5 * 600
+    assert 0 < counted["late"] < counted["probes"] / 10
