@@ -17,7 +17,8 @@ from rich.table import Table
 
 from bench.bed import Timing
 from bench.errors import BenchError
-from bench.peers import OURS, Task
+from bench.peers import Task
+from bench.results import Sample
 from bench.runner import Progress
 from bench.runner import run as run_suite
 from bench.scenarios import SCENARIOS as REAL
@@ -47,9 +48,10 @@ TWINS: Final = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """A figure of a scenario in real runs and in simulated ones."""
+    """A figure of a row of a scenario in real runs and in simulated ones."""
 
     scenario: str
+    row: str
     figure: str
     real: tuple[float, ...]
     simulated: tuple[float, ...]
@@ -61,24 +63,32 @@ class Agreement:
 
 
 def measure(names: Sequence[str], runs: int, progress: Progress) -> list[Agreement]:
-    """Runs each scenario of the bench `runs` times, and as often in simulated time. Raises BenchError."""
+    """Runs each scenario of the bench `runs` times, with all rows that are ours, and as often in simulated time. Raises
+    BenchError."""
     found = []
     results = run_suite([REAL[name] for name in names], [], runs, Timing(), progress)
     for outcome in results.outcomes:
-        subject = outcome.subjects[OURS]
-        if subject.failed:
-            raise BenchError(f"{outcome.scenario}: {subject.failed}")
-        simulated = [_figures(one) for one in _simulated(outcome.scenario, len(subject.samples))]
-        for name in simulated[0]:
-            if all(name in sample.values for sample in subject.samples):
-                real = tuple(sample.values[name] for sample in subject.samples)
-                found.append(Agreement(outcome.scenario, name, real, tuple(one[name] for one in simulated)))
+        for row, subject in outcome.subjects.items():
+            if subject.failed:
+                raise BenchError(f"{outcome.scenario}, {row}: {subject.failed}")
+            found += _compared(outcome.scenario, row, subject.samples)
     return found
 
 
-def _simulated(name: str, runs: int) -> list[Result]:
-    twin, seconds = TWINS[name]
-    task = REAL[name].task
+def _compared(scenario: str, row: str, samples: Sequence[Sample]) -> list[Agreement]:
+    task = REAL[scenario].row(row).task
+    simulated = [_figures(one) for one in _simulated(scenario, task, len(samples))]
+    return [
+        Agreement(
+            scenario, row, name, tuple(sample.values[name] for sample in samples), tuple(one[name] for one in simulated)
+        )
+        for name in simulated[0]
+        if all(name in sample.values for sample in samples)
+    ]
+
+
+def _simulated(scenario: str, task: Task, runs: int) -> list[Result]:
+    twin, seconds = TWINS[scenario]
     return [
         simulate(SCENARIOS[twin], json.dumps(_pool(task)), seconds, seed, route=json.dumps(_route(task)))
         for seed in range(1, runs + 1)
@@ -121,13 +131,13 @@ def _figures(result: Result) -> dict[str, float]:
 def show(agreements: Sequence[Agreement], console: Console) -> None:
     """A line for each figure: medians with their ranges, and the ratio."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("scenario")
-    table.add_column("figure")
+    for title in ("scenario", "row", "figure"):
+        table.add_column(title, overflow="fold")
     for title in ("real", "simulated", "ratio"):
         table.add_column(title, justify="right")
     for one in agreements:
         ratio = f"{one.ratio:.2f}" if one.ratio else "-"
-        table.add_row(one.scenario, one.figure, _spread(one.real), _spread(one.simulated), ratio)
+        table.add_row(one.scenario, one.row, one.figure, _spread(one.real), _spread(one.simulated), ratio)
     console.print(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from bench.cli import app
@@ -190,7 +192,7 @@ def test_every_scenario_runs() -> None:
 def test_the_twins_of_real_scenarios_take_their_configuration() -> None:
     for name, (twin, _) in agreement.TWINS.items():
         task = REAL[name].task
-        (found,) = agreement._simulated(name, 1)
+        (found,) = agreement._simulated(name, task, 1)
         assert found.scenario.name == twin
         assert set(agreement._figures(found)) >= {"p50_ms", "p99_ms", "goodput", "late_pct"}
         if task.endpoint_limit:
@@ -198,9 +200,9 @@ def test_the_twins_of_real_scenarios_take_their_configuration() -> None:
 
 
 def test_the_ratio_of_a_figure_is_of_medians() -> None:
-    one = agreement.Agreement("overload", "p99_ms", (10.0, 20.0, 90.0), (30.0, 10.0))
+    one = agreement.Agreement("overload", "tidegate", "p99_ms", (10.0, 20.0, 90.0), (30.0, 10.0))
     assert one.ratio == 1.0
-    assert agreement.Agreement("overload", "failed", (0.0,), (3.0,)).ratio == 0.0
+    assert agreement.Agreement("overload", "tidegate", "failed", (0.0,), (3.0,)).ratio == 0.0
 
 
 def test_pools_are_watched_as_time_goes() -> None:
@@ -318,3 +320,9 @@ def test_servers_answer_probes() -> None:
     simulate(one, "policy: {type: prequal, probes: {rate: 1}}", seconds=5, watch=watch)
     assert counted["probes"] > 0.9 * 5 * 600
     assert 0 < counted["late"] < counted["probes"] / 10
+
+
+def test_agreements_are_shown_with_their_spread() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    agreement.show([agreement.Agreement("overload", "tidegate", "p99_ms", (10.0, 20.0, 90.0), (30.0, 10.0))], console)
+    assert "20.0 (10.0 to 90.0)" in console.export_text()
