@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from bench.simulate.drawn import drawn
 from bench.simulate.result import GONE, answers_of
 from bench.simulate.scenario import capacity, capacity_per_second, scaled
 from bench.simulate.show import Figures, figures, regrets
+from lb.balancing.registry import GROUP
 from lb.proxy.exchange.exchange import Exchange
 from lb.shared.segment import Segment
 from lb.shared.words import ENDPOINT
@@ -326,3 +327,16 @@ def test_agreements_are_shown_with_their_spread() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     agreement.show([agreement.Agreement("overload", "tidegate", "p99_ms", (10.0, 20.0, 90.0), (30.0, 10.0))], console)
     assert "20.0 (10.0 to 90.0)" in console.export_text()
+
+
+def test_a_plug_in_policy_is_simulated(install_plugin: Callable[..., None]) -> None:
+    code = """
+        from lb.balancing.policy import Policy
+
+        class Last(Policy):
+            def pick(self, choice):
+                return max((i for i in range(self.endpoints.size) if choice.available(i)), default=-1)
+    """
+    install_plugin(GROUP, "backwards", code, backwards="Last")
+    found = simulate(scaled(SCENARIOS["uneven"], 0.01), "policy: backwards", seconds=5)
+    assert found.shares[-1] > 0.9
