@@ -306,7 +306,9 @@ def _progress(console: Console) -> Progress:
         if isinstance(found, str):
             text = found
         else:
-            text = "  ".join(f"{found.values[m.key]:,.{m.digits}f} {m.title}" for m in scenario.metrics)
+            text = "  ".join(
+                f"{found.values[m.key]:,.{m.digits}f} {m.title}" for m in scenario.metrics if m.key in found.values
+            )
             text += "".join(f"  ! {warning}" for warning in found.warnings)
         console.print(Text(f"{scenario.name:<20} {number}  {name:<9} {text}"), soft_wrap=True)
 

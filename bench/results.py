@@ -64,7 +64,7 @@ class Subject:
     samples: list[Sample] = field(default_factory=list)
 
     def by_round(self, key: str) -> dict[int, float]:
-        return {sample.round: sample.values[key] for sample in self.samples}
+        return {sample.round: sample.values[key] for sample in self.samples if key in sample.values}
 
 
 @dataclass

@@ -165,10 +165,12 @@ def summary(results: Results) -> Iterator[Line]:
 
 
 def missing(subject: Subject | None) -> str:
-    """One word for why a proxy has no figures."""
+    """A word or two for why a proxy has no figures; a run in which it answered nothing has no latencies."""
     if subject is None:
         return "not run"
-    return "cannot" if subject.cannot else "failed" if subject.failed else "no runs"
+    if subject.cannot or subject.failed:
+        return "cannot" if subject.cannot else "failed"
+    return "none" if subject.samples else "no runs"
 
 
 def counts(results: Results) -> dict[Ranking, int]:

@@ -36,6 +36,14 @@ def answered(answer: Answer) -> bool:
 CHECK = Expect(REQUEST, answered)
 
 
+def latencies(report: Report) -> dict[str, float]:
+    """P50, P99 and P999 of the answers; none where there was none."""
+    if not report.completed:
+        return {}
+    p50, p99, p999 = report.percentiles([50, 99, 99.9])
+    return {P50.key: p50 / 1e3, P99.key: p99 / 1e3, P999.key: p999 / 1e3}
+
+
 @dataclass(frozen=True)
 class Goodput:
     """Answers count within `deadline_ms`, and are held against `capacity`, the requests/s that the servers can do."""
@@ -73,15 +81,8 @@ def fixed_rate(
         counted, usage = bed.drive(pace, seconds)
         report = report_of(counted)
         failed = sum(report.failed.values())
-        p50, p99, p999 = report.percentiles([50, 99, 99.9])
         sample = Sample(
-            values={
-                "p50_ms": p50 / 1e3,
-                "p99_ms": p99 / 1e3,
-                "p999_ms": p999 / 1e3,
-                "failed_pct": 100 * failed / report.sent,
-                "rate": report.completed_rate,
-            },
+            values=latencies(report) | {"failed_pct": 100 * failed / report.sent, "rate": report.completed_rate},
             warnings=[doubt for doubt in report.doubts() if "failed" not in doubt],
             raw=raw_of(report) | {"usage": vars(usage), "servers": control.stats()},
         )

@@ -58,7 +58,8 @@ def measure(bed: Bed) -> Sample:
         in_time += good
         values[f"{kind.name}_goodput"] = good * 1e9 / report.duration_ns
         values[f"{kind.name}_late_pct"] = 100 * (1 - good / label.sent)
-        values[f"{kind.name}_p99_ms"] = histogram.get_value_at_percentile(99) / 1e3
+        if label.completed:
+            values[f"{kind.name}_p99_ms"] = histogram.get_value_at_percentile(99) / 1e3
     return Sample(
         values={"late_pct": 100 * (1 - in_time / report.sent), **values},
         warnings=[doubt for doubt in report.doubts() if "failed" not in doubt],

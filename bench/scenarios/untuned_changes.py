@@ -21,7 +21,7 @@ from bench.open_loop import Open, raw_of, report_of
 from bench.peers import Task
 from bench.results import Limit, Metric, Sample
 from bench.scenarios.base import Measure, Scenario
-from bench.scenarios.latency import CHECK, FAILED, NOTE, P50, P99, P999, REQUEST, WARMUP_SECONDS
+from bench.scenarios.latency import CHECK, FAILED, NOTE, P50, P99, P999, REQUEST, WARMUP_SECONDS, latencies
 from bench.scenarios.overload import DEADLINE
 from bench.scenarios.uneven_endpoints import SERVERS
 from bench.scenarios.untuned import NOTE as DEFAULTS
@@ -175,14 +175,8 @@ def cold(bed: Bed) -> Sample:
 
     counted, usage = bed.drive(COLD_PACE, JOINED_SECONDS, steady=False, during=join)
     report = report_of(counted)
-    p50, p99, p999 = report.percentiles([50, 99, 99.9])
     return Sample(
-        values={
-            P99.key: p99 / 1e3,
-            P50.key: p50 / 1e3,
-            P999.key: p999 / 1e3,
-            FAILED.key: 100 * sum(report.failed.values()) / report.sent,
-        },
+        values=latencies(report) | {FAILED.key: 100 * sum(report.failed.values()) / report.sent},
         warnings=[doubt for doubt in report.doubts() if "failed" not in doubt],
         raw=raw_of(report) | {"usage": vars(usage), "servers": control.stats(), "joined_ns": joined},
     )

@@ -46,6 +46,15 @@ def shown(found: Results, width: int = 100) -> str:
     return out.getvalue()
 
 
+def test_a_figure_that_no_run_has_is_said_to_be_missing() -> None:
+    """A proxy that answered nothing has no latencies; its other figures are shown."""
+    silent = Subject(config="c", samples=[Sample({"rps": 0.0, "cpu_us": 3.0, "failed": 9.0}, round=1)])
+    found = results(outcome(Limit(1.0, ("haproxy",), "p99_us"), tidegate=subject(2.0), haproxy=silent))
+    for text in (shown(found), markdown(found), html(found)):
+        assert "none" in text
+    assert verdicts(found.outcomes[0])[0].peer is None
+
+
 def test_headline_is_the_ratio_to_the_best_peer() -> None:
     found = outcome(
         Limit(1.0, ("haproxy",)), tidegate=subject(9.0, 11.0), haproxy=subject(20.0, 20.0), nginx=subject(10.0, 10.0)

@@ -1,6 +1,7 @@
 """What scenarios work out for themselves."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from bench.errors import BenchError
 from bench.generator import Target
 from bench.load.arrivals import Poisson, schedule
 from bench.load.histogram import Recording, encode
+from bench.load.invoke import MARK
 from bench.load.report import Report, Series
-from bench.open_loop import share_above
+from bench.open_loop import report_of, share_above
 from bench.scenarios import SCENARIOS, autoscale_trace, failing_endpoint, uneven_endpoints, untuned_changes
 from bench.scenarios.inference import grpc_message, json_request
-from bench.scenarios.latency import Goodput
+from bench.scenarios.latency import Goodput, latencies
 from bench.scenarios.untuned_changes import Phase
 from lb.wire import grpc_service_pb2 as wire
 
@@ -140,6 +142,16 @@ def test_each_second_is_held_against_what_was_possible() -> None:
     assert untuned_changes.shares(report, [Phase(0, 1000), Phase(0.5, 90)]) == [None, None, None]
     # Nothing came, and so nothing was missed.
     assert untuned_changes.shares(counted(sent=[0] * 6, in_time=[0] * 6), [Phase(0, 100)]) == [1.0] * 3
+
+
+def test_a_proxy_that_refuses_all_has_no_latencies_and_one_that_is_silent_has_failed() -> None:
+    refused = replace(counted(sent=[10, 10], failed=[10, 10]), failed={"status_502": 19, "timeout": 1})
+    found = uneven_endpoints.PACE.parse(MARK + refused.to_json())
+    assert found.operations == 0
+    assert latencies(report_of(found)) == {}
+    silent = replace(refused, failed={"timeout": 20})
+    with pytest.raises(BenchError, match="no request at the fixed rate was answered"):
+        uneven_endpoints.PACE.parse(MARK + silent.to_json())
 
 
 def test_errors_of_a_phase_count_from_its_second_second_on() -> None:
