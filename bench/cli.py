@@ -53,10 +53,10 @@ def _default(context: typer.Context) -> None:
 def list_() -> None:
     """Show the scenarios (* are in the default run) and the proxies that are here."""
     for scenario in SCENARIOS.values():
-        typer.echo(f"{scenario.name:<21}{'*' if scenario.default else ' '} {scenario.title}")
+        typer.echo(f"{scenario.name:<24}{'*' if scenario.default else ' '} {scenario.title}")
     typer.echo("")
     for name, proxy in PROXIES.items():
-        typer.echo(f"{name:<22} {proxy.version() or f'not installed ({proxy.install})'}")
+        typer.echo(f"{name:<25} {proxy.version() or f'not installed ({proxy.install})'}")
 
 
 @app.command()
@@ -310,7 +310,7 @@ def _progress(console: Console) -> Progress:
                 f"{found.values[m.key]:,.{m.digits}f} {m.title}" for m in scenario.metrics if m.key in found.values
             )
             text += "".join(f"  ! {warning}" for warning in found.warnings)
-        console.print(Text(f"{scenario.name:<20} {number}  {name:<9} {text}"), soft_wrap=True)
+        console.print(Text(f"{scenario.name:<23} {number}  {name:<13} {text}"), soft_wrap=True)
 
     return progress
 
