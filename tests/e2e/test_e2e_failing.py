@@ -54,11 +54,11 @@ async def test_the_bad_one_of_two_gets_few_requests_and_heals(
     assert 0 < row["turns"] < 1
     bad.status, bad.delay = 200, 0.005
     deadline = asyncio.get_running_loop().time() + 60  # prequal prefers the other until what it has learned fades
-    while daemon.pool("app")["endpoints"][0]["turns"] < 0.5:
+    # Its turns come back by its answers, and on a busy machine by the time that has passed without a word of it.
+    while not bad.served[200] or daemon.pool("app")["endpoints"][0]["turns"] < 0.5:
         assert asyncio.get_running_loop().time() < deadline, "it was not found out that it is well again"
         for _ in range(20):
             await ask_once(port, GET)
-    assert bad.served[200] > 0
 
 
 async def test_an_endpoint_that_is_not_there(start: Start, pair: tuple[Moody, Moody]) -> None:
