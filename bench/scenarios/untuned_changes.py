@@ -1,7 +1,8 @@
 """What changes in a run, and nobody tells the proxy: half of the capacity goes, a crowd comes, a cold server joins.
 
 Of the first two each second counts: the answers within the deadline, against what was possible, which is what came or
-what the servers could do, whichever is less. The worst second counts, apart from the two after each change.
+what the servers could do, whichever is less. The worst second counts, apart from the first one and from the two after
+each change.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ class Phase:
 def shares(report: Report, phases: Sequence[Phase]) -> list[float | None]:
     """By whole second: the answers in time as a share of what was possible; None soon after a phase has begun.
 
-    `report` is of a run with a deadline. Answers count when they come, requests when they are due.
+    `report` is of a run with a deadline. Answers count when they come, requests when they are due. In the first second
+    some answers are to requests of the warm-up, which nobody counts: None as well.
     """
     series, size = report.series, round(1e9 / report.series.bin_ns)
     found: list[float | None] = []
     for second in range(report.duration_ns // 1_000_000_000):
         part = slice(second * size, (second + 1) * size)
         begun = [phase for phase in phases if phase.start < second + 1]
-        if any(phase.start and second < phase.start + SETTLING for phase in begun):
+        if second == 0 or any(phase.start and second < phase.start + SETTLING for phase in begun):
             found.append(None)
             continue
         possible = min(sum(series.sent[part]), begun[-1].capacity)

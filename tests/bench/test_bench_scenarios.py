@@ -136,12 +136,14 @@ def counted(**series: list[int]) -> Report:
 
 def test_each_second_is_held_against_what_was_possible() -> None:
     report = counted(sent=[50, 50, 100, 100, 30, 10], in_time=[40, 50, 50, 40, 20, 20])
-    assert untuned_changes.shares(report, [Phase(0, 100)]) == [0.9, 0.9, 1.0]  # all, of 100; 90 of 100; 40 of 40
-    assert untuned_changes.shares(report, [Phase(0, 1000), Phase(1.0, 90)]) == [0.9, None, None]
+    assert untuned_changes.shares(report, [Phase(0, 100)]) == [None, 0.9, 1.0]  # 90 of 100; 40 of 40
+    assert untuned_changes.shares(report, [Phase(0, 180)]) == [None, 0.5, 1.0]
     # The second in which a change falls does not count, nor do those that begin within two seconds of it.
     assert untuned_changes.shares(report, [Phase(0, 1000), Phase(0.5, 90)]) == [None, None, None]
+    longer = counted(sent=[50] * 10, in_time=[50] * 6 + [20] * 4)
+    assert untuned_changes.shares(longer, [Phase(0, 1000), Phase(1.5, 50)]) == [None, None, None, None, 0.8]
     # Nothing came, and so nothing was missed.
-    assert untuned_changes.shares(counted(sent=[0] * 6, in_time=[0] * 6), [Phase(0, 100)]) == [1.0] * 3
+    assert untuned_changes.shares(counted(sent=[0] * 6, in_time=[0] * 6), [Phase(0, 100)]) == [None, 1.0, 1.0]
 
 
 def test_a_proxy_that_refuses_all_has_no_latencies_and_one_that_is_silent_has_failed() -> None:
