@@ -128,7 +128,7 @@ class Full(Told):
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
 
 
-@pytest.mark.parametrize("pause", ["0s", "10s"])
+@pytest.mark.parametrize("pause", ["0s", "60s"])
 async def test_a_first_try_with_an_error_to_be_tried_again_leaves_it_to_the_hedge(site: Site, pause: str) -> None:
     """No third server is asked, and no retry is spent."""
     first, second, third = servers = Full(True), Told(True), Told(True)
@@ -140,7 +140,7 @@ async def test_a_first_try_with_an_error_to_be_tried_again_leaves_it_to_the_hedg
     first.go.set()
     await settle(lambda: gate.in_flight() == 1, "the first has not answered")
     second.go.set()
-    assert (await asyncio.wait_for(task, 5)).status == 200
+    assert (await asyncio.wait_for(task, 30)).status == 200
     assert results(gate) == (1, 1, 0, 0)
     assert (series(gate)["retries"], len(third.requests)) == (0, 0)
     await idle(gate)

@@ -32,10 +32,10 @@ async def test_it_may_come_in_pieces_and_stay(site: Site) -> None:
         writer.write(request[i : i + 1])
         await writer.drain()
         await asyncio.sleep(0)
-    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 5)).startswith(b"HTTP/1.1 200 ")
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 60)).startswith(b"HTTP/1.1 200 ")
     writer.write(request + request)  # pipelined
     for _ in range(2):
-        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 5)).startswith(b"HTTP/1.1 200 ")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 60)).startswith(b"HTTP/1.1 200 ")
     writer.close()
     assert [request.endswith(b"\r\n\r\nabc") for request in requests] == [True] * 3
 

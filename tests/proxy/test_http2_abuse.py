@@ -34,7 +34,7 @@ async def test_a_drain_finishes_what_runs_and_refuses_the_rest(site: Site) -> No
         assert gate.proxy.busy() > 0
         release.set()
         assert (await client.answer(stream)).body == b"late"
-        await asyncio.wait_for(client.closed.wait(), 5)
+        await asyncio.wait_for(client.closed.wait(), 60)
     assert gate.proxy.busy() == 0
 
 
@@ -42,7 +42,7 @@ async def test_an_old_connection_is_asked_to_go(site: Site) -> None:
     gate = await gate_to(site, listener={"http2": replace(HTTP2, max_age_ns=SECOND // 5)})
     async with h2_client(gate.port) as client:
         assert (await client.fetch("/")).status == 200
-        await asyncio.wait_for(client.closed.wait(), 5)
+        await asyncio.wait_for(client.closed.wait(), 60)
         assert client.goaway is not None
         assert client.goaway.error_code == 0
 
@@ -51,7 +51,7 @@ async def test_an_idle_connection_is_closed(site: Site) -> None:
     gate = await gate_to(site, listener={"idle_timeout_ns": SECOND // 5})
     async with h2_client(gate.port) as client:
         assert (await client.fetch("/")).status == 200
-        await asyncio.wait_for(client.closed.wait(), 5)
+        await asyncio.wait_for(client.closed.wait(), 60)
     await settle(lambda: gate.proxy.stats()["connections"] == 0, "still open")
 
 
@@ -75,7 +75,7 @@ async def test_slow_clients_are_cut_off(site: Site, slow: str) -> None:
             assert len(answer.body) == 1000
         else:
             client.raw(frame(1, 1, 1, b"\x82"))  # HEADERS without END_HEADERS
-            await asyncio.wait_for(client.closed.wait(), 5)
+            await asyncio.wait_for(client.closed.wait(), 60)
     await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
     await settle(lambda: gate.proxy.stats()["exchanges"] == 0, "the exchange is still there")
 
@@ -93,7 +93,7 @@ async def test_a_flood_of_control_frames_ends_the_connection(site: Site, kind: s
     async with h2_client(gate.port) as other, h2_client(gate.port) as client:
         assert (await client.fetch("/")).status == 200
         client.raw(FLOODS[kind] * 4000)
-        await asyncio.wait_for(client.closed.wait(), 5)
+        await asyncio.wait_for(client.closed.wait(), 60)
         assert (await other.fetch("/")).status == 200
     assert gate.total(1)["http2_floods"] == 1
 
@@ -103,7 +103,7 @@ async def test_empty_frames_end_the_connection(site: Site) -> None:
     async with h2_client(gate.port) as client:
         stream = client.request("/", method="POST", end=False)
         client.raw(frame(0, 0, stream) * 2000)
-        await asyncio.wait_for(client.closed.wait(), 5)
+        await asyncio.wait_for(client.closed.wait(), 60)
     await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
 
 
@@ -146,7 +146,7 @@ async def test_a_rapid_reset_ends_the_connection(site: Site) -> None:
             client.h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
             client.flush()
             await asyncio.sleep(0)
-        await asyncio.wait_for(client.closed.wait(), 5)
+        await asyncio.wait_for(client.closed.wait(), 60)
     await settle(lambda: gate.in_flight() == 0, "slots are still taken")
     assert gate.proxy.stats()["exchanges"] == 0
 

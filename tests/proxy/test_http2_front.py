@@ -155,7 +155,7 @@ async def test_a_cancelled_request_frees_its_slot(site: Site) -> None:
     gate = await gate_to(site, handler)
     async with h2_client(gate.port) as client:
         stream = client.request("/")
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 60)
         assert gate.in_flight() == 1
         client.h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
         client.flush()
@@ -214,7 +214,7 @@ async def test_the_preface_may_come_in_pieces(site: Site, cut: int) -> None:
     for i in range(0, len(data), cut):
         writer.write(data[i : i + cut])
         await asyncio.sleep(0.002)
-    assert (await asyncio.wait_for(_reader.readexactly(9), 5))[3] == 4  # SETTINGS
+    assert (await asyncio.wait_for(_reader.readexactly(9), 60))[3] == 4  # SETTINGS
     writer.close()
 
 

@@ -38,7 +38,7 @@ async def test_windows_and_pings_that_our_data_calls_forth(site: Site) -> None:
             assert not client.closed.is_set(), n
             client.raw(frame(8, 0, 0, WINDOW) + frame(8, 0, stream, WINDOW) + frame(6, 0, 0, bytes(8)))
         await client.send(stream, b"", end=True)
-        await asyncio.wait_for(answer.done.wait(), 5)
+        await asyncio.wait_for(answer.done.wait(), 60)
         assert answer.body == b"token" * MESSAGES
     assert gate.total(1)["http2_floods"] == 0
 
@@ -72,7 +72,7 @@ async def test_calls_that_are_given_up_at_once_are_counted(site: Site) -> None:
             streams = await hang(client, 20, "20S")
             await settle(lambda: gate.in_flight() > 0, "not asked")
             client.raw(b"".join(frame(3, 0, stream, (8).to_bytes(4, "big")) for stream in streams))
-            await asyncio.wait_for(client.closed.wait(), 5)
+            await asyncio.wait_for(client.closed.wait(), 60)
             assert client.goaway is not None
             assert client.goaway.error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
     assert gate.total(1)["http2_floods"] == 1

@@ -50,7 +50,7 @@ def granting(fields: bytes, status: bytes = b"101 Switching Protocols") -> Any:
 async def ask(gate: Gate, fields: bytes = b"Sec-WebSocket-Key: " + KEY + b"\r\n", name: bytes = b"websocket") -> bytes:
     reader, writer = await gate.connect()
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: " + name + b"\r\nConnection: Upgrade\r\n" + fields + b"\r\n")
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
     writer.close()
     return head
 
@@ -74,7 +74,7 @@ async def test_a_grant_of_what_was_asked_for_is_one(site: Site) -> None:
     async with h2_client(gate.port) as client:
         await settle(lambda: client.h2.remote_settings.enable_connect_protocol == 1, "not announced")
         stream = client.request("/", method="CONNECT", fields=CONNECT, end=False)
-        await asyncio.wait_for(client.answers[stream].begun.wait(), 5)
+        await asyncio.wait_for(client.answers[stream].begun.wait(), 60)
         assert client.answers[stream].status == 200
 
 

@@ -38,7 +38,7 @@ async def test_messages_pass_both_ways(site: Site) -> None:
             for message in ("hello", b"\0" * 10, "x" * 300_000, b"y" * (4 << 20)):
                 await client.send(message)
                 assert await asyncio.wait_for(client.recv(), 20) == message
-            assert await asyncio.wait_for(await client.ping(), 5) >= 0
+            assert await asyncio.wait_for(await client.ping(), 60) >= 0
             assert gate.in_flight() == 1
         await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
         assert gate.proxy.stats()["exchanges"] == 0
@@ -74,7 +74,7 @@ async def test_a_silent_tunnel_is_closed(site: Site) -> None:
         gate = await site.gate([address], listener={"upgrade_idle_timeout_ns": SECOND // 4})
         async with connect(url(gate), ping_interval=None) as client:
             with pytest.raises(websockets.ConnectionClosed):
-                await asyncio.wait_for(client.recv(), 5)
+                await asyncio.wait_for(client.recv(), 60)
         await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
 
 
@@ -104,7 +104,7 @@ async def test_a_refused_upgrade_is_an_answer(site: Site) -> None:
     reader, writer = await gate.connect()
     for _ in range(2):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\nno"), 5)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\nno"), 60)
         assert head.startswith(b"HTTP/1.1 403 ")
     writer.close()
 
@@ -120,11 +120,11 @@ async def test_over_http2(site: Site) -> None:
                 fields=[(":protocol", "websocket"), ("sec-websocket-version", "13")],
                 end=False,
             )
-            await asyncio.wait_for(client.answers[stream].begun.wait(), 5)
+            await asyncio.wait_for(client.answers[stream].begun.wait(), 60)
             assert client.answers[stream].status == 200
             assert client.answers[stream].field_of("sec-websocket-accept") is None
             await client.send(stream, b"\x81\x85\0\0\0\0hello", end=False)  # a masked text frame
             await settle(lambda: client.answers[stream].body == b"\x81\x05hello", "no echo")
             await client.send(stream, b"\x88\x82\0\0\0\0\x03\xe8", end=False)
-            await asyncio.wait_for(client.answers[stream].done.wait(), 5)
+            await asyncio.wait_for(client.answers[stream].done.wait(), 60)
         await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
