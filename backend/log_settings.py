@@ -1,12 +1,11 @@
-"""Triton's logging extension, and its trace extension as a server without traces answers it
-(protocol/extension_logging.md and extension_trace.md of Triton)."""
+"""Triton's logging extension (protocol/extension_logging.md of Triton)."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from backend.errors import InvalidInput, Unavailable, Unsupported
+from backend.errors import InvalidInput, Unsupported
 from lb.wire import grpc_service_pb2 as wire
 
 _OF_LEVEL = {"log_info": logging.INFO, "log_warning": logging.WARNING, "log_error": logging.ERROR}
@@ -70,10 +69,6 @@ class LogSettings(logging.Filter):
         answer.settings["log_verbose_level"].uint32_param = int(verbose)
         answer.settings["log_format"].string_param = _FORMAT
         return answer
-
-    async def TraceSetting(self, request: Any, context: Any) -> Any:
-        """Raises Unavailable: there are no traces to set."""
-        raise Unavailable("the server does not support tracing")
 
 
 def _expect(name: str, value: Any, kind: str | None, wanted: str, text: str) -> Any:

@@ -252,8 +252,8 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         "--trace-endpoint",
         default="",
         metavar="URL",
-        help="OpenTelemetry collector that gets spans of inferences whose traceparent is sampled, such as "
-        "http://127.0.0.1:4317 (default: none is made)",
+        help="OpenTelemetry collector that gets spans of inferences whose traceparent is sampled, and of others as the "
+        "trace settings say, such as http://127.0.0.1:4317 (default: none is made)",
     )
     add(
         "--trace-protocol",

@@ -26,6 +26,7 @@ from backend.repository.control import POLL, Control
 from backend.service import InferenceService, Rare
 from backend.serving import Serving
 from backend.sockets import UnixPath, listen
+from backend.trace_settings import TraceSettings
 from backend.tracing import Spans
 from lb.net.poller import Poller
 from lb.net.timers import Timers
@@ -60,12 +61,16 @@ class Server:
         log_settings = LogSettings(logging.getLevelName(options.log_level.upper()))
         log_settings.install()
         regions = Regions(all(address.is_local for address in options.listen))
-        self._service = InferenceService(options.concurrency, regions)
+        endpoint = options.trace_endpoint
+        self._spans = Spans(endpoint, options.trace_protocol) if endpoint else None
+        traces = TraceSettings(self._spans)
+        self._service = InferenceService(options.concurrency, regions, traces)
         self._health = health.Health("", INFERENCE.full_name)
         methods = Methods()
         methods.add(INFERENCE, self._service, COMPILED)
         methods.extend(INFERENCE, regions)
         methods.extend(INFERENCE, log_settings)
+        methods.extend(INFERENCE, traces)
         methods.add(health.SERVICE, self._health)
         methods.add(load_reports.SERVICE, load_reports.LoadReports(load, self._stop))
         POOL.AddSerializedFile(reflection.SERVICE.file.serialized_pb)
@@ -75,10 +80,8 @@ class Server:
         self._poller = Poller(asyncio.get_running_loop())
         self._timers = Timers(self._poller)
         self._engine = Engine(self._poller, self._timers, options.concurrency, BindingRuns(self._executor))
-        endpoint = options.trace_endpoint
-        self._spans = Spans(endpoint, options.trace_protocol) if endpoint else None
-        self._front = Front(self._poller, load, rare, self._spans)
-        self._control = Control(options, Serving(self._engine, self._timers, self._front, self._service, rare))
+        self._front = Front(self._poller, load, rare, traces.tracer)
+        self._control = Control(options, Serving(self._engine, self._timers, self._front, self._service, rare, traces))
         self._service.manage(self._control)
         self._listeners: list[Listener] = []
         self._paths: list[UnixPath] = []

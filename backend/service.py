@@ -21,13 +21,14 @@ from backend.inference.engine import ModelQueue
 from backend.inference.model import Served
 from backend.regions import Regions
 from backend.repository.catalog import READY, UNAVAILABLE, Catalog
+from backend.trace_settings import TraceSettings
 from lb.inference import generate
 from lb.inference.raw_input import raw_input
 from lb.wire import grpc_service_pb2 as wire
 
 SERVER_NAME = "tidegate-backend"
 # Exactly what is offered beyond the base protocol; "model_repository" where models may be loaded and unloaded,
-# "system_shared_memory" where all clients are of this machine.
+# "system_shared_memory" where all clients are of this machine, "trace" where there are spans.
 EXTENSIONS = (
     "binary_tensor_data", "classification", "generate", "logging", "model_configuration", "sequence", "statistics",
 )  # fmt: skip
@@ -60,8 +61,9 @@ class InferenceService:
     """GRPCInferenceService over a catalog that is there once `offer` was called, and not ready any more after
     `withdraw`. `runs` is the most runs at once, of all models. `manage` comes before the first call."""
 
-    def __init__(self, runs: int, regions: Regions) -> None:
+    def __init__(self, runs: int, regions: Regions, traces: TraceSettings) -> None:
         self._regions = regions
+        self._traces = traces
         self._runs = runs
         self._catalog: Catalog | None = None
         self._served: dict[tuple[str, str], Served] = {}
@@ -107,7 +109,8 @@ class InferenceService:
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
         managed = ["model_repository"] if self._manager.mode == "explicit" else []
         shared = ["system_shared_memory"] if self._regions.offered else []
-        extensions = sorted([*EXTENSIONS, *managed, *shared])
+        traced = ["trace"] if self._traces.offered else []
+        extensions = sorted([*EXTENSIONS, *managed, *shared, *traced])
         return wire.ServerMetadataResponse(name=SERVER_NAME, version=server_version(), extensions=extensions)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:

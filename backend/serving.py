@@ -13,6 +13,7 @@ from backend.native import NativeSession
 from backend.repository.catalog import Catalog
 from backend.repository.memory import Use
 from backend.service import InferenceService, Rare
+from backend.trace_settings import TraceSettings
 from lb.net.timers import Timers
 
 _LOOK = 0.02  # seconds between two looks at a model that still answers
@@ -21,12 +22,21 @@ _LOOK = 0.02  # seconds between two looks at a model that still answers
 class Serving:
     """Belongs to the loop."""
 
-    def __init__(self, engine: Engine, timers: Timers, front: Front, service: InferenceService, rare: Rare) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        timers: Timers,
+        front: Front,
+        service: InferenceService,
+        rare: Rare,
+        traces: TraceSettings,
+    ) -> None:
         self._engine = engine
         self._timers = timers
         self._front = front
         self._service = service
         self._rare = rare
+        self._traces = traces
         self._queues: dict[Model, ModelQueue] = {}
         self._offered: list[Model] = []
         self._followed: set[Model] = set()  # models that left memory or came back, and have inferences still
@@ -45,6 +55,7 @@ class Serving:
         self._offered = list(catalog)
         queues = {(model.name, model.version): self._queues[model] for model in catalog}
         self._rare.offer(queues)
+        self._traces.follow(queue.served for queue in queues.values())
         self._service.offer(catalog, {key: queue.served for key, queue in queues.items()})
         defaults = {(name, ""): queues[name, catalog.versions(name)[-1]] for name, _ in queues}
         self._front.offer({**queues, **defaults})

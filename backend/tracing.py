@@ -1,9 +1,9 @@
 """Spans of inferences for an OpenTelemetry collector, as the load balancer has them for exchanges.
 
 An inference whose request brings a `traceparent` that is sampled gets three: `infer MODEL` below the caller's span, and
-below that `queue`, from its arrival to the run, and `compute`, the run. No trace begins here. A thread of its own makes
-them after the answer; OpenTelemetry's sends them. Both queues drop what they cannot hold: a slow collector costs spans,
-never inferences.
+below that `queue`, from its arrival to the run, and `compute`, the run. A trace begins here where the trace settings
+say so (backend.trace_settings). A thread of its own makes the spans after the answer; OpenTelemetry's sends them. Both
+queues drop what they cannot hold: a slow collector costs spans, never inferences.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class Spans:
     def report(
         self, trace: bytes, model: Model | None, since: int, now: int, times: Times | None, status: int, problem: str
     ) -> None:
-        """Takes an inference that was answered; does not wait. `trace` is the caller's: trace id, then span id.
-        `status` is gRPC's. `model` is None, and so are `times`, of one that was refused."""
+        """Takes an inference that was answered; does not wait. `trace` is its trace id, then the span id of the caller,
+        zeros where the trace begins here. `status` is gRPC's. `model` is None, and so are `times`, of one that was
+        refused."""
         ahead = time.time_ns() - time.monotonic_ns()
         with suppress(queue.Full):
             self._reports.put_nowait((trace, model, since, now, times, status, problem, ahead))
@@ -93,7 +94,8 @@ class Spans:
 
         trace_id = int.from_bytes(trace[:16], "big")
         flags = TraceFlags(TraceFlags.SAMPLED)
-        caller = SpanContext(trace_id, int.from_bytes(trace[16:], "big"), is_remote=True, trace_flags=flags)
+        above = int.from_bytes(trace[16:], "big")
+        caller = SpanContext(trace_id, above, is_remote=True, trace_flags=flags) if above else None
 
         def span(name: str, parent: Any, start: int, end: int, attributes: dict[str, str | int], **more: Any) -> Any:
             context = SpanContext(trace_id, random.getrandbits(64) or 1, is_remote=False, trace_flags=flags)

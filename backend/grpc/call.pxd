@@ -82,7 +82,7 @@ cdef class Call(Waiter):
     cdef bint grpc                    # by its content-type
     cdef bytes path                   # of a call that Python answers
     cdef bytes encoding
-    cdef bytes trace                  # the caller's, where it is recorded
+    cdef bytes trace                  # the caller's: see `traced`
     cdef object handler               # of a call that Python answers
     # The answer to a unary inference, which is written from where it lies; `held` bytes.
     cdef size_t held

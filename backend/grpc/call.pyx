@@ -27,7 +27,7 @@ from backend.inference.inference cimport (
 from backend.inference.reply cimport (
     reply_fields, reply_final, reply_finished, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
 )
-from backend.inference.spans cimport report_span, traced
+from backend.inference.spans cimport traced
 from lb.http.grpc.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, span, varint_size
 from lb.http.grpc.text cimport grpc_timeout_ns
 from lb.http.http2.frames cimport H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, get_u32, put_u32
@@ -140,7 +140,7 @@ cdef class GrpcSession(Http2Session):
             call.grpc = is_grpc(value, value_size)
         elif name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
             call.encoding = value[:value_size]
-        elif self.front.spans is not None and name_size == 11 and memcmp(name, b"traceparent", 11) == 0:
+        elif self.front.tracer is not None and name_size == 11 and memcmp(name, b"traceparent", 11) == 0:
             call.trace = traced(value, value_size)
 
     cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept:
@@ -527,8 +527,8 @@ cdef class Call(Waiter):
     cdef void answered(self, tg_inference *inference) noexcept:
         cdef uint64_t now = monotonic_ns()
         cdef int status = inference.status
-        if self.trace is not None:
-            report_span(self.front.spans, self.trace, inference, now)
+        if self.front.tracer is not None:
+            self.front.tracer.ended(self.trace, inference, now)
         self.front.load.ended(inference.begun, now, 0 if status else max(now - inference.since, <uint64_t>1),
                               is_our_fault(status))
         if self.kind == CALL_STREAM:

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 from backend.inference.engine cimport ModelQueue
 from backend.inference.load cimport Load
+from backend.inference.spans cimport Tracer
 from lb.http.grpc.protobuf cimport span
 from lb.net.poller cimport Poller
 
@@ -12,8 +13,8 @@ cdef class Front:
     cdef readonly Load load
     # Who answers what is rare: see backend.service.
     cdef readonly object service
-    # Who is told of inferences that are traced (backend.tracing.Spans); None: nobody is.
-    cdef readonly object spans
+    # Who is told of inferences that ended; None: there are no spans.
+    cdef Tracer tracer
     cdef readonly set connections     # type: set[Any]
     cdef dict queues                  # name, NUL, version -> ModelQueue
     cdef bytes recent_key             # of the look-up before

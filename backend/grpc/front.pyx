@@ -10,11 +10,11 @@ cdef enum:
 
 cdef class Front:
 
-    def __init__(self, Poller poller not None, Load load not None, service: Any, spans: Any = None) -> None:
+    def __init__(self, Poller poller not None, Load load not None, service: Any, Tracer tracer = None) -> None:
         self.poller = poller
         self.load = load
         self.service = service
-        self.spans = spans
+        self.tracer = tracer
         self.connections = set()
         self.queues = {}
 

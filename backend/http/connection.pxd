@@ -57,7 +57,7 @@ cdef class HttpRequest(Waiter):
     cdef bytes model                  # of an inference; None: Python answers
     cdef bytes version
     cdef bytes encoding               # of the body; None: it has none
-    cdef bytes trace                  # the caller's, where it is recorded
+    cdef bytes trace                  # the caller's: see `traced`
     cdef tg_accepted accepted         # encodings of the answer
     cdef Py_ssize_t json_length       # Inference-Header-Content-Length; -1 = none
     cdef tg_buffer body

@@ -21,7 +21,7 @@ from backend.inference.inference cimport (
     message_memory, tg_inference,
 )
 from backend.inference.reply cimport reply_fields, reply_finished, reply_tensor, reply_tensor_head
-from backend.inference.spans cimport report_span, traced
+from backend.inference.spans cimport traced
 from lb.failure cimport http_of_grpc
 from lb.http.codings cimport CODING_GZIP, CODING_IDENTITY, accept_codings, best_coding
 from lb.http.grpc.protobuf cimport span
@@ -215,7 +215,7 @@ cdef class HttpConnection(Stream):
         if scan.first[H_CONTENT_ENCODING] >= 0:
             field = &scan.fields[scan.first[H_CONTENT_ENCODING]]
             request.encoding = field.value[:field.value_length]
-        if self.front.spans is not None and scan.first[H_TRACEPARENT] >= 0:
+        if self.front.tracer is not None and scan.first[H_TRACEPARENT] >= 0:
             field = &scan.fields[scan.first[H_TRACEPARENT]]
             request.trace = traced(field.value, field.value_length)
         for i in range(scan.field_count):
@@ -465,8 +465,8 @@ cdef class HttpRequest(Waiter):
     cdef void answered(self, tg_inference *inference) noexcept:
         cdef uint64_t now = monotonic_ns()
         cdef int status = inference.status
-        if self.trace is not None:
-            report_span(self.front.spans, self.trace, inference, now)
+        if self.front.tracer is not None:
+            self.front.tracer.ended(self.trace, inference, now)
         link_remove(&inference.turn)
         self.front.calls -= 1
         self.front.load.ended(inference.begun, now, 0 if status else max(now - inference.since, <uint64_t>1),

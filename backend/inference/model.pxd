@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 from backend.inference.counters cimport tg_counters
+from backend.inference.sampling cimport Sampling
 from backend.ort.c_api cimport OrtRunOptions, OrtSession
 from backend.ort.session cimport Session
 
@@ -71,6 +72,8 @@ cdef class Served:
     cdef list held                    # what `c` points to
     # The most rows that inferences are merged to; 1: they never are.
     cdef public int max_batch
+    # Which inferences get spans, where the model has trace settings of its own; None: it has those of the server.
+    cdef public Sampling sampling     # type: Sampling | None
     cdef bint numbered                # an input has the id of the sequence, as a number
     cdef uint64_t most_id             # the largest one
     cdef tg_counters counters

@@ -1,10 +1,20 @@
-"""What a traced inference tells of itself when it is answered. Nothing of it is on the way of others."""
+"""Inferences that ended, as those who make spans are told of them. Nothing of it is on the way of others."""
 
 from libc.stdint cimport uint64_t
 from backend.inference.inference cimport tg_inference
+from backend.inference.sampling cimport Sampling
 
 
-# A traceparent (W3C Trace Context) whose trace is recorded, as bytes; None: it is not, or is none.
+# The trace of a caller, from a traceparent (W3C Trace Context): its id, then that of the caller's span; b"" where the
+# caller does not record it; None: the caller has no trace.
 cdef bytes traced(const char *value, size_t size)
-# Tells `spans` (backend.tracing.Spans) of an inference that ended at `now` (monotonic ns).
-cdef void report_span(object spans, bytes trace, const tg_inference *inference, uint64_t now) noexcept
+
+
+cdef class Tracer:
+    # Who makes spans (backend.tracing.Spans).
+    cdef object spans
+    # Of models without settings of their own, and of inferences without a model.
+    cdef public Sampling sampling
+
+    # An inference of a caller with this trace ended at `now` (monotonic ns).
+    cdef void ended(self, bytes trace, const tg_inference *inference, uint64_t now) noexcept

@@ -50,7 +50,8 @@ def _prepare_ours(folder: Path) -> None:
 
 def _ours(_environments: Path, folder: Path, _http: int, port: int) -> list[str]:
     words = [sys.executable, "-m", "backend", "serve", "--models", str(folder), "--listen", f"127.0.0.1:{port}"]
-    return [*words, "--threads", "1", "--model-control-mode", "explicit", "--load-model", "*"]
+    words += ["--threads", "1", "--model-control-mode", "explicit", "--load-model", "*"]
+    return [*words, "--trace-endpoint", "http://127.0.0.1:4317"]  # nobody is there: no request of these is traced
 
 
 def _prepare_triton(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,7 +17,8 @@ pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
 
 from backend_process import Backend, infer_request, until
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+from span_collector import Collector
 
 from backend.errors import StartError
 from backend.tracing import Spans
@@ -27,31 +27,6 @@ from lb.wire.services import INFERENCE, Stub
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
 SERVER, ERROR = 2, 2
-
-
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes spans by OTLP over gRPC at `url`."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-        self.service = ""
-        self._server = grpc.server(futures.ThreadPoolExecutor(2))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
-        self.url = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-
-    def Export(self, message: Any, context: Any) -> Any:
-        for resource in message.resource_spans:
-            self.service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
-            for scope in resource.scope_spans:
-                self.spans += scope.spans
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-    def stop(self) -> None:
-        self._server.stop(None)
-
-    def named(self, name: str) -> list[Any]:
-        return [span for span in self.spans if span.name == name]
 
 
 @pytest.fixture

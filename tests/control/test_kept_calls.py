@@ -42,6 +42,14 @@ def test_settings_are_merged() -> None:
     assert ("trace", "m") in found
 
 
+def test_models_are_told_before_their_settings() -> None:
+    kept = KeptCalls()
+    for name in ("a", "b"):
+        kept.take(call("TraceSetting", model_name=name, settings={"c": wire.TraceSettingRequest.SettingValue()}))
+        kept.take(load(name))
+    assert list(kept) == [("model", "a"), ("model", "b"), ("trace", "a"), ("trace", "b")]
+
+
 @pytest.mark.parametrize("memory", ["System", "Cuda"])
 def test_regions_that_are_unregistered_are_forgotten(memory: str) -> None:
     kept = KeptCalls()

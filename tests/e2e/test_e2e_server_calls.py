@@ -178,6 +178,45 @@ def test_answers_of_a_model_that_was_replaced_are_not_kept(start: Start, models:
     assert "hit" not in cached()
 
 
+def test_trace_settings_hold_everywhere_and_wherever_a_server_joins(start: Start, models: Path) -> None:
+    made = config(models)
+    made["pools"]["digits"]["serve"]["args"] = [*EXPLICIT, "--trace-endpoint", "http://127.0.0.1:1"]
+    for each in made["listeners"]["operators"]["routes"]:
+        each["server_calls"] = ["models", "settings"]
+    daemon = start(made)
+    eventually(lambda: len(ready_replicas(daemon)) == 2, "both model servers")
+    over_rest = http_client(daemon, "operators")
+    over_grpc = triton_grpc.InferenceServerClient(f"127.0.0.1:{daemon.port('operators')}")
+    assert "trace" in over_rest.get_server_metadata()["extensions"]
+    assert "trace" not in http_client(daemon).get_server_metadata()["extensions"]
+    over_rest.update_trace_settings(settings={"trace_rate": "500", "trace_level": ["OFF"]})
+    over_grpc.load_model("more")
+    over_grpc.update_trace_settings("more", settings={"trace_rate": "7"})
+    over_grpc.load_model("more")
+    with pytest.raises(ERRORS, match="Unable to parse 'trace_rate', got: x"):
+        over_rest.update_trace_settings(settings={"trace_rate": "x"})
+
+    def rates() -> list[tuple[str, str]]:
+        """Of the server, and of the model that was loaded, at each model server."""
+        found = []
+        for address in ready_replicas(daemon).values():
+            with triton_grpc.InferenceServerClient(address) as client:
+                settings = [client.get_trace_settings(model).settings for model in (None, "more")]
+            found.append(tuple(each["trace_rate"].value[0] for each in settings))
+        return found
+
+    assert rates() == [("500", "7")] * 2
+    os.kill(killed := min(ready_replicas(daemon)), signal.SIGKILL)
+    eventually(lambda: len(now := ready_replicas(daemon)) == 2 and killed not in now, "the next model server")
+    eventually(lambda: [e["health"] for e in daemon.pool("digits")["endpoints"]] == ["up"] * 2, "it is up")
+    assert rates() == [("500", "7")] * 2
+    shown = over_rest.get_trace_settings("more")
+    assert (shown["trace_level"], shown["trace_rate"]) == (["OFF"], "7")
+    over_rest.update_trace_settings(settings={"trace_rate": None, "trace_level": None})
+    assert rates() == [("0", "7")] * 2
+    over_grpc.close()
+
+
 def test_a_model_that_cannot_be_loaded_is_told_of(start: Start, models: Path) -> None:
     daemon = start(config(models))
     eventually(lambda: len(ready_replicas(daemon)) == 2, "both model servers")

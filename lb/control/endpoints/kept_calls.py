@@ -97,7 +97,8 @@ class KeptCalls:
         return len(self._kept)
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(list(self._kept))
+        """Models first: settings may be about them."""
+        return iter(sorted(self._kept, key=lambda key: key[0] != "model"))
 
     def get(self, key: Key) -> Kept | None:
         return self._kept.get(key)
