@@ -79,6 +79,14 @@ def _retries(route: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
+def _local_transport(endpoint: dict[str, Any]) -> str:
+    """Whether large messages go through shared memory, where they could."""
+    found = endpoint.get("local_transport")
+    if found is None or not endpoint["address"].startswith("unix:"):
+        return ""
+    return "local transport" if found["used"] else f"no local transport: {found['why_not']}"
+
+
 def _table(endpoints: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("", "endpoint", "health", "admin", "weight", "in flight", "latency", "score", "note"):
@@ -97,6 +105,7 @@ def _table(endpoints: list[dict[str, Any]]) -> Table:
             note = "; ".join(filter(None, (note, turns)))
         if e["ejection_state"] == "probation":
             note = "; ".join(filter(None, (note, "on probation")))
+        note = "; ".join(filter(None, (note, _local_transport(e))))
         score = "-" if e["score"] is None else f"{e['score']:g}"
         row = ("*" if e["best"] else "", e["address"], e["health"], e["admin"], e["weight"], f"{e['in_flight']}{limit}")
         table.add_row(*(Text(str(cell)) for cell in (*row, latency, score, note)))

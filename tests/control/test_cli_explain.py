@@ -65,3 +65,22 @@ def test_no_choice_is_certain_where_the_request_is_refused(
     pool = {**POOL, "endpoints": [endpoint], "refused": refused, "choice": {"address": None, "why": why}}
     explain(Answers(pool), "digits", {}, as_json=False)
     assert capsys.readouterr().out.splitlines()[-1] == f"choice   {words}"
+
+
+@pytest.mark.parametrize(
+    ("address", "found", "words"),
+    [
+        ("unix:/run/d.sock", {"used": True, "why_not": None}, "local transport"),
+        ("unix:/run/d.sock", {"used": False, "why_not": "no room"}, "no local transport: no room"),
+        ("10.0.0.7:9001", {"used": False, "why_not": "the endpoint is not on a Unix socket"}, ""),
+        ("unix:/run/d.sock", None, ""),
+    ],
+)
+def test_local_transport_is_told_of_where_it_could_be(
+    capsys: pytest.CaptureFixture[str], address: str, found: dict[str, Any] | None, words: str
+) -> None:
+    endpoint = {**ENDPOINT, "address": address, "local_transport": found}
+    pool = {**POOL, "endpoints": [endpoint], "refused": None, "choice": {"address": address, "why": "the only one"}}
+    explain(Answers(pool), "digits", {}, as_json=False)
+    row = next(line for line in capsys.readouterr().out.splitlines() if address in line and "up" in line)
+    assert row.strip().endswith(words or "0")

@@ -159,6 +159,11 @@ async def test_large_tensors_of_all_clients_go_through_shared_memory(start: Star
     assert counted(daemon, "bytes", "sent") > 10 * TENSORS[0].nbytes
     assert counted(daemon, "full") == 0
     assert "messages of 64 KiB and more go through shared memory" in daemon.log
+    (endpoint,) = daemon.pool("twice")["endpoints"]
+    assert endpoint["local_transport"]["sent"] == counted(daemon, "messages", "sent")
+    told = await asyncio.to_thread(daemon.command, "explain", "twice")
+    assert "local transport" in told.stdout
+    assert "no local transport" not in told.stdout
 
 
 async def test_a_model_server_that_is_killed_costs_no_request_that_is_kept(start: Start, models: Path) -> None:

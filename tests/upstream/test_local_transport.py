@@ -188,6 +188,7 @@ async def test_messages_go_there_and_back(endpoint: Callable[[Script], Endpoint]
         for size in (1_000_000, 65_531, 65_530, 1000):
             await echo(channel, LARGE[:size])
         assert channel.stats()["local"]
+        assert channel.local_transport() == ""
         await asyncio.gather(*(echo(channel, LARGE[:300_000]) for _ in range(1)))
     by_memory = dict(ways)
     # The first may be sent before the endpoint has mapped the memory.
@@ -267,10 +268,15 @@ async def test_other_memory_is_not_used_and_calls_go_on(
             answer(peer, request.stream, request.body[5:])
 
     async with channel_to(endpoint(script).address) as channel:
+        assert channel.local_transport() == "there is no connection"
         for _ in range(3):
             await echo(channel)
-    if bad not in (three_at_once, nothing):
-        assert "messages go through the socket, not through shared memory: " in caplog.text
+        why = channel.local_transport()
+    if bad in (three_at_once, nothing):  # it has mapped what was passed on to it
+        assert why == ""
+    else:
+        assert why
+        assert f"messages go through the socket, not through shared memory: {why}\n" in caplog.text
 
 
 @pytest.mark.parametrize("version", [0, 2, 0xFFFFFFFF])
@@ -285,6 +291,12 @@ async def test_another_version_is_not_spoken(endpoint: Callable[[Script], Endpoi
 
     async with channel_to(endpoint(script).address) as channel:
         await echo(channel)
+        assert channel.local_transport() == "the endpoint does not offer it"
+
+
+async def test_an_endpoint_on_a_port() -> None:
+    async with channel_to("127.0.0.1:1") as channel:
+        assert channel.local_transport() == "the endpoint is not on a Unix socket"
 
 
 def released_twice(peer: LocalPeer, request: Request) -> None:

@@ -6,7 +6,8 @@
      pools: [{name, protocol, policy,
              endpoints: [{address, weight, priority, zone, health, admin, in_flight, outstanding_cost, max_in_flight,
                           learned_limit,
-                          failing, turns, errors: {answers, faults, grpc}, sequences, sessions, check, steering, models,
+                          failing, turns, errors: {answers, faults, grpc},
+                          local_transport: {sent, received, full} | None, sequences, sessions, check, steering, models,
                           report: {utilization, rps, eps, age_s} | None,
                           agent: {health, description, admin, weight_percent, max_in_flight, asked, failures,
                           last: {ok, said, at, took}} | None}],
@@ -238,6 +239,15 @@ def _errors(master: Master, endpoint: EndpointPlan) -> dict[str, Any]:
     return {"answers": series["requests"], "faults": series["errors"], "grpc": codes}
 
 
+def _local_transport(master: Master, endpoint: EndpointPlan) -> dict[str, int] | None:
+    """Messages to and from the endpoint that went through shared memory, and those that found no room there; None of
+    one that is not on a Unix socket. Explanations say why none did (lb.proxy.exchange.explain)."""
+    if not endpoint.address.startswith("unix:"):
+        return None
+    series = Series(ENDPOINT, master.segment.series_total(endpoint.series))
+    return {**series.values("local_messages"), "full": series["local_full"]}
+
+
 def _agent(master: Master, slot: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
     """What an endpoint's agent said so far, and how asking it goes; None where nobody is asked."""
     return None if asked is None else {**master.publisher.health_states.agent_state(slot).describe(), **asked}
@@ -280,6 +290,7 @@ def _endpoints(
             "failing": round(segment.failing(endpoint.slot, now), 3),
             "turns": round(segment.turns(endpoint.slot, now), 3),
             "errors": _errors(master, endpoint),
+            "local_transport": _local_transport(master, endpoint),
             "admin": ADMIN.get(segment.admin(endpoint.slot), "unknown"),
             "in_flight": segment.inflight(endpoint.slot),
             "outstanding_cost": segment.outstanding(endpoint.slot) if weighed else None,

@@ -21,6 +21,7 @@ cdef class Http2Channel(Dispatcher):
     cdef uint64_t retry_at            # no connect before
     cdef readonly bint local          # messages went, or were to go, through shared memory: what was logged last
     cdef bint told                    # whether it was logged at all
+    cdef str problem                  # why messages of the connection of now do not; "" where nothing is known
     cdef readonly int failures        # connects failed in a row
     cdef readonly uint64_t connects
     cdef readonly uint64_t connect_failures

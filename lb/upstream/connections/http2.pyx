@@ -6,6 +6,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
 from lb.failure cimport FAIL_CONNECT, FAIL_RESET, FAIL_TIMEOUT
+from lb.http.http2.frames cimport LOCAL_VERSION
 from lb.http.http2.session cimport LOCAL_LEAST
 from lb.net.buffer cimport tg_buffer_append
 from lb.net.link cimport link_after, link_append, link_empty, link_init, link_remove, link_splice
@@ -43,6 +44,7 @@ cdef class Http2Channel(Dispatcher):
         self.ping_interval = <uint64_t>300 * SECOND
         self.ping_timeout = <uint64_t>10 * SECOND
         self.draining = []
+        self.problem = ""
         link_init(&self.queue)
 
     def __repr__(self):
@@ -66,6 +68,19 @@ cdef class Http2Channel(Dispatcher):
             "connects": self.connects,
             "connect_failures": self.connect_failures,
         }
+
+    def local_transport(self) -> str:
+        """Why large messages do not go through shared memory (docs/adr/local-transport.md); "" where they do."""
+        cdef Http2Upstream connection = self.current
+        if not self.address.text.startswith("unix:"):
+            return "the endpoint is not on a Unix socket"
+        if connection is None or connection.state != BACK_UP:
+            return "there is no connection"
+        if self.problem:
+            return self.problem
+        if connection.session.peer_local != LOCAL_VERSION:
+            return "the endpoint does not offer it"
+        return "" if connection.session.arena is not None else "the endpoint has not mapped the memory"
 
     def close(self):
         """Ends all connections: calls with a stream fail as FAIL_RESET, waiting ones as FAIL_CONNECT. Safe twice."""
@@ -188,10 +203,11 @@ cdef class Http2Channel(Dispatcher):
             log.info("%s: messages of %d KiB and more go through shared memory", self.address.text, LOCAL_LEAST // 1024)
 
     cdef void not_local(self, const char *problem) noexcept:
+        self.problem = problem.decode("utf-8", "replace")
         if not self.told or self.local:
             self.told, self.local = True, False
             log.warning("%s: messages go through the socket, not through shared memory: %s", self.address.text,
-                        problem.decode("utf-8", "replace"))
+                        self.problem)
 
     cdef void retired(self, Stream connection) noexcept:
         if connection is self.current:
@@ -241,6 +257,7 @@ cdef class Http2Channel(Dispatcher):
             self.fail_waiting()
             return
         self.connects += 1
+        self.problem = ""
         self.current = connection
         if connection.open() < 0:
             self.lost(connection, False)

@@ -17,6 +17,7 @@ from lb.proxy.exchange.explain.affinity import sticky
 from lb.proxy.exchange.explain.choices import FAILING, LOWEST, NOBODY, ONLY_ONE, ONLY_ONE_THERE, View
 
 _NEVER = 2**64 - 1
+_MESSAGES = ("grpc", "oip")  # protocols of pools whose endpoints get messages of gRPC
 _NORMAL = 1  # the priority of a request without a route
 _REFUSED = {
     "queue-full": "the queue is full",
@@ -106,11 +107,20 @@ def _rows(view: View, plan: PoolPlan, pool: Any, chosen: str | None) -> list[dic
                 "score": None if score is None else round(score.score, 6),
                 "failing": round(one.failing, 3),
                 "turns": round(one.turns, 3),
+                "local_transport": _local_transport(plan, pool.channels[one.index]),
                 "note": _elsewhere(plan, pool.groups, one.index, view.group) if score is None else score.note,
                 "best": one.address == chosen if chosen is not None else one.index in view.best,
             }
         )
     return rows
+
+
+def _local_transport(plan: PoolPlan, channel: Any) -> dict[str, Any] | None:
+    """Whether large messages go through shared memory; None where the pool's protocol has no such messages."""
+    if plan.protocol not in _MESSAGES:
+        return None
+    why_not = channel.local_transport()
+    return {"used": not why_not, "why_not": why_not or None}
 
 
 def _elsewhere(plan: PoolPlan, groups: Any, i: int, group: int) -> str:
