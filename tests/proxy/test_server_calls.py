@@ -511,6 +511,48 @@ async def test_a_server_that_has_the_name_in_another_field(site: Site) -> None:
     assert len(server.told) == 1
 
 
+class KServe(Changing):
+    """model_name = 1, and an answer that is made of nothing: the call fails when it is done. `stuck`: nothing is."""
+
+    stuck = False
+
+    async def _told(self, sent: Any, context: Any, change: Any) -> Any:
+        if not sent.repository_name:
+            await context.abort(
+                grpc.StatusCode.UNKNOWN,
+                "Unexpected <class 'AttributeError'>: 'ModelNotReady' object has no attribute 'reason'",
+            )
+        if not self.stuck:
+            change(sent.repository_name)
+        await context.abort(grpc.StatusCode.INTERNAL, "Internal server error")
+
+    async def _RepositoryModelLoad(self, sent: Any, context: Any) -> Any:
+        return await self._told(sent, context, self.models.add)
+
+    async def _RepositoryModelUnload(self, sent: Any, context: Any) -> Any:
+        if sent.repository_name and sent.repository_name not in self.models:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Model with name {sent.repository_name} does not exist.")
+        return await self._told(sent, context, self.models.discard)
+
+
+async def test_a_server_that_breaks_at_its_answer(site: Site) -> None:
+    servers = [KServe(), KServe()]
+    gate = await gate_to(site, *servers, route=ALL)
+    assert (await post(gate, "/v2/repository/models/m/load")).status == 200
+    assert [server.models for server in servers] == [{"m"}] * 2
+    await by_grpc(gate, "RepositoryModelUnload", model_name="m")
+    assert [server.models for server in servers] == [set()] * 2
+    gone = await post(gate, "/v2/repository/models/m/unload")
+    assert (gone.status, error_of(gone)) == (404, "Model with name m does not exist.")
+    servers[1].stuck = True
+    failed = await post(gate, "/v2/repository/models/m/load")
+    assert failed.status == 400
+    assert "'ModelNotReady' object" in error_of(failed)
+    assert "failed at 1 of 2 endpoints" in error_of(failed)
+    assert [server.models for server in servers] == [{"m"}, set()]
+    await idle(gate)
+
+
 async def test_a_pool_without_endpoints_that_are_up(site: Site) -> None:
     gate, _ = await servers_at(site, 1)
     gate.master.down.add(gate.plan.pools[0].endpoints[0].address)

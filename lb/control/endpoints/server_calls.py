@@ -29,6 +29,7 @@ log = logging.getLogger("tidegate.master")
 
 MOST_WAITING = 1024  # calls of a pool under way; more are refused
 SETTING_TIMEOUT = 5.0  # seconds for an endpoint to answer what is no load or unload
+_BREAKS_AT_THE_ANSWER = (Status.INTERNAL, "Internal server error", b"")  # KServe's servicer
 _PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between two tries to reach an endpoint
 
 
@@ -386,16 +387,22 @@ class ServerCalls:
 
 async def _tell(endpoint: Asked, call: Call, seconds: float) -> bytes | Unreached | Answer:
     """KServe's requests to load and unload have the model's name in field 1, where Triton's have the repository's: to
-    an error about a model without a name, the request has it in both."""
+    an error about a model without a name, the request has it in both. KServe (0.21) then does what it is told and
+    breaks at the answer, where a load that fails has another error; whether the model is ready confirms it."""
     answer = await tell(endpoint, call.method, call.message.SerializeToString(), seconds)
     if not isinstance(answer, Answer) or not call.of_model:
         return answer
     name = call.message.model_name
-    if call.message.repository_name or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", answer.message):
+    named = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    if call.message.repository_name or named.search(answer.message):
         return answer
     both = type(call.message)(repository_name=name, model_name=name, parameters=call.message.parameters)
     again = await tell(endpoint, call.method, both.SerializeToString(), seconds)
-    return again if isinstance(again, bytes) else answer
+    if not isinstance(again, Answer):
+        return again
+    if again == _BREAKS_AT_THE_ANSWER and await _model_ready(endpoint, name) is bool(call.model):
+        return b""
+    return again if named.search(again.message) else answer
 
 
 async def _model_ready(endpoint: Asked, name: str) -> bool | Unreached:
