@@ -19,9 +19,11 @@ cdef class Engine(Source):
     cdef tg_threads *threads
     cdef readonly int runs            # at once
     cdef uint64_t short_ns            # a run that takes no longer may take place on the loop itself
-    cdef list touched                 # queues to be looked at when the loop has taken what came
+    cdef list touched                 # queues to be looked at when the loop has taken what came, in turn
+    cdef bint looking                 # at them, now
     cdef readonly int running         # batches, of all models
-    cdef uint64_t spent               # ns that runs on the loop have taken in this turn
+    cdef uint64_t spent               # ns that runs on the loop have taken in this turn,
+    cdef uint64_t unwritten           # and since answers were written
     # run_in_python(batch): has a PythonBatch run by Python's binding, which calls its `finish` on the loop.
     cdef object run_in_python
 

@@ -47,7 +47,8 @@ cdef enum:
     SHORT_NS = 50_000
     # Where there is one place to run, a thread would take turns with the loop on one CPU anyway.
     SHORT_ALONE_NS = 1_000_000
-    TURN_NS = 2_000_000               # of runs on the loop, before everything else has its turn
+    WRITE_NS = 200_000                # of runs on the loop, before their answers are written
+    TURN_NS = 2_000_000               # of these, before everything else has its turn
     GROWTH = 2                        # inputs larger than those of a short run by as much are tried on the loop
 
 
@@ -89,20 +90,28 @@ cdef class Engine(Source):
         if not queue.touched:
             queue.touched = True
             self.touched.append(queue)
-            self.poller.mark(self)
+            if not self.looking:
+                self.poller.mark(self)
 
     cdef void on_flush(self) noexcept:
+        """What is answered meanwhile is written before this goes on. A queue that has more to run goes behind the
+        others."""
         cdef ModelQueue queue
         if self.deferred:
             return                                # the others have their turn
-        touched, self.touched = self.touched, []
-        for queue in touched:
+        self.looking = True
+        while self.touched and self.spent < TURN_NS and self.unwritten < WRITE_NS:
+            queue = self.touched.pop(0)
             queue.touched = False
             queue.pump(monotonic_ns())
+        self.looking = False
+        self.unwritten = 0
         if self.spent >= TURN_NS:
             self.spent = 0
             if self.touched:
                 self.poller.defer(self)
+        elif self.touched:
+            self.poller.mark(self)
 
     cdef void finish(self, tg_batch *batch) noexcept:
         cdef ModelQueue queue = <ModelQueue>batch.queue       # held: its inferences hold it, and go
@@ -274,8 +283,8 @@ cdef class ModelQueue(Timed):
         self.drop(now)
         self.expire(now)
         while self.running < self.runs and self.queue.count:
-            if self.engine.spent >= TURN_NS:
-                self.engine.touch(self)           # goes on in the next turn
+            if self.engine.spent >= TURN_NS or (self.engine.looking and self.engine.unwritten >= WRITE_NS):
+                self.engine.touch(self)           # goes on later
                 return
             if not self.start(now):
                 break
@@ -359,6 +368,7 @@ cdef class ModelQueue(Timed):
             with nogil:
                 run(batch)
             self.engine.spent += batch.ended - batch.began
+            self.engine.unwritten += batch.ended - batch.began
             self.finished(batch, batch.ended)
         else:
             self.give(batch)

@@ -14,7 +14,7 @@ import pytest
 from backend_process import DIGITS, infer_request
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.compiled.inference_engine import submit
+from tests.compiled.inference_engine import on_the_loop, submit
 from tests.compiled.inference_queue import Queue, Waiting
 
 from backend import session
@@ -448,6 +448,49 @@ async def test_short_runs_of_steady_models_take_place_on_the_loop(digits, runtim
         unsteady = queue_of(made, digits)
         await answer(asked(unsteady, image(IMAGES[:1])))
         assert unsteady.short_size == 0
+
+
+async def test_answers_are_written_before_all_runs_on_the_loop_are_over(tmp_path):
+    model = model_of(backend_models.echo(tmp_path, "FP32"), max_batch=1)
+    request = infer_request(model.name, ("x", "FP32", np.ones((1, 3), "f4")))
+    async with engine() as made:
+        queue = queue_of(made, model, steady=True)
+        for _ in range(20):
+            await answer(asked(queue, request))
+        waiting = [asked(queue, request) for _ in range(250)]
+        await asyncio.gather(*(answer(each) for each in waiting))
+        await asyncio.sleep(0)
+        order = [each.written.after for each in waiting]
+        assert order == sorted(order)
+        assert order[-1] > order[0]
+
+
+async def test_a_busy_model_leaves_the_loop_to_others(tmp_path):
+    """Its queue is never empty, and never runs for less than a turn."""
+    busy, other = (model_of(backend_models.echo(tmp_path / name, "FP32"), max_batch=1) for name in "ab")
+    request = infer_request(busy.name, ("x", "FP32", np.ones((1, 3), "f4")))
+    async with engine() as made:
+        on_the_loop(made)
+        queues = [queue_of(made, model, max_queue=10_000, steady=True) for model in (busy, other)]
+        for queue in queues:
+            for _ in range(20):
+                await answer(asked(queue, request))
+        count, over = 0, False
+
+        def again(_: object) -> None:
+            nonlocal count
+            count += 1
+            if not over and count < 30_000:
+                asked(queues[0], request).done.add_done_callback(again)
+
+        for _ in range(6000):
+            asked(queues[0], request).done.add_done_callback(again)
+        await asyncio.sleep(0)
+        await answer(asked(queues[1], request))
+        over = True
+        assert count < 6000  # before those that were there already had all run
+        while queues[0].waiting:
+            await asyncio.sleep(0.001)
 
 
 def test_a_model_whose_time_depends_on_values_is_not_steady(tmp_path):

@@ -1,30 +1,45 @@
 """The engine of the model server, for its tests: messages go in, answers are kept."""
 
 from cpython.object cimport PyObject
+from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from backend.inference.engine cimport ModelQueue
+from backend.inference.engine cimport Engine, ModelQueue
 from backend.inference.inference cimport Waiter, inference_free, inference_read, tg_inference
 from backend.inference.reply cimport reply_fields, reply_tensor, reply_tensor_head
 from lb.http.grpc.protobuf cimport span
 from lb.inference.message cimport RequestMessage, read_request
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.link cimport link_append
-from lb.net.poller cimport monotonic_ns
+from lb.net.poller cimport Source, monotonic_ns
 
 import asyncio
 
 
 HELD = set()                          # who waits: an inference does not hold its waiter
+cdef int ANSWERED = 0
+
+
+cdef class Written(Source):
+    """As a connection: it writes at the end of the poller's batch. `after` tells how many inferences were answered by
+    then."""
+    cdef readonly int after
+
+    cdef void on_flush(self) noexcept:
+        self.after = ANSWERED
 
 
 cdef class Asked(Waiter):
     """One inference: `done` is a future of (status, problem, response)."""
     cdef readonly object done
+    cdef readonly Written written
     cdef ModelQueue model_queue
     cdef tg_inference *inference
 
     cdef void answered(self, tg_inference *inference) noexcept:
+        global ANSWERED
+        ANSWERED += 1
+        self.model_queue.engine.poller.mark(self.written)
         self.take(inference)
         HELD.discard(self)
 
@@ -57,6 +72,11 @@ cdef class Asked(Waiter):
             HELD.discard(self)
 
 
+def on_the_loop(Engine engine) -> None:
+    """However long a run of a steady model takes, the next one takes place on the loop."""
+    engine.short_ns = UINT64_MAX
+
+
 def submit(ModelQueue queue, bytes message, deadline=None) -> Asked:
     """None: the message is irregular. `deadline` is monotonic ns."""
     cdef RequestMessage request
@@ -74,6 +94,7 @@ def submit(ModelQueue queue, bytes message, deadline=None) -> Asked:
         return None
     asked.done = asyncio.get_running_loop().create_future()
     asked.model_queue = queue
+    asked.written = Written()
     asked.inference = inference
     inference.waiter = <PyObject *>asked
     if deadline is not None:
