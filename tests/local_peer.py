@@ -78,7 +78,8 @@ class LocalPeer:
             self.sock.sendall(data)
             return
         sent = socket.send_fds(self.sock, [data], list(fds))
-        self.sock.sendall(data[sent:])
+        if sent < len(data):  # nothing more would be an error where the other side has ended the connection by now
+            self.sock.sendall(data[sent:])
 
     def read(self) -> bool:
         """Takes what comes next. False: the connection is over."""
