@@ -156,7 +156,11 @@ def _load(folder: Path, port: int, model: Model, cores: Cores, clients: int, sec
 
 
 def _latencies(folder: Path, port: int, model: Model, cores: Cores, clients: int, seconds: float) -> np.ndarray:
-    """Of all calls of another run (µs): the log of them costs h2load as much as the calls."""
+    """Of all calls of another run (µs): the log of them costs h2load as much as the calls.
+
+    h2load takes the events of a wakeup last first (libev). Where it is slower than the server, that alone makes p99
+    almost twice p50 (docs/adr/model-server.md, tails).
+    """
     log = folder / "log"
     log.unlink(missing_ok=True)
     _h2load(folder, port, model, cores, clients, seconds, ["--log-file", str(log)])
