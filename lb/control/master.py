@@ -259,7 +259,7 @@ class Master:
             on_models=self._on_models,
             believed=lambda target: self.publisher.health_states.up_by_checks(target.slot),
         )
-        self.steering = Steering(self.segment, self._clock, self.monitor.was_up)
+        self.steering = Steering(self.segment, self._clock, self.monitor.was_up, self._is_doubtful)
         self.models = ModelReadiness(self.segment, self.transitions, self._clock.now)
         self.agents = AgentMonitor(
             lambda target, answer: self.publisher.health_states.agent_told(target, answer),
@@ -503,6 +503,10 @@ class Master:
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
         self.publisher.health_states.judge(target.pool, target.address, target.slot, up, reason)
+
+    def _is_doubtful(self, pool: str, address: str, slot: int) -> bool:
+        """Whether an endpoint that is down may only be too busy to answer its checks."""
+        return self.monitor.doubtful(pool, address, slot) and not self.publisher.health_states.held_down(slot)
 
     def _on_models(self, target: Target, models: Models, begun: int) -> None:
         self.publisher.models_told(target, models, begun)

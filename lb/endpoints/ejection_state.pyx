@@ -18,6 +18,7 @@ from lb.shared.atomics cimport (
     tg_store32_relaxed,
     tg_store64_relaxed,
 )
+from lb.shared.hashing cimport tg_mix64
 from lb.shared.segment cimport (
     TG_EJECTION_SHIFT,
     TG_SHARE_GROUP,
@@ -117,6 +118,22 @@ cdef class EjectionStates:
         if self.segment.base is NULL:
             raise ValueError("the shared segment is closed")
         return self.count_ejected()
+
+    def fingerprint(self) -> int:
+        """A number that is another when a health state, an operator's state, a weight, or an ejection state changed.
+        Good answers on probation change it, too."""
+        if self.segment.base is NULL:
+            raise ValueError("the shared segment is closed")
+        cdef uint64_t mixed = 0xCBF29CE484222325ULL
+        cdef const tg_endpoint *record
+        cdef int i
+        for i in range(self.size):
+            record = self.records[i]
+            mixed = tg_mix64(mixed ^ (<uint64_t> tg_load32_relaxed(&record.weight) << 32
+                                      | tg_load32_relaxed(&record.ejection_state)))
+            mixed = tg_mix64(mixed ^ (<uint64_t> tg_load32_relaxed(&record.probation_good) << 32
+                                      | tg_load32(&record.health) << 8 | tg_load32(&record.admin)))
+        return mixed
 
     def eject_endpoint(self, int i, uint32_t reason, int most) -> bool:
         """Eject the endpoint for `reason` (enum tg_ejection), unless more than `most` would then be: whether it did."""

@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from lb.shared.atomics cimport tg_load32_relaxed, tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
-from lb.shared.records cimport weight_of
+from lb.shared.records cimport is_steered, weight_of
 from lb.shared.segment cimport TG_CURVE_LIMIT, Segment, tg_endpoint
 
 
@@ -115,7 +115,10 @@ cdef class EndpointSet:
 
     cdef inline int state_weight_with(self, int i, int probes) noexcept nogil:
         """The weight of an endpoint whether or not it has room."""
-        return self.shaped_weight(i, probes) if self.shaped else weight_of(self.records[i])
+        # Where nothing but health and weight has a say, as for most, they are looked at here.
+        if self.shaped and (self.unit != 1 or is_steered(self.records[i])):
+            return self.shaped_weight(i, probes)
+        return weight_of(self.records[i])
 
     cdef inline int32_t limit_now(self, int i) noexcept nogil:
         """The most requests in flight, as configured or learned, whichever is less; 0 = no limit."""

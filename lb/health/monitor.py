@@ -49,6 +49,7 @@ class _Watch(Struct):
     task: asyncio.Task[None] | None = None
     checks: int = 0
     failures: int = 0
+    timed_out: bool = False  # the last check
     last: dict[str, Any] = field(default_factory=dict)
 
 
@@ -102,6 +103,11 @@ class HealthMonitor:
         """Whether an endpoint has been up since it is checked: not, as long as its first good checks are awaited."""
         watch = self._watches.get((pool, address, slot))
         return watch is not None and watch.was_up
+
+    def doubtful(self, pool: str, address: str, slot: int) -> bool:
+        """Whether an endpoint is down by checks of which the last was not answered in time: it may only be busy."""
+        watch = self._watches.get((pool, address, slot))
+        return watch is not None and watch.machine.state is State.DOWN and watch.timed_out
 
     def status(self) -> dict[str, dict[str, dict[str, Any]]]:
         """pool -> address -> state, since (monotonic ns), checks, failures and the last result."""
@@ -161,7 +167,9 @@ class HealthMonitor:
             if isinstance(answer, Mapping):
                 self._tell_models(watch.target, answer, begun)
             passed = "passed; the server has no index of its models" if answer is NO_INDEX else "passed"
-            self._record(watch, answer if isinstance(answer, str) else None, now - begun, now, passed)
+            failed = answer if isinstance(answer, Failed) else None
+            watch.timed_out = failed is not None and failed.timed_out
+            self._record(watch, failed.reason if failed is not None else None, now - begun, now, passed)
             interval = interval_of(health, watch.machine) * (1 + health.jitter * self._random.uniform(-1, 1))
             # Start to start, so that slow answers do not stretch the interval.
             delay = max(0, interval - (now - begun)) / SECOND
@@ -211,24 +219,31 @@ def interval_of(health: HealthConfig, machine: RiseFall) -> int:
     return health.interval
 
 
+class Failed(Struct, frozen=True):
+    """A check that did not pass; `timed_out`: no answer came within its time."""
+
+    reason: str
+    timed_out: bool = False
+
+
 class NotMade(Struct, frozen=True):
     """A check that could not begin, for want of descriptors or memory here."""
 
     reason: str
 
 
-async def _ask(check: Check, address: str, timeout_ns: int) -> str | Models | NotMade | None:
-    """Run one check within its time: what it learned of models (None: nothing) if it passed, else the reason."""
+async def _ask(check: Check, address: str, timeout_ns: int) -> Failed | Models | NotMade | None:
+    """Run one check within its time: what it learned of models (None: nothing) if it passed."""
     try:
         async with asyncio.timeout(timeout_ns / SECOND):
             return await check.run(address)
     except CheckFailed as e:
         if (ours := is_ours(e)) is not None:
             return NotMade(f"{ours} (LimitNOFILE, ulimit -n)" if "open files" in ours else ours)
-        return shown(str(e), _REASON)  # it may have a server's own words
+        return Failed(shown(str(e), _REASON))  # it may have a server's own words
     except TimeoutError:
-        return f"no answer within {timeout_ns / SECOND:g}s"
+        return Failed(f"no answer within {timeout_ns / SECOND:g}s", timed_out=True)
     except Exception as e:
         # A defect of a check must not end the checking of its endpoint: it counts as a failure and is logged in full.
         log.exception("the check of %s failed in an unforeseen way", address)
-        return f"{type(e).__name__}: {e}"
+        return Failed(f"{type(e).__name__}: {e}")

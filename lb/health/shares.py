@@ -17,12 +17,17 @@ WHOLE = 1000  # TG_SHARE_WHOLE
 class Member(Struct, frozen=True):
     """An endpoint: whether it is to take requests, whether it is up and not ejected, and the part of its share that it
     has grown into, above 0 and up to 1. One that is `awaited`, and so not enabled, is new and was never up: nobody
-    misses it yet."""
+    misses it yet. One that is `certain` is down beyond doubt: it gets nothing in a panic either."""
 
     enabled: bool
     healthy: bool
     grown: float = 1.0
     awaited: bool = False
+    certain: bool = False
+
+    def panics(self, panic: bool) -> bool:
+        """Whether it takes requests in a `panic` of its level whatever its health and its ejection state."""
+        return panic and not self.awaited and not self.certain
 
 
 class Shares(Struct, frozen=True):
@@ -38,6 +43,11 @@ def decide_shares(members: Sequence[Member], panic_threshold: int) -> Shares:
     counted = [member for member in members if member.enabled]
     panic = bool(counted) and 100 * sum(m.healthy for m in counted) < panic_threshold * len(counted)
     return Shares(tuple(thousandths(member, panic) for member in members), (panic,) * len(members))
+
+
+def threshold(members: Sequence[Member], panic_threshold: int) -> int:
+    """The panic threshold, 0 where a panic would bring nobody back."""
+    return panic_threshold if any(m.enabled and not m.healthy and not m.certain for m in members) else 0
 
 
 def thousandths(member: Member, panic: bool) -> int:

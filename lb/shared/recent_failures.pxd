@@ -49,6 +49,6 @@ cdef inline void note_attempt(tg_endpoint *record, bint failed, uint64_t now) no
 
 
 # The part of its turns that an endpoint takes: all while nothing failed, a quarter when every other attempt fails, and
-# never less than one of 128, by which it is found out when the endpoint is well again.
+# never less than one of 256, by which it is found out when the endpoint is well again.
 cdef inline double turns_of(double failing) noexcept nogil:
-    return max((1.0 - failing) * (1.0 - failing), 1.0 / 128.0)
+    return max((1.0 - failing) * (1.0 - failing), 1.0 / 256.0)

@@ -8,7 +8,7 @@ from lb.shared.atomics cimport (
     tg_load32, tg_load32_relaxed, tg_load64_relaxed, tg_store64_relaxed, tg_store_double_relaxed,
 )
 from lb.shared.segment_layout cimport (
-    TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_STATE_MASK, tg_endpoint,
+    TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_SHARE_HELD, TG_SHARE_PANIC, TG_STATE_MASK, tg_endpoint,
 )
 
 
@@ -33,6 +33,13 @@ cdef inline bint carries_on(const tg_endpoint *record) noexcept nogil:
 # TG_STATE_…: well, ejected for its answers, or on probation.
 cdef inline uint32_t ejection_state_of(const tg_endpoint *record) noexcept nogil:
     return tg_load32_relaxed(&record.ejection_state) & TG_STATE_MASK
+
+
+# Whether more than health, the operator and the weight has a say in what it gets: it is ejected or on probation, a part
+# of its weight is held back, or there is a panic.
+cdef inline bint is_steered(const tg_endpoint *record) noexcept nogil:
+    return (tg_load32_relaxed(&record.held_back) & (TG_SHARE_HELD | TG_SHARE_PANIC)
+            | tg_load32_relaxed(&record.ejection_state)) != 0
 
 
 # Bits of models: whether one of `wanted` is not ready.

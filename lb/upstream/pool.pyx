@@ -86,7 +86,7 @@ cdef class Pool:
         if plan.shaped:
             probes = plan.outlier.probes if plan.outlier is not None else 1
             keyed = registry.find(plan.policy.type).needs_key
-            self.endpoints.shape(keyed, probes)
+            self.endpoints.shape(keyed or not plan.slow_start, probes)
             if plan.groups:
                 self.groups = Groups(segment, [e.slot for e in plan.endpoints], plan.groups, keyed)
                 self.endpoints.divide(plan.groups)
@@ -128,7 +128,7 @@ cdef class Pool:
         for i, endpoint in enumerate(plan.endpoints):
             self.series[i] = segment.series(endpoint.series)
         if plan.outlier is not None:
-            self.outlier = Outlier(plan.outlier, segment, plan.endpoints)
+            self.outlier = Outlier(plan.outlier, segment, plan.endpoints, plan.avoid_failing)
             self.outlier.series = self.series
         self.avoids = plan.avoid_failing
         self.leaving = leaving
@@ -304,7 +304,7 @@ cdef class Pool:
         if self.avoids:
             note_attempt(self.endpoints.records[index], verdict != VERDICT_GOOD, now)
         if self.outlier is not None:
-            self.outlier.judge(index, verdict, started)
+            self.outlier.judge(index, verdict, started, now)
 
     cdef int pick_instead(self, int slow, Choice choice) noexcept:
         """Another endpoint than one that keeps its requests waiting, if that is not the excluded one."""

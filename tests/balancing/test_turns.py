@@ -59,7 +59,7 @@ def test_the_turns_that_go_with_it() -> None:
         for times in (1, 1, 30):
             fail(fleet, 0, times)
             turns.append(fleet.sets[0].turns(0, NOW))
-        assert turns == pytest.approx([1, 1 / 4, 1 / 16, 1 / 128], rel=1e-3)
+        assert turns == pytest.approx([1, 1 / 4, 1 / 16, 1 / 256], rel=1e-3)
 
 
 @pytest.mark.parametrize("forget", ["health", "slot"])

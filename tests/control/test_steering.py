@@ -23,17 +23,24 @@ class Rig:
 
     def __init__(self, priorities: list[int], settings: dict[str, Any]) -> None:
         self.known: set[int] = set()  # slots whose checks were good once
+        self.doubted: set[int] = set()  # slots whose checks time out
         self.settings = settings
         self.segment = Segment.create(1, 16, 64)
         self.registry = Registry(self.segment, 16, 64)
         self.clock = ManualClock(1_000_000_000)
-        self.steering = Steering(self.segment, self.clock, lambda pool, address, slot: slot in self.known)
+        self.steering = Steering(
+            self.segment,
+            self.clock,
+            lambda pool, address, slot: slot in self.known,
+            lambda pool, address, slot: slot in self.doubted,
+        )
         self.have(*priorities)
 
     def have(self, *priorities: int) -> None:
         """From now on these are the endpoints."""
         endpoints = [{"address": f"10.0.0.{i}:80", "priority": p} for i, p in enumerate(priorities)]
         pool = {"protocol": "http", "endpoints": endpoints, "panic_threshold": 50, **self.settings}
+        pool = {key: value for key, value in pool.items() if value is not None}
         config = Config.model_validate({"listeners": {}, "pools": {"app": pool}})
         self.registry.begin()
         plan = compile_plan(config, generation=1, workers=1, allocator=self.registry, managed={})
@@ -92,6 +99,62 @@ def test_who_was_taken_out_does_not_count(rig: Any, caplog: pytest.LogCaptureFix
         "pool app is no longer in a panic, 1 of 2 are healthy",
     ]
     assert pool.status["panics"] == 1
+
+
+def test_who_is_surely_down_gets_nothing_in_a_panic_of_the_default(rig: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool = rig(0, 0, 0, panic_threshold=None)
+    pool.down(0, 1)
+    assert not pool.status["panic"], "it would bring nobody back"
+    pool.doubted.add(1)
+    pool.clock.advance(1_000_000_000)
+    pool.steering.look()
+    assert pool.panicking() == [False, True, True]
+    pool.up(0)
+    assert not pool.status["panic"]
+    assert [record.message for record in caplog.records] == [
+        "pool app is in a panic: all endpoints but those that are surely down get requests, 1 of 3 are healthy",
+        "pool app is no longer in a panic, 2 of 3 are healthy",
+    ]
+
+
+def test_who_is_surely_down_takes_no_level_into_a_panic(rig: Any) -> None:
+    pool = rig(0, 0, 0, 10, 10, 10, panic_threshold=None)
+    pool.down(0, 1, 3, 4)
+    assert not pool.status["panic"]
+    assert [level["share"] for level in pool.status["levels"]] == [0.5, 0.5]
+    pool.doubted.add(0)
+    pool.clock.advance(1_000_000_000)
+    pool.steering.look()
+    assert pool.panicking() == [True, False, True, False, False, True]
+
+
+def test_a_panic_that_the_file_asks_for_is_for_all(rig: Any) -> None:
+    pool = rig(0, 0, 0)
+    pool.down(0, 1)
+    assert pool.panicking() == [True] * 3
+
+
+def test_a_pool_in_which_nothing_moves_is_not_looked_into(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    pool = rig(0, 0, 0)
+    inner = Steering._share
+    monkeypatch.setattr(Steering, "_share", lambda self, at, now: (looks.append(now), inner(self, at, now)))
+    for _ in range(5):
+        pool.clock.advance(100_000_000)
+        pool.steering.look()
+    assert looks == []
+    pool.registry.operate_weight(1, 7)
+    pool.steering.look()
+    pool.registry.operate(2, DRAIN)
+    pool.steering.look()
+    pool.down(0)
+    assert len(looks) == 3
+    states = EjectionStates(pool.segment, [0, 1, 2])
+    states.eject_endpoint(1, 1, 1)
+    for _ in range(4):  # its end is awaited
+        pool.clock.advance(100_000_000)
+        pool.steering.look()
+    assert len(looks) == 7
 
 
 def test_the_levels_in_a_panic_are_named(rig: Any, caplog: pytest.LogCaptureFixture) -> None:

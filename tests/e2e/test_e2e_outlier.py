@@ -240,6 +240,7 @@ async def test_endpoints_that_are_still_starting_cause_no_panic_and_get_nothing(
     settings = {
         "health": {"type": "http", "interval": "50ms", "initial": "down", "fall": 1, "rise": 1},
         "outlier": {"consecutive_5xx": 0},
+        "panic_threshold": 50,  # for all: they are surely down
         "policy": "round_robin",
     }
     daemon = start(config(serving, **settings))

@@ -137,7 +137,7 @@ def test_a_failure_on_probation_ejects_for_longer():
     record, move = follow(record, Seen(PROBATION, good=4), PLAIN, 31 * SECOND)
     assert move is Move.NOTHING
     record, move = follow(record, Seen(EJECTED, 3), PLAIN, 32 * SECOND)
-    assert (move, record.until, record.ejections) == (Move.NOTE, 92 * SECOND, {"consecutive_5xx": 1, "probation": 1})
+    assert (move, record.until, record.ejections) == (Move.NOTE, 52 * SECOND, {"consecutive_5xx": 1, "probation": 1})
 
 
 def test_no_probation_when_it_is_0():

@@ -315,6 +315,7 @@ def _pool(
         tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
         queue=queue_plan(pool.queue, allocator.series("pool", name), learned=learned) if limited else None,
         shaped=pool.shaped or bool(groups),
+        slow_start=pool.slow_start is not None,
         groups=groups,
         outlier=outlier_plan(pool.outlier, len(specs)) if pool.outlier is not None else None,
         sequence=sequence_plan(pool.protocol, pool.affinity),

@@ -152,6 +152,7 @@ class PoolPlan(Struct, frozen=True):
     tls: PoolTlsPlan | None = None
     queue: QueuePlan | None = None  # None = no endpoint has a limit, or its protocol knows no waiting
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
+    slow_start: bool = False  # shares grow: an endpoint gets a part of its weight
     groups: tuple[
         int, ...
     ] = ()  # of each endpoint, as lb.config.schema.pools.failover.groups_of has them; () = all are of one

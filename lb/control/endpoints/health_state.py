@@ -54,6 +54,10 @@ class HealthStates:
         """Whether an endpoint is taken for up, but for an agent that holds it down."""
         return self._held.get(slot, self._parts.segment.health(slot) == UP)
 
+    def held_down(self, slot: int) -> bool:
+        """Whether the endpoint's agent keeps it down, whatever its checks say."""
+        return slot in self._held
+
     def judge(self, pool: str, address: str, slot: int, up: bool, reason: str) -> None:
         """What an endpoint is taken for from this moment on, in all workers, and why. One that its agent holds down is
         taken for it when the agent lets go; one that has missed server calls comes up when it was told them."""

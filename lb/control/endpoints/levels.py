@@ -17,10 +17,10 @@ log = logging.getLogger("tidegate.health")
 Carriers = tuple[int, ...]  # levels that get requests
 
 
-def rules_of(config: PoolConfig) -> Rules:
-    """What a pool's sections say, with their defaults."""
+def rules_of(config: PoolConfig, panic_threshold: int) -> Rules:
+    """What a pool's sections say, with their defaults; `panic_threshold` in percent, 0: never."""
     priorities, zones = config.priorities or PrioritiesConfig(), config.zones or ZonesConfig()
-    return Rules(priorities.spill == "share", priorities.overprovisioning, zones.overprovisioning, config.panic)
+    return Rules(priorities.spill == "share", priorities.overprovisioning, zones.overprovisioning, panic_threshold)
 
 
 class PoolLevels:

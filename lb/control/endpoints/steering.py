@@ -32,7 +32,7 @@ from lb.health.outlier import (
     find_outliers,
     follow,
 )
-from lb.health.shares import WHOLE, Member, decide_shares, grown, thousandths
+from lb.health.shares import WHOLE, Member, decide_shares, grown, thousandths, threshold
 from lb.shared.segment import Segment
 from lb.shared.words import ENDPOINT
 from lb.telemetry.series import Series
@@ -40,6 +40,7 @@ from lb.telemetry.series import Series
 log = logging.getLogger("tidegate.health")
 
 LOOK = 0.1  # seconds between two looks
+LONGEST = 1_000_000_000  # ns for which a pool in which nothing moves is not looked into
 _UP, _ENABLED = 1, 0  # enum tg_health, tg_admin
 _NAMES = {WELL: "well", EJECTED: "ejected", PROBATION: "probation"}
 
@@ -69,6 +70,8 @@ class _Pool(Struct):
     panicking: tuple[int, ...] = ()  # priorities in a panic; (0,) for a plan without groups
     panics: int = 0
     levels: PoolLevels | None = None  # of a plan with groups
+    fingerprint: int = -1  # of its endpoints' states at the last look
+    look_at: int = 0  # monotonic ns: when it is looked into at the latest
     gone: dict[tuple[str, int, int], Record] = field(
         default_factory=dict
     )  # of removed ones, as long as slots have them
@@ -77,11 +80,19 @@ class _Pool(Struct):
 class Steering:
     """One for the daemon; `update` with every plan, `look` at any time, `run` for ever. All on the loop."""
 
-    def __init__(self, segment: Segment, clock: Clock, was_up: Callable[[str, str, int], bool]) -> None:
-        """`was_up(pool, address, slot)`: whether its checks ever were good enough."""
+    def __init__(
+        self,
+        segment: Segment,
+        clock: Clock,
+        was_up: Callable[[str, str, int], bool],
+        doubtful: Callable[[str, str, int], bool],
+    ) -> None:
+        """`was_up(pool, address, slot)`: whether its checks ever were good enough. `doubtful`: whether its checks that
+        keep it down only were not answered in time."""
         self._segment = segment
         self._clock = clock
         self._was_up = was_up
+        self._doubtful = doubtful
         self._pools: dict[str, _Pool] = {}
         self._wanted = asyncio.Event()
 
@@ -151,10 +162,16 @@ class Steering:
         """Sees what has changed, and acts on it at once."""
         now = self._clock.now()
         for pool in self._pools.values():
+            fingerprint = pool.states.fingerprint()
+            moved = fingerprint != pool.fingerprint or now >= pool.look_at
             if pool.config.outlier is not None:
-                self._follow(pool, now)
+                if moved:
+                    self._follow(pool, now)
                 self._judge(pool, now)
-            self._share(pool, now)
+            if moved:
+                self._share(pool, now)
+                pool.look_at = now if _moves(pool) else now + LONGEST
+                pool.fingerprint = fingerprint
 
     def _follow(self, pool: _Pool, now: int) -> None:
         settings, states = pool.config.outlier, pool.states
@@ -221,9 +238,9 @@ class Steering:
     def _share(self, pool: _Pool, now: int) -> None:
         members = [self._member(pool, i, endpoint, now) for i, endpoint in enumerate(pool.endpoints)]
         if pool.levels is None:
-            shares = decide_shares(members, pool.config.panic)
+            shares = decide_shares(members, threshold(members, pool.config.panic))
             for i, (share, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
-                pool.states.hold_back(i, WHOLE - share, panic and not members[i].awaited)
+                pool.states.hold_back(i, WHOLE - share, members[i].panics(panic))
             panicking: tuple[int, ...] = (0,) if any(shares.panic) else ()
         else:
             self._share_by_level(pool, pool.levels, members)
@@ -240,9 +257,9 @@ class Steering:
             Candidate(group, self._segment.weight(e.slot) * (not member.awaited), member.enabled, member.healthy)
             for group, e, member in rows
         ]
-        levels.update(candidates, rules_of(pool.config))
+        levels.update(candidates, rules_of(pool.config, threshold(members, pool.config.panic)))
         for i, member in enumerate(members):
-            panic = levels.panic_of(i) and not member.awaited
+            panic = member.panics(levels.panic_of(i))
             pool.states.hold_back(i, WHOLE - thousandths(member, panic), panic, levels.share_of(i))
 
     def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
@@ -259,7 +276,14 @@ class Steering:
             part = grown(slow_start, now if endpoint.ready_since is None else endpoint.ready_since, now)
         # A weight of 0 keeps requests away as a drain does.
         enabled = enabled and not awaited and self._segment.weight(endpoint.plan.slot) > 0
-        return Member(enabled, up and ejection_state != EJECTED, part, awaited)
+        certain = not up and self._certain(pool, endpoint)
+        return Member(enabled, up and ejection_state != EJECTED, part, awaited, certain)
+
+    def _certain(self, pool: _Pool, endpoint: _Endpoint) -> bool:
+        """Of one that is down: its checks leave no doubt of it. A panic that the file asks for knows no certainty."""
+        if pool.config.panic_for_all:
+            return False
+        return not self._doubtful(pool.plan.name, endpoint.plan.address, endpoint.plan.slot)
 
     def _awaited(self, pool: _Pool, endpoint: EndpointPlan) -> bool:
         health = pool.config.health
@@ -286,7 +310,8 @@ class Steering:
 def _say_panic(pool: _Pool, members: list[Member]) -> None:
     """Of those that may have requests at all, how many are healthy, and where that has no say (any more)."""
     counted = [member.healthy for member in members if member.enabled]
-    text = "in a panic: all endpoints get requests" if pool.panicking else "no longer in a panic"
+    who = "but those that are surely down " if any(member.certain for member in members) else ""
+    text = f"in a panic: all endpoints {who}get requests" if pool.panicking else "no longer in a panic"
     if pool.levels is not None and 0 < len(pool.panicking) < len(pool.levels.status()):
         places = " and ".join(map(str, pool.panicking))
         text = f"in a panic at priority {places}: all endpoints there are as good as healthy ones"
@@ -294,6 +319,13 @@ def _say_panic(pool: _Pool, members: list[Member]) -> None:
         logging.WARNING if pool.panicking else logging.INFO,
         "pool %s is %s, %d of %d are healthy", pool.plan.name, text, sum(counted), len(counted),
     )  # fmt: skip
+
+
+def _moves(pool: _Pool) -> bool:
+    """Whether time alone changes what its endpoints get: ejections end and are forgotten, shares grow."""
+    if any(e.record.ejection_state != WELL or e.record.multiplier for e in pool.endpoints):
+        return True
+    return pool.config.slow_start is not None and any(pool.states.held_back(i)[0] for i in range(pool.states.size))
 
 
 def _rows(pool: _Pool, now: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -12,6 +12,9 @@ cdef class Outlier:
     cdef uint32_t consecutive_5xx     # so many in a row eject; 0 = never
     cdef uint32_t consecutive_gateway
     cdef int most                     # endpoints that may be ejected at once
+    cdef bint compares                # recent failures of all endpoints are known
 
-    # A try at endpoint `index` that began at `started` (monotonic ns) has ended.
-    cdef void judge(self, int index, int verdict, uint64_t started) noexcept
+    # An attempt at endpoint `index` that began at `started` has ended at `now` (monotonic ns).
+    cdef void judge(self, int index, int verdict, uint64_t started, uint64_t now) noexcept
+    # Whether its failures are its own: at least half of the others that take requests do better.
+    cdef bint stands_out(self, int index, uint64_t now) noexcept

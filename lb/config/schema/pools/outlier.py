@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from lb.config.plan.plan import OutlierPlan
-from lb.config.schema.base import Integer, Model, Number
+from lb.config.schema.base import Integer, Model, Number, problem
+from lb.config.schema.pools.affinity import AffinityConfig
 from lb.config.units import MILLISECOND, SECOND, Duration
 
 
@@ -17,10 +20,11 @@ class OutlierConfig(Model):
     DEADLINE_EXCEEDED 504); for `tcp` a connection that is not made. Counts are of all workers together."""
 
     consecutive_5xx: Integer = Field(default=5, ge=0, le=1_000_000)
-    """Failures in a row that eject at once; 0: never. Of a model server that answers 5xx to what a client got wrong,
-    one client can have all ejected: then set this to 0 and `consecutive_gateway_failure` instead."""
+    """Failures in a row that eject at once, as long as most recent attempts succeed at half of the other endpoints or
+    more: what a client got wrong, or what all endpoints lack, fails everywhere. 0: never."""
     consecutive_gateway_failure: Integer = Field(default=0, ge=0, le=1_000_000)
-    """The same for 502, 503, 504 and no answer, which an application's own errors are not counted among; 0: never."""
+    """Failures in a row that eject at once, of 502, 503, 504 and no answer alone, whatever the other endpoints do; 0:
+    never. For pools that fail over to another priority by their answers."""
     interval: Duration = Field(default=10 * SECOND, ge=100 * MILLISECOND)
     """Time between two looks at what follows, each over the requests since the one before."""
     success_rate_stdev_factor: Number = Field(default=1.9, ge=0, le=100)
@@ -42,9 +46,10 @@ class OutlierConfig(Model):
     """Endpoints that need enough requests for their latencies to be compared."""
     latency_request_volume: Integer = Field(default=100, ge=1, le=1_000_000_000)
     """Requests in an interval that this needs."""
-    base_ejection_time: Duration = Field(default=30 * SECOND, ge=100 * MILLISECOND)
+    base_ejection_time: Duration = Field(default=10 * SECOND, ge=100 * MILLISECOND)
     """How long the first ejection lasts. The second in a row lasts twice as long, and so on. For each `interval` that
-    an endpoint does well, one is forgotten."""
+    an endpoint does well, one is forgotten. Envoy's default is 30 s, without a probation: there an endpoint that is
+    back too early fails all of its share, here one request."""
     max_ejection_time: Duration = Field(default=300 * SECOND, ge=100 * MILLISECOND)
     """Longest ejection."""
     max_ejection_percent: Integer = Field(default=50, ge=0, le=100)
@@ -62,6 +67,26 @@ class OutlierConfig(Model):
         if self.max_ejection_percent == 0:
             return 0
         return min(max(1, endpoints * self.max_ejection_percent // 100), endpoints - 1)
+
+
+def _switch(value: Any) -> Any:
+    if value == "off":
+        return None
+    if value is None or isinstance(value, bool | str):
+        raise problem("outlier", "must be off, or a mapping; {} is one with all defaults")
+    return value
+
+
+Outlier = Annotated[
+    OutlierConfig | None, BeforeValidator(_switch, json_schema_input_type=Literal["off"] | OutlierConfig)
+]
+
+
+def outlier_of(protocol: str | None, affinity: AffinityConfig | None) -> OutlierConfig | None:
+    """The default of a pool: on where answers tell how an endpoint is, and no session ends with an ejection."""
+    if protocol not in ("http", "http2", "grpc", "oip") or affinity is None:
+        return None
+    return OutlierConfig() if affinity.cookie is None and affinity.learn is None else None
 
 
 def outlier_plan(outlier: OutlierConfig, endpoints: int) -> OutlierPlan:

@@ -17,7 +17,7 @@ from lb.config.schema.pools.cost import CostConfig, expand_cost
 from lb.config.schema.pools.discover import DiscoverConfig
 from lb.config.schema.pools.failover import PrioritiesConfig, ZonesConfig
 from lb.config.schema.pools.health import HealthConfig
-from lb.config.schema.pools.outlier import OutlierConfig
+from lb.config.schema.pools.outlier import Outlier, outlier_of
 from lb.config.schema.pools.queue import QueueConfig
 from lb.config.schema.pools.scaling import ScalingConfig
 from lb.config.schema.pools.serve import ServeConfig
@@ -163,19 +163,17 @@ class PoolConfig(Model):
     agent: AgentConfig | None = None
     """Agents beside the endpoints, which say how each is and how much it should get: HAProxy's `agent-check`. Not with
     `serve`. Default: none."""
-    outlier: OutlierConfig | None = None
-    """Ejection of endpoints by the answers they give; an empty mapping (`outlier: {}`) takes the defaults. Not for
-    `udp`. Default: none. How it works: [Ride out failures](howto/ride-out-failures.md)."""
     avoid_failing: Boolean = True
     """Whether an endpoint whose recent attempts failed takes only a part of its turns, under every policy: all of them
-    while none failed, a quarter while half of them fail, one of 128 while all do. An attempt fails by an answer of 5xx
+    while none failed, a quarter while half of them fail, one of 256 while all do. An attempt fails by an answer of 5xx
     or 429, by a gRPC status that stands for one of these, or by no whole answer. Without it an endpoint that fails at
     once looks idle and fast, and gets most requests. How it works:
     [Ride out failures](howto/ride-out-failures.md#endpoints-that-fail-at-once). Without effect for `udp`."""
     panic_threshold: Integer | None = Field(default=None, ge=0, le=100)
     """When less than this percentage of the endpoints is up and not ejected, requests go to all of them but for those
     that an operator drained or put into maintenance, rather than overload the few that are left (Envoy's panic
-    threshold). 0: never. Default: 50, as Envoy, with `outlier`; else 0."""
+    threshold). 0: never. Default: with `outlier` 50, of which endpoints that are surely down (their last check was
+    refused, reset or answered wrong, or their process has exited) get nothing; with `outlier: off` 0."""
     priorities: PrioritiesConfig | None = None
     """How requests fail over from endpoints of one `priority` to those of the next:
     [Fail over](howto/fail-over.md). Not with `serve`. Default: by shares, as Envoy."""
@@ -209,6 +207,10 @@ class PoolConfig(Model):
     """Automatic number of model servers between `min` and `max` of `serve`. Default: always `min`."""
     affinity: AffinityConfig = AffinityConfig()
     """Which requests stay with the endpoint that had the ones before."""
+    outlier: Outlier = Field(default_factory=lambda data: outlier_of(data.get("protocol"), data.get("affinity")))
+    """Ejection of endpoints by the answers they give: a mapping, or `off`. An empty mapping (`outlier: {}`) takes the
+    defaults. Not for `udp`. Default: `{}`; `off` for `tcp`, and where `affinity` has a `cookie` or learns sessions,
+    which an ejection would end. How it works: [Ride out failures](howto/ride-out-failures.md)."""
     server_calls: ServerCallsConfig = ServerCallsConfig()
     """How requests that change the model servers are answered: [Change model servers](howto/change-model-servers.md).
     `oip` only."""
@@ -257,6 +259,11 @@ class PoolConfig(Model):
         if self.protocol in ("tcp", "udp") or self.policy.type != "auto":
             return False
         return self.policy.options.get("limits", True) is True
+
+    @property
+    def panic_for_all(self) -> bool:
+        """Whether a panic is also for endpoints that are surely down: the file asks for it."""
+        return self.panic_threshold is not None
 
     @property
     def shaped(self) -> bool:
