@@ -31,6 +31,7 @@ from lb.control.endpoints.models import ModelReadiness
 from lb.control.endpoints.pool_calls import PoolCalls
 from lb.control.endpoints.server_calls import Rules, ServerCalls
 from lb.control.endpoints.steering import Steering
+from lb.control.endpoints.targets import answered_well
 from lb.control.logs import AccessLog, set_level
 from lb.control.options import MasterOptions
 from lb.control.parts import Parts
@@ -216,7 +217,10 @@ class Master:
         waiting = self.managed.waiting()
         if waiting:
             return False, f"no model server has been ready yet in {', '.join(waiting)}"
+        coming = self.managed.endpoints(self.config, self.plan)
         for pool in self.plan.pools if self.plan else ():
+            if coming.get(pool.name) and not pool.endpoints:
+                return False, f"the first model server of pool {pool.name} is about to join"
             wanted = self.config.pools[pool.name].ready_endpoints
             found = sum(
                 self.segment.health(e.slot) == UP and self.segment.admin(e.slot) == ENABLED for e in pool.endpoints
@@ -258,6 +262,7 @@ class Master:
             self._clock,
             on_models=self._on_models,
             believed=lambda target: self.publisher.health_states.up_by_checks(target.slot),
+            answered=lambda target: answered_well(self.segment, target),
         )
         self.steering = Steering(self.segment, self._clock, self.monitor.was_up, self._is_doubtful)
         self.models = ModelReadiness(self.segment, self.transitions, self._clock.now)

@@ -37,6 +37,7 @@ from lb.telemetry.series import Series
 log = logging.getLogger("tidegate.master")
 
 _LOADS = 32  # bits of an epoch of the cache that the `serve` sections have; loads and unloads of models have the rest
+_PATIENCE = 1.5  # seconds for the first checks of new endpoints, before any request comes to them
 _REPUBLISH = 1.0  # seconds, after a change of endpoints that a worker did not take
 
 
@@ -90,6 +91,7 @@ class Publisher:
                 parts.registry.prepare(initial, self._clock.now())
                 undo.callback(self._steer_back)
                 parts.steering.update(plan, config)
+                await self._check_new(plan, loaded, undo)
                 if unchanged and before is not None and replace(plan, generation=before.generation) == before:
                     plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
@@ -107,15 +109,31 @@ class Publisher:
             set_level(config.log.level)
             parts.managed.apply(config, before, plan)
             parts.discovered.apply(config)
-            parts.models.follow(
-                targets.models_of(config), {p.name: [(e.address, e.slot) for e in p.endpoints] for p in plan.pools}
-            )
+            self._follow_models(plan, config)
             if parts.models.names() != {p.name: p.models for p in plan.pools if p.name in parts.models.names()}:
                 self._changed.set()
             self._check()
             parts.agents.update(list(targets.agents(plan, config)))
             parts.load_reports.update(list(targets.reports(plan, config)))
             self.health_states.trust_unchecked(plan, config, parts.managed.alive)
+
+    async def _check_new(self, plan: Plan, loaded: Loaded, undo: contextlib.ExitStack) -> None:
+        """Endpoints that nobody has asked yet are checked before any request can come to them: clients wait for a
+        moment, at the start where connections queue, at a reload with the endpoints of before."""
+        parts = self._parts
+        if self.plan is None:
+            self._follow_models(plan, loaded.config)
+        known = parts.models.names()
+        # What a check says of models is of no use before these are followed, with the plan.
+        found = [t for t in targets.checked(plan, loaded) if t.health.models is None or t.pool in known]
+        new = parts.monitor.begin([t for t in found if not parts.registry.in_maintenance(t.slot)])
+        if new:
+            undo.callback(self._check)
+            await parts.monitor.wait_first(new, _PATIENCE)
+
+    def _follow_models(self, plan: Plan, config: Config) -> None:
+        endpoints = {pool.name: [(e.address, e.slot) for e in pool.endpoints] for pool in plan.pools}
+        self._parts.models.follow(targets.models_of(config), endpoints)
 
     def _steer_back(self) -> None:
         if self.plan is not None:

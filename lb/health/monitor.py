@@ -1,4 +1,9 @@
-"""Runs the health checks of every endpoint: one task each, so that checks of one endpoint never overlap."""
+"""Runs the health checks of every endpoint: one task each, so that checks of one endpoint never overlap.
+
+A check that times out is weak evidence: a server that is busy answers requests, and its checks wait behind them. If the
+endpoint has answered requests well meanwhile, that check does not count. One that is refused, reset or answered wrong
+does, whatever requests say.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,7 @@ log = logging.getLogger("tidegate.health")
 SECOND = 1_000_000_000
 _REASON = 500  # characters
 _COMPLAIN = 10 * SECOND  # between two lines of the log that checks cannot be made
+_SPACE = SECOND // 1000  # between the first checks of endpoints that come together: a check costs less than that
 
 
 class Target(Struct, frozen=True):
@@ -32,6 +38,7 @@ class Target(Struct, frozen=True):
     slot: int
     health: HealthConfig
     tls: CheckTls | None = None
+    series: int = -1  # of its requests in the shared segment; -1: they say nothing of it
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -49,16 +56,28 @@ class _Watch(Struct):
     task: asyncio.Task[None] | None = None
     checks: int = 0
     failures: int = 0
+    overruled: int = 0  # checks that timed out while requests were answered
+    overruling: bool = False  # the last check was one of them
+    answered: int = 0  # requests, when the last check began
+    unheard: bool = True  # it has not answered, nor failed to, since it is checked
     timed_out: bool = False  # the last check
     last: dict[str, Any] = field(default_factory=dict)
+
+
+class _Waiter(Struct, eq=False):
+    """Somebody who waits for the first checks of `awaited`."""
+
+    awaited: set[tuple[str, str, int]]
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class HealthMonitor:
     """Checks targets and reports changes: `on_change(target, up, reason)` is called in the loop, once per transition,
     and `on_models(target, models, begun)` after every good check that asked for models, which began at `begun`.
 
-    A target begins as `believed(target)` says (up or not), without a call; by default as its `health.initial`. `update`
-    and `close` need a running loop.
+    A target begins as `believed(target)` says (up or not), without a call; by default as its `health.initial`. It is
+    asked at once. With `initial: up` its first answer decides. `answered(target)` counts the requests that the target
+    has answered well so far. `begin`, `update` and `close` need a running loop.
     """
 
     def __init__(
@@ -69,15 +88,18 @@ class HealthMonitor:
         build_check: Callable[[HealthConfig, CheckTls | None], Check] = build,
         on_models: Callable[[Target, Models, int], None] | None = None,
         believed: Callable[[Target], bool] = lambda target: target.health.initial == "up",
+        answered: Callable[[Target], int] = lambda target: 0,
     ) -> None:
         self._on_change = on_change
         self._on_models = on_models
         self._believed = believed
+        self._answered = answered
         self._clock = clock
         self._random = rng or random.Random()  # noqa: S311 - it spreads load, it guards nothing
         self._build = build_check
         self._watches: dict[tuple[str, str, int], _Watch] = {}
         self._ended: set[asyncio.Task[None]] = set()
+        self._waiters: list[_Waiter] = []
         self._complained = -_COMPLAIN  # when it was last said that checks cannot be made
 
     def update(self, targets: Sequence[Target]) -> None:
@@ -85,13 +107,35 @@ class HealthMonitor:
         wanted = {t.key: t for t in targets}
         for key in self._watches.keys() - wanted.keys():
             self._end(self._watches.pop(key))
+        self.begin(targets)
         for key, target in wanted.items():
-            old = self._watches.get(key)
-            if old is None:
-                self._watches[key] = self._begin(target)
-            elif (old.target.health, old.target.tls) != (target.health, target.tls):
+            old = self._watches[key]
+            if (old.target.health, old.target.tls) != (target.health, target.tls):
                 self._end(old)
                 self._watches[key] = self._resume(old, target)
+
+    def begin(self, targets: Sequence[Target]) -> list[Target]:
+        """Check these, too, from now on: those of them that are new."""
+        new = [target for target in targets if target.key not in self._watches]
+        for i, target in enumerate(new):
+            self._watches[target.key] = self._begin(target, i * _SPACE)
+        return new
+
+    async def wait_first(self, targets: Sequence[Target], seconds: float) -> None:
+        """Returns when each of `targets` that is only assumed to be up was checked once, or after `seconds`."""
+        awaited = {target.key for target in targets}
+        awaited &= {key for key, watch in self._watches.items() if watch.unheard and watch.machine.assumed}
+        if not awaited:
+            return
+        waiter = _Waiter(awaited)
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter.over.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiters.remove(waiter)
 
     async def close(self) -> None:
         """Stop all checks; every socket is closed when this returns."""
@@ -119,25 +163,24 @@ class HealthMonitor:
                 "since": watch.machine.since,
                 "checks": watch.checks,
                 "failures": watch.failures,
+                "overruled": watch.overruled,
                 "last": dict(watch.last),
             }
         return pools
 
-    def _begin(self, target: Target) -> _Watch:
+    def _begin(self, target: Target, delay: int) -> _Watch:
         health = target.health
         begins = State.UP if self._believed(target) else State.DOWN
-        machine = RiseFall(health.rise, health.fall, begins, self._clock.now())
-        # What is assumed up serves meanwhile, so its first check may come any time within an interval. What is assumed
-        # down waits for it: the first checks are only spread by the jitter.
-        spread = 1.0 if machine.state is State.UP else health.jitter
-        first_delay = self._random.uniform(0, spread * health.interval / SECOND)
-        return self._start(_Watch(target, machine, first_delay, machine.state is State.UP))
+        machine = RiseFall(health.rise, health.fall, begins, self._clock.now(), health.initial == "up")
+        watch = _Watch(target, machine, delay / SECOND, machine.state is State.UP, answered=self._answered(target))
+        return self._start(watch)
 
     def _resume(self, old: _Watch, target: Target) -> _Watch:
         health = target.health
         machine = old.machine.with_limits(health.rise, health.fall)
         watch = _Watch(target, machine, self._random.uniform(0, health.interval / SECOND), old.was_up)
         watch.checks, watch.failures, watch.last = old.checks, old.failures, old.last
+        watch.overruled, watch.overruling, watch.answered = old.overruled, old.overruling, old.answered
         return self._start(watch)
 
     def _start(self, watch: _Watch) -> _Watch:
@@ -157,6 +200,7 @@ class HealthMonitor:
         while True:
             await asyncio.sleep(delay)
             begun = self._clock.now()
+            before, watch.answered = watch.answered, self._answered(watch.target)
             answer = await _ask(check, address, health.timeout)
             now = self._clock.now()
             if isinstance(answer, NotMade):
@@ -169,10 +213,28 @@ class HealthMonitor:
             passed = "passed; the server has no index of its models" if answer is NO_INDEX else "passed"
             failed = answer if isinstance(answer, Failed) else None
             watch.timed_out = failed is not None and failed.timed_out
-            self._record(watch, failed.reason if failed is not None else None, now - begun, now, passed)
+            requests = self._answered(watch.target) - before if watch.timed_out else 0
+            if failed is not None and requests > 0 and watch.machine.state is State.UP:
+                self._overrule(
+                    watch, f"{failed.reason}, but {requests} requests were answered: not counted", now - begun, now
+                )
+            else:
+                watch.overruling = False
+                self._record(watch, failed.reason if failed is not None else None, now - begun, now, passed)
             interval = interval_of(health, watch.machine) * (1 + health.jitter * self._random.uniform(-1, 1))
             # Start to start, so that slow answers do not stretch the interval.
             delay = max(0, interval - (now - begun)) / SECOND
+            if watch.unheard:
+                # Only the first comes at once: those of endpoints that came together are spread from here on.
+                watch.unheard = False
+                delay *= self._random.random()
+                self._heard(watch.target.key)
+
+    def _heard(self, key: tuple[str, str, int]) -> None:
+        for waiter in self._waiters:
+            waiter.awaited.discard(key)
+            if not waiter.awaited:
+                waiter.over.set()
 
     def _not_made(self, watch: _Watch, answer: NotMade, now: int) -> None:
         """The endpoint stays what it was taken for: nobody has asked it."""
@@ -189,6 +251,16 @@ class HealthMonitor:
         except Exception:
             log.exception("pool %s: endpoint %s: its models were not handled", target.pool, target.address)
 
+    def _overrule(self, watch: _Watch, reason: str, took: int, now: int) -> None:
+        watch.checks += 1
+        watch.failures += 1
+        watch.overruled += 1
+        watch.last = {"ok": False, "reason": reason, "at": now, "took": took}
+        if not watch.overruling:
+            watch.overruling = True
+            target = watch.target
+            log.warning("pool %s: endpoint %s stays up: its check had %s", target.pool, target.address, reason)
+
     def _record(self, watch: _Watch, reason: str | None, took: int, now: int, passed: str) -> None:
         ok = reason is None
         watch.checks += 1
@@ -199,7 +271,8 @@ class HealthMonitor:
             return
         up = transition.state is State.UP
         watch.was_up |= up
-        why = f"{transition.results} checks {'passed' if ok else f'failed, the last: {reason}'}"
+        many = "1 check" if transition.results == 1 else f"{transition.results} checks"
+        why = f"{many} {'passed' if ok else f'failed, the last: {reason}'}"
         level = logging.INFO if up else logging.WARNING
         target = watch.target
         log.log(level, "pool %s: endpoint %s is %s: %s", target.pool, target.address, transition.state.value, why)

@@ -37,11 +37,13 @@ class Transition(Struct, frozen=True):
 
 
 class RiseFall:
-    """`rise` passes in a row bring an endpoint up, `fall` failures in a row take it down."""
+    """`rise` passes in a row bring an endpoint up, `fall` failures in a row take it down. While the state is `assumed`,
+    each result alone decides, up to the first that passes."""
 
-    def __init__(self, rise: int, fall: int, initial: State, now: int) -> None:
+    def __init__(self, rise: int, fall: int, initial: State, now: int, assumed: bool = False) -> None:
         self._limits = {State.UP: rise, State.DOWN: fall}
         self._count = 0
+        self.assumed = assumed
         self.state = initial
         self.since = now
 
@@ -51,11 +53,12 @@ class RiseFall:
     def observe(self, ok: bool, now: int) -> Transition | None:
         """Take one result; the change it caused, if any."""
         step, to = TABLE[self.state, ok]
+        alone, self.assumed = self.assumed, self.assumed and not ok
         if step is Step.RESET:
             self._count = 0
             return None
         self._count += 1
-        if self._count < self._limits[to]:
+        if self._count < self._limits[to] and not alone:
             return None
         transition = Transition(to, now, self._count)
         self.state, self.since, self._count = to, now, 0
@@ -68,6 +71,6 @@ class RiseFall:
 
     def with_limits(self, rise: int, fall: int) -> RiseFall:
         """The same state and history under new limits, for a changed configuration."""
-        other = RiseFall(rise, fall, self.state, self.since)
+        other = RiseFall(rise, fall, self.state, self.since, self.assumed)
         other._count = self._count
         return other

@@ -483,6 +483,22 @@ cdef class Segment:
                 total[i] += tg_load64_relaxed(words + i)
         return [total[i] for i in range(SERIES_SIZE)]
 
+    def series_sum(self, index: int, first: int, count: int) -> int:
+        """The sum of `count` words of a series from `first` on (lb.shared.words), over all workers. Raises IndexError
+        for words that no series has."""
+        self.check_series(index)
+        cdef int at, end = first + count
+        cdef uint32_t worker
+        cdef uint64_t total = 0
+        cdef uint64_t *words
+        if not 0 <= first <= end <= SERIES_SIZE:
+            raise IndexError(f"words {first} to {end - 1} are not in 0 to {SERIES_SIZE - 1}")
+        for worker in range(self.header.workers):
+            words = self.series_of(worker, index)
+            for at in range(first, end):
+                total += tg_load64_relaxed(words + at)
+        return total
+
     def clear_series(self, index: int) -> None:
         """Zero a series in every stripe. Only for a series that no plan in use refers to: the words have one writer."""
         self.check_series(index)

@@ -30,6 +30,11 @@ def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
         "endpoint_unchecked", "Whether it counts as up although nothing has checked it", labels,
         ((k, e["health"] == "unchecked") for k, e in rows),
     )  # fmt: skip
+    checked = [(k, e["check"]) for k, e in rows if e.get("check")]
+    yield counter(
+        "endpoint_checks_overruled", "Checks that timed out and did not count, as requests were answered meanwhile",
+        labels, ((k, check["overruled"]) for k, check in checked),
+    )  # fmt: skip
     turns = [(k, e) for k, e in rows if "turns" in e]
     yield gauge(
         "endpoint_recent_failures_ratio", "The share of its recent attempts that failed", labels,

@@ -21,6 +21,7 @@ import grpc.aio
 import pytest
 from daemon import DIGITS, ROOT, Daemon, environment, eventually, http_listener, route
 from readiness import Inference
+from traffic import ask_once, load, request
 
 from lb.wire import grpc_service_pb2 as wire
 
@@ -284,3 +285,104 @@ def test_checks_that_a_reload_brings_find_an_endpoint_that_is_gone(start: Start)
         assert found["check"]["state"] == "down"
         changes = json.loads(daemon.admin("/api/v1/transitions")[1])["transitions"]
         assert [(c["what"], c["from"], c["to"]) for c in changes] == [("health", "up", "down")]
+
+
+class Starting:
+    """An HTTP server that answers 503 to checks and requests until it is `ready`; counts requests."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.checks = True  # answered, or not in time
+        self.refused = self.served = 0
+
+    async def start(self) -> Starting:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if b"/health" not in head:
+                    self.served += self.ready
+                    self.refused += not self.ready
+                elif not self.checks:
+                    await asyncio.sleep(60)
+                writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % (200 if self.ready else 503))
+        writer.close()
+
+
+CHECK = {"type": "http", "path": "/health", "interval": "30s", "down_interval": "50ms"}
+
+
+def pool_of(servers: list[Starting], **health: Any) -> dict[str, Any]:
+    pool = {"protocol": "http", "endpoints": [s.address for s in servers], "health": {**CHECK, **health}}
+    return {"listeners": {"web": http_listener(route("/", "app"))}, "pools": {"app": pool}}
+
+
+async def test_endpoints_that_are_not_ready_get_nothing_from_the_first_request_on(start: Start) -> None:
+    """At the start, and when a reload adds them; with checks so rare that three would take a minute and a half."""
+    servers = [await Starting().start() for _ in range(5)]
+    servers[0].ready = True
+    daemon = await asyncio.to_thread(start, pool_of(servers[:4]))
+    for _ in range(100):
+        assert (await ask_once(daemon.port(), request("GET", "/x"))).status == 200
+    assert [s.refused for s in servers[:4]] == [0] * 4
+    assert (await asyncio.to_thread(daemon.reload, pool_of(servers)))["ok"]
+    for _ in range(100):
+        assert (await ask_once(daemon.port(), request("GET", "/x"))).status == 200
+    assert servers[4].refused == 0
+    for each in servers:
+        each.ready = True
+
+    def up() -> bool:
+        return all(row["health"] == "up" for row in daemon.pool("app")["endpoints"])
+
+    await asyncio.to_thread(eventually, up, "one good check is enough for each")
+    for each in servers:
+        each.server.close()
+
+
+async def test_an_endpoint_that_does_not_answer_its_first_check_delays_the_start_a_little(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        good = await Starting().start()
+        good.ready = True
+        config = pool_of([good], timeout="20s")
+        config["pools"]["app"]["endpoints"].append(f"127.0.0.1:{silent.getsockname()[1]}")
+        daemon = await asyncio.to_thread(start, config)
+        rows = daemon.pool("app")["endpoints"]
+        assert [row["health"] for row in rows] == ["up", "unchecked"]
+        good.server.close()
+
+
+async def test_checks_that_are_not_answered_in_time_take_out_nobody_who_serves(start: Start) -> None:
+    """A server that has no thread left for its checks; then one that answers requests no more either."""
+    servers = [await Starting().start() for _ in range(2)]
+    for each in servers:
+        each.ready = True
+    config = pool_of(servers, interval="50ms", timeout="100ms", fall=2)
+    daemon = await asyncio.to_thread(start, config)
+    port = daemon.port()
+
+    def overruled() -> list[int]:
+        return [row["check"]["overruled"] for row in daemon.pool("app")["endpoints"]]
+
+    async with load(port, [request("GET", "/x")], clients=4) as running:
+        await running.until(100)
+        for each in servers:
+            each.checks = False
+        await asyncio.to_thread(eventually, lambda: min(overruled()) > 10, "checks that do not count")
+        assert [row["health"] for row in daemon.pool("app")["endpoints"]] == ["up", "up"]
+        assert not running.failures
+    counted = daemon.metrics("tidegate_endpoint_checks_overruled_total")
+    assert all(n > 10 for n in counted.values())
+    assert "stays up: its check had no answer within 0.1s, but " in daemon.log
+    # Nobody asks any more: what does not answer its checks is down.
+    await asyncio.to_thread(
+        eventually, lambda: {row["health"] for row in daemon.pool("app")["endpoints"]} == {"down"}, "down"
+    )
+    assert daemon.pool("app")["panic"], "and only perhaps"
+    assert (await ask_once(port, request("GET", "/x"))).status == 200
+    for each in servers:
+        each.server.close()

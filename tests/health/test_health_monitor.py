@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import resource
 import socket
 from collections import Counter
@@ -83,8 +84,9 @@ async def harness():
 
 async def test_reports_each_transition_once_with_its_reason(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tidegate.health")
-    harness.check.answers["a:1"] = "status 503"
     harness.monitor.update([target("a:1")])
+    await until(lambda: harness.check.runs["a:1"])
+    harness.check.answers["a:1"] = "status 503"
     await until(lambda: harness.check.runs["a:1"] > 6)
     assert harness.changes == [("a:1", False, "status 503")]
     harness.check.answers["a:1"] = None
@@ -97,6 +99,73 @@ async def test_reports_each_transition_once_with_its_reason(harness: Harness, ca
         "pool pool: endpoint a:1 is down: 3 checks failed, the last: status 503",
         "pool pool: endpoint a:1 is up: 2 checks passed",
     ]
+
+
+async def test_the_first_check_is_sent_at_once_and_decides(harness: Harness) -> None:
+    """With nothing but hours to the next one."""
+    settings = {"interval": "1h", "fast_interval": None, "down_interval": "10ms", "rise": 4, "fall": 9}
+    harness.check.answers = {"bad:1": "Connection refused"}
+    good, bad = target("good:1", 0, **settings), target("bad:1", 1, **settings)
+    harness.monitor.update([good, bad])
+    await until(lambda: harness.changes)
+    assert harness.changes == [("bad:1", False, "Connection refused")]
+    assert harness.state("good:1")["checks"] == 1
+    harness.check.answers.clear()
+    runs = harness.check.runs["bad:1"]
+    await until(lambda: len(harness.changes) == 2)
+    assert harness.changes[1][:2] == ("bad:1", True)
+    assert harness.check.runs["bad:1"] - runs <= 2, "one is enough as long as it was never up"
+
+
+async def test_after_its_first_good_check_an_endpoint_has_its_thresholds(harness: Harness) -> None:
+    harness.monitor.update([target("a:1", fall=5, rise=3)])
+    await until(lambda: harness.check.runs["a:1"] > 1)
+    harness.check.answers["a:1"] = "ill"
+    failed = harness.state("a:1")["failures"]
+    await until(lambda: harness.changes)
+    assert harness.state("a:1")["failures"] - failed >= 5
+    harness.check.answers["a:1"] = None
+    passed = harness.check.runs["a:1"]
+    await until(lambda: len(harness.changes) == 2)
+    assert harness.check.runs["a:1"] - passed >= 3
+
+
+async def test_who_waits_for_first_checks_goes_on_with_the_last_of_them(harness: Harness) -> None:
+    settings = {"interval": "1h"}
+    targets = [target("good:1", 0, **settings), target("bad:1", 1, **settings), target("down:1", 2, initial="down")]
+    harness.check.answers["bad:1"] = "ill"
+    harness.check.gate = asyncio.Event()
+    assert harness.monitor.begin(targets) == targets
+    waiting = asyncio.create_task(harness.monitor.wait_first(targets, 60))
+    await until(lambda: len(harness.check.runs) == 3)
+    assert not waiting.done()
+    harness.check.gate.set()
+    await waiting
+    assert [change[:2] for change in harness.changes if change[0] == "bad:1"] == [("bad:1", False)]
+    assert harness.monitor.begin(targets) == [], "they are known"
+    await harness.monitor.wait_first(targets, 60)
+
+
+async def test_the_wait_for_first_checks_is_bounded(harness: Harness) -> None:
+    harness.check.gate = asyncio.Event()
+    slow = target("a:1")
+    harness.monitor.begin([slow])
+    await harness.monitor.wait_first([slow], 0.05)
+    assert harness.state("a:1")["state"] == "up"
+    assert harness.state("a:1")["checks"] == 0
+
+
+async def test_first_checks_of_many_are_not_sent_in_one_burst(harness: Harness) -> None:
+    targets = [target(f"a:{i}", i, interval="1h") for i in range(300)]
+    harness.check.gate = asyncio.Event()
+    harness.monitor.update(targets)
+    await asyncio.sleep(0.02)
+    assert len(harness.check.runs) < 300
+    await until(lambda: len(harness.check.runs) == 300)
+    harness.check.gate.set()
+    await until(lambda: sum(harness.check.running.values()) == 0)
+    await asyncio.sleep(0.05)
+    assert sum(harness.check.runs.values()) < 305, "the second ones are spread over the interval"
 
 
 async def test_initial_down_needs_rise_passes(harness: Harness) -> None:
@@ -147,8 +216,9 @@ async def test_update_adds_removes_and_keeps(harness: Harness) -> None:
 
 
 async def test_new_settings_keep_the_state(harness: Harness) -> None:
-    harness.check.answers["a:1"] = "ill"
     harness.monitor.update([target("a:1")])
+    await until(lambda: harness.check.runs["a:1"])
+    harness.check.answers["a:1"] = "ill"
     await until(lambda: harness.changes)
     harness.check.answers["a:1"] = None
     harness.monitor.update([target("a:1", rise=3)])
@@ -204,14 +274,6 @@ async def test_a_defect_of_the_listener_does_not_stop_the_checks(caplog: pytest.
     await until(lambda: check.runs["a:1"] > runs + 3)
     await monitor.close()
     assert "was not handled" in caplog.text
-
-
-async def test_first_checks_are_spread_over_the_interval(harness: Harness) -> None:
-    harness.monitor.update([target(f"a:{i}", slot=i, interval="1h") for i in range(1, 200)])
-    await asyncio.sleep(0.05)
-    assert sum(harness.check.runs.values()) < 5
-    harness.monitor.update([target(f"d:{i}", slot=i, interval="1h", initial="down", jitter=0) for i in range(1, 200)])
-    await until(lambda: sum(harness.check.runs.values()) >= 199)
 
 
 def test_the_interval_follows_the_state() -> None:
@@ -343,3 +405,67 @@ async def test_a_check_that_could_not_be_made_says_nothing_of_the_endpoint(caplo
         assert changes == []
         assert caplog.text.count("health checks cannot be made") == 1
         await monitor.close()
+
+
+class Served:
+    """Requests that an endpoint answers while its checks are not answered."""
+
+    def __init__(self, check: Scripted) -> None:
+        self.requests = 0
+        self.more = 1
+        self.changes: list[bool] = []
+        self.monitor = HealthMonitor(
+            lambda target, up, reason: self.changes.append(up), MonotonicClock(), random.Random(1), check,
+            answered=self.count,
+        )  # fmt: skip
+
+    def count(self, target: Target) -> int:
+        self.requests += self.more
+        return self.requests
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return self.monitor.status()["pool"]["a:1"]
+
+
+async def test_a_check_that_times_out_does_not_count_while_requests_are_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check = Scripted()
+    served = Served(check)
+    served.monitor.update([target("a:1", timeout="5ms", fall=2)])
+    await until(lambda: served.row["checks"])
+    check.gate = asyncio.Event()
+    await until(lambda: served.row["overruled"] > 5)
+    assert served.changes == []
+    assert served.row["state"] == "up"
+    assert served.row["last"]["ok"] is False
+    assert re.fullmatch(
+        r"no answer within 0\.005s, but \d requests were answered: not counted", served.row["last"]["reason"]
+    )
+    said = [r.getMessage() for r in caplog.records if "stays up" in r.getMessage()]
+    assert len(said) == 1, "once for all of them"
+    assert said[0].startswith("pool pool: endpoint a:1 stays up: its check had no answer within 0.005s, but ")
+    served.more = 0  # nobody is answered any more: now it counts
+    await until(lambda: served.changes == [False])
+    assert served.monitor.doubtful("pool", "a:1", 0)
+    served.more = 1
+    overruled = served.row["overruled"]
+    checks = served.row["checks"]
+    await until(lambda: served.row["checks"] > checks + 3)
+    assert served.row["overruled"] == overruled, "answers do not bring it up"
+    check.gate = None
+    await until(lambda: served.changes == [False, True])
+    await served.monitor.close()
+
+
+@pytest.mark.parametrize("wrong", ["Connection refused", "status 503"])
+async def test_a_wrong_answer_counts_whatever_requests_say(wrong: str) -> None:
+    check = Scripted()
+    served = Served(check)
+    check.answers["a:1"] = wrong
+    served.monitor.update([target("a:1")])
+    await until(lambda: served.changes == [False])
+    assert served.row["overruled"] == 0
+    assert not served.monitor.doubtful("pool", "a:1", 0)
+    await served.monitor.close()

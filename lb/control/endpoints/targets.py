@@ -14,6 +14,11 @@ from lb.health.agents import AgentTarget
 from lb.health.checks.tls import check_tls
 from lb.health.load_reports import ReportTarget
 from lb.health.monitor import Target
+from lb.shared.segment import Segment
+from lb.shared.words import ENDPOINT
+
+_ANSWERS, _CLASSES = ENDPOINT.place("requests.1xx"), 5  # 1xx to 5xx
+_ERRORS = ENDPOINT.place("errors")
 
 
 def initial(
@@ -35,7 +40,15 @@ def checked(plan: Plan, loaded: Loaded) -> Iterator[Target]:
             own = pool_tls_plan(pool.protocol, health.tls, loaded.material) if health.tls is not None else None
             for endpoint in pool.endpoints:
                 tls = check_tls(pool, endpoint, own)
-                yield Target(pool.name, endpoint.address, endpoint.slot, health, tls)
+                series = -1 if pool.protocol in ("tcp", "udp") else endpoint.series
+                yield Target(pool.name, endpoint.address, endpoint.slot, health, tls, series)
+
+
+def answered_well(segment: Segment, target: Target) -> int:
+    """Requests that an endpoint has answered so far without a fault; 0 where they say nothing of it."""
+    if target.series < 0:
+        return 0
+    return segment.series_sum(target.series, _ANSWERS, _CLASSES) - segment.series_sum(target.series, _ERRORS, 1)
 
 
 def agents(plan: Plan, config: Config) -> Iterator[AgentTarget]:

@@ -147,14 +147,17 @@ class HealthConfig(Model):
     jitter: Number = Field(default=0.1, ge=0, le=1)
     """Share of the interval by which each check is moved at random, so that checks do not march in step."""
     timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)
-    """Longest time for one check; then it has failed."""
+    """Longest time for one check; then it has failed. It does not count while the endpoint answers requests."""
     rise: Integer = Field(default=2, ge=1, le=100)
-    """Good checks in a row after which a bad endpoint takes requests again."""
+    """Good checks in a row after which an endpoint that was up and went down takes requests again."""
     fall: Integer = Field(default=3, ge=1, le=100)
-    """Failed checks in a row after which an endpoint takes no requests. 1 reacts at once and flaps easily."""
+    """Failed checks in a row after which an endpoint that was up takes no requests. 1 reacts at once and flaps
+    easily."""
     initial: Literal["up", "down"] = "up"
-    """What a new endpoint counts as before its first check. `down` keeps requests away until `rise` checks were good,
-    also in a panic, for which it does not count until then."""
+    """What a new endpoint counts as before its first check, which is sent at once. With `up` that check alone decides,
+    and so does each one after it until one is good; no request comes before it, as long as it takes no longer than
+    1.5 s. `down` keeps requests away until `rise` checks were good, also in a panic, for which it does not count until
+    then."""
     port: Integer | None = Field(default=None, ge=1, le=65535)
     """Port that is asked instead of the endpoint's own, such as 8000 for the HTTP side of a Triton whose gRPC is on
     8001. Not for endpoints on Unix sockets."""
