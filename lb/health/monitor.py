@@ -21,12 +21,15 @@ from lb.health.check import NO_INDEX, Check, CheckFailed, Models, at_port, is_ou
 from lb.health.checks.tls import CheckTls
 from lb.health.registry import build
 from lb.health.rise_fall import RiseFall, State
+from lb.net.poller import Poller
 
 log = logging.getLogger("tidegate.health")
 
 SECOND = 1_000_000_000
 _REASON = 500  # characters
 _COMPLAIN = 10 * SECOND  # between two lines of the log that checks cannot be made
+_GRID = 0.05  # seconds: checks begin together, for the wake of a process costs more than a check
+_SHORT = 0.5  # seconds: shorter pauses are exact
 _SPACE = SECOND // 1000  # between the first checks of endpoints that come together: a check costs less than that
 
 
@@ -85,7 +88,7 @@ class HealthMonitor:
         on_change: Callable[[Target, bool, str], None],
         clock: Clock,
         rng: random.Random | None = None,
-        build_check: Callable[[HealthConfig, CheckTls | None], Check] = build,
+        build_check: Callable[[HealthConfig, CheckTls | None, Poller], Check] = build,
         on_models: Callable[[Target, Models, int], None] | None = None,
         believed: Callable[[Target], bool] = lambda target: target.health.initial == "up",
         answered: Callable[[Target], int] = lambda target: 0,
@@ -97,9 +100,11 @@ class HealthMonitor:
         self._clock = clock
         self._random = rng or random.Random()  # noqa: S311 - it spreads load, it guards nothing
         self._build = build_check
+        self._poller: Poller | None = None  # of the connections of plain checks, all in one
         self._watches: dict[tuple[str, str, int], _Watch] = {}
         self._ended: set[asyncio.Task[None]] = set()
         self._waiters: list[_Waiter] = []
+        self._cells: dict[int, asyncio.Event] = {}  # of the grid -> who is woken then
         self._complained = -_COMPLAIN  # when it was last said that checks cannot be made
 
     def update(self, targets: Sequence[Target]) -> None:
@@ -142,6 +147,9 @@ class HealthMonitor:
         self.update(())
         while self._ended:
             await asyncio.gather(*self._ended, return_exceptions=True)
+        if self._poller is not None:
+            self._poller.close()
+            self._poller = None
 
     def was_up(self, pool: str, address: str, slot: int) -> bool:
         """Whether an endpoint has been up since it is checked: not, as long as its first good checks are awaited."""
@@ -194,11 +202,13 @@ class HealthMonitor:
 
     async def _run(self, watch: _Watch) -> None:
         health = watch.target.health
-        check = self._build(health, watch.target.tls)
+        if self._poller is None:
+            self._poller = Poller(asyncio.get_running_loop())
+        check = self._build(health, watch.target.tls, self._poller)
         address = at_port(watch.target.address, health.port)
         delay = watch.first_delay
         while True:
-            await asyncio.sleep(delay)
+            await self._rest(delay)
             begun = self._clock.now()
             before, watch.answered = watch.answered, self._answered(watch.target)
             answer = await _ask(check, address, health.timeout)
@@ -235,6 +245,22 @@ class HealthMonitor:
             waiter.awaited.discard(key)
             if not waiter.awaited:
                 waiter.over.set()
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleeps so long, give or take half of _GRID: whoever is due at about the same time is woken at once."""
+        if seconds < _SHORT:
+            await asyncio.sleep(seconds)
+            return
+        loop = asyncio.get_running_loop()
+        cell = round((loop.time() + seconds) / _GRID)
+        waiting = self._cells.get(cell)
+        if waiting is None:
+            waiting = self._cells[cell] = asyncio.Event()
+            loop.call_at(cell * _GRID, self._wake, cell)
+        await waiting.wait()
+
+    def _wake(self, cell: int) -> None:
+        self._cells.pop(cell).set()
 
     def _not_made(self, watch: _Watch, answer: NotMade, now: int) -> None:
         """The endpoint stays what it was taken for: nobody has asked it."""

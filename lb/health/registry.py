@@ -13,10 +13,14 @@ from importlib import import_module
 from lb.config.schema.file import HealthConfig
 from lb.health.check import Check
 from lb.health.checks.tls import CheckTls
+from lb.net.poller import Poller
+
+_POLLED = ("http", "tcp")
 
 
-def build(config: HealthConfig, tls: CheckTls | None = None) -> Check:
-    """The check that `config` asks for, through `tls`."""
+def build(config: HealthConfig, tls: CheckTls | None = None, poller: Poller | None = None) -> Check:
+    """The check that `config` asks for, through `tls`. `poller` watches its connections, where it makes so many that
+    this matters; by default each check has one of its own."""
     module = import_module(f"lb.health.checks.{config.type}")
-    kind: Callable[[HealthConfig, CheckTls | None], Check] = getattr(module, f"{config.type.capitalize()}Check")
-    return kind(config, tls)
+    kind: Callable[..., Check] = getattr(module, f"{config.type.capitalize()}Check")
+    return kind(config, tls, poller) if config.type in _POLLED else kind(config, tls)

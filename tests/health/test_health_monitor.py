@@ -22,6 +22,7 @@ from lb.health.check import CheckFailed
 from lb.health.checks.tls import CheckTls
 from lb.health.monitor import HealthMonitor, Target, interval_of
 from lb.health.rise_fall import RiseFall, State
+from lb.net.poller import Poller
 
 FAST = {"interval": "10ms", "timeout": "5s", "rise": 2, "fall": 3}
 
@@ -41,7 +42,7 @@ class Scripted:
         self.gate: asyncio.Event | None = None
         self.models: dict[str, bool] | None = None
 
-    def __call__(self, config: HealthConfig, tls: CheckTls | None = None) -> Scripted:
+    def __call__(self, config: HealthConfig, tls: CheckTls | None, poller: Poller) -> Scripted:
         return self
 
     async def run(self, address: str) -> dict[str, bool] | None:

@@ -7,10 +7,12 @@ import contextlib
 from lb.config.schema.file import HealthConfig
 from lb.config.schema.pools.health import BodyMatchConfig, status_codes
 from lb.health.check import CheckFailed, explain
+from lb.health.checks.plain import inquire
 from lb.health.checks.tls import CheckTls
-from lb.health.checks.wire import Wire, connected
+from lb.health.checks.wire import connected
 from lb.http.http1_reader import AnswerReader
 from lb.http.regex import Regex
+from lb.net.poller import Poller
 
 _HEAD = 65_536  # bytes of an answer's head, as towards the workers (lb/upstream/connections/http1.pyx)
 _READ = 65_536
@@ -24,8 +26,9 @@ class HttpCheck:
     worker would take for an answer is none here either.
     """
 
-    def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None, poller: Poller | None = None) -> None:
         self._tls = tls
+        self._poller = poller
         self._method = config.method
         self._status = frozenset(code for entry in config.status for code in status_codes(entry))
         self._host = config.host
@@ -39,60 +42,75 @@ class HttpCheck:
         self._line = f"{config.method} {config.path.partition('#')[0]} HTTP/1.1\r\n"
         self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
 
+        self._composed: dict[str, bytes] = {}
+
+    def _request(self, address: str) -> bytes:
+        """What is sent to `address`, composed once."""
+        found = self._composed.get(address)
+        if found is None:
+            host = self._host or ("localhost" if address.startswith("unix:") else address)
+            found = f"{self._line}Host: {host}\r\n{self._fields}Connection: close\r\n\r\n".encode()
+            self._composed[address] = found
+        return found
+
     async def run(self, address: str) -> None:
-        host = self._host or ("localhost" if address.startswith("unix:") else address)
-        request = f"{self._line}Host: {host}\r\n{self._fields}Connection: close\r\n\r\n".encode()
+        request = self._request(address)
+        answer = Answer(self._method == "HEAD", self._status, self._body)
         try:
             # A connection of its own, so that each check also proves that the endpoint still accepts.
-            async with connected(address, self._tls, ("http/1.1",)) as wire:
-                # It need not read: it may have answered and closed by now.
-                with contextlib.suppress(ConnectionError):
-                    await wire.send(request)
-                answer = Answer(wire, self._method == "HEAD")
-                status = await answer.begin()
-                found = status not in self._status or self._body is None or await self._body.found_in(answer)
+            if self._tls is None:
+                await inquire(address, request, answer.receive, self._poller)
+            else:
+                async with connected(address, self._tls, ("http/1.1",)) as wire:
+                    # It need not read: it may have answered and closed by now.
+                    with contextlib.suppress(ConnectionError):
+                        await wire.send(request)
+                    while not answer.receive(await wire.receive(_READ)):
+                        pass
         except OSError as e:
             raise CheckFailed(explain(e)) from e
-        if status not in self._status:
-            raise CheckFailed(f"status {status}")
-        if not found:
-            raise CheckFailed(f"status {status}, but {self._body} was not found in the body")
+        answer.judge()
 
 
 class Answer:
-    """What comes over a wire, as an answer. Raises OSError and CheckFailed."""
+    """What comes over a connection, as an answer that is to have one of the codes `status`, and a body by `body`. A
+    method raises CheckFailed."""
 
-    def __init__(self, wire: Wire, headless: bool) -> None:
-        self._wire = wire
+    def __init__(self, headless: bool, status: frozenset[int], body: BodyMatch | None) -> None:
         self._reader = AnswerReader(headless, _HEAD)
+        self._status = status
+        self._wanted = body
+        self._body = bytearray()
         self._came = False
-        self._body = b""
 
-    async def begin(self) -> int:
-        """The status."""
-        while not self._reader.status:
-            await self._receive()
-        return self._reader.status
-
-    async def read(self, size: int) -> bytes:
-        """At most `size` bytes of the body; none at its end."""
-        while not self._body and not self._reader.complete:
-            await self._receive()
-        piece, self._body = self._body[:size], self._body[size:]
-        return piece
-
-    async def _receive(self) -> None:
-        data = await self._wire.receive(_READ)
+    def receive(self, data: bytes) -> bool:
+        """The next bytes that came, none at the end; whether that is enough to judge by."""
         if not data and not self._came:
             raise CheckFailed("connection closed without an answer")
         self._came = True
         try:
             if data:
-                self._body += self._reader.feed(data)
+                piece = self._reader.feed(data)
             else:
                 self._reader.end()
+                return True
         except ValueError as e:
             raise CheckFailed(f"no valid HTTP answer: {e}") from None
+        status = self._reader.status
+        if not status:
+            return False
+        if self._wanted is None or status not in self._status or self._reader.complete:
+            self._body += piece
+            return True
+        self._body += piece
+        return self._wanted.needs_no_more(self._body)
+
+    def judge(self) -> None:
+        status = self._reader.status
+        if status not in self._status:
+            raise CheckFailed(f"status {status}")
+        if self._wanted is not None and not self._wanted.found_in(self._body):
+            raise CheckFailed(f"status {status}, but {self._wanted} was not found in the body")
 
 
 class BodyMatch:
@@ -107,14 +125,13 @@ class BodyMatch:
     def __str__(self) -> str:
         return self._name
 
-    async def found_in(self, body: Answer) -> bool:
-        """Reads no further than it has to where plain text is looked for, and never past the limit."""
-        came = bytearray()
-        while len(came) < self._limit:
-            piece = await body.read(self._limit - len(came))
-            if not piece:
-                break
-            came += piece
-            if self._regex is None and self._text in came:
-                return True
-        return self._text in came if self._regex is None else self._regex.matches(bytes(came))
+    def needs_no_more(self, came: bytearray) -> bool:
+        """Whether it is known by now: plain text is there, or the limit is reached."""
+        if len(came) >= self._limit:
+            return True
+        return self._regex is None and self._text in came
+
+    def found_in(self, came: bytearray) -> bool:
+        """Whether it is in the first bytes of a body, up to the limit."""
+        seen = bytes(came[: self._limit])
+        return self._text in seen if self._regex is None else self._regex.matches(seen)

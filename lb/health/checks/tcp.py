@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed, explain
+from lb.health.checks.plain import inquire
 from lb.health.checks.tls import CheckTls
 from lb.health.checks.wire import connected
+from lb.net.poller import Poller
 
 
 class TcpCheck:
     """Passes when a connection is established, with TLS when the handshake has been good, too."""
 
-    def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None, poller: Poller | None = None) -> None:
         self._tls = tls
+        self._poller = poller
 
     async def run(self, address: str) -> None:
-        await reach(address, self._tls)
+        if self._tls is not None:
+            await reach(address, self._tls)
+            return
+        try:
+            await inquire(address, b"", bool, self._poller)
+        except OSError as e:
+            raise CheckFailed(explain(e)) from e
 
 
 async def reach(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()) -> None:
