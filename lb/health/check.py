@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from msgspec import Struct
 
 from lb.config.address import UnixPath, parse_address
 from lb.errors import TidegateError
+from lb.net.poller import Poller
 
 
 class CheckFailed(TidegateError):
@@ -37,8 +39,16 @@ NO_INDEX: Models = MappingProxyType({})
 """The answer of an endpoint that was asked which models it has, and whose server cannot tell: it may have any."""
 
 
+class Means(Struct, frozen=True):
+    """What the checks of one endpoint may use: `poller` watches connections, and `closing` ends with the checks, what
+    they keep from one to the next included."""
+
+    poller: Poller
+    closing: ExitStack
+
+
 class Check(Protocol):
-    """A check of one pool; built from its `HealthConfig`, used for all of its addresses."""
+    """A check of one pool; built from its `HealthConfig`. One with Means is for one address."""
 
     async def run(self, address: str) -> Models | None:
         """Return if the endpoint at `address` is well, else raise `CheckFailed`, and nothing else. What is returned is

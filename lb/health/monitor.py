@@ -8,6 +8,7 @@ does, whatever requests say.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from msgspec import Struct, field
 
 from lb.clock import Clock
 from lb.config.schema.file import HealthConfig
-from lb.health.check import NO_INDEX, Check, CheckFailed, Models, at_port, is_ours, shown
+from lb.health.check import NO_INDEX, Check, CheckFailed, Means, Models, at_port, is_ours, shown
 from lb.health.checks.tls import CheckTls
 from lb.health.registry import build
 from lb.health.rise_fall import RiseFall, State
@@ -88,7 +89,7 @@ class HealthMonitor:
         on_change: Callable[[Target, bool, str], None],
         clock: Clock,
         rng: random.Random | None = None,
-        build_check: Callable[[HealthConfig, CheckTls | None, Poller], Check] = build,
+        build_check: Callable[[HealthConfig, CheckTls | None, Means], Check] = build,
         on_models: Callable[[Target, Models, int], None] | None = None,
         believed: Callable[[Target], bool] = lambda target: target.health.initial == "up",
         answered: Callable[[Target], int] = lambda target: 0,
@@ -201,10 +202,14 @@ class HealthMonitor:
             watch.task.add_done_callback(self._ended.discard)
 
     async def _run(self, watch: _Watch) -> None:
-        health = watch.target.health
         if self._poller is None:
             self._poller = Poller(asyncio.get_running_loop())
-        check = self._build(health, watch.target.tls, self._poller)
+        with contextlib.ExitStack() as closing:
+            check = self._build(watch.target.health, watch.target.tls, Means(self._poller, closing))
+            await self._ask_on(watch, check)
+
+    async def _ask_on(self, watch: _Watch, check: Check) -> None:
+        health = watch.target.health
         address = at_port(watch.target.address, health.port)
         delay = watch.first_delay
         while True:

@@ -11,16 +11,14 @@ from collections.abc import Callable
 from importlib import import_module
 
 from lb.config.schema.file import HealthConfig
-from lb.health.check import Check
+from lb.health.check import Check, Means
 from lb.health.checks.tls import CheckTls
-from lb.net.poller import Poller
 
-_POLLED = ("http", "tcp")
+_WITH_MEANS = ("http", "tcp", "grpc", "oip")
 
 
-def build(config: HealthConfig, tls: CheckTls | None = None, poller: Poller | None = None) -> Check:
-    """The check that `config` asks for, through `tls`. `poller` watches its connections, where it makes so many that
-    this matters; by default each check has one of its own."""
+def build(config: HealthConfig, tls: CheckTls | None = None, means: Means | None = None) -> Check:
+    """The check that `config` asks for, through `tls`. With `means` it is for one address, and cheap to repeat."""
     module = import_module(f"lb.health.checks.{config.type}")
     kind: Callable[..., Check] = getattr(module, f"{config.type.capitalize()}Check")
-    return kind(config, tls, poller) if config.type in _POLLED else kind(config, tls)
+    return kind(config, tls, means) if config.type in _WITH_MEANS else kind(config, tls)

@@ -18,11 +18,10 @@ from waiting import until
 
 from lb.clock import MonotonicClock
 from lb.config.schema.file import HealthConfig
-from lb.health.check import CheckFailed
+from lb.health.check import CheckFailed, Means
 from lb.health.checks.tls import CheckTls
 from lb.health.monitor import HealthMonitor, Target, interval_of
 from lb.health.rise_fall import RiseFall, State
-from lb.net.poller import Poller
 
 FAST = {"interval": "10ms", "timeout": "5s", "rise": 2, "fall": 3}
 
@@ -42,7 +41,7 @@ class Scripted:
         self.gate: asyncio.Event | None = None
         self.models: dict[str, bool] | None = None
 
-    def __call__(self, config: HealthConfig, tls: CheckTls | None, poller: Poller) -> Scripted:
+    def __call__(self, config: HealthConfig, tls: CheckTls | None, means: Means) -> Scripted:
         return self
 
     async def run(self, address: str) -> dict[str, bool] | None:

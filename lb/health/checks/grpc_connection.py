@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from enum import IntEnum
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 import h2.events
@@ -21,9 +22,11 @@ from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
-from lb.health.check import CheckFailed, explain, shown
+from lb.health.check import CheckFailed, Means, explain, shown
 from lb.health.checks.tls import CheckTls
-from lb.health.checks.wire import Wire, connected
+from lb.health.checks.wire import Wire, connect
+
+T = TypeVar("T")
 
 _LARGEST = 4 * 1024 * 1024  # bytes of the answers under way, which is gRPC's own default for one message
 _LARGEST_FRAME = 16_384  # as we announce, by saying nothing of it
@@ -31,6 +34,7 @@ _LARGEST_HEAD = 65_536
 _READ = 16_384
 _MOST_FRAMES = 1000  # in a row that bring no call on
 _MOST_CALLS = 100  # at a time
+_MOST_USES = 30  # of a connection that is kept; h2 remembers each of its streams
 _HEAD = 9  # bytes of a frame's head (RFC 9113 section 4.1)
 _GOAWAY = 7
 _PREFIX = 5  # bytes before a message: whether it is compressed, and its length
@@ -92,15 +96,80 @@ class CallFailed(CheckFailed):
 
 @contextlib.asynccontextmanager
 async def grpc_connection(address: str, tls: CheckTls | None) -> AsyncIterator[GrpcConnection]:
-    """A connection of its own, so that each check also proves that the endpoint still accepts. Raises CheckFailed."""
-    authority = tls.name if tls is not None else "localhost" if address.startswith("unix:") else address
+    """A connection that is closed afterwards. Raises CheckFailed."""
     try:
-        async with connected(address, tls, ("h2",)) as wire:
-            if tls is not None and wire.protocol != "h2":
-                raise CheckFailed("TLS: the server does not speak HTTP/2 (ALPN h2)")
-            yield GrpcConnection(wire, "https" if tls is not None else "http", authority)
+        connection = await _opened(address, tls)
+        try:
+            yield connection
+        finally:
+            connection.close()
     except OSError as e:
         raise CheckFailed(explain(e)) from e
+
+
+async def _opened(address: str, tls: CheckTls | None) -> GrpcConnection:
+    """Raises OSError and CheckFailed."""
+    authority = tls.name if tls is not None else "localhost" if address.startswith("unix:") else address
+    wire = await connect(address, tls, ("h2",))
+    if tls is not None and wire.protocol != "h2":
+        wire.close()
+        raise CheckFailed("TLS: the server does not speak HTTP/2 (ALPN h2)")
+    return GrpcConnection(wire, "https" if tls is not None else "http", authority)
+
+
+class LastingConnection:
+    """A connection that checks of one endpoint use one after another, as Envoy's do (`reuse_connection`).
+
+    A new one is made after a check that failed, and after `most_uses`, so that it is found out whether the endpoint
+    still accepts; 0: none is kept."""
+
+    def __init__(self, tls: CheckTls | None, most_uses: int) -> None:
+        self._tls = tls
+        self._most_uses = most_uses
+        self._kept: GrpcConnection | None = None
+        self._uses = 0
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    async def ask(self, address: str, question: Callable[[GrpcConnection], Awaitable[T]]) -> T:
+        """What `question` makes of a connection to `address`, which is the same at each call. Raises CheckFailed."""
+        if self._kept is not None:
+            # Its server may have closed it meanwhile: only a new one tells.
+            with contextlib.suppress(OSError, CheckFailed):
+                return await self._ask(self._kept, question)
+        self.close()
+        try:
+            connection = await _opened(address, self._tls)
+            self._uses = 0
+            return await self._ask(connection, question)
+        except OSError as e:
+            raise CheckFailed(explain(e)) from e
+
+    async def _ask(self, connection: GrpcConnection, question: Callable[[GrpcConnection], Awaitable[T]]) -> T:
+        """The connection is kept where nothing fails, and nobody cancels."""
+        self._kept = None
+        try:
+            answer = await question(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._uses += 1
+        if self._uses < self._most_uses:
+            self._kept = connection
+        else:
+            connection.close()
+        return answer
+
+
+def lasting(tls: CheckTls | None, means: Means | None) -> LastingConnection:
+    """For the checks of one endpoint, which keep it as long as `means` last; without, for one check."""
+    made = LastingConnection(tls, _MOST_USES if means is not None else 0)
+    if means is not None:
+        means.closing.callback(made.close)
+    return made
 
 
 class GrpcConnection:
@@ -120,6 +189,10 @@ class GrpcConnection:
         self._calls: dict[int, _Call] = {}
         self._idle_frames = 0
         self._last_stream: int | None = None  # that a server which goes away still answers
+
+    def close(self) -> None:
+        """Calls that have not ended have no answer."""
+        self._wire.close()
 
     async def unary(self, path: str, message: bytes) -> bytes:
         """What a method answers. Raises CallFailed."""

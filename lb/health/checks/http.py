@@ -6,13 +6,12 @@ import contextlib
 
 from lb.config.schema.file import HealthConfig
 from lb.config.schema.pools.health import BodyMatchConfig, status_codes
-from lb.health.check import CheckFailed, explain
+from lb.health.check import CheckFailed, Means, explain
 from lb.health.checks.plain import inquire
 from lb.health.checks.tls import CheckTls
 from lb.health.checks.wire import connected
 from lb.http.http1_reader import AnswerReader
 from lb.http.regex import Regex
-from lb.net.poller import Poller
 
 _HEAD = 65_536  # bytes of an answer's head, as towards the workers (lb/upstream/connections/http1.pyx)
 _READ = 65_536
@@ -26,9 +25,9 @@ class HttpCheck:
     worker would take for an answer is none here either.
     """
 
-    def __init__(self, config: HealthConfig, tls: CheckTls | None = None, poller: Poller | None = None) -> None:
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None, means: Means | None = None) -> None:
         self._tls = tls
-        self._poller = poller
+        self._poller = means.poller if means is not None else None
         self._method = config.method
         self._status = frozenset(code for entry in config.status for code in status_codes(entry))
         self._host = config.host

@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 
 from lb.config.checks.health import MOST_MODELS
 from lb.config.schema.file import HealthConfig
-from lb.health.check import NO_INDEX, CheckFailed, Models
-from lb.health.checks.grpc_connection import CallFailed, GrpcConnection, Status, grpc_connection
+from lb.health.check import NO_INDEX, CheckFailed, Means, Models
+from lb.health.checks.grpc_connection import CallFailed, GrpcConnection, Status, lasting
 from lb.health.checks.tls import CheckTls
 from lb.wire import grpc_service_pb2 as wire
 
@@ -36,16 +36,18 @@ class OipCheck:
     only its own readiness is known: NO_INDEX. Triton says that it is not ready while it loads or unloads any one of its
     models: by its index the others are still served, and the check passes."""
 
-    def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
-        self._tls = tls
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None, means: Means | None = None) -> None:
+        self._connection = lasting(tls, means)
         self._models = config.models
 
     async def run(self, address: str) -> Models | None:
-        async with grpc_connection(address, self._tls) as connection:
-            if self._models == "index":
-                return await _index(connection, await _says_ready(connection))
-            await _server_ready(connection)
-            return None if self._models is None else await _listed(connection, self._models)
+        return await self._connection.ask(address, self._ask)
+
+    async def _ask(self, connection: GrpcConnection) -> Models | None:
+        if self._models == "index":
+            return await _index(connection, await _says_ready(connection))
+        await _server_ready(connection)
+        return None if self._models is None else await _listed(connection, self._models)
 
 
 async def _says_ready(connection: GrpcConnection) -> bool:

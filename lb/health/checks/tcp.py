@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from lb.config.schema.file import HealthConfig
-from lb.health.check import CheckFailed, explain
+from lb.health.check import CheckFailed, Means, explain
 from lb.health.checks.plain import inquire
 from lb.health.checks.tls import CheckTls
 from lb.health.checks.wire import connected
-from lb.net.poller import Poller
 
 
 class TcpCheck:
     """Passes when a connection is established, with TLS when the handshake has been good, too."""
 
-    def __init__(self, config: HealthConfig, tls: CheckTls | None = None, poller: Poller | None = None) -> None:
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None, means: Means | None = None) -> None:
         self._tls = tls
-        self._poller = poller
+        self._poller = means.poller if means is not None else None
 
     async def run(self, address: str) -> None:
         if self._tls is not None:

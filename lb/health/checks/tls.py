@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -84,13 +83,16 @@ def _memory(name: str, content: bytes) -> Any:
     return stream
 
 
-@contextlib.asynccontextmanager
-async def secured(plain: socket.socket, tls: CheckTls, alpn: tuple[str, ...] = ()) -> AsyncIterator[ssl.SSLSocket]:
-    """TLS on a connected, non-blocking socket, which is closed afterwards. Raises OSError."""
+async def secured(plain: socket.socket, tls: CheckTls, alpn: tuple[str, ...] = ()) -> ssl.SSLSocket:
+    """TLS on a connected, non-blocking socket, which it takes over. Raises OSError, with the socket closed."""
     context = tls.context(alpn)
-    with context.wrap_socket(plain, server_hostname=tls.server_name, do_handshake_on_connect=False) as secure:
+    secure = context.wrap_socket(plain, server_hostname=tls.server_name, do_handshake_on_connect=False)
+    try:
         await finish(secure, secure.do_handshake)
-        yield secure
+    except BaseException:
+        secure.close()
+        raise
+    return secure
 
 
 async def finish(secure: ssl.SSLSocket, call: Callable[..., T], *args: Any) -> T:

@@ -26,6 +26,9 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
+    def close(self) -> None:
+        self._sock.close()
+
     async def send(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._sock, data)
 
@@ -51,20 +54,29 @@ class TlsWire(Wire):
 
 @contextlib.asynccontextmanager
 async def connected(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()) -> AsyncIterator[Wire]:
-    """A connection that is established, with TLS when the handshake has been good, too; closed afterwards.
+    """As `connect`; closed afterwards."""
+    wire = await connect(address, tls, alpn)
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+async def connect(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()) -> Wire:
+    """A connection that is established, with TLS when the handshake has been good, too.
 
     Raises OSError and CheckFailed.
     """
     target = sockaddr(address)
-    with socket.socket(target.family, socket.SOCK_STREAM) as sock:
+    sock = socket.socket(target.family, socket.SOCK_STREAM)
+    try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, target.value)
         # A Unix socket with a full queue reads as connecting (EAGAIN) and then as writable: only a peer proves a
         # connection. A TCP connect to a free ephemeral port may meet itself (simultaneous open).
         if sock.getpeername() == sock.getsockname() and target.family != socket.AF_UNIX:
             raise CheckFailed("Connection refused (nothing listens there)")
-        if tls is None:
-            yield Wire(sock)
-        else:
-            async with secured(sock, tls, alpn) as secure:
-                yield TlsWire(secure)
+        return Wire(sock) if tls is None else TlsWire(await secured(sock, tls, alpn))
+    except BaseException:
+        sock.close()
+        raise
