@@ -32,6 +32,10 @@ cdef double ALONE = 10.0
 cdef double MOST = 3.0
 # Weight of a new sample in the average number in flight.
 cdef double NEW = 0.1
+# The same in the average latency where the sample is shorter: an endpoint that has become fast is believed soon.
+cdef double FASTER = 0.3
+# How many times the latency of the endpoint that would be done first is no longer than that.
+cdef double ALIKE = 1.25
 # A request's fair share of its latency, at least this much of which counts: the answers of a batch come all at once.
 cdef double FAIR = 0.5
 # What is left of a request that is almost due, and from when it is taken for stuck, in service times.
@@ -58,9 +62,15 @@ cdef class ShortestExpectedDelay(Policy):
     A request that has taken more than 1.5 service times is expected to take as long again. An idle endpoint's service
     time fades, so that a slow one gets a request again, and believed when it is fast; one of which nothing is known
     gets one request to show itself by.
+
+    Of that endpoint and those of less weight whose requests have taken no longer of late, the one with the least
+    (load, the request included) / weight is chosen. A server that works on many requests at once looks the faster the
+    more it has, since its answers are less far apart: by the expected delay alone, the endpoint of most weight would
+    keep all requests.
     """
     cdef double decay
     cdef double[::1] usual_in_flight
+    cdef double[::1] latencies
 
     Options = ServiceTimeOptions
 
@@ -73,6 +83,8 @@ cdef class ShortestExpectedDelay(Policy):
         self.decay = float(options.decay)
         # Of each endpoint, the load that this worker's requests find there, themselves included: an average.
         self.usual_in_flight = array("d", (1.0,)) * endpoints.size
+        # Of each endpoint, how long this worker's requests take there, in ns: an average; 0: nothing is known.
+        self.latencies = array("d", (0.0,)) * endpoints.size
 
     cpdef int pick(self, Choice choice) except -2:
         cdef EndpointSet endpoints = self.endpoints
@@ -80,6 +92,7 @@ cdef class ShortestExpectedDelay(Policy):
         cdef double best_delay = 0.0
         cdef int i = self.rotation
         cdef int seen, running, weight
+        cdef int best_weight = 0, least_weight = 0
         cdef double delay
         for seen in range(endpoints.size):
             if seen >= WINDOW and best >= 0:
@@ -90,16 +103,51 @@ cdef class ShortestExpectedDelay(Policy):
             if weight > 0:
                 delay = self.delay(i, choice) / weight
                 if best < 0 or delay < best_delay:
-                    best, best_delay = i, delay
+                    best, best_delay, best_weight = i, delay, weight
+                if least_weight == 0 or weight < least_weight:
+                    least_weight = weight
             i += 1
         if best < 0:
             return -1
+        if least_weight < best_weight:
+            best = self.by_share(best, best_weight, choice)
         self.rotation = best + 1
         running = endpoints.outstanding(best)
         if running == 0:
             endpoints.set_progress(best, choice.now)
         self.usual_in_flight[best] += ((running + choice.cost) * endpoints.scale - self.usual_in_flight[best]) * NEW
         return best
+
+    cdef int by_share(self, int best, int best_weight, Choice choice) noexcept:
+        """The endpoint with the least load by weight, of `best` and those of less weight that are as fast."""
+        cdef double least = self.held(best, best_weight, choice)
+        cdef double load
+        cdef int found = best
+        cdef int i = self.rotation
+        cdef int _seen, weight
+        for _seen in range(min(self.endpoints.size, WINDOW)):
+            if i >= self.endpoints.size:
+                i = 0
+            weight = choice.effective_weight(i)
+            if self.is_alike(i, weight, best, best_weight, choice.now):
+                load = self.held(i, weight, choice)
+                if load < least:
+                    found, least = i, load
+            i += 1
+        return found
+
+    cdef bint is_alike(self, int index, int weight, int best, int best_weight, uint64_t now) noexcept:
+        cdef double enough = ALIKE * self.latencies[best]
+        cdef double latency = self.latencies[index]
+        if not 0 < weight < best_weight or latency <= 0.0:
+            return False
+        if latency > enough and self.endpoints.outstanding(index) == 0:
+            latency /= self.faded(index, self.since(self.endpoints.latency_updated(index), now))
+        return latency <= enough
+
+    cdef double held(self, int index, int weight, Choice choice) noexcept:
+        """The load by weight, with the request that is to come."""
+        return <double>(self.endpoints.outstanding(index) + choice.cost) / weight
 
     cdef double delay(self, int index, Choice choice) noexcept:
         """Nanoseconds until a request that goes to `index` now is expected to be done."""
@@ -146,6 +194,7 @@ cdef class ShortestExpectedDelay(Policy):
         cdef double sample = min(float(latency_ns), self.since(endpoints.progress(index), now))
         cdef double faded
         cdef int samples
+        self.note_latency(index, now, float(latency_ns), ok)
         if endpoints.one > 1:
             # Of a request of several times the average cost, that part of the time.
             sample = sample * endpoints.one / cost
@@ -167,17 +216,38 @@ cdef class ShortestExpectedDelay(Policy):
         endpoints.set_latency_samples(index, samples)
         endpoints.set_progress(index, now)
 
+    cdef void note_latency(self, int index, uint64_t now, double latency, bint ok) noexcept:
+        cdef double known = self.latencies[index]
+        cdef double idle
+        if not ok:
+            latency = max(latency, known)     # as in `learn`
+        if latency < known:
+            idle = self.since(self.endpoints.latency_updated(index) + <uint64_t>latency, now)
+            known = max(known / self.faded(index, idle), latency)
+            latency = known + (latency - known) * FASTER
+        elif known > 0:
+            latency = known + (latency - known) * NEW
+        self.latencies[index] = latency
+
     def explain(self, choice: Choice) -> Explained:
         endpoints = self.endpoints
-        scores = []
-        for i in range(endpoints.size):
-            weight = choice.weight(i)
-            if weight > 0:
-                service = endpoints.latency_ns(i)
-                note = f"service time {service / 1e6:.3g} ms" if service > 0 else "nothing known"
-                scores.append(Score(i, self.delay(i, choice) / weight, note))
-        rule = "the least expected delay / weight, in ns; of equal ones the next in turn"
-        return Explained(f"{rule}; of more than {WINDOW} endpoints the first {WINDOW} from its turn on", scores)
+        weights = {i: weight for i in range(endpoints.size) if (weight := choice.weight(i)) > 0}
+        scores = {i: self.delay(i, choice) / weight for i, weight in weights.items()}
+        if scores:
+            # Of equal ones `pick` has the next in turn.
+            best = min(scores, key=lambda i: (scores[i], (i - self.rotation) % endpoints.size))
+            lowest = scores[best] / self.held(best, weights[best], choice)
+            for i, weight in weights.items():
+                if self.is_alike(i, weight, best, weights[best], choice.now):
+                    scores[i] = lowest * self.held(i, weight, choice)
+        services = [endpoints.latency_ns(i) for i in scores]
+        notes = [f"service time {service / 1e6:.3g} ms" if service > 0 else "nothing known" for service in services]
+        return Explained(
+            "the least expected delay / weight, in ns; of equal ones the next in turn; of more than "
+            f"{WINDOW} endpoints the first {WINDOW} from its turn on; then those of less weight whose requests take no "
+            "longer are compared with it by load / weight",
+            [Score(i, score, note) for (i, score), note in zip(scores.items(), notes, strict=True)],
+        )
 
     cdef double since(self, uint64_t moment, uint64_t now) noexcept:
         # Another worker may have been later than this event.
