@@ -364,6 +364,10 @@ QUEUE = Kind(
             room=6,
         ),
         Word("busy_since", "When a request came to this worker while none waited anywhere, monotonic ns", STATE),
+        # The pool's budgets (lb/proxy/exchange/budget), whether or not it has a queue.
+        Word("requests", "Requests that were sent to an endpoint of the pool, retries and hedges apart", STATE),
+        Word("retry_claims", "Retries that the pool's budget was asked for and that it granted", STATE),
+        Word("hedge_claims", "Hedges that the pool's budget was asked for and that it granted", STATE),
     ),
 )
 

@@ -77,6 +77,9 @@ cdef class Pool:
     cdef readonly uint64_t response_timeout
     cdef readonly uint64_t idle_timeout
     cdef readonly int retries
+    cdef readonly int budget_series   # of the segment, which counts for the budgets of retries and hedges; -1 = none
+    cdef uint64_t *requests           # the word of it that counts requests, this worker's; NULL = nobody asks for it
+    cdef uint64_t budgets_turn_at     # the route's, with the first request from then on
     cdef readonly str send_proxy      # "", v1, v2
     cdef readonly bint send_unique_id
     cdef readonly bint send_checksum

@@ -7,7 +7,7 @@ from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.failure cimport VERDICT_GOOD, VERDICT_NONE
 from lb.shared.segment cimport Segment, tg_add
-from lb.shared.segment_words cimport SERIES_FINISHED, SERIES_STARTED
+from lb.shared.segment_words cimport QUEUE_REQUESTS, SERIES_FINISHED, SERIES_STARTED
 from lb.balancing.turns cimport pick_any, pick_in_turn
 from lb.shared.recent_failures cimport failing_of, note_attempt
 from lb.endpoints.choice cimport EVERY_GROUP, Choice
@@ -117,6 +117,9 @@ cdef class Pool:
         self.response_timeout = plan.response_timeout_ns
         self.idle_timeout = plan.idle_timeout_ns
         self.retries = plan.retries
+        self.budget_series = plan.series
+        if plan.series >= 0 and plan.protocol not in ("tcp", "udp"):
+            self.requests = &segment.series(<unsigned int>plan.series)[QUEUE_REQUESTS]
         self.send_proxy = plan.send_proxy
         self.send_unique_id = plan.send_unique_id
         self.send_checksum = plan.send_checksum

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint64_t
 from lb.shared.segment_words cimport SERIES_STARTED
 from lb.net.splice cimport passed
-from lb.proxy.exchange.budget cimport RetryBudget
-from lb.proxy.exchange.hedge cimport Latencies
+from lb.proxy.exchange.budget cimport Counted, RetryBudget
+from lb.proxy.exchange.hedge cimport HedgePolicy, Latencies
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.client.body_rate cimport body_rate_advance, body_rate_quota, body_rate_start, tg_body_rate
 from lb.upstream.load.cost cimport PoolCosts
@@ -14,10 +14,10 @@ from lb.upstream.load.service_time cimport ServiceTime, Warmth
 class Budget:
     """A RetryBudget, with the time as an argument in nanoseconds. `requests` have begun and count for it."""
 
-    def __init__(self, segment, series, percent, least, hedges=False):
+    def __init__(self, segment, series, percent, least, hedges=False, window=1):
         self.segment = segment
         self.series = series
-        self.budget = RetryBudget(segment, series, "route", percent, least, hedges)
+        self.budget = RetryBudget(segment, Counted(series, "route", hedges), percent, least, window)
 
     def begin(self, now):
         self.segment.add_series(self.series, SERIES_STARTED)
@@ -41,6 +41,14 @@ class Quantiles:
 
     def quantile(self, per_mille, least=1):
         return (<Latencies>self.latencies).quantile(10 * per_mille, least)
+
+
+def hedge_pays(HedgePolicy policy not None):
+    return bool(policy.pays())
+
+
+def hedge_ended(HedgePolicy policy not None, bint won):
+    policy.ended(won)
 
 
 cdef class Pace:

@@ -71,6 +71,8 @@ def test_production_example() -> None:
         ("endpoint", "vision|unix:/run/b.sock"),
         ("endpoint", "remote|10.0.1.11:8001"),
         ("endpoint", "remote|10.0.1.12:8001"),
+        ("pool", "vision"),
+        ("pool", "remote"),
     }
 
 

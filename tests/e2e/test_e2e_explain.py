@@ -78,7 +78,10 @@ async def test_the_choice_by_a_key_is_the_one_that_is_made(start: Start, endpoin
         assert (choice["address"], choice["why"]) == (answer.headers["x-tidegate-endpoint"], "it has the lowest score")
         assert found["route"] == {
             "name": "tenants", "matched": ["host a.test", "path prefix /v2/"], "target": "/v2/x", "priority": "normal",
-            "timeout_ms": None, "retry": {"attempts": 1, "on": ["connect", "reset"]}, "hedge": None,
+            "timeout_ms": None, "hedge": None,
+            "retry": {
+                "attempts": 1, "on": ["connect", "reset"], "per_attempt_timeout_ms": None, "budget_percent": 20,
+            },
         }  # fmt: skip
         place = "header x-session" if session else "source, since there is no header x-session"
         assert found["pool"]["key"] == {"from": place, "value": session or "127.0.0.1"}

@@ -54,8 +54,8 @@ class Allocator(Protocol):
         ...
 
     def series(self, kind: str, name: str) -> int:
-        """Index of a series of counters; `kind` is listener, route, pool (its queue), sessions (of a pool) or
-        endpoint (whose name is `pool|address`), or for datagrams udp-listener or udp-endpoint."""
+        """Index of a series of counters; `kind` is listener, route, pool (its queue and budgets), sessions (of a
+        pool) or endpoint (whose name is `pool|address`), or for datagrams udp-listener or udp-endpoint."""
         ...
 
 
@@ -285,6 +285,7 @@ def _pool(
     configured = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
     learned = pool.learns_limits and not configured
     limited = pool.protocol != "udp" and (configured or pool.learns_limits)
+    counts = pool.protocol != "udp" and (limited or pool.protocol != "tcp")
     return PoolPlan(
         name=name,
         protocol=pool.protocol,
@@ -313,7 +314,8 @@ def _pool(
         send_unique_id=pool.send_proxy.unique_id,
         send_checksum=pool.send_proxy.checksum,
         tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
-        queue=queue_plan(pool.queue, allocator.series("pool", name), learned=learned) if limited else None,
+        series=(series := allocator.series("pool", name) if counts else -1),
+        queue=queue_plan(pool.queue, series, learned=learned) if limited else None,
         shaped=pool.shaped or bool(groups),
         slow_start=pool.slow_start is not None,
         groups=groups,

@@ -25,7 +25,7 @@ from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.cors import cors_plan
 from lb.config.schema.routes.match import HOW, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.schema.routes.rate import rate_plan
-from lb.config.schema.routes.retry import HedgeConfig
+from lb.config.schema.routes.retry import NO_HEDGE, NO_RETRY, HedgeConfig
 from lb.config.schema.routes.route import (
     FieldsConfig,
     MirrorConfig,
@@ -73,6 +73,8 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         max_in_flight=route.max_in_flight or 0,
         retry=_retry(route),
         hedge=_hedge(route.hedge),
+        safe_retries=route.retry is None,
+        safe_hedges=route.hedge is None,
         idempotent=route.idempotent,
         rate_limit=rate_plan(route.rate_limit),
         priority=PRIORITIES.index(route.priority),
@@ -183,7 +185,7 @@ def _fields(fields: FieldsConfig | None) -> FieldsPlan | None:
 
 def _retry(route: RouteConfig) -> RetryPlan | None:
     retry = route.retry
-    if retry is None:
+    if retry is None or retry == NO_RETRY:
         return None
     return RetryPlan(
         retry.attempts,
@@ -197,7 +199,7 @@ def _retry(route: RouteConfig) -> RetryPlan | None:
 
 
 def _hedge(hedge: HedgeConfig | None) -> HedgePlan | None:
-    if hedge is None:
+    if hedge is None or hedge == NO_HEDGE:
         return None
     per_mille, delay = hedge.when
     return HedgePlan(per_mille, delay, hedge.samples, hedge.budget, hedge.budget_min)

@@ -150,6 +150,7 @@ class PoolPlan(Struct, frozen=True):
     send_unique_id: bool = False  # a unique id for connections that came without one (v2)
     send_checksum: bool = False  # CRC-32C of the header (v2)
     tls: PoolTlsPlan | None = None
+    series: int = -1  # that counts for its budgets, and for its queue; -1 = none (tcp, udp)
     queue: QueuePlan | None = None  # None = no endpoint has a limit, or its protocol knows no waiting
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
     slow_start: bool = False  # shares grow: an endpoint gets a part of its weight
@@ -197,8 +198,10 @@ class RoutePlan(Struct, frozen=True):
     response_fields: FieldsPlan | None = None
     response_timeout_ns: int = -1  # as in PoolPlan, whose it replaces; -1 = the pool's
     max_in_flight: int = 0  # exchanges of the route in all workers; 0 = no limit
-    retry: RetryPlan | None = None  # None = the pool's `retries`
-    hedge: HedgePlan | None = None
+    retry: RetryPlan | None = None  # None = as `safe_retries` says
+    hedge: HedgePlan | None = None  # None = as `safe_hedges` says
+    safe_retries: bool = True  # those of lb.config.plan.routes; False = the pool's `retries`, without a budget
+    safe_hedges: bool = True  # those of lb.config.plan.routes; False = none
     idempotent: bool = False  # whatever the method
     rate_limit: RatePlan | None = None
     priority: int = 1  # in the queue of its pool: 0 high, 1 normal, 2 low

@@ -107,6 +107,17 @@ class RetryPlan(Struct, frozen=True):
     budget_min: int  # retries a second that are always allowed, in all workers
     backoff_base_ns: int = 0  # bound of the pause before the first retry, drawn at random; 0 = none
     backoff_max_ns: int = 0  # the bound doubles up to this
+    careful: bool = False  # see `safe_retries`
+
+
+def safe_retries(attempts: int) -> RetryPlan:
+    """The retries of a route that says nothing of them, where its pool has so many.
+
+    A request that was not sent, or was refused unread, goes to another endpoint without a budget: it is no work that
+    is done twice. Another one is repeated where that does no harm, after a broken connection, and after 502, 503 and
+    504 where another endpoint may do better; then 20 % and 10 a second are the most (Finagle's and Linkerd's budget).
+    """
+    return RetryPlan(attempts, ("connect", "reset", "5xx"), 0, 20, 10, careful=True)
 
 
 class HedgePlan(Struct, frozen=True):
@@ -117,6 +128,12 @@ class HedgePlan(Struct, frozen=True):
     samples: int  # answers that have to be known before there are hedges by `per_mille`
     budget_percent: int  # hedges at most, of the requests; 100 = no limit
     budget_min: int  # hedges a second that are always allowed, in all workers
+    careful: bool = False  # see `SAFE_HEDGES`
+
+
+# The hedges of a route that says nothing of them. A request is looked at when the worker's clock ticks (each 20 ms), so
+# that one with an answer by then costs nothing more; of its endpoint it may not be bound to any.
+SAFE_HEDGES = HedgePlan(990, 10_000_000, 100, 5, 1, careful=True)
 
 
 class RatePlan(Struct, frozen=True):

@@ -120,6 +120,7 @@ cdef class Exchange(Waiter):
     cdef flag request_complete
     cdef flag wants_body              # the client may go on sending
     cdef flag idempotent              # repeating it does no harm
+    cdef flag watched                 # the poller's next tick is to look whether it is late
     cdef flag explained               # EXPLAIN_… of sampler.pxd
     cdef flag agent_length            # of `target`, the part that is the User-Agent's
     cdef short status
@@ -140,6 +141,9 @@ cdef class Exchange(Waiter):
     cdef long pushback                # of the last answer, ms, or PUSHBACK_…
     # When the request was sent to the first endpoint, or its connect began, where there may be a hedge.
     cdef uint64_t waits_since
+    # While it is `watched`: when there is to be a look, and its deadline as a Timed behind that.
+    cdef uint64_t look_at
+    cdef uint64_t limit
     cdef const char *reason           # why it ended other than well
     # Host, target, User-Agent, and a method without number, kept for the access log only; and an Origin that may ask.
     cdef tg_buffer target
@@ -246,6 +250,15 @@ cdef class Exchange(Waiter):
 
     # Hedges.
 
+    # The same where a hedge is by the way: nothing is planned before a tick of the poller's, by which time most have
+    # their answer. `arm_wait`, or `arm_look` where the deadline stays, has to follow.
+    cdef void watch_by_tick(self) noexcept
+    cdef void arm_look(self) noexcept
+    # The tick has come, or the deadline. True: there was a look, and the deadline is still to come.
+    cdef bint look_by_tick(self) noexcept
+    cdef void stop_watching(self) noexcept
+    # Sets the timer for the hedge of a request that has waited for its answer since then.
+    cdef void plan_hedge(self, uint64_t since) noexcept
     cdef uint64_t unusual(self) noexcept
     cdef uint64_t stuck_at(self) noexcept
     cdef void learn_silence(self, uint64_t now) noexcept

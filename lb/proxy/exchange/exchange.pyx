@@ -61,7 +61,9 @@ from lb.proxy.exchange.affinity cimport (
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.keys cimport find_value
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
+from lb.proxy.exchange.hedge cimport HedgePolicy
 from lb.proxy.exchange.retry cimport RetryPolicy
+from lb.proxy.routing.route cimport Route
 from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,
@@ -89,6 +91,7 @@ cdef enum:
     GRPC_CANCELLED = 1
     GRPC_UNAVAILABLE = 14
     MILLISECOND_NS = 1_000_000
+    SECOND_NS = 1_000_000_000
     SLOWER = 2                        # than the endpoint's average is late
     LOOKS = 8                         # at most, whether an endpoint is stuck, until its answer is late anyway
     FOREVER_NS = 3_600_000_000_000
@@ -368,6 +371,10 @@ cdef class Exchange(Waiter):
         if self.attempts:
             tg_add(&self.route.series[ROUTE_RETRIES], 1)
             tg_add(&self.pool.series[endpoint][ENDPOINT_RETRIES], 1)
+        elif self.pool.requests != NULL:
+            tg_add(self.pool.requests, 1)
+            if self.started >= self.pool.budgets_turn_at:
+                turn_budgets(self)
         self.attempts += 1
         self.last_endpoint = endpoint
         take_slot(attempt, self.pool, endpoint, self.cost, self.client.poller.now)
@@ -435,9 +442,14 @@ cdef class Exchange(Waiter):
             limit = limit_of_attempt(self) if self.awaits_answer() else limit_of_answer(self)
         if limit and self.client.poller.now + limit < when:
             when = self.client.poller.now + limit
+        if self.watched:
+            self.limit = when
+            when = min(when, self.look_at)
         self.client.poller.arm(self, when)
 
     cdef void on_timer(self) noexcept:
+        if self.watched and self.look_by_tick():
+            return
         if self.state == X_REQUEST and self.source.on_time(self):
             return
         if self.state == X_UPGRADED:
@@ -473,8 +485,10 @@ cdef class Exchange(Waiter):
             return False
         if not self.retry_named(kind, code):
             return False
-        if policy is None:
-            return True
+        if policy is None or policy.careful and kind & RETRY_CONNECT:
+            return True                       # it was not processed, and is no work that is done twice
+        if policy.careful and not kind & RETRY_RESET and not others_may_do(self):
+            return False
         self.wait = policy.pause(self.attempts) if pushback < 0 else <uint64_t>pushback * MILLISECOND_NS
         if policy.timers is None:
             self.wait = 0
@@ -536,10 +550,11 @@ cdef class Exchange(Waiter):
 
     cdef void watch(self) noexcept:
         cdef uint64_t now = self.client.poller.now
-        cdef uint64_t delay, rings
-        cdef AttemptTimer timer
         if self.attempt_timer is not None or self.hedge is not None:
             return                            # since the connect began
+        if self.route.hedge.careful:
+            self.watch_by_tick()
+            return
         self.waits_since = 0
         if self.hedged:
             return
@@ -547,16 +562,56 @@ cdef class Exchange(Waiter):
             self.waits_since = now
         if self.affinity.in_sequence or self.pool.endpoints.size < 2 or not self.attempt.repeatable():
             return
-        delay = self.route.hedge.delay(now)
+        self.plan_hedge(now)
+
+    cdef void watch_by_tick(self) noexcept:
+        cdef HedgePolicy policy = self.route.hedge
+        cdef uint64_t now = self.client.poller.now
+        if self.watched or self.attempts != 1 or self.hedged or not (self.idempotent or self.source is not None):
+            return
+        self.waits_since = now
+        if now >= policy.look_at:
+            policy.look(now)
+        if policy.known == 0:
+            return
+        self.watched = True
+        self.limit = UINT64_MAX
+        self.look_at = now
+        if not self.pool.policy.by_service:   # else its endpoint may stand still long before that
+            self.look_at += policy.unseen
+
+    cdef void arm_look(self) noexcept:
+        if self.watched:
+            self.limit = self.deadline
+            self.client.poller.arm(self, min(self.limit, self.look_at))
+
+    cdef bint look_by_tick(self) noexcept:
+        cdef uint64_t now = self.client.poller.now
+        self.watched = False
+        if now >= self.limit:
+            return False
+        self.client.poller.arm(self, self.limit)
+        if (self.state == X_ATTEMPT and self.attempt_timer is None and self.hedge is None and self.waits_since
+                and not self.affinity.in_sequence and self.attempt.repeatable()):
+            self.plan_hedge(self.waits_since)
+        return True
+
+    cdef void stop_watching(self) noexcept:
+        self.watched = False
+        self.deadline = self.limit            # the poller goes by it when it comes by the look's place
+
+    cdef void plan_hedge(self, uint64_t since) noexcept:
+        cdef uint64_t delay = self.route.hedge.delay(since), rings
+        cdef AttemptTimer timer
         if delay == UINT64_MAX:
             return
         timer = AttemptTimer.__new__(AttemptTimer)
-        timer.waits_since = now
-        timer.late_at = now + delay
+        timer.waits_since = since
+        timer.late_at = since + delay
         self.attempt_timer = timer
         rings = timer.late_at
         if self.route.hedge.per_mille:
-            timer.late_at = now + max(delay, self.unusual())
+            timer.late_at = since + max(delay, self.unusual())
             rings = min(timer.late_at, self.stuck_at())
         if self.due() != UINT64_MAX and rings >= self.due():
             self.attempt_timer = None
@@ -620,6 +675,9 @@ cdef class Exchange(Waiter):
                 stuck_at = max(stuck_at, now + (timer.late_at - timer.waits_since) // LOOKS)
                 self.route.hedge.timers.arm(timer, min(timer.late_at, stuck_at))
                 return
+        if not self.route.hedge.pays():
+            self.drop_timer()
+            return
         if not self.route.hedge.budget.claim(now):
             tg_add(&self.route.series[ROUTE_HEDGE_RESULTS_REFUSED], 1)
             return
@@ -677,11 +735,15 @@ cdef class Exchange(Waiter):
 
     cdef void own_answer(self) noexcept:
         cdef uint64_t now = self.client.poller.now
+        if self.watched:
+            self.stop_watching()
         if self.waits_since:
             self.route.hedge.learn(now, now - self.waits_since)
-            self.learn_silence(now)
+            if self.pool.policy.by_service:
+                self.learn_silence(now)
             self.waits_since = 0
-        self.drop_hedge()
+        if self.hedge is not None or self.attempt_timer is not None:
+            self.drop_hedge()
 
     cdef bint hedge_answers(self, bint good, int status, int code) noexcept:
         cdef Attempt own = self.attempt
@@ -712,6 +774,7 @@ cdef class Exchange(Waiter):
             return False
         self.hedged = HEDGE_WON               # its answer will be taken, whatever it is
         tg_add(&self.route.series[ROUTE_HEDGE_RESULTS_WON], 1)
+        self.route.hedge.ended(True)
         self.waits_since = 0
         if hedge.pool is not self.pool:
             rebind(self, hedge.pool)
@@ -750,6 +813,7 @@ cdef class Exchange(Waiter):
         outcome.bytes_in = 0
         outcome.bytes_out = self.bytes_in
         tg_add(&self.route.series[ROUTE_HEDGE_RESULTS_LOST], 1)
+        self.route.hedge.ended(False)
         release(hedge, &outcome, self.client.poller.now)
 
     cdef int code_of_call(self, int code) noexcept:
@@ -849,6 +913,8 @@ cdef class Exchange(Waiter):
         """The attempt is over: gives the endpoint back, with what it took and how it ended."""
         cdef Attempt attempt = self.attempt
         cdef tg_outcome outcome
+        if self.watched:
+            self.stop_watching()
         if attempt is None or attempt.state == A_OVER:
             return
         if ok and self.source is not None:
@@ -923,6 +989,23 @@ cdef void end_exchange(void *exchange) noexcept:
 
 tg_end_by(<PyTypeObject *>Exchange, end_exchange)
 tg_reuse(<PyTypeObject *>Exchange)
+
+
+cdef void turn_budgets(Exchange exchange) noexcept:
+    """A second of the budgets that are shares of the pool's requests is over."""
+    cdef Route route = exchange.route
+    exchange.pool.budgets_turn_at = exchange.started + SECOND_NS
+    if route.retry is not None and route.retry.careful:
+        route.retry.budget.begin(exchange.started)
+    if route.hedge is not None and route.hedge.careful:
+        route.hedge.budget.begin(exchange.started)
+
+
+cdef bint others_may_do(Exchange exchange) noexcept:
+    """Whether an answer that is an error may be better from another endpoint: there is one, and the request is not
+    this one's by what it is."""
+    cdef Pool pool = exchange.pool
+    return pool.endpoints.size > 1 and not pool.sticky and pool.key_kind == KEY_NONE
 
 
 cdef int verdict_by_status(Exchange exchange, bint ok) noexcept:

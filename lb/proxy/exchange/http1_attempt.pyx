@@ -108,6 +108,7 @@ cdef class Http1Attempt(Http1Call):
                 self.upstream.poller.mark(self.upstream)      # on_batch_end sends it
         elif last and exchange.route.hedge is not None:
             exchange.watch()
+            exchange.arm_look()
         if exchange.state < X_DONE and not exchange.request_complete:
             if self.upstream is None or self.upstream.connecting:
                 # Not connected: what was read stays, but no more than that.
@@ -195,6 +196,7 @@ cdef class Http1Attempt(Http1Call):
         step(self, A_CONNECTING)
         if exchange.route.hedge is not None and exchange.request_complete:
             exchange.watch()                  # a connect may hang as well as an answer
+            exchange.arm_look()
 
     cdef void on_connected(self, Http1Upstream upstream) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
@@ -220,9 +222,9 @@ cdef class Http1Attempt(Http1Call):
         if exchange.request_complete and self.state == A_SENDING:
             step(self, A_SENT)
             if self is exchange.attempt:
-                exchange.arm_wait()
                 if exchange.route.hedge is not None:
                     exchange.watch()
+                exchange.arm_wait()
 
     cdef void on_batch_end(self, Http1Upstream upstream) noexcept:
         if self.replayable:

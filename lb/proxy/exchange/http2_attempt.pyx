@@ -167,9 +167,9 @@ cdef class Http2Attempt(Http2Call):
         step(self, A_SENT)
         self.sent_at = exchange.client.poller.now
         if self is exchange.attempt:
-            exchange.arm_wait()
             if exchange.route.hedge is not None:
                 exchange.watch()
+            exchange.arm_wait()
 
     cdef void take_trailers(self, Scan *scan) noexcept:
         if append_trailers(&self.stream.trailers, scan) < 0:

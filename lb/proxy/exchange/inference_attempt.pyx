@@ -85,6 +85,7 @@ cdef class InferenceAttempt(GrpcCall):
                              self.message_size, INFER_PATH, INFER_PATH_LENGTH, exchange.key)
         if exchange.route.hedge is not None:
             exchange.watch()
+            exchange.arm_look()
 
     cdef bint prepare(self, InferenceBody body) noexcept:
         cdef bytes path

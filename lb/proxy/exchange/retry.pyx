@@ -12,11 +12,14 @@ from libc.stdint cimport uint64_t
 from lb.failure cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
 from lb.net.timers cimport Timers
 from lb.shared.segment cimport Segment
-from lb.proxy.exchange.budget cimport RetryBudget
+from lb.proxy.exchange.budget cimport Counted, RetryBudget
 from lb.proxy.random cimport random_below
 
 cdef enum:
     DOUBLINGS = 30
+    # Seconds before the present one whose requests count for the budget of a careful policy: an endpoint that dies
+    # takes all with it that it had, which may be what came within some seconds (Finagle's retry budget, too).
+    WINDOW = 10
 
 cdef dict KINDS = {"connect": RETRY_CONNECT, "reset": RETRY_RESET, "5xx": RETRY_5XX, "timeout": RETRY_TIMEOUT}
 # Envoy's names of gRPC's codes.
@@ -24,10 +27,10 @@ cdef dict CODES = {"cancelled": 1, "deadline-exceeded": 4, "resource-exhausted":
 
 
 cdef class RetryPolicy:
-    """The retries of a plan (`RetryPlan`) of the route `name`, which the series `series` of `segment` counts. `timers`
-    end the pauses; without any there are none. Raises OSError when they cannot."""
+    """The retries of a plan (`RetryPlan`), with a budget by `words` of `segment`. `timers` end the pauses; without any
+    there are none. Raises OSError when they cannot."""
 
-    def __init__(self, plan, Segment segment not None, series, name, Timers timers=None):
+    def __init__(self, plan, Segment segment not None, Counted words not None, Timers timers=None):
         self.attempts = plan.attempts
         for kind in plan.on:
             if kind in CODES:
@@ -35,7 +38,9 @@ cdef class RetryPolicy:
             else:
                 self.on |= <int>KINDS[kind]
         self.per_attempt_timeout = plan.per_attempt_timeout_ns
-        self.budget = RetryBudget(segment, series, name, plan.budget_percent, plan.budget_min)
+        self.careful = plan.careful
+        self.budget = RetryBudget(
+            segment, words, plan.budget_percent, plan.budget_min, WINDOW if plan.careful else 1)
         self.timers = timers
         if timers is not None:
             timers.open()

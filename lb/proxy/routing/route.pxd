@@ -66,6 +66,9 @@ cdef class Route:
     # What most routes have nothing of, said once, so that a request does not ask for each part of it.
     cdef readonly bint acts           # there is something for lb.proxy.routing.actions.admit to do
     cdef readonly bint timed          # it has waits of its own
+    # It says nothing of retries, or of hedges: it has those that its pool shares (HedgeTools.of_pool).
+    cdef bint safe_retries
+    cdef bint safe_hedges
 
     cdef bint holds(self, tg_facts *facts) noexcept
     cdef set method_names(self)       # as bytes
@@ -74,7 +77,8 @@ cdef class Route:
     cdef bint uses_only(self, set pools)
     # Routes of one form (lb.config.plan.wire) share what they do: one that `lends` is what others are made `like`.
     cdef bint lends(self)
-    cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path)
+    cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path, tools)
+    cdef int share(self, tools) except -1
     # The pool that is to answer: the only one, or the one that the split chooses.
     cdef Pool choose(self, tg_facts *facts)
     # Whether another exchange, which has been counted already, is one too many.

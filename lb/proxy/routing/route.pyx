@@ -20,6 +20,7 @@ from lb.proxy.routing.headers.aliases cimport guard_name
 from lb.proxy.routing.conditions cimport WHAT_HEADER, WHAT_MODEL, Condition, facts_of, tg_facts
 from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.headers.fields cimport FieldRules
+from lb.proxy.exchange.budget cimport Counted
 from lb.proxy.exchange.hedge cimport HedgePolicy
 from lb.proxy.exchange.mirror.mirror cimport Mirror
 from lb.proxy.routing.paths cimport PathIndex
@@ -27,8 +28,9 @@ from lb.proxy.routing.rate cimport RateLimit
 from lb.proxy.exchange.retry cimport RetryPolicy
 from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
-from lb.upstream.pool cimport Pool
+from lb.upstream.pool cimport KEY_NONE, Pool
 
+from lb.config.plan.routes import SAFE_HEDGES, safe_retries
 from lb.config.schema.routes.template import Template
 
 cdef enum:
@@ -104,12 +106,16 @@ cdef class Route:
             self.request_fields = FieldRules(plan.request_fields)
         if plan.response_fields is not None:
             self.response_fields = FieldRules(plan.response_fields)
+        self.safe_retries = plan.retry is None and plan.safe_retries
+        self.safe_hedges = plan.hedge is None and plan.safe_hedges
         if plan.retry is not None:
-            self.retry = RetryPolicy(plan.retry, segment, plan.series, plan.name, getattr(tools, "timers", None))
+            self.retry = RetryPolicy(
+                plan.retry, segment, Counted(plan.series, plan.name), getattr(tools, "timers", None))
         if plan.hedge is not None and tools is not None:
-            self.hedge = HedgePolicy(plan.hedge, segment, plan.series, plan.name, tools)
+            self.hedge = HedgePolicy(plan.hedge, segment, Counted(plan.series, plan.name, True), tools)
             for each in [pool] if pool is not None else [pools[share.pool] for share in plan.split.shares]:
                 (<Pool>each).watch_endpoints()
+        self.share(tools)
         if plan.cors is not None:
             self.cors = Cors(plan.cors)
         self.idempotent = plan.idempotent
@@ -117,14 +123,33 @@ cdef class Route:
         self.bare_streams = plan.bare_streams
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
                          or plan.hedge)
-        self.timed = plan.response_timeout_ns >= 0 or self.retry is not None
+        self.timed = plan.response_timeout_ns >= 0 or plan.retry is not None
+
+    cdef int share(self, tools) except -1:
+        """Takes the retries and hedges that are for routes that say nothing of them: those that its pool shares, or of
+        a split, whose pools differ, its own."""
+        cdef list pools = list(self.split.pools) if self.split is not None else [self.pool]
+        if tools is None or pools == [None] or not has_budget(pools):
+            return 0
+        if self.split is None:
+            retry, hedge = tools.of_pool(self.pool, self.segment)
+        else:
+            retry = RetryPolicy(safe_retries(most_retries(pools)), self.segment, Counted(self.series_index, self.name))
+            hedge = HedgePolicy(SAFE_HEDGES, self.segment, Counted(self.series_index, self.name, True), tools)
+            for each in pools:
+                (<Pool>each).watch_endpoints()
+        if self.safe_retries and (<RetryPolicy>retry).attempts > 0:
+            self.retry = <RetryPolicy>retry
+        if self.safe_hedges and may_hedge(pools):
+            self.hedge = <HedgePolicy>hedge
+        return 0
 
     cdef bint lends(self):
         """Whether a route of the same form can be made of this one: nothing of it counts or keeps for itself."""
-        return (self.rate is None and self.split is None and self.mirror is None and self.retry is None
-                and self.hedge is None)
+        return (self.rate is None and self.split is None and self.mirror is None
+                and (self.retry is None or self.safe_retries) and (self.hedge is None or self.safe_hedges))
 
-    cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path):
+    cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path, tools):
         """A route of the same form, with its own values of RoutePlan.OWN. This one has to lend."""
         cdef Route made = Route.__new__(Route)
         made.name = name
@@ -159,6 +184,9 @@ cdef class Route:
         made.bare_streams = self.bare_streams
         made.acts = self.acts
         made.timed = self.timed
+        made.safe_retries = self.safe_retries
+        made.safe_hedges = self.safe_hedges
+        made.share(tools)
         return made
 
     def __repr__(self):
@@ -402,6 +430,23 @@ cdef class RouteTable:
             found = self.find_model(&facts, <const char *>model, <size_t>len(model), &other_method)
             return found, bool(other_method)
         return self.find(&facts, &other_method), bool(other_method)
+
+
+cdef bint has_budget(list pools):
+    """Whether the pools count requests for budgets: those of plans that were compiled do."""
+    return all([(<Pool>pool).requests != NULL for pool in pools])
+
+
+cdef int most_retries(list pools):
+    return max([(<Pool>pool).retries for pool in pools])
+
+
+cdef bint may_hedge(list pools):
+    """Whether a request may as well be another endpoint's: not where the one that it goes to has what it needs."""
+    return all([
+        (<Pool>pool).endpoints.size > 1 and not (<Pool>pool).sticky and (<Pool>pool).key_kind == KEY_NONE
+        for pool in pools
+    ])
 
 
 cdef void guard_names(dict names, Route route):

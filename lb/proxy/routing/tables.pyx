@@ -73,7 +73,7 @@ def make_routes(plans, pools, set unchanged not None, Segment segment not None, 
                     if route.lends():
                         forms[form] = route
                 else:
-                    route = first.like(name, series, pool_of(pools, pool), host, path)
+                    route = first.like(name, series, pool_of(pools, pool), host, path, tools)
             fresh += 1
         made.routes.append(route)
         if fresh == STEP or number % MANY == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -128,3 +128,24 @@ class HedgeConfig(Model):
         if found is None:
             return 0, parse_duration(self.after)
         return int(found[1]) * 10 + int(found[2] or 0), self.floor
+
+
+# What `off` stands for, which no mapping can say.
+NO_RETRY = RetryConfig.model_construct(attempts=-1)
+NO_HEDGE = HedgeConfig.model_construct(budget=-1)
+
+
+def _retry(value: Any) -> Any:
+    return NO_RETRY if value == "off" else value
+
+
+def _hedge(value: Any) -> Any:
+    return NO_HEDGE if value == "off" else value
+
+
+Retry = Annotated[
+    RetryConfig | None, BeforeValidator(_retry, json_schema_input_type=Literal["off"] | RetryConfig | None)
+]
+Hedge = Annotated[
+    HedgeConfig | None, BeforeValidator(_hedge, json_schema_input_type=Literal["off"] | HedgeConfig | None)
+]

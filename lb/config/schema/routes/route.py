@@ -14,7 +14,7 @@ from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.match import MatchConfig
 from lb.config.schema.routes.rate import RateLimitConfig
-from lb.config.schema.routes.retry import HedgeConfig, RetryConfig
+from lb.config.schema.routes.retry import Hedge, Retry
 from lb.config.schema.routes.template import Template, parts_of, substitution_of
 from lb.config.units import KIB, MAX_SIZE, MIB, Duration, Size, format_size
 
@@ -270,10 +270,17 @@ class RouteConfig(Model):
     priority: Literal["high", "normal", "low"] = "normal"
     """Who goes first where requests wait for an endpoint, in the `queue` of a pool with `max_in_flight`; a request of a
     higher priority passes all those of lower ones."""
-    retry: RetryConfig | None = None
-    """When a request is tried again. Default: the pool's `retries`, when a connection cannot be opened or breaks."""
-    hedge: HedgeConfig | None = None
-    """A second attempt at another endpoint while the first has not answered. Default: none."""
+    retry: Retry = None
+    """When a request is tried again: a mapping, or `off`. Default: the pool's `retries`, where that is safe: after a
+    request that was not sent or was refused unread; and where repeating does no harm (see `idempotent`) after a broken
+    connection, and after 502, 503 and 504 where the pool has another endpoint and no affinity. The latter are at most
+    20 % of the pool's requests of the last ten seconds, and 10 a second are always allowed. `off`: the pool's `retries`
+    after requests that were not sent, and after broken connections where repeating does no harm, without a budget."""
+    hedge: Hedge = None
+    """A second attempt at another endpoint while the first has not answered: a mapping, or `off`. Default: where
+    repeating does no harm and the pool has no affinity, when the answer has not begun after the 99th percentile of the
+    pool's latency, and 10 ms at least; at most 5 % of the pool's requests, fewer while few of the hedges answer first,
+    and none while requests wait for the pool. `off`: none."""
     idempotent: Boolean = False
     """Whether requests may be repeated, by `retry` and `hedge`, whatever their method: set it for gRPC methods, or for
     POSTs, that do no harm when they are done twice. GET, HEAD, PUT, DELETE, OPTIONS and TRACE may be anyway, and

@@ -10,8 +10,10 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PoolPlan, RoutePlan
+from lb.config.plan.routes import SAFE_HEDGES, safe_retries
 from lb.errors import ClientError
 from lb.proxy.client.request_target import read_target
 from lb.proxy.exchange.explain.pool import Question, explain_pool
@@ -174,20 +176,30 @@ def _retries(route: RoutePlan, plan: Plan) -> dict[str, Any]:
         "retry": None,
         "hedge": None,
     }
-    if route.retry is not None:
+    pool = plan.pools[route.pool] if route.pool >= 0 else None
+    retry, hedge = route.retry, route.hedge
+    if pool is not None:
+        bound = pool.policy.key or pool.cookie is not None or pool.learn is not None or len(pool.endpoints) < 2
+        if retry is None and route.safe_retries:
+            retry = safe_retries(pool.retries)
+            if bound:
+                retry = replace(retry, on=tuple(name for name in retry.on if name != "5xx"))
+        if hedge is None and route.safe_hedges and not bound:
+            hedge = SAFE_HEDGES
+    if retry is not None:
         made["retry"] = {
-            "attempts": route.retry.attempts,
-            "on": list(route.retry.on),
-            "per_attempt_timeout_ms": route.retry.per_attempt_timeout_ns / 1e6 or None,
-            "budget_percent": route.retry.budget_percent,
+            "attempts": retry.attempts,
+            "on": list(retry.on),
+            "per_attempt_timeout_ms": retry.per_attempt_timeout_ns / 1e6 or None,
+            "budget_percent": retry.budget_percent,
         }
-    elif route.pool >= 0:
-        made["retry"] = {"attempts": plan.pools[route.pool].retries, "on": ["connect", "reset"]}
-    if route.hedge is not None:
+    elif pool is not None:
+        made["retry"] = {"attempts": pool.retries, "on": ["connect", "reset"]}
+    if hedge is not None:
         made["hedge"] = {
-            "quantile": route.hedge.per_mille / 1000 or None,
-            "delay_ms": route.hedge.delay_ns / 1e6,
-            "budget_percent": route.hedge.budget_percent,
+            "quantile": hedge.per_mille / 1000 or None,
+            "delay_ms": hedge.delay_ns / 1e6,
+            "budget_percent": hedge.budget_percent,
         }
     return made
 
