@@ -411,7 +411,7 @@ cdef class Worker:
     cdef Listener listener
     cdef dict queues
     cdef readonly list pools          # type: list[Any]
-    cdef tuple routes
+    cdef tuple routes                 # empty before the first plan
 
     def __init__(
         self, Simulation simulation not None, Segment segment not None, wakeups: list[Any], uint64_t wakeup_ns
@@ -424,6 +424,7 @@ cdef class Worker:
         self.tools = SimulatedTools(SimulatedTimers(self.poller))
         self.queues = {}
         self.pools = []
+        self.routes = ()
 
     def close(self) -> None:
         """Its column of the segment is let go of; nothing happens in it any more."""
@@ -600,7 +601,7 @@ cdef class Simulation:
     def run(self, schedule: Any, kinds: Sequence[tuple[int, int, int]], uint64_t end) -> int:
         """Sends a request at each moment of `schedule` (ns, ascending), of the `kinds` in turn: tuples of a route's
         number, of units of work, and of the ns after which the client leaves (0: never). Ends when all are answered,
-        or at `end`."""
+        or at `end`. Raises ValueError where nobody is there to send to, or where that route is not."""
         cdef const int64_t[:] times = schedule
         cdef size_t sent = 0, total = <size_t>times.shape[0]
         cdef int what
@@ -610,6 +611,11 @@ cdef class Simulation:
         cdef list patience = [each[2] for each in kinds]
         cdef int count = <int>len(kinds), kind
         cdef Request request
+        if count == 0 or not all(self.daemons) or not self.daemons:
+            raise ValueError("requests need a kind, and workers to go to")
+        if not 0 <= min(routes) <= max(routes) < min(
+                [len((<Worker>worker).routes) for workers in self.daemons for worker in workers]):
+            raise ValueError("a kind of request has a route that there is not")
         self.make_room(total)
         if total:
             self.agenda.add(<uint64_t>times[0] + self.delay, REQUEST_COMES, self)

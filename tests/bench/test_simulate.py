@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,8 +25,8 @@ from bench.load.arrivals import Constant, Poisson, Steps, Trace
 from bench.scenarios import SCENARIOS as REAL
 from bench.scenarios import untuned_changes
 from bench.simulate import SCENARIOS, Kind, Result, Scenario, agreement, simulate
-from bench.simulate._engine import Request, Worker
-from bench.simulate.daemon import read_file
+from bench.simulate._engine import Request, Simulation, Worker
+from bench.simulate.daemon import Daemon, configuration, read_file
 from bench.simulate.drawn import drawn
 from bench.simulate.result import GONE, answers_of
 from bench.simulate.scenario import capacity, capacity_per_second, scaled
@@ -340,3 +341,19 @@ def test_a_plug_in_policy_is_simulated(install_plugin: Callable[..., None]) -> N
     install_plugin(GROUP, "backwards", code, backwards="Last")
     found = simulate(scaled(SCENARIOS["uneven"], 0.01), "policy: backwards", seconds=5)
     assert found.shares[-1] > 0.9
+
+
+def test_requests_that_nobody_could_take_are_refused() -> None:
+    simulation = Simulation(1000, 0, 1, 1)
+    times = np.array([1000])
+    with pytest.raises(ValueError, match="workers"):
+        simulation.run(times, [(0, 1, 0)], 2000)
+    daemon = Daemon(simulation, 1)
+    simulation.daemons.append(daemon.workers)
+    with pytest.raises(ValueError, match="workers"):
+        simulation.run(times, [], 2000)
+    daemon.apply(configuration(SCENARIOS["uneven"], ["192.0.2.1:1"], {}, {}, 1))
+    with pytest.raises(ValueError, match="route"):
+        simulation.run(times, [(1, 1, 0)], 2000)
+    simulation.clean()
+    daemon.close()
