@@ -47,7 +47,7 @@ class Daemon:
         self._segment = Segment.create(workers, _CAPACITY, _CAPACITY)
         self._registry = Registry(self._segment, _CAPACITY, _CAPACITY)
         self._clock = SimulatedClock(simulation)
-        self._steering = Steering(self._segment, self._clock, lambda pool, address, slot: True)
+        self._steering = Steering(self._segment, self._clock, lambda *_: True, lambda *_: False)
         self._generation = 0
         self.plan: Plan | None = None
         wakeups: list[Any] = []

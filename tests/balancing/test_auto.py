@@ -136,5 +136,6 @@ def test_its_explanation_has_a_belief_for_each_endpoint():
         now = teach(made, 0, [10] * 3)
         explained = made.explain(Choice(fleet.sets[0], now, 0))
         notes = {score.index: score.note for score in explained.scores}
-        assert notes[0].startswith("10 ms for a request alone") and notes[1] == "nothing known"
+        assert notes[0].startswith("10 ms for a request alone")
+        assert notes[1] == "nothing known"
         assert "least expected time" in explained.rule

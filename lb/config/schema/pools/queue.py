@@ -8,16 +8,15 @@ from lb.config.plan.plan import QueuePlan
 from lb.config.schema.base import Integer, Model, Number
 from lb.config.units import MILLISECOND, SECOND, Duration
 
-
 MOST = 1024
 MOST_LEARNED = 16_384
 
 
 class QueueConfig(Model):
-    """The queue of a pool whose endpoints have a `max_in_flight`, or a learned limit, one for all workers. Who goes first is decided by the
-    route's `priority`, then by deadline (the route's `timeout`, `grpc-timeout`, over REST the `timeout` of an inference
-    request), then by arrival. A request that could not be answered by its deadline is refused at once, with 503 (gRPC:
-    UNAVAILABLE) and `Retry-After`; so is one that waits too long, or finds the queue full."""
+    """The queue of a pool whose endpoints have a limit, `max_in_flight` or learned: one for all workers. Who goes first
+    is decided by the route's `priority`, then by deadline (the route's `timeout`, `grpc-timeout`, over REST the
+    `timeout` of an inference request), then by arrival. A request that could not be answered by its deadline is refused
+    at once, with 503 (gRPC: UNAVAILABLE) and `Retry-After`; so is one that waits too long, or finds the queue full."""
 
     max: Integer | None = Field(default=None, ge=0, le=1_000_000)
     """Most requests that wait, in all workers together; 0: none waits. A request of a higher priority takes the place
@@ -34,6 +33,6 @@ class QueueConfig(Model):
 
 
 def queue_plan(queue: QueueConfig, series: int, *, learned: bool) -> QueuePlan:
-    """The plan of a queue that is counted by the series `series`, of a pool whose limits are `learned` or configured."""
+    """The plan of a queue counted by the series `series`, of a pool whose limits are `learned` or configured."""
     most = queue.max if queue.max is not None else MOST_LEARNED if learned else MOST
     return QueuePlan(series, most, queue.timeout, queue.overload_after, queue.overload_share)
