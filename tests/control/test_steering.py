@@ -25,8 +25,8 @@ class Rig:
         self.known: set[int] = set()  # slots whose checks were good once
         self.doubted: set[int] = set()  # slots whose checks time out
         self.settings = settings
-        self.segment = Segment.create(1, 16, 64)
-        self.registry = Registry(self.segment, 16, 64)
+        self.segment = Segment.create(1, 128, 256)
+        self.registry = Registry(self.segment, 128, 256)
         self.clock = ManualClock(1_000_000_000)
         self.steering = Steering(
             self.segment,
@@ -155,6 +155,21 @@ def test_a_pool_in_which_nothing_moves_is_not_looked_into(rig: Any, monkeypatch:
         pool.clock.advance(100_000_000)
         pool.steering.look()
     assert len(looks) == 7
+
+
+def test_many_that_go_down_together_are_one_look(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    inner = Steering._share
+    monkeypatch.setattr(Steering, "_share", lambda self, at, now: (looks.append(now), inner(self, at, now)))
+    for endpoints, expected in ((64, 64), (65, 1)):
+        pool = rig(*[0] * endpoints)
+        looks.clear()
+        for slot in range(endpoints):
+            pool.segment.set_health(slot, False, 1)
+            pool.steering.health_changed("app")
+        pool.steering.look()
+        assert len(looks) == expected
+        assert pool.status["panic"]
 
 
 def test_the_levels_in_a_panic_are_named(rig: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -80,7 +80,7 @@ class HealthStates:
     def _set_health(self, pool: str, address: str, slot: int, up: bool, reason: str) -> None:
         before = HEALTH.get(self._parts.segment.health(slot), "unknown")
         self._parts.segment.set_health(slot, up, self._clock.now())
-        self._parts.steering.look()
+        self._parts.steering.health_changed(pool)
         self._parts.transitions.add(pool, address, "health", before, "up" if up else "down", reason)
 
     def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> None:

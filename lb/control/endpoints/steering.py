@@ -40,6 +40,7 @@ from lb.telemetry.series import Series
 log = logging.getLogger("tidegate.health")
 
 LOOK = 0.1  # seconds between two looks
+_FEW = 64  # endpoints
 LONGEST = 1_000_000_000  # ns for which a pool in which nothing moves is not looked into
 _UP, _ENABLED = 1, 0  # enum tg_health, tg_admin
 _NAMES = {WELL: "well", EJECTED: "ejected", PROBATION: "probation"}
@@ -172,6 +173,13 @@ class Steering:
                 self._share(pool, now)
                 pool.look_at = now if _moves(pool) else now + LONGEST
                 pool.fingerprint = fingerprint
+
+    def health_changed(self, pool: str) -> None:
+        """Sees what the change of an endpoint's health means for `pool`: at once, or with the next look where so many
+        endpoints may change together that a look after each would take the master's time."""
+        found = self._pools.get(pool)
+        if found is not None and len(found.endpoints) <= _FEW:
+            self.look()
 
     def _follow(self, pool: _Pool, now: int) -> None:
         settings, states = pool.config.outlier, pool.states
