@@ -341,6 +341,7 @@ QUEUE = Kind(
     running=Word("length", "Requests that wait for an endpoint of the pool"),
     words=(
         Word("wait", "Time that requests waited for an endpoint", HISTOGRAM),
+        Word("left", "Time that those requests had waited whose client left", HISTOGRAM),
         Word(
             "ended",
             "Requests that got no endpoint: the queue was full, the answer would have been late, the request was shed "

@@ -11,6 +11,7 @@ from lb.net.poller cimport Source, Timed
 from lb.shared.segment cimport Segment
 from lb.endpoints.groups cimport Groups
 from lb.endpoints.set cimport EndpointSet
+from lb.upstream.patience cimport Patience
 from lb.upstream.waiting_line cimport tg_line
 from lb.upstream.load.service_time cimport ServiceTime
 
@@ -91,6 +92,8 @@ cdef class PoolQueue(Source):
     cdef uint64_t heading_since       # and since when
     # What the forecast goes by (lb.upstream.queue).
     cdef ServiceTime service
+    cdef Patience clients             # how long those without a deadline wait
+    cdef int tried                    # of them that wait for longer all the same, so many were refused since the last
     cdef dict warmths                 # address of an endpoint -> its Warmth
     cdef uint64_t slots               # requests that the endpoints may have at once
     cdef double rate                  # requests per ns that they serve then, where limits are learned; 0 = not known
@@ -111,8 +114,8 @@ cdef class PoolQueue(Source):
     cdef uint64_t blocked_models(self) noexcept
     # An endpoint has room again.
     cdef void released(self) noexcept
-    # Seconds after which a client that was refused may try again: 1 at least.
-    cdef unsigned long retry_after(self, uint64_t now) noexcept
+    # Nanoseconds after which a request that comes now would have its turn; 0: nothing is known of that.
+    cdef uint64_t turn_after(self, uint64_t now) noexcept
 
     cdef uint64_t waiting(self, int worker) noexcept
     cdef uint64_t waiting_elsewhere(self) noexcept
@@ -120,6 +123,7 @@ cdef class PoolQueue(Source):
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept
     cdef void settle_in_time(self, Waiter waiter, uint64_t service, uint64_t now) noexcept
     cdef void serve_endpoint_bound(self, uint64_t now) noexcept
+    cdef int try_out(self, uint64_t key, uint64_t wanted, uint64_t now) noexcept
     cdef bint make_room(self, int priority) noexcept
     cdef void turn_away_last(self, uint64_t now) noexcept
     cdef void over(self, Waiter waiter, uint64_t now) noexcept

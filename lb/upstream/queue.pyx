@@ -37,9 +37,10 @@ from lb.shared.counters cimport count_duration
 from lb.shared.segment cimport tg_add, tg_get
 from lb.shared.segment_words cimport (
     QUEUE_BUSY_SINCE, QUEUE_ENDED_FULL, QUEUE_ENDED_LATE, QUEUE_ENDED_LEFT, QUEUE_ENDED_SHED, QUEUE_ENDED_TIMEOUT,
-    QUEUE_FIRSTS, QUEUE_FIRSTS_COUNT, QUEUE_HEAD, QUEUE_MARKS, QUEUE_MARKS_COUNT, QUEUE_WAIT, SERIES_FINISHED,
-    SERIES_STARTED,
+    QUEUE_FIRSTS, QUEUE_FIRSTS_COUNT, QUEUE_HEAD, QUEUE_LEFT, QUEUE_MARKS, QUEUE_MARKS_COUNT, QUEUE_WAIT,
+    SERIES_FINISHED, SERIES_STARTED,
 )
+from lb.upstream.patience cimport Patience
 from lb.upstream.waiting_line cimport line_free, line_insert, line_rank, line_take_out, line_tally, entry_at, tg_entry
 from lb.upstream.load.service_time cimport ServiceTime, Warmth
 
@@ -48,7 +49,8 @@ cdef enum:
     PRIORITY_SHIFT = 60
     # A look without being asked: what a worker that hangs, a check or an operator changes sends no wakeup.
     LOOK_NS = 20_000_000
-    SECOND_NS = 1_000_000_000
+    LONGEST_NS = 3_600_000_000_000
+    TRIED = 16                        # of those who would leave before their turn, one waits: do clients still leave?
     SPARED = 2                        # service times for which the first goes without, rather than where it has failed
 
 
@@ -107,6 +109,7 @@ cdef uint64_t key_of(PoolQueue queue, int priority, uint64_t due, uint64_t now) 
 cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, uint64_t now) noexcept:
     """Whether a request with this key would be answered in time if it waited: Q_WAITS, Q_HOPELESS or Q_SHED."""
     cdef double service = service_of(queue, now), wait, left
+    cdef uint64_t patience
     if service <= 0:
         return Q_WAITS
     wait = wait_of(queue, key, wanted, now)
@@ -116,6 +119,10 @@ cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, 
         left = <double>queue.timeout
     if wait > left:
         return Q_HOPELESS
+    if due == NEVER:
+        patience = queue.clients.known(now)
+        if patience and wait > <double>patience:
+            return Q_HOPELESS
     if queue.somebody() and overloaded(queue, now) and wait > max(service, queue.share * left):
         return Q_SHED
     return Q_WAITS
@@ -144,6 +151,8 @@ cdef class PoolQueue(Source):
 
     def adopt(self, pool, plan):
         """From now on it is the queue of `pool` (lb.upstream.pool.Pool) by `plan` (QueuePlan)."""
+        if self.clients is None or self.series != plan.series:
+            self.clients = Patience(self.segment, plan.series)
         self.series = plan.series
         self.words = self.segment.series(plan.series)
         self.most = plan.max
@@ -184,6 +193,8 @@ cdef class PoolQueue(Source):
             return Q_FULL
         self.endpoints.pressed_ns = now       # limits that are learned depend on it
         found = prospect(self, key, due, waiter.wanted, now)
+        if found == Q_HOPELESS and due == NEVER:
+            found = self.try_out(key, waiter.wanted, now)
         if found != Q_WAITS:
             return found
         waiter.order = key
@@ -200,6 +211,14 @@ cdef class PoolQueue(Source):
         self.poller.mark(self)
         return Q_WAITS
 
+    cdef int try_out(self, uint64_t key, uint64_t wanted, uint64_t now) noexcept:
+        """A client that would leave before its turn waits all the same, where it is one of few: do clients still
+        leave?"""
+        self.tried = (self.tried + 1) % TRIED
+        if self.tried or wait_of(self, key, wanted, now) > <double>self.timeout:
+            return Q_HOPELESS
+        return Q_WAITS
+
     cdef void count_refused(self, int verdict) noexcept:
         if verdict == Q_FULL:
             tg_add(&self.words[QUEUE_ENDED_FULL], 1)
@@ -212,6 +231,9 @@ cdef class PoolQueue(Source):
         if waiter.queue is not self:
             return
         tg_add(&self.words[QUEUE_ENDED_TIMEOUT if timed_out else QUEUE_ENDED_LEFT], 1)
+        if not timed_out:
+            count_duration(
+                &self.words[QUEUE_LEFT], self.poller.now - min(self.poller.now, waiter.queued_at))
         self.over(waiter, self.poller.now)
 
     cdef uint64_t patience_of(self, Waiter waiter) noexcept:
@@ -224,9 +246,8 @@ cdef class PoolQueue(Source):
         if self.somebody():
             self.poller.mark(self)
 
-    cdef unsigned long retry_after(self, uint64_t now) noexcept:
-        cdef double wait = wait_of(self, UINT64_MAX, 0, now) / SECOND_NS
-        return <unsigned long>wait + 1 if wait < 3600 else 3600
+    cdef uint64_t turn_after(self, uint64_t now) noexcept:
+        return <uint64_t>min(wait_of(self, UINT64_MAX, 0, now), <double>LONGEST_NS)
 
     # Who gives up its place for one of a higher priority.
 

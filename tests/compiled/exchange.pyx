@@ -2,9 +2,11 @@
 
 from libc.stdint cimport uint64_t
 from lb.shared.segment_words cimport SERIES_STARTED
+from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.net.splice cimport passed
 from lb.proxy.exchange.budget cimport Counted, RetryBudget
 from lb.proxy.exchange.hedge cimport HedgePolicy, Latencies
+from lb.proxy.exchange.refusal cimport Refusal, refusal
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.client.body_rate cimport body_rate_advance, body_rate_quota, body_rate_start, tg_body_rate
 from lb.upstream.load.cost cimport PoolCosts
@@ -49,6 +51,12 @@ def hedge_pays(HedgePolicy policy not None):
 
 def hedge_ended(HedgePolicy policy not None, bint won):
     policy.ended(won)
+
+
+def told_again(status, message, speaks, after):
+    """The head of a refusal."""
+    cdef Refusal made = refusal(status, message, speaks, NULL, after)
+    return tg_buffer_head(&made.head)[:tg_buffer_size(&made.head)]
 
 
 cdef class Pace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from time import monotonic_ns
 
 import pytest
@@ -10,6 +11,9 @@ from datapath import SECOND, Site, settle
 from h2_client import h2_client
 from msgspec.structs import replace
 from queue_site import MILLISECOND, QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
+
+from lb.shared import words
+from lb.shared.segment import Segment
 
 
 async def test_first_come_first_served_one_at_a_time(site: Site) -> None:
@@ -300,3 +304,27 @@ async def test_one_that_keeps_its_place_for_long_says_little_of_the_others(site:
     endpoint.answer()
     await long
     assert usual < expected() <= 2 * usual + 2
+
+
+async def test_who_would_leave_before_its_turn_is_refused_at_once(site: Site) -> None:
+    """Clients that have no deadline have left after a few milliseconds; one of 16 waits all the same."""
+    endpoint = Held()
+    gate = await capped(site, endpoint)
+    await warm(gate, endpoint)
+    first = await hold(gate, endpoint)
+    await asyncio.sleep(0.2)
+    endpoint.answer()
+    await first  # one request takes 200 ms, as far as anybody knows
+    tasks = [await hold(gate, endpoint, "/second"), await wait(gate, "/third")]
+    worker = Segment.attach(os.dup(gate.segment.fd), 0)
+    for word in ("wait", "left"):
+        worker.add_series(QUEUE.series, words.QUEUE.place(word) + 5, 2000)  # up to 2 ms
+    await asyncio.sleep(1.1)  # it is looked at once a second
+    answers = await asyncio.gather(*(ask(gate, f"/{number}") for number in range(15)))
+    assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in answers)
+    assert all(b"too long to answer in time" in answer for answer in answers)
+    assert line(gate)["ended.late"] == 15
+    tasks.append(await wait(gate, "/tries"))
+    endpoint.answer(3)
+    assert [answer.split()[1] for answer in await asyncio.gather(*tasks)] == [b"200"] * 3
+    worker.close()

@@ -59,6 +59,7 @@ from lb.proxy.exchange.affinity cimport (
     append_cookie, follow_pool, learn, leave_sequence, read_cookie, read_session, sequence_now,
 )
 from lb.proxy.client.client cimport Client
+from lb.proxy.random cimport random_below
 from lb.proxy.routing.keys cimport find_value
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
 from lb.proxy.exchange.hedge cimport HedgePolicy
@@ -1076,24 +1077,35 @@ cdef void refuse_exchange(Exchange exchange, int why) noexcept:
         exchange.fail(FAIL_QUEUE_FULL, f"the endpoints of pool {pool} are busy, and its queue is full")
 
 
+cdef uint64_t turn_after(Exchange exchange, int status) noexcept:
+    """Nanoseconds after which the client may have its turn; 0: nothing is known of that."""
+    if status == failure_of(FAIL_RATE_LIMIT).status:
+        return exchange.rate.wait
+    if status == failure_of(FAIL_NO_ENDPOINT).status and exchange.pool is not None and exchange.pool.queue is not None:
+        return exchange.pool.queue.turn_after(exchange.client.poller.now)
+    return 0
+
+
 cdef Refusal refusal_of(Exchange exchange, int status, str message):
     cdef tg_buffer fields
+    cdef uint64_t after
     memset(&fields, 0, sizeof(fields))
     try:
-        append_fields(exchange, status, &fields)
-        return refusal(status, message, exchange.grpc, &fields)
+        after = turn_after(exchange, status)
+        append_fields(exchange, status, after, &fields)
+        return refusal(status, message, exchange.grpc, &fields, after)
     finally:
         tg_buffer_free(&fields)
 
 
-cdef void append_fields(Exchange exchange, int status, tg_buffer *fields) noexcept:
+cdef void append_fields(Exchange exchange, int status, uint64_t after, tg_buffer *fields) noexcept:
     if exchange.rate.wait and status == failure_of(FAIL_RATE_LIMIT).status:
         exchange.route.rate.append_refusal(fields, &exchange.rate)
     elif exchange.rate.admitted:
         exchange.route.rate.append_fields(fields, &exchange.rate)
-    if status == failure_of(FAIL_NO_ENDPOINT).status and exchange.pool is not None and exchange.pool.queue is not None:
+    if status == failure_of(FAIL_NO_ENDPOINT).status and after:
         append_text(fields, b"Retry-After: ")
-        append_number(fields, exchange.pool.queue.retry_after(exchange.client.poller.now))
+        append_number(fields, <unsigned long>((after + random_below(after // 2 + 1)) // SECOND_NS + 1))
         append_text(fields, b"\r\n")
     if exchange.explained:
         append_explanation(exchange, fields)

@@ -16,7 +16,8 @@ class QueueConfig(Model):
     """The queue of a pool whose endpoints have a limit, `max_in_flight` or learned: one for all workers. Who goes first
     is decided by the route's `priority`, then by deadline (the route's `timeout`, `grpc-timeout`, over REST the
     `timeout` of an inference request), then by arrival. A request that could not be answered by its deadline is refused
-    at once, with 503 (gRPC: UNAVAILABLE) and `Retry-After`; so is one that waits too long, or finds the queue full."""
+    at once, with 503 (gRPC: UNAVAILABLE) and `Retry-After`; so is one that waits too long, or finds the queue full,
+    or has no deadline and would wait for longer than clients of the pool have waited before they left."""
 
     max: Integer | None = Field(default=None, ge=0, le=1_000_000)
     """Most requests that wait, in all workers together; 0: none waits. A request of a higher priority takes the place
