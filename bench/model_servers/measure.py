@@ -112,7 +112,10 @@ def measure(server: Server, models: Path, model: Model, cores: Cores, clients: i
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """With the processes that it started, and with time to remove what it has in shared memory."""
-    family = tree(process.pid)
+    # One that has ended by itself has left nobody whom anybody knows.
+    family: list[int] = []
+    with contextlib.suppress(BenchError):
+        family = tree(process.pid)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END)
