@@ -255,6 +255,7 @@ CHECKS = [*CHAINS.suppress_health_check, HealthCheck.filter_too_much]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @settings(CHAINS, suppress_health_check=CHECKS)
 @given(st.data(), st.integers(2, 5), st.integers(0, 9))
 def test_what_passes_gives_in_a_batch_what_it_gives_alone(tmp_path, data, rows, seed):
