@@ -69,8 +69,8 @@ cdef class Policy:
         self.observe(index, now, latency_ns, ok)
 
     cpdef void abandoned(self, int index, uint64_t now, uint64_t waited_ns):
-        """A request left endpoint `index` at `now` without an answer, after `waited_ns`: its client had gone, or its time
-        was over. It is still counted in flight. Only told where `limits`; else `learn` takes it for a latency."""
+        """A request left endpoint `index` at `now` without an answer, after `waited_ns`: its client had gone, or its
+        time was over. It is still counted in flight. Only told where `limits`; else `learn` takes it for a latency."""
 
     cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns):
         """Endpoint `index` has answered a probe: it has `rif` requests in flight, whoever sent them, and they take

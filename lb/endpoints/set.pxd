@@ -64,8 +64,8 @@ cdef class EndpointSet:
     # One more in flight there, which costs `cost` (in units of `one`): what of that was added to the load, the column
     # being bounded; 0 where requests are not weighed. `release` is told the same.
     cdef int acquire(self, int i, int cost) noexcept
-    # The same unless that would be over the limit, `probes` of an endpoint on probation: then -1. A learned limit counts
-    # `stretch` times.
+    # The same unless that would be over the limit, `probes` of an endpoint on probation: then -1. A learned limit
+    # counts `stretch` times.
     cdef int take(self, int i, int cost, int probes, int stretch) noexcept
     cdef void release(self, int i, int charged) noexcept
     cdef int charge(self, int i, int cost) noexcept

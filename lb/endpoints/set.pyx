@@ -22,7 +22,7 @@ from lb.shared.atomics cimport (
     tg_store_double_relaxed,
     tg_store_i32_relaxed,
 )
-from lb.shared.records cimport carries_on, ejection_state_of, lacks_model, set_weight_of, weight_of, write_report
+from lb.shared.records cimport carries_on, ejection_state_of, lacks_model, set_weight_of, write_report
 from lb.shared.segment cimport (
     TG_ADMIN_ENABLED,
     TG_ADMIN_MAINTENANCE,

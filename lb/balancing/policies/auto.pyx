@@ -3,9 +3,9 @@
 Each endpoint's load curve (lb/balancing/load_curve) says how long a request takes there by the number that it finds,
 whatever kind of server it is. A choice costs what a request would take at an endpoint that has nothing else to do, and
 one to four times what it would take beyond that, the more the busier the pool is: who waits makes all wait that come
-after, so that the choice that is best for one is not best for all (Naor, "The regulation of queue size by levying tolls", Econometrica 37(1), 1969;
-Krishnan, "Joining the right queue: a state-dependent decision rule", IEEE Transactions on Automatic Control 35(1),
-1990). Work that is late is taken into account while it is: an endpoint that has been silent for far longer than usual
+after, so that the choice that is best for one is not best for all (Naor, "The regulation of queue size by levying
+tolls", Econometrica 37(1), 1969; Krishnan, "Joining the right queue: a state-dependent decision rule", IEEE
+Transactions on Automatic Control 35(1), 1990). Work that is late is taken into account while it is: an endpoint that has been silent for far longer than usual
 stands still, long before an average could say so.
 
 The same curves say from which number on an endpoint does no more: its limit. While nobody waits in the pool's queue and
@@ -16,7 +16,8 @@ somebody waits, limits hold as they are.
 from libc.math cimport fmax, fmin
 from libc.stdint cimport uint64_t
 from lb.balancing.load_curve cimport (
-    CURVE_GROWS, CURVE_KNEE, CURVE_LOOKS, curve_due, curve_gap, curve_halve, curve_knee, curve_latency, curve_learn, curve_relax,
+    CURVE_GROWS, CURVE_KNEE, CURVE_LOOKS, curve_due, curve_gap, curve_halve, curve_knee, curve_latency, curve_learn,
+    curve_relax,
     curve_set_limit, curve_warm, tg_knee,
 )
 from lb.balancing.policy cimport Policy
@@ -67,8 +68,8 @@ class AutoOptions(DecayOptions):
 
 
 cdef class Auto(Policy):
-    """The least (time of a request alone + one to four times the time that it waits), of equal ones the next in turn; where
-    weights differ, that times load / weight.
+    """The least (time of a request alone + one to four times the time that it waits), of equal ones the next in turn;
+    where weights differ, that times load / weight.
 
     An endpoint of which nothing is known gets one request to show itself by. What is known of an idle one fades, so
     that a slow one is tried again. Over 64 endpoints it compares 64 at a time, in turn.
@@ -252,7 +253,7 @@ cdef class Auto(Policy):
 
     cdef str believed(self, int index, uint64_t now):
         cdef EndpointSet endpoints = self.endpoints
-        cdef double alone = curve_latency(endpoints.records[index], 1.0), gap, batch
+        cdef double alone = curve_latency(endpoints.records[index], 1.0), batch
         cdef tg_knee found = self.knee(index, now)
         if alone <= 0:
             return "nothing known"
