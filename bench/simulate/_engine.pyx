@@ -40,7 +40,7 @@ from bench.simulate._clock cimport (
     WAKEUP_COMES, Agenda, Callback, SimulatedPoller, SimulatedTimers, SimulatedWakeups,
 )
 
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from lb.proxy.exchange.hedge import HedgeTools
 from lb.proxy.routing.tables import make_routes
@@ -398,6 +398,7 @@ class SimulatedTools(HedgeTools):
     def __init__(self, timers):
         self.timers = timers
         self.known = WeakValueDictionary()
+        self.shared = WeakKeyDictionary()
 
 
 cdef class Worker:

@@ -1,6 +1,6 @@
 """What is known of an endpoint's speed by the number of requests that it has, and what follows from that."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from lb.shared.segment_layout cimport tg_endpoint
 
@@ -32,6 +32,9 @@ cdef double curve_each(const tg_endpoint *record, double load) noexcept nogil
 # The time in ns that passes between an answer and the next, as one sees it who looks at any moment while the endpoint
 # is busy (that a long gap is met more often than a short one is in it); 0: nothing is known.
 cdef double curve_gap(const tg_endpoint *record) noexcept nogil
+
+# Answers that the curve is made of, since the endpoint joined.
+cdef uint32_t curve_answers(const tg_endpoint *record) noexcept nogil
 
 # What all that is known says at `now`. `allowed_ns` is the time that requests have, 0 = not known; `pressed`: requests
 # wait for this endpoint among others, so that less may be tried.

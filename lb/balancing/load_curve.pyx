@@ -165,13 +165,31 @@ cdef double curve_gap(const tg_endpoint *record) noexcept nogil:
     return <double>to_float(<uint32_t>word) / mean if mean > 0 else 0.0
 
 
+cdef inline double middle_of(int at) noexcept nogil:
+    return (lowest_of(at) + highest_of(at)) / 2.0
+
+
+cdef inline double between(const tg_endpoint *record, int at, double each, double load) noexcept nogil:
+    """The time for each request in the range `at`, where it is `each` in the middle, on the line to the next range on the
+    side of `load`: else a latency would grow with every request within a range, and fall from one range to the next."""
+    cdef double middle = middle_of(at)
+    cdef int beside = at + 1 if load > middle else at - 1
+    cdef uint64_t word
+    if at < EXACT or beside >= <int>TG_CURVE_RANGES - 1:
+        return each
+    word = tg_load64_relaxed(&record.curve_words[beside])
+    if word == 0:
+        return each
+    return each + (to_float(<uint32_t>(word >> 32)) - each) * (load - middle) / (middle_of(beside) - middle)
+
+
 cdef double curve_latency(const tg_endpoint *record, double load) noexcept nogil:
     """By the nearest range of which something is known. From below it is expected to do one request after another;
     from above, to be no faster with less than half."""
     cdef int at = range_of(load), off
     cdef uint64_t word = tg_load64_relaxed(&record.curve_words[at])
     if word:
-        return to_float(<uint32_t>(word >> 32)) * load
+        return between(record, at, to_float(<uint32_t>(word >> 32)), load) * load
     for off in range(1, <int>TG_CURVE_RANGES):
         if at >= off:
             word = tg_load64_relaxed(&record.curve_words[at - off])
@@ -195,6 +213,10 @@ cdef double curve_each(const tg_endpoint *record, double load) noexcept nogil:
         if word == 0 and at + off < <int>TG_CURVE_RANGES:
             word = tg_load64_relaxed(&record.curve_words[at + off])
     return to_float(<uint32_t>(word >> 32))
+
+
+cdef uint32_t curve_answers(const tg_endpoint *record) noexcept nogil:
+    return <uint32_t>tg_load64_relaxed(&record.curve_spread)
 
 
 # The knee.

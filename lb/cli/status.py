@@ -155,7 +155,7 @@ def _pool_name(pool: dict[str, Any]) -> str:
 
 def _endpoint(e: dict[str, Any]) -> tuple[object, ...]:
     last = (e["check"] or {}).get("last", {}).get("reason", "-")
-    most = e["learned_limit"] or e["max_in_flight"]
+    most = e.get("learned_limit") or e["max_in_flight"]
     limit = f" of {most}" if most else ""
     unready = [model for model, ready in (e.get("models") or {}).items() if not ready]
     if unready:

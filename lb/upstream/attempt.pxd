@@ -54,6 +54,7 @@ cdef class Attempt(Timed):
     cdef int load                     # of the endpoint at the start, its own included; 0 = unknown
     cdef uint64_t picked_at           # monotonic ns
     cdef uint64_t sent_at             # when the whole request was with the connection; 0 = it is not
+    cdef bint client_slow             # the endpoint had to wait for the client to read
     cdef uint64_t connected_at        # monotonic ns, where a record is kept; 0 = it used a connection that was there
 
     # What an exchange asks of its attempt.

@@ -1,7 +1,7 @@
 """One attempt at one endpoint: see attempt.pxd."""
 
 from libc.stdint cimport uint64_t
-from lb.failure cimport VERDICT_GOOD
+from lb.failure cimport VERDICT_GOOD, VERDICT_NONE
 from lb.http.head cimport Scan
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ANSWER_RECEIVED_BYTES, ANSWER_REQUESTS_OTHER, ANSWER_SENT_BYTES
@@ -73,6 +73,7 @@ cdef void take_slot(Attempt attempt, Pool pool, int endpoint, int charged, uint6
     attempt.endpoint = endpoint
     attempt.picked_at = now
     attempt.charged = charged
+    attempt.client_slow = False
     attempt.load = 0
     attempt.in_flight = 0
     if pool.costs is not None:
@@ -81,12 +82,20 @@ cdef void take_slot(Attempt attempt, Pool pool, int endpoint, int charged, uint6
         attempt.in_flight = <short>min(pool.endpoints.running(endpoint), MOST_IN_FLIGHT)
 
 
+cdef uint64_t served(Attempt attempt, uint64_t now) noexcept:
+    """The time of the endpoint's own: from when it had the whole request; 0 = it waited for the client to read."""
+    if attempt.client_slow:
+        return 0
+    return now - max(attempt.picked_at, min(attempt.sent_at, now))
+
+
 cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noexcept:
     cdef Pool pool = attempt.pool
     cdef int endpoint = attempt.endpoint
     cdef uint64_t took = now - attempt.picked_at
     cdef uint64_t *words = pool.series[endpoint]
     cdef bint ok, begun = attempt.state == A_ANSWERING
+    cdef int verdict = outcome.verdict
     step(attempt, A_OVER)
     tg_add(&words[ANSWER_RECEIVED_BYTES], outcome.bytes_in)
     tg_add(&words[ANSWER_SENT_BYTES], outcome.bytes_out)
@@ -103,8 +112,12 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
     elif pool.policy.limits and not outcome.answered:
         if not begun:
             pool.abandoned(endpoint, now, took)
+            if outcome.status == 504 and pool.endpoints.progress(endpoint) > attempt.picked_at:
+                verdict = VERDICT_NONE    # it answered others meanwhile: it has much to do, and is not sick
         took = 0                          # a latency that was cut short is none
-    pool.judge(endpoint, outcome.verdict, attempt.picked_at, now)
+    elif pool.policy.limits:
+        took = served(attempt, now)
+    pool.judge(endpoint, verdict, attempt.picked_at, now)
     ok = outcome.ok and outcome.verdict <= VERDICT_GOOD   # what was refused took no time: nobody learns from that
     if ok:
         pool.tell_queue(endpoint, now, took, outcome.answered)

@@ -151,7 +151,7 @@ def test_defaults_and_units(tmp_path: Path) -> None:
     assert config.cache is None
     assert (web.idle_timeout, web.max_header_bytes, web.forwarded) == (75 * SECOND, 16 * KIB, "append")
     assert (app.policy.type, app.retries, app.response_timeout, app.idle_timeout) == (
-        "least_request", 1, 60 * SECOND, 60 * SECOND,
+        "auto", 1, 60 * SECOND, 60 * SECOND,
     )  # fmt: skip
     assert web.routes[0].max_body == 64 * MIB
 

@@ -137,7 +137,9 @@ async def test_it_can_be_switched_off(site: Site) -> None:
     bad, good = Plain("bad", ["500"]), Plain("good", ["answer"])
     addresses = [await site.endpoint(bad), await site.endpoint(good)]
     gate = await routing_gate(
-        site, [{"pool": "both"}], {"both": {"endpoints": addresses, "policy": "round_robin", "avoid_failing": False}}
+        site,
+        [{"pool": "both"}],
+        {"both": {"endpoints": addresses, "policy": "round_robin", "avoid_failing": False, "outlier": "off"}},
     )
     answers = [await get(gate) for _ in range(20)]
     assert sum(status == 500 for status, _ in answers) == 10

@@ -168,7 +168,7 @@ def scripted(turns: list[str]) -> ModelServer:
 async def test_inferences(site: Site, turns: list[str]) -> None:
     gate = await gate_to(site, scripted(turns), scripted(["answer"]))
     told = [(await ask(gate, plain())).status for _ in range(6)]
-    section = {**OIP, "policy": "round_robin", "retries": 1}
+    section = {**OIP, "policy": "round_robin", "retries": 1, "outlier": "off"}
     statuses, found = simulated([turns, ["answer"]], 6, {}, section, method=3)
     assert statuses == told
     assert found == await counted(gate)
@@ -179,7 +179,7 @@ async def test_inferences_of_a_server_that_dies(site: Site) -> None:
     gate = await site.gate(addresses, pool={**OIP})
     told = [(await ask(gate, plain())).status for _ in range(4)]
     statuses, found = simulated(
-        [["break"], ["answer"]], 4, {}, {**OIP, "policy": "round_robin", "retries": 1}, method=3
+        [["break"], ["answer"]], 4, {}, {**OIP, "policy": "round_robin", "retries": 1, "outlier": "off"}, method=3
     )
     assert statuses == told
     assert found == await counted(gate)

@@ -5,8 +5,8 @@ whatever kind of server it is. A choice costs what a request would take at an en
 one to four times what it would take beyond that, the more the busier the pool is: who waits makes all wait that come
 after, so that the choice that is best for one is not best for all (Naor, "The regulation of queue size by levying
 tolls", Econometrica 37(1), 1969; Krishnan, "Joining the right queue: a state-dependent decision rule", IEEE
-Transactions on Automatic Control 35(1), 1990). Work that is late is taken into account while it is: an endpoint that has been silent for far longer than usual
-stands still, long before an average could say so.
+Transactions on Automatic Control 35(1), 1990). Work that is late is taken into account while it is: an endpoint that
+has been silent for far longer than usual stands still, long before an average could say so.
 
 The same curves say from which number on an endpoint does no more: its limit. While nobody waits in the pool's queue and
 some endpoint has room, a faster one may have twice its limit, since waiting there is what the costs compare. Once
@@ -16,9 +16,8 @@ somebody waits, limits hold as they are.
 from libc.math cimport fmax, fmin
 from libc.stdint cimport uint64_t
 from lb.balancing.load_curve cimport (
-    CURVE_GROWS, CURVE_KNEE, CURVE_LOOKS, curve_due, curve_gap, curve_halve, curve_knee, curve_latency, curve_learn,
-    curve_relax,
-    curve_set_limit, curve_warm, tg_knee,
+    CURVE_GROWS, CURVE_KNEE, CURVE_LOOKS, curve_answers, curve_due, curve_gap, curve_halve, curve_knee, curve_latency,
+    curve_learn, curve_relax, curve_set_limit, curve_warm, tg_knee,
 )
 from lb.balancing.policy cimport Policy
 from lb.endpoints.choice cimport Choice
@@ -49,6 +48,8 @@ cdef double UNKNOWN_NS = 1e15
 cdef double NEW = 1.0 / 16
 cdef uint64_t PRESSED_NS = 1_000_000_000
 cdef int STRETCH = 2
+# From so many answers on, what is known of an endpoint fades as slowly as `decay` says.
+cdef double SURE = 64.0
 # Of an endpoint of which nothing is known.
 cdef int FIRST_LIMIT = 16
 
@@ -169,14 +170,17 @@ cdef class Auto(Policy):
         gap = takes / (load + own / 2)
         if silent < LATE_LEFT * gap:
             # The curve is an average over what was left of the request being served: half of it.
-            takes += fmax(gap - silent, LEAST_LEFT * gap) - gap / 2
+            # Where requests hardly wait for each other, answers come at any time.
+            takes += (fmax(gap - silent, LEAST_LEFT * gap) - gap / 2) * fmin(2 * (takes - alone) / takes, 1.0)
         elif silent > LATE * fmax(curve_gap(endpoints.records[index]), gap) + LATE_MORE_NS:
             takes += silent
         return alone + self.waiting * fmax(takes - alone, 0.0)
 
     cdef double faded(self, int index, uint64_t now) noexcept:
-        """How many times less what is known of an endpoint says after so long without a word of it."""
-        cdef double age = since(self.endpoints.latency_updated(index), now) / self.decay
+        """How many times less what is known of an endpoint says after so long without a word of it, the sooner the fewer
+        answers that is known from: its first ones may have come while it started."""
+        cdef double answers = fmax(curve_answers(self.endpoints.records[index]), 1.0)
+        cdef double age = since(self.endpoints.latency_updated(index), now) / (self.decay * fmin(answers / SURE, 1.0))
         cdef double grown = 1.0 + age * age / 8
         grown *= grown
         return grown * grown

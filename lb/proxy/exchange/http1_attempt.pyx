@@ -266,6 +266,7 @@ cdef class Http1Attempt(Http1Call):
             self.take_end(exchange, upstream, scan)
             return
         if exchange.client.backlog() > HIGH_WATER:
+            self.client_slow = True
             upstream.pause()
         exchange.arm_wait()
 
@@ -512,6 +513,7 @@ cdef Py_ssize_t pass_response(Exchange exchange, Http1Upstream upstream, size_t 
     if n > 0:
         exchange.bytes_out += <uint64_t>n
         if exchange.client.backlog() > HIGH_WATER:
+            exchange.attempt.client_slow = True
             upstream.pause()
         exchange.arm_wait()
     return n

@@ -297,6 +297,7 @@ cdef class Http2Attempt(Http2Call):
         if exchange.state != X_DONE and exchange.client.backlog() > HIGH_WATER:
             held[0] = size                    # what the endpoint sent, whatever became of it
             self.held += size
+            self.client_slow = True
 
     cdef bint translate(self, Exchange exchange, iovec *part) noexcept:
         cdef int found = self.messages.take(<const char *>part.iov_base, part.iov_len)
