@@ -170,8 +170,8 @@ cdef inline double middle_of(int at) noexcept nogil:
 
 
 cdef inline double between(const tg_endpoint *record, int at, double each, double load) noexcept nogil:
-    """The time for each request in the range `at`, where it is `each` in the middle, on the line to the next range on the
-    side of `load`: else a latency would grow with every request within a range, and fall from one range to the next."""
+    """The time for each request in the range `at`, where it is `each` in the middle, on the line to the next range on
+    the side of `load`: else a latency would grow within a range, and fall from one range to the next."""
     cdef double middle = middle_of(at)
     cdef int beside = at + 1 if load > middle else at - 1
     cdef uint64_t word

@@ -43,6 +43,9 @@ cdef double LATE_LEFT = 1.5
 # An endpoint is late from so many usual gaps on, and a millisecond.
 cdef double LATE = 2.0
 cdef double LATE_MORE_NS = 1e6
+# Idle endpoints are alike within a quarter and 0.3 ms.
+cdef double ALIKE = 1.25
+cdef double ALIKE_NS = 3e5
 # More than any cost.
 cdef double UNKNOWN_NS = 1e15
 cdef double NEW = 1.0 / 16
@@ -140,11 +143,28 @@ cdef class Auto(Policy):
         if best < 0:
             self.relax(choice)
             return -1
+        if endpoints.running(best) == 0:
+            best = self.next_idle(best, choice)
         choice.stretch = 1 if strict else STRETCH
         self.note_wait(best, choice)
         self.rotation = best + 1
         if endpoints.running(best) == 0:
             endpoints.set_progress(best, choice.now)
+        return best
+
+    cdef int next_idle(self, int best, Choice choice) noexcept:
+        """The next in turn of idle endpoints that are as good as `best`, one of them: else the one that seems a little
+        faster would have all requests while there are few."""
+        cdef EndpointSet endpoints = self.endpoints
+        cdef double most = self.cost(best, 0.0, choice) * ALIKE + ALIKE_NS
+        cdef int weight = choice.willing_weight(best), i = self.rotation, _seen
+        for _seen in range(min(endpoints.size, WINDOW)):
+            if i >= endpoints.size:
+                i = 0
+            if (endpoints.running(i) == 0 and choice.willing_weight(i) == weight
+                    and self.cost(i, 0.0, choice) <= most):
+                return i
+            i += 1
         return best
 
     cdef void note_wait(self, int index, Choice choice) noexcept:
@@ -177,8 +197,8 @@ cdef class Auto(Policy):
         return alone + self.waiting * fmax(takes - alone, 0.0)
 
     cdef double faded(self, int index, uint64_t now) noexcept:
-        """How many times less what is known of an endpoint says after so long without a word of it, the sooner the fewer
-        answers that is known from: its first ones may have come while it started."""
+        """How many times less what is known of an endpoint says after so long without a word of it, the sooner the
+        fewer answers that is known from: its first ones may have come while it started."""
         cdef double answers = fmax(curve_answers(self.endpoints.records[index]), 1.0)
         cdef double age = since(self.endpoints.latency_updated(index), now) / (self.decay * fmin(answers / SURE, 1.0))
         cdef double grown = 1.0 + age * age / 8
