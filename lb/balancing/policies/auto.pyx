@@ -81,6 +81,7 @@ cdef class Auto(Policy):
     cdef double decay
     cdef double waits                 # the part of their time that requests wait where they were sent: an average
     cdef double waiting               # what waiting counts for
+    cdef double share                 # the part of its time that a request would wait, of the last cost
 
     Options = AutoOptions
 
@@ -100,7 +101,8 @@ cdef class Auto(Policy):
         cdef int best = -1, open = -1, heavy = -1, heavy_open = -1, weight, least = 0, most = 0, running, limit, seen
         cdef int i = self.rotation
         cdef double cost, weighed, load, best_cost = 0.0, open_cost = 0.0, heavy_cost = 0.0, heavy_open_cost = 0.0
-        cdef double full_cost = 0.0, full_rate = 0.0
+        cdef double full_cost = 0.0, full_rate = 0.0, best_share = 0.0, open_share = 0.0
+        cdef bint idle
         cdef int full = -1
         cdef bint strict = choice.turn
         for seen in range(endpoints.size):
@@ -121,12 +123,12 @@ cdef class Auto(Policy):
                     most = max(most, weight)
                     weighed = cost * (load + choice.cost * endpoints.scale) / weight
                     if best < 0 or cost < best_cost:
-                        best, best_cost = i, cost
+                        best, best_cost, best_share = i, cost, self.share
                     if heavy < 0 or weighed < heavy_cost:
                         heavy, heavy_cost = i, weighed
                     if limit == 0 or running < limit:
                         if open < 0 or cost < open_cost:
-                            open, open_cost = i, cost
+                            open, open_cost, open_share = i, cost, self.share
                         if heavy_open < 0 or weighed < heavy_open_cost:
                             heavy_open, heavy_open_cost = i, weighed
                     elif strict:
@@ -143,49 +145,49 @@ cdef class Auto(Policy):
         if best < 0:
             self.relax(choice)
             return -1
-        if endpoints.running(best) == 0:
-            best = self.next_idle(best, choice)
+        self.note_wait(open_share if best == open else best_share)
+        idle = endpoints.running(best) == 0
+        if idle and least == most:
+            best = self.next_idle(best, open_cost if best == open else best_cost, choice)
         choice.stretch = 1 if strict else STRETCH
-        self.note_wait(best, choice)
         self.rotation = best + 1
-        if endpoints.running(best) == 0:
+        if idle:
             endpoints.set_progress(best, choice.now)
         return best
 
-    cdef int next_idle(self, int best, Choice choice) noexcept:
+    cdef int next_idle(self, int best, double cost, Choice choice) noexcept:
         """The next in turn of idle endpoints that are as good as `best`, one of them: else the one that seems a little
         faster would have all requests while there are few."""
         cdef EndpointSet endpoints = self.endpoints
-        cdef double most = self.cost(best, 0.0, choice) * ALIKE + ALIKE_NS
-        cdef int weight = choice.willing_weight(best), i = self.rotation, _seen
+        cdef double most = cost * ALIKE + ALIKE_NS
+        cdef int i = self.rotation, _seen
         for _seen in range(min(endpoints.size, WINDOW)):
             if i >= endpoints.size:
                 i = 0
-            if (endpoints.running(i) == 0 and choice.willing_weight(i) == weight
-                    and self.cost(i, 0.0, choice) <= most):
+            if i == best:
+                return best
+            if endpoints.running(i) == 0 and choice.willing_weight(i) > 0 and self.cost(i, 0.0, choice) <= most:
                 return i
             i += 1
         return best
 
-    cdef void note_wait(self, int index, Choice choice) noexcept:
-        cdef double own = choice.cost * self.endpoints.scale
-        cdef double load = self.endpoints.outstanding(index) * self.endpoints.scale + own
-        cdef double takes = curve_latency(self.endpoints.records[index], load), alone
-        if takes > 0:
-            alone = fmin(curve_latency(self.endpoints.records[index], own), takes)
-            self.waits += ((takes - alone) / takes - self.waits) * WAITS_WEIGHT
-            self.waiting = 1.0 + (WAITING - 1.0) * fmin(1.0, self.waits / WAITS)
+    cdef void note_wait(self, double share) noexcept:
+        """`share` of the time of the request that is sent now it will wait."""
+        self.waits += (share - self.waits) * WAITS_WEIGHT
+        self.waiting = 1.0 + (WAITING - 1.0) * fmin(1.0, self.waits / WAITS)
 
     cdef double cost(self, int index, double load, Choice choice) noexcept:
         """Nanoseconds, what a request waits counted `waiting` times."""
         cdef EndpointSet endpoints = self.endpoints
         cdef double own = choice.cost * endpoints.scale
         cdef double takes = curve_latency(endpoints.records[index], load + own), alone, gap, silent
+        self.share = 0.0
         if takes <= 0:
             return load * UNKNOWN_NS
-        alone = fmin(takes, curve_latency(endpoints.records[index], own))
         if load <= 0:
-            return alone / self.faded(index, choice.now)
+            return takes / self.faded(index, choice.now)
+        alone = fmin(takes, curve_latency(endpoints.records[index], own))
+        self.share = (takes - alone) / takes
         silent = since(endpoints.progress(index), choice.now)
         gap = takes / (load + own / 2)
         if silent < LATE_LEFT * gap:
