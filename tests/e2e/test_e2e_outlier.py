@@ -186,7 +186,7 @@ async def test_a_panic_spreads_over_all_and_ends(start: Start, moody: Callable[[
     """Three of four take no new connections, and so are down by their checks, but go on with those they have."""
     endpoints = [await moody(name) for name in "abcd"]
     health = {"type": "tcp", "interval": "100ms", "timeout": "2s", "fall": 1, "rise": 1}
-    daemon = start(config(endpoints, health=health, panic_threshold=50, retries=10))
+    daemon = start(config(endpoints, health=health, panic_threshold=50, retries=10, outlier="off"))
     async with load(daemon.port(), [GET], clients=16, bodies=True) as running:
         await running.until(100)
         listening = [(each.server.sockets[0].getsockname()[1], each) for each in endpoints[1:]]
