@@ -17,7 +17,7 @@ The words are of the endpoint's record in the shared segment. All workers write 
 other's samples.
 """
 
-from libc.math cimport fmax, fmin, sqrt
+from libc.math cimport sqrt
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -101,14 +101,14 @@ cdef inline bint point_at(const tg_endpoint *record, int at, uint64_t now, tg_po
 
 
 cdef inline bint is_old(const tg_point *point) noexcept nogil:
-    return point.age_ns > fmax(MEMORY_NS, MEMORY_REQUESTS * point.each_ns)
+    return point.age_ns > max(MEMORY_NS, MEMORY_REQUESTS * point.each_ns)
 
 
 cdef inline int range_of(double load) noexcept nogil:
     cdef int at = EXACT, rest
     if load < EXACT + 0.5:
         return max(<int>(load + 0.5), 1) - 1
-    rest = <int>fmin(load + 0.5, 1e6) - 1
+    rest = <int>min(load + 0.5, 1e6) - 1
     while rest >= 8:
         rest >>= 1
         at += 2
@@ -127,14 +127,14 @@ cdef inline int highest_of(int at) noexcept nogil:
 
 cdef void curve_learn(tg_endpoint *record, double load, double latency_ns, double gap_ns, uint64_t now) noexcept nogil:
     cdef int at = range_of(load)
-    cdef double each = fmax(latency_ns / fmax(load, 0.01), 1.0), off, spread
+    cdef double each = max(latency_ns / max(load, 0.01), 1.0), off, spread
     cdef tg_point point
     cdef uint64_t word = tg_load64_relaxed(&record.curve_spread)
     spread = to_float(<uint32_t>(word >> 32))
     if point_at(record, at, now, &point):
-        off = fmin(each / point.each_ns, OUTLIER) - 1.0
+        off = min(each / point.each_ns, OUTLIER) - 1.0
         spread += (off * off - spread) * SPREAD_WEIGHT
-        each = fmin(each, point.each_ns * OUTLIER)
+        each = min(each, point.each_ns * OUTLIER)
         if is_old(&point):
             point.samples = min(point.samples, 2)
         point.samples = min(point.samples + 1, <int>MOST_SAMPLES)
@@ -153,10 +153,10 @@ cdef void learn_gap(tg_endpoint *record, double gap_ns) noexcept nogil:
     if word == 0:
         mean, square = gap_ns, gap_ns * gap_ns
     else:
-        gap_ns = fmin(gap_ns, 64 * mean + 1e6)
+        gap_ns = min(gap_ns, 64 * mean + 1e6)
         mean += (gap_ns - mean) * GAP_WEIGHT
         square += (gap_ns * gap_ns - square) * GAP_WEIGHT
-    tg_store64_relaxed(&record.curve_gaps, <uint64_t>to_bits(fmax(mean, 1.0)) << 32 | <uint64_t>to_bits(square))
+    tg_store64_relaxed(&record.curve_gaps, <uint64_t>to_bits(max(mean, 1.0)) << 32 | <uint64_t>to_bits(square))
 
 
 cdef double curve_gap(const tg_endpoint *record) noexcept nogil:
@@ -198,7 +198,7 @@ cdef double curve_latency(const tg_endpoint *record, double load) noexcept nogil
         if at + off < <int>TG_CURVE_RANGES:
             word = tg_load64_relaxed(&record.curve_words[at + off])
             if word:
-                return to_float(<uint32_t>(word >> 32)) * fmax(load, lowest_of(at + off) * 0.5)
+                return to_float(<uint32_t>(word >> 32)) * max(load, lowest_of(at + off) * 0.5)
     return 0.0
 
 
@@ -258,10 +258,10 @@ cdef int gather(const tg_endpoint *record, uint64_t now, tg_block *blocks, int *
 cdef int with_room(int knee, double each_ns, double allowed_ns) noexcept nogil:
     """So many in flight that the endpoint always has its next request at hand: some more than the knee, as many again
     at most, and no more than may stand there."""
-    cdef double standing = fmax(knee * each_ns, LEAST_STANDING_NS)
+    cdef double standing = max(knee * each_ns, LEAST_STANDING_NS)
     if allowed_ns > 0:
-        standing = fmin(standing, fmax(allowed_ns * STANDING, LEAST_STANDING_NS))
-    return knee + max(max(1, knee // 10), <int>fmin(standing / each_ns, 1e6))
+        standing = min(standing, max(allowed_ns * STANDING, LEAST_STANDING_NS))
+    return knee + max(max(1, knee // 10), <int>min(standing / each_ns, 1e6))
 
 
 cdef int limit_by(int knee, tg_block *top, int lowest, int highest, double first_ns,
@@ -328,7 +328,7 @@ cdef int in_time(const tg_endpoint *record, int limit, double allowed_ns) noexce
     """Of several load balancers that share an endpoint each gains by every request more that it sends, at the expense
     of the others, so that throughput alone would have no end. Time has: a request may take a part of what it has, or a
     half more than alone, where that is longer."""
-    cdef double most = fmax(allowed_ns * TAKEN, ALONE * curve_each(record, 1.0))
+    cdef double most = max(allowed_ns * TAKEN, ALONE * curve_each(record, 1.0))
     cdef double takes = curve_latency(record, limit)
     return max(<int>(limit * most / takes), 1) if takes > most else limit
 
@@ -356,7 +356,7 @@ cdef void curve_relax(tg_endpoint *record, uint64_t heard, uint64_t now) noexcep
     cdef uint64_t since = since_limit(word, now)
     cdef uint64_t silent = now - heard if now > heard else 0
     cdef int limit = <int>(word & TG_CURVE_LIMIT)
-    cdef double patience = fmax(<double>SILENCE_NS, 8.0 * curve_latency(record, limit))
+    cdef double patience = max(<double>SILENCE_NS, 8.0 * curve_latency(record, limit))
     if word & PROVISIONAL:
         patience = <double>PROVISIONAL_NS
     if limit and limit < 1 << 20 and <double>min(since, silent) > patience:

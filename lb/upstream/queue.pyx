@@ -551,9 +551,11 @@ cdef uint64_t count_slots(PoolQueue queue, uint64_t now) noexcept:
 cdef double service_of(PoolQueue queue, uint64_t now) noexcept:
     """The time in ns that a request takes at its endpoint, 0 = not known. Where limits are learned it follows from what
     the endpoints do at their limits (Little's law): that holds as soon as a limit has changed."""
-    if queue.endpoints.learned and count_slots(queue, now) and queue.rate > 0:
+    if not queue.endpoints.learned:
+        return queue.service.known(now)
+    if count_slots(queue, now) and queue.rate > 0:
         return <double>queue.slots / queue.rate
-    return queue.service.known(now)
+    return 0.0
 
 
 cdef uint64_t slots_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept:

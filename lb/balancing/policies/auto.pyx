@@ -13,7 +13,6 @@ some endpoint has room, a faster one may have twice its limit, since waiting the
 somebody waits, limits hold as they are.
 """
 
-from libc.math cimport fmax, fmin
 from libc.stdint cimport uint64_t
 from lb.balancing.load_curve cimport (
     CURVE_GROWS, CURVE_KNEE, CURVE_LOOKS, curve_answers, curve_due, curve_gap, curve_halve, curve_knee, curve_latency,
@@ -102,8 +101,8 @@ cdef class Auto(Policy):
         cdef int i = self.rotation
         cdef double cost, weighed, load, best_cost = 0.0, open_cost = 0.0, heavy_cost = 0.0, heavy_open_cost = 0.0
         cdef double full_cost = 0.0, full_rate = 0.0, best_share = 0.0, open_share = 0.0
-        cdef bint idle
-        cdef int full = -1
+        cdef bint idle, has_room
+        cdef int full = -1, candidates = 0
         cdef bint strict = choice.turn
         for seen in range(endpoints.size):
             if seen >= WINDOW and best >= 0:
@@ -116,7 +115,9 @@ cdef class Auto(Policy):
                 limit = endpoints.limit_now(i)
                 if limit == 0 and endpoints.learned:
                     curve_set_limit(endpoints.records[i], FIRST_LIMIT, True, choice.now)
-                if limit == 0 or running < endpoints.limit_of(i, STRETCH):
+                has_room = limit == 0 or running < limit
+                if has_room or running < endpoints.limit_of(i, STRETCH):
+                    candidates += 1
                     load = endpoints.outstanding(i) * endpoints.scale
                     cost = self.cost(i, load, choice)
                     least = weight if least == 0 else min(least, weight)
@@ -126,13 +127,13 @@ cdef class Auto(Policy):
                         best, best_cost, best_share = i, cost, self.share
                     if heavy < 0 or weighed < heavy_cost:
                         heavy, heavy_cost = i, weighed
-                    if limit == 0 or running < limit:
+                    if has_room:
                         if open < 0 or cost < open_cost:
                             open, open_cost, open_share = i, cost, self.share
                         if heavy_open < 0 or weighed < heavy_open_cost:
                             heavy_open, heavy_open_cost = i, weighed
                     elif strict:
-                        full_rate += (load + 1.0) / fmax(curve_latency(endpoints.records[i], load + 1.0), 1.0)
+                        full_rate += (load + 1.0) / max(curve_latency(endpoints.records[i], load + 1.0), 1.0)
                         if full < 0 or cost < full_cost:
                             full, full_cost = i, cost
             i += 1
@@ -147,7 +148,7 @@ cdef class Auto(Policy):
             return -1
         self.note_wait(open_share if best == open else best_share)
         idle = endpoints.running(best) == 0
-        if idle and least == most:
+        if idle and least == most and candidates > 1:
             best = self.next_idle(best, open_cost if best == open else best_cost, choice)
         choice.stretch = 1 if strict else STRETCH
         self.rotation = best + 1
@@ -174,7 +175,7 @@ cdef class Auto(Policy):
     cdef void note_wait(self, double share) noexcept:
         """`share` of the time of the request that is sent now it will wait."""
         self.waits += (share - self.waits) * WAITS_WEIGHT
-        self.waiting = 1.0 + (WAITING - 1.0) * fmin(1.0, self.waits / WAITS)
+        self.waiting = 1.0 + (WAITING - 1.0) * min(1.0, self.waits / WAITS)
 
     cdef double cost(self, int index, double load, Choice choice) noexcept:
         """Nanoseconds, what a request waits counted `waiting` times."""
@@ -186,23 +187,23 @@ cdef class Auto(Policy):
             return load * UNKNOWN_NS
         if load <= 0:
             return takes / self.faded(index, choice.now)
-        alone = fmin(takes, curve_latency(endpoints.records[index], own))
+        alone = min(takes, curve_latency(endpoints.records[index], own))
         self.share = (takes - alone) / takes
         silent = since(endpoints.progress(index), choice.now)
         gap = takes / (load + own / 2)
         if silent < LATE_LEFT * gap:
             # The curve is an average over what was left of the request being served: half of it.
             # Where requests hardly wait for each other, answers come at any time.
-            takes += (fmax(gap - silent, LEAST_LEFT * gap) - gap / 2) * fmin(2 * (takes - alone) / takes, 1.0)
-        elif silent > LATE * fmax(curve_gap(endpoints.records[index]), gap) + LATE_MORE_NS:
+            takes += (max(gap - silent, LEAST_LEFT * gap) - gap / 2) * min(2 * (takes - alone) / takes, 1.0)
+        elif silent > LATE * max(curve_gap(endpoints.records[index]), gap) + LATE_MORE_NS:
             takes += silent
-        return alone + self.waiting * fmax(takes - alone, 0.0)
+        return alone + self.waiting * max(takes - alone, 0.0)
 
     cdef double faded(self, int index, uint64_t now) noexcept:
         """How many times less what is known of an endpoint says after so long without a word of it, the sooner the
         fewer answers that is known from: its first ones may have come while it started."""
-        cdef double answers = fmax(curve_answers(self.endpoints.records[index]), 1.0)
-        cdef double age = since(self.endpoints.latency_updated(index), now) / (self.decay * fmin(answers / SURE, 1.0))
+        cdef double answers = max(curve_answers(self.endpoints.records[index]), 1.0)
+        cdef double age = since(self.endpoints.latency_updated(index), now) / (self.decay * min(answers / SURE, 1.0))
         cdef double grown = 1.0 + age * age / 8
         grown *= grown
         return grown * grown
