@@ -264,11 +264,11 @@ cdef class Auto(Policy):
             weight = choice.weight(i)
             if weight > 0:
                 load = endpoints.load(i)
-                score = self.cost(i, load, choice)
+                score = self.cost(i, load, choice) / 1e6
                 if len(weights) > 1:
                     score *= (load + choice.cost * endpoints.scale) / weight
                 scores.append(Score(i, score, self.belief(i, choice.now)))
-        rule = f"the least expected time in ns, waiting counted {self.waiting:.2g} times"
+        rule = f"the least expected time in ms, waiting counted {self.waiting:.2g} times"
         if len(weights) > 1:
             rule += ", times load / weight"
         return Explained(f"{rule}; of equal ones the next in turn", scores)
