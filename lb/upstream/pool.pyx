@@ -403,7 +403,9 @@ cdef class Pool:
             self.give_back(index, now, charged)
 
     cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept:
-        if self.queue is not None and not self.endpoints.learned and latency and (<Warmth>self.warmths[index]).tells(now - latency, now, answered):
+        if self.queue is None or self.endpoints.learned or latency == 0:
+            return
+        if (<Warmth>self.warmths[index]).tells(now - latency, now, answered):
             self.queue.service.learn(now, latency)
 
     cdef void abandoned(self, int index, uint64_t now, uint64_t waited) noexcept:
