@@ -96,7 +96,7 @@ cdef class Pool:
             self.endpoints.weigh()
             self.costs = PoolCosts(plan.cost, plan.name, segment)
         self.policy = registry.build(plan.policy, self.endpoints)
-        if self.policy.limits and queue is not None:
+        if plan.learns_limits:
             self.endpoints.learn_limits()
         self.choice = Choice(self.endpoints)
         if self.groups is not None:

@@ -315,6 +315,7 @@ def _pool(
         send_checksum=pool.send_proxy.checksum,
         tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
         series=(series := allocator.series("pool", name) if counts else -1),
+        learns_limits=pool.learns_limits,
         queue=queue_plan(pool.queue, series, learned=learned) if limited else None,
         shaped=pool.shaped or bool(groups),
         slow_start=pool.slow_start is not None,

@@ -152,6 +152,7 @@ class PoolPlan(Struct, frozen=True):
     tls: PoolTlsPlan | None = None
     series: int = -1  # that counts for its budgets, and for its queue; -1 = none (tcp, udp)
     queue: QueuePlan | None = None  # None = no endpoint has a limit, or its protocol knows no waiting
+    learns_limits: bool = False  # the policy finds how many requests each endpoint is good for
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
     slow_start: bool = False  # shares grow: an endpoint gets a part of its weight
     groups: tuple[

@@ -181,6 +181,7 @@ def _pools(master: Master, plan: Plan, leaving: Mapping[str, list[dict[str, Any]
                     models.get(pool.name, {}),
                     agents.get(pool.name, {}),
                     pool.cost is not None,
+                    pool.learns_limits,
                     pool.name in managed,
                     now,
                 ),
@@ -270,6 +271,7 @@ def _endpoints(
     models: Mapping[str, Models],
     agents: dict[str, dict[str, Any]],
     weighed: bool,
+    limits_are_learned: bool,
     managed: bool,
     now: int,
 ) -> list[dict[str, Any]]:
@@ -297,7 +299,7 @@ def _endpoints(
             "sequences": open_.get(endpoint.slot, 0),
             "sessions": None if learned is None else learned.get(endpoint.slot, 0),  # None: its pool learns none
             "max_in_flight": endpoint.max_in_flight or None,
-            "learned_limit": segment.learned_limit(endpoint.slot) or None,
+            "learned_limit": (segment.learned_limit(endpoint.slot) or None) if limits_are_learned else None,
             "report": _report(segment, endpoint.slot, now),
             "check": checks.get(endpoint.address),
             "steering": steering.get(endpoint.address),  # None: only health, weight and the operator decide
