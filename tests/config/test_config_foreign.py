@@ -230,6 +230,7 @@ def test_every_foreign_policy_gets_its_advice(tmp_path: Path, row: Advice) -> No
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("adaptive", "policy: auto"),
         ("least_connections", "policy: least_request"),
         ("leastconn", "policy: least_request"),
         ("weighted_round_robin", "policy: round_robin"),

@@ -230,6 +230,7 @@ GUESSES = [
         "policy: {type: maglev, key: {header: x-session}}",
     ),
     ("pool", "policy: {name: round_robin}", "write policy: round_robin", "policy: round_robin"),
+    ("pool", "policy: adaptive", "policy: auto", "policy: auto"),
     ("pool", "policy: {round_robin: {}}", "write policy: round_robin", "policy: round_robin"),
     ("pool", "policy: {type: maglev, key: {host: true}}", "write header: x-session", ""),
     ("tls", "protocols: [TLSv1.2, TLSv1.3]", "write min_version: tls1.2", "min_version: tls1.2"),

@@ -123,7 +123,7 @@ def policy_of_mapping(given: dict[str, Any]) -> str:
             meant = policy_named(key)
             if meant:
                 return f"; write {meant}"
-    return "; write type: least_request"
+    return "; write type: auto"
 
 
 def _policy(given: Any) -> str:

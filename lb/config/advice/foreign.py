@@ -561,9 +561,9 @@ KEYS: tuple[Advice, ...] = (
         "balance lbpolicy loadbalancing algorithm strategy lbmethod method loadbalancingpolicy loadbalancer lb"
         " lbalgorithm balancing scheduler policies",
         "pool",
-        "policy: least_request",
+        "policy: auto",
     ),
-    Advice("policy", "pool", "policy: least_request", within="config"),
+    Advice("policy", "pool", "policy: auto", within="config"),
     Advice("mode type proto scheme kind", "pool", "protocol: http", within="pool"),
     Advice("hash hashkey hashon hashby hashpolicy hashtype", "pool", _HEADER_HASH),
     Advice("weight weights", "pool", _ENDPOINTS, within="pool listener"),
@@ -722,6 +722,7 @@ KEYS: tuple[Advice, ...] = (
 )
 
 POLICIES: tuple[Advice, ...] = (
+    Advice("automatic adaptive learned learning smart dynamic intelligent default best", "pool", "policy: auto"),
     Advice(
         "leastconnections leastconnection leastconn leastconns lc leastrequests leastoutstandingrequests leastload"
         " leastbusy leastactive lor",

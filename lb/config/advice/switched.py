@@ -26,7 +26,7 @@ _ALWAYS = {
     " {bind: unix:/run/tidegate/admin.sock}",
     "queue": "; leave it out: nobody waits without max_in_flight, and with it {max: 0} lets nobody wait",
     "log": "; leave it out: without `access` no requests are logged; {level: error} says least",
-    "policy": "; leave it out for least_request",
+    "policy": "; leave it out for auto",
     "http2": "; write {enabled: false}",
     "normalize_path": "; write false",
     "sequence": "; write {enabled: false}",
