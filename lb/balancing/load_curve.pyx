@@ -57,7 +57,7 @@ cdef double ALONE = 1.5
 cdef enum:
     AHEAD = 4
     AHEAD_MORE = 8
-cdef uint64_t SILENCE_NS = 1_000_000_000
+cdef uint64_t SILENCE_NS = 200_000_000
 cdef uint64_t HALVE_NS = 100_000_000
 cdef uint64_t PROVISIONAL_NS = 100_000_000
 cdef uint64_t COLD_NS = 60_000_000_000
@@ -319,9 +319,20 @@ cdef tg_knee curve_knee(
         found.limit = min(least, most)
     if found.kind == CURVE_GROWS and found.limit < running and limit == 0:
         found.limit = running
+    if limit > found.limit and is_provisional(record) and not is_known(record, range_of(running), now):
+        found.limit, found.kind = limit, CURVE_GROWS    # what is there now was not seen yet
     if allowed_ns > 0:
         found.limit = in_time(record, found.limit, allowed_ns)
     return found
+
+
+cdef inline bint is_provisional(const tg_endpoint *record) noexcept nogil:
+    return tg_load64_relaxed(&record.curve_limit) & PROVISIONAL != 0
+
+
+cdef bint is_known(const tg_endpoint *record, int at, uint64_t now) noexcept nogil:
+    cdef tg_point point
+    return point_at(record, at, now, &point) and point.samples >= ENOUGH and not is_old(&point)
 
 
 cdef int in_time(const tg_endpoint *record, int limit, double allowed_ns) noexcept nogil:
@@ -360,7 +371,7 @@ cdef void curve_relax(tg_endpoint *record, uint64_t heard, uint64_t now) noexcep
     if word & PROVISIONAL:
         patience = <double>PROVISIONAL_NS
     if limit and limit < 1 << 20 and <double>min(since, silent) > patience:
-        curve_set_limit(record, 2 * limit, word & PROVISIONAL != 0, now)
+        curve_set_limit(record, 2 * limit, True, now)
 
 
 cdef void curve_halve(tg_endpoint *record, int running, uint64_t now) noexcept nogil:

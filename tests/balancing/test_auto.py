@@ -139,3 +139,27 @@ def test_its_explanation_has_a_belief_for_each_endpoint():
         assert notes[0].startswith("10 ms for a request alone")
         assert notes[1] == "nothing known"
         assert "least expected time" in explained.rule
+
+
+def test_sessions_that_last_hold_nobody_up_for_long():
+    """Two of them take both places of an endpoint that does one request after another, and are idle: others go on after
+    a moment, and not only one at a time."""
+    with Fleet([1]) as fleet:
+        fleet.sets[0].learn_limits()
+        made = fleet.build("auto")
+        assert choose(made, T0, 0) == 0
+        now = teach(made, 0, [10] * 40)
+        now = teach(made, 0, [20] * 40, now, 2)
+        assert fleet.sets[0].limit(0) == 2
+        fleet.load(0, 2)
+        assert choose(made, now, 0) == -1
+        now += S // 4
+        assert choose(made, now, 0) == -1  # which finds out that nothing was heard
+        for _ in range(40):
+            now += 10 * MS
+            assert choose(made, now, 0) == 0
+            fleet.load(0, 1)
+            now += 10 * MS
+            made.learn(0, now, 10 * MS, True, 3, 1)
+            fleet.load(0, -1)
+        assert fleet.sets[0].limit(0) > 4
