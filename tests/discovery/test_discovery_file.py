@@ -195,6 +195,7 @@ async def test_one_that_is_replaced_faster_than_looked_at_is_read_all_the_same(t
             await asyncio.sleep(0.001)
 
     replacing = asyncio.create_task(replaced())
+    await asyncio.sleep(0.01)  # the first one is in place
     try:
         assert addresses(await asyncio.wait_for(asked.look(), 20)) != ["127.0.0.1:1"]
     finally:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backend_models import slow
 from daemon import Daemon, digits_pool, eventually, http_listener, route
-from traffic import DIGITS_INFER, HAVE_WRK, digit_request, digit_samples, load, wrk
+from traffic import DIGITS_INFER, HAVE_WRK, digit_request, digit_samples, load, request, wrk
 
 Start = Callable[..., Daemon]
 
@@ -105,7 +106,7 @@ async def test_killed_model_servers_fail_no_request(start: Start) -> None:
     assert all(client.answers > 0 for client in running.clients)
 
 
-async def test_load_adds_and_removes_model_servers_without_a_failed_request(start: Start) -> None:
+async def test_load_adds_and_removes_model_servers_without_a_failed_request(start: Start, tmp_path: Path) -> None:
     step = {"window": "1s", "policies": [{"type": "percent", "value": 100, "period": "1s"}]}
     scaling = {
         "interval": "200ms",
@@ -113,8 +114,11 @@ async def test_load_adds_and_removes_model_servers_without_a_failed_request(star
         "up": {**step, "window": "0s"},
         "down": step,
     }
-    daemon = start(digits_config(**digits_pool(min=1, max=3), scaling=scaling))
-    messages = [digit_request(sample["image"]) for sample in digit_samples()]
+    # So slow that the requests of the clients are where they are counted, rather than with the clients.
+    slow(tmp_path / "models")
+    daemon = start(digits_config(**digits_pool(min=1, max=3, models=str(tmp_path / "models")), scaling=scaling))
+    count = {"name": "count", "datatype": "INT64", "shape": [], "data": [30_000]}
+    messages = [request("POST", "/v2/models/slow/infer", {"inputs": [count]})]
 
     async def replicas(number: int) -> None:
         def reached() -> bool:
