@@ -23,6 +23,9 @@ cdef struct tg_knee:
 # `now`, `gap_ns` after the one before it. A load is in average requests where a pool weighs them.
 cdef void curve_learn(tg_endpoint *record, double load, double latency_ns, double gap_ns, uint64_t now) noexcept nogil
 
+# Whether an answer need not be learned from: of thousands in a second one of eight says as much. `draw` is random.
+cdef bint curve_rests(const tg_endpoint *record, uint32_t draw) noexcept nogil
+
 # The time in ns that a request is expected to take that brings the load to `load`; 0: nothing is known.
 cdef double curve_latency(const tg_endpoint *record, double load) noexcept nogil
 
@@ -33,7 +36,7 @@ cdef double curve_each(const tg_endpoint *record, double load) noexcept nogil
 # is busy (that a long gap is met more often than a short one is in it); 0: nothing is known.
 cdef double curve_gap(const tg_endpoint *record) noexcept nogil
 
-# Answers that the curve is made of, since the endpoint joined.
+# Answers that the curve was learned from, since the endpoint joined.
 cdef uint32_t curve_answers(const tg_endpoint *record) noexcept nogil
 
 # What all that is known says at `now`. `allowed_ns` is the time that requests have, 0 = not known; `pressed`: requests
@@ -41,7 +44,7 @@ cdef uint32_t curve_answers(const tg_endpoint *record) noexcept nogil
 cdef tg_knee curve_knee(
     const tg_endpoint *record, double allowed_ns, bint pressed, int running, uint64_t now) noexcept nogil
 
-# Whether it is time to look for the limit again, at most once in some answers.
+# Whether it is time to look for the limit again: at most once in some answers, and in 17 ms.
 cdef bint curve_due(const tg_endpoint *record, uint64_t now) noexcept nogil
 cdef void curve_set_limit(tg_endpoint *record, int limit, bint provisional, uint64_t now) noexcept nogil
 # A limit that kept requests waiting while nothing was heard of the endpoint proves nothing: twice as many may go.

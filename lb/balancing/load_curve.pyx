@@ -34,6 +34,11 @@ cdef enum:
 
 cdef uint64_t TICK_MASK = 2**24 - 1
 cdef uint64_t DUE_NS = 50_000_000     # or so long, for endpoints that answer seldom
+# Where answers are closer than this, one of SAMPLED is learned from, once LEARNED were.
+cdef double OFTEN_NS = 200_000
+cdef enum:
+    SAMPLED = 8
+    LEARNED = 256
 # How long a range is remembered, at least; and in times that a request takes, where that is longer.
 cdef double MEMORY_NS = 20e9
 cdef double MEMORY_REQUESTS = 200
@@ -157,6 +162,12 @@ cdef void learn_gap(tg_endpoint *record, double gap_ns) noexcept nogil:
         mean += (gap_ns - mean) * GAP_WEIGHT
         square += (gap_ns * gap_ns - square) * GAP_WEIGHT
     tg_store64_relaxed(&record.curve_gaps, <uint64_t>to_bits(max(mean, 1.0)) << 32 | <uint64_t>to_bits(square))
+
+
+cdef bint curve_rests(const tg_endpoint *record, uint32_t draw) noexcept nogil:
+    return (draw % SAMPLED != 0
+            and to_float(<uint32_t>(tg_load64_relaxed(&record.curve_gaps) >> 32)) < OFTEN_NS
+            and <uint32_t>tg_load64_relaxed(&record.curve_spread) > LEARNED)
 
 
 cdef double curve_gap(const tg_endpoint *record) noexcept nogil:
@@ -349,11 +360,8 @@ cdef inline uint64_t since_limit(uint64_t word, uint64_t now) noexcept nogil:
 
 
 cdef bint curve_due(const tg_endpoint *record, uint64_t now) noexcept nogil:
-    cdef uint64_t word
-    if tg_load64_relaxed(&record.curve_spread) % DUE == 0:
-        return True
-    word = tg_load64_relaxed(&record.curve_limit)
-    return since_limit(word, now) >= DUE_NS
+    cdef uint64_t since = since_limit(tg_load64_relaxed(&record.curve_limit), now)
+    return since >= DUE_NS or (since > 0 and tg_load64_relaxed(&record.curve_spread) % DUE == 0)
 
 
 cdef void curve_set_limit(tg_endpoint *record, int limit, bint provisional, uint64_t now) noexcept nogil:

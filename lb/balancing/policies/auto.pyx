@@ -13,10 +13,10 @@ some endpoint has room, a faster one may have twice its limit, since waiting the
 somebody waits, limits hold as they are.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from lb.balancing.load_curve cimport (
     CURVE_GROWS, CURVE_KNEE, CURVE_LOOKS, curve_answers, curve_due, curve_gap, curve_halve, curve_knee, curve_latency,
-    curve_learn, curve_relax, curve_set_limit, curve_warm, tg_knee,
+    curve_learn, curve_relax, curve_rests, curve_set_limit, curve_warm, tg_knee,
 )
 from lb.balancing.policy cimport Policy
 from lb.endpoints.choice cimport Choice
@@ -81,6 +81,7 @@ cdef class Auto(Policy):
     cdef double waits                 # the part of their time that requests wait where they were sent: an average
     cdef double waiting               # what waiting counts for
     cdef double share                 # the part of its time that a request would wait, of the last cost
+    cdef uint32_t draws               # a linear congruential generator: Press et al., "Numerical Recipes", 7.1
 
     Options = AutoOptions
 
@@ -94,6 +95,7 @@ cdef class Auto(Policy):
         self.limits = options.limits
         self.waiting = 1.0
         self.waits = 0.0
+        self.draws = endpoints.worker
 
     cpdef int pick(self, Choice choice) except -2:
         cdef EndpointSet endpoints = self.endpoints
@@ -104,6 +106,8 @@ cdef class Auto(Policy):
         cdef bint idle, has_room
         cdef int full = -1, candidates = 0
         cdef bint strict = choice.turn
+        if endpoints.size == 1:
+            return self.only(choice)
         for seen in range(endpoints.size):
             if seen >= WINDOW and best >= 0:
                 break
@@ -155,6 +159,22 @@ cdef class Auto(Policy):
         if idle:
             endpoints.set_progress(best, choice.now)
         return best
+
+    cdef int only(self, Choice choice) noexcept:
+        """The one endpoint of a pool, while it has room: there is nothing to compare."""
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int running = endpoints.running(0), limit = endpoints.limit_now(0)
+        if choice.willing_weight(0) <= 0:
+            return -1
+        if limit and running >= limit:
+            self.relax(choice)
+            return -1
+        if limit == 0 and endpoints.learned:
+            curve_set_limit(endpoints.records[0], FIRST_LIMIT, True, choice.now)
+        choice.stretch = 1
+        if running == 0:
+            endpoints.set_progress(0, choice.now)
+        return 0
 
     cdef int next_idle(self, int best, double cost, Choice choice) noexcept:
         """The next in turn of idle endpoints that are as good as `best`, one of them: else the one that seems a little
@@ -229,6 +249,9 @@ cdef class Auto(Policy):
         gap = since(endpoints.progress(index), now)
         endpoints.set_progress(index, now)
         if not ok or in_flight_at_start <= 0:
+            return
+        self.draws = self.draws * <uint32_t>1664525 + <uint32_t>1013904223
+        if curve_rests(endpoints.records[index], self.draws >> 16):
             return
         if not curve_warm(endpoints.records[index], heard, now - latency_ns, now):
             endpoints.set_latency(index, known, now)
