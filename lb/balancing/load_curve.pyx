@@ -39,7 +39,8 @@ cdef double OFTEN_NS = 200_000
 cdef enum:
     SAMPLED = 8
     LEARNED = 256
-# How long a range is remembered, at least; and in times that a request takes, where that is longer.
+# How long a range is remembered: so long to twice as long, since all endpoints of a pool would be looked at anew at one
+# moment else. And in times that a request takes, where that is longer.
 cdef double MEMORY_NS = 20e9
 cdef double MEMORY_REQUESTS = 200
 # Samples beyond so many means count for as much: a stall must not be remembered as the endpoint's speed.
@@ -77,6 +78,7 @@ cdef struct tg_point:
     double each_ns
     int samples
     double age_ns
+    double memory_ns
 
 
 cdef inline float to_float(uint32_t bits) noexcept nogil:
@@ -99,6 +101,8 @@ cdef inline bint point_at(const tg_endpoint *record, int at, uint64_t now, tg_po
         return False
     point.each_ns = to_float(<uint32_t>(word >> 32))
     point.samples = <int>(word & ((1 << COUNT_BITS) - 1))
+    # The last bits of a mean are as good as random.
+    point.memory_ns = MEMORY_NS * (1.0 + ((word >> 32) & 0xff) / 256.0)
     age = ((now >> TICK_SHIFT) - (word >> COUNT_BITS)) & TICK_MASK
     # Another worker may have been later than this event.
     point.age_ns = <double>(age << TICK_SHIFT) if age <= TICK_MASK >> 1 else 0.0
@@ -106,7 +110,7 @@ cdef inline bint point_at(const tg_endpoint *record, int at, uint64_t now, tg_po
 
 
 cdef inline bint is_old(const tg_point *point) noexcept nogil:
-    return point.age_ns > max(MEMORY_NS, MEMORY_REQUESTS * point.each_ns)
+    return point.age_ns > max(point.memory_ns, MEMORY_REQUESTS * point.each_ns)
 
 
 cdef inline int range_of(double load) noexcept nogil:

@@ -1,7 +1,9 @@
 """What the answers of an interval say of endpoints, and how long an ejection lasts: decisions, and nothing else.
 
 The rates are judged as Envoy does (source/common/upstream/outlier_detection_impl.cc): an endpoint is an outlier when
-its success rate is below the mean of all by more than a multiple of the standard deviation.
+its success rate is below the mean of all by more than a multiple of the standard deviation. It has to be below by
+LEAST_DIFFERENCE besides: where the others never fail the deviation is next to nothing, and one failure of a thousand
+would eject.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ REASONS = {
     6: "latency",
 }
 SUCCESS_RATE, FAILURE_PERCENTAGE, LATENCY = 4, 5, 6
+LEAST_DIFFERENCE = 0.05
 
 
 class Volume(Struct, frozen=True):
@@ -92,7 +95,8 @@ def _by_rate(volumes: Sequence[Volume], settings: OutlierConfig) -> Iterator[Out
     if not settings.success_rate_stdev_factor or len(rates) < settings.success_rate_minimum_hosts:
         return
     mean = statistics.fmean(rates.values())
-    floor = mean - settings.success_rate_stdev_factor * statistics.pstdev(rates.values())
+    deviation = settings.success_rate_stdev_factor * statistics.pstdev(rates.values())
+    floor = mean - max(deviation, LEAST_DIFFERENCE)
     for rate, i in sorted((rate, i) for i, rate in rates.items()):
         if rate < floor:
             yield Outlier(i, SUCCESS_RATE, f"success rate {100 * rate:.1f} %, of all {100 * mean:.1f} %")

@@ -40,6 +40,7 @@ cdef struct tg_outcome:
     int status                        # of HTTP; ours where no answer came; 0 = stopped
     int code                          # of gRPC; -1 = it was no call, or its status is not known
     int verdict                       # what that says of the endpoint (VERDICT_… of lb.failure)
+    bint late                         # it was an endpoint's fault, or seemed so, when the exchange's time was over
     uint64_t bytes_in                 # of the answer's body
     uint64_t bytes_out                # of the request's body
 

@@ -14,6 +14,7 @@ from lb.upstream.tally cimport count_attempt
 
 cdef enum:
     MOST_IN_FLIGHT = 32767            # that is told apart
+    GRPC_DEADLINE_EXCEEDED = 4
 
 ATTEMPT.machine = b"attempt"
 tg_state(&ATTEMPT, b"over", 1 << A_PICKED)
@@ -96,6 +97,8 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
     cdef uint64_t *words = pool.series[endpoint]
     cdef bint ok, begun = attempt.state == A_ANSWERING
     cdef int verdict = outcome.verdict
+    # Servers that know the deadline say themselves that it has passed.
+    cdef bint ran_out = outcome.late and (outcome.status == 504 or outcome.code == GRPC_DEADLINE_EXCEEDED)
     step(attempt, A_OVER)
     tg_add(&words[ANSWER_RECEIVED_BYTES], outcome.bytes_in)
     tg_add(&words[ANSWER_SENT_BYTES], outcome.bytes_out)
@@ -109,10 +112,10 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
         return
     if outcome.how == STOPPED:
         took = 0                          # what it has taken until then says little of its endpoint
-    elif pool.policy.limits and not outcome.answered:
-        if not begun:
+    elif pool.policy.limits and (ran_out or not outcome.answered):
+        if ran_out or not begun:
             pool.abandoned(endpoint, now, took)
-            if outcome.status == 504 and pool.endpoints.progress(endpoint) > attempt.picked_at:
+            if (ran_out or outcome.status == 504) and pool.endpoints.progress(endpoint) > attempt.picked_at:
                 verdict = VERDICT_NONE    # it answered others meanwhile: it has much to do, and is not sick
         took = 0                          # a latency that was cut short is none
     elif pool.policy.limits:

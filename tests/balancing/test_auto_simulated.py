@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from bench.emulator.spec import Batched, Exponential, Lognormal, Normal, Parallel, Serial, Service
 from bench.load.arrivals import Poisson
 from bench.simulate import SCENARIOS, Kind, Scenario, simulate
+from bench.simulate._engine import Worker
 from bench.simulate.scenario import capacity, slowed
 
 EVEN = (Service(Serial(Normal(10, 0.2))),) * 8
@@ -57,6 +60,27 @@ def test_in_overload_nearly_all_that_the_servers_can_do_is_in_time(
     # One endpoint of few may be ejected once for what it could not answer in time while limits were found.
     assert found.goodput > 0.75 * capacity(services)
     assert min(found.shares) > 0
+
+
+@DRAWN
+@given(fleets(), st.sampled_from([1.3, 1.5, 2.0]), st.integers(1, 1000))
+def test_limits_that_are_found_stay(fleet: tuple[tuple[Service, ...], float], times: float, seed: int) -> None:
+    """What the pool does in a second stays within a fifth of its median. So does its limit, the sum over the endpoints,
+    or within a request for each of them, but for two seconds of six at most, in which fewer are tried."""
+    services, deadline_ms = fleet
+    limits: list[int] = []
+
+    def watch(seconds: float, daemons: Sequence[Sequence[Worker]]) -> None:
+        if 0 <= seconds <= 6:
+            endpoints = daemons[0][0].pools[0].endpoints
+            limits.append(sum(endpoints.limit(i) for i in range(endpoints.size)))
+
+    done = simulate(overload(services, times, deadline_ms, warmup_s=20), "", seed=seed, watch=watch).per_second()
+    assert len(limits) > 50
+    seconds = [limits[at : at + 10] for at in range(0, 60, 10)]
+    swings = [max(second) - min(second) > max(len(services), 0.2 * median(limits)) for second in seconds]
+    assert sum(swings) <= 2
+    assert max(abs(each - median(done[:6])) for each in done[:6]) < 0.2 * median(done[:6])
 
 
 @DRAWN

@@ -42,6 +42,14 @@ def test_success_rate_as_envoy_computes_it():
     assert found(volumes) == [(5, SUCCESS_RATE)]
 
 
+@pytest.mark.parametrize(("faults", "ejected"), [(1, False), (4, False), (6, False), (7, True)])
+def test_a_rate_that_is_nearly_that_of_all_ejects_nobody(faults: int, ejected: bool):
+    """Where the others never fail, the standard deviation alone would eject for one failure."""
+    rates = [1.0] * 5 + [1 - faults / 100]
+    assert statistics.fmean(rates) - 1.9 * statistics.pstdev(rates) > rates[-1]
+    assert found([Volume(100, 0)] * 5 + [Volume(100 - faults, faults)]) == [(5, SUCCESS_RATE)] * ejected
+
+
 def test_success_rate_needs_hosts_and_volume():
     bad = Volume(50, 50)
     assert found([Volume(100, 0)] * 3 + [bad]) == [], "four hosts of five"

@@ -207,6 +207,7 @@ cdef class Exchange(Waiter):
     cdef void leave_queue(self, bint timed_out) noexcept
     # When its answer has to be there; NEVER = no matter.
     cdef uint64_t due(self) noexcept
+    cdef bint is_late(self, uint64_t due) noexcept
     # Waits for the endpoint: for its response timeout, and never past the exchange's own deadline.
     cdef void arm_wait(self) noexcept
     # The request is sent, and its answer is what the exchange waits for.

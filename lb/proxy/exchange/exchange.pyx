@@ -30,8 +30,8 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.failure cimport (
     CLIENT_GONE, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY, FAIL_NO_ENDPOINT,
     FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_RATE_LIMIT, FAIL_SEQUENCE_LOST,
-    FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_NONE,
-    failure_of, grpc_code, is_fault, verdict_of, verdict_of_grpc,
+    FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_GOOD,
+    VERDICT_NONE, failure_of, grpc_code, is_fault, verdict_of, verdict_of_grpc,
 )
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size, tg_buffer_tail
 from lb.net.ending cimport tg_end_by
@@ -93,6 +93,7 @@ cdef enum:
     GRPC_UNAVAILABLE = 14
     MILLISECOND_NS = 1_000_000
     SECOND_NS = 1_000_000_000
+    EARLY_NS = 5 * MILLISECOND_NS     # by so much a deadline may pass sooner for a server, which is told whole ms
     SLOWER = 2                        # than the endpoint's average is late
     LOOKS = 8                         # at most, whether an endpoint is stuck, until its answer is late anyway
     FOREVER_NS = 3_600_000_000_000
@@ -808,6 +809,7 @@ cdef class Exchange(Waiter):
         outcome.answered = True
         outcome.status = status
         outcome.code = code
+        outcome.late = False
         outcome.verdict = VERDICT_NONE
         if how == ENDED:
             outcome.verdict = verdict_of_grpc(code) if code >= 0 else verdict_of(status, False)
@@ -927,7 +929,12 @@ cdef class Exchange(Waiter):
         outcome.bytes_in = self.bytes_out
         outcome.bytes_out = self.bytes_in
         attempt.judge_outcome(&outcome)
+        outcome.late = outcome.verdict > VERDICT_GOOD and self.is_late(self.due())
         release(attempt, &outcome, self.client.poller.now)
+
+    cdef bint is_late(self, uint64_t due) noexcept:
+        """Whether the time until `due` is over, by the clock of an endpoint that was told how much there was."""
+        return self.client.poller.now + EARLY_NS >= due
 
     # The record.
 

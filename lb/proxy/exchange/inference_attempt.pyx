@@ -239,7 +239,7 @@ cdef class InferenceAttempt(GrpcCall):
             self.take_report(exchange)
         exchange.grpc_status = <short>status
         if exchange.state == X_ANSWERING and status:
-            if status == GRPC_DEADLINE_EXCEEDED and exchange.client.poller.now >= self.due:
+            if status == GRPC_DEADLINE_EXCEEDED and exchange.is_late(self.due):
                 self.failed(exchange, FAIL_TIMEOUT)
                 return
             text = message[:n].decode("utf-8", "replace")
@@ -267,8 +267,8 @@ cdef class InferenceAttempt(GrpcCall):
                 land(body, tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
             respond(body, exchange, response)
             return
-        if status == GRPC_DEADLINE_EXCEEDED and exchange.client.poller.now >= self.due:
-            self.failed(exchange, FAIL_TIMEOUT)    # servers keep the time they are given, to less than our ticks
+        if status == GRPC_DEADLINE_EXCEEDED and exchange.is_late(self.due):
+            self.failed(exchange, FAIL_TIMEOUT)    # as servers say themselves that know it
             return
         exchange.status = http_of_grpc(status)
         # A server that is going away says UNAVAILABLE before it is out of the pool, and CANCELLED, which we did not ask

@@ -29,7 +29,7 @@ class OutlierConfig(Model):
     """Time between two looks at what follows, each over the requests since the one before."""
     success_rate_stdev_factor: Number = Field(default=1.9, ge=0, le=100)
     """An endpoint is ejected when its share of good answers is below the mean of all by more than this many standard
-    deviations; 0: never. (Envoy writes 1900 for 1.9.)"""
+    deviations, and by more than 5 percentage points; 0: never. (Envoy writes 1900 for 1.9.)"""
     success_rate_minimum_hosts: Integer = Field(default=5, ge=2, le=1_000_000)
     """Endpoints that need enough requests for their rates to be compared."""
     success_rate_request_volume: Integer = Field(default=100, ge=1, le=1_000_000_000)

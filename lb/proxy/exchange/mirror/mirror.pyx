@@ -90,6 +90,7 @@ cdef class Mirror:
         outcome.answered = answered
         outcome.status = status
         outcome.code = code
+        outcome.late = False
         outcome.verdict = verdict
         outcome.bytes_in = received
         outcome.bytes_out = size
