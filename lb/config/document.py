@@ -78,7 +78,8 @@ class Document:
     def known(self, path: str) -> str:
         """`path`, shortened until the file has it."""
         while path not in self.lines:
-            path = _SEGMENT.sub("", path)
+            shorter = _SEGMENT.sub("", path)
+            path = shorter if shorter != path else ""  # not a path: the whole file is meant
         return path
 
 

@@ -51,6 +51,11 @@ def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge(
         "endpoint_outstanding", "Requests it has now, over all workers", labels, ((k, e["in_flight"]) for k, e in rows)
     )
+    limits = [(k, e.get("learned_limit") or e.get("max_in_flight")) for k, e in rows]
+    yield gauge(
+        "endpoint_max_in_flight", "Most requests that it has at once: the learned limit, or max_in_flight", labels,
+        ((k, limit) for k, limit in limits if limit),
+    )  # fmt: skip
     yield gauge(
         "endpoint_model_ready", "Whether the model is ready there, of models whose readiness is known",
         (*labels, "model"),

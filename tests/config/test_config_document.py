@@ -52,6 +52,8 @@ def test_lines_of_keys_and_items() -> None:
     assert document.line("a.c[1].e.deeper[3].still") == 7
     assert document.line("a.c[7].x") == 3
     assert document.known("nothing.here") == ""
+    for strange in ("a[b]", "a[", "a.b[x].y", "[[1]]", ".", "]"):
+        assert document.known(strange) in document.lines
 
 
 def test_merge_keys() -> None:

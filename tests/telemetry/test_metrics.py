@@ -151,6 +151,15 @@ def test_the_masters_state_is_shown() -> None:
     assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3
 
 
+@pytest.mark.parametrize(
+    ("configured", "learned", "shown"), [(None, None, None), (8, None, 8), (8, 3, 3), (None, 5, 5)]
+)
+def test_the_limit_that_holds_is_shown(configured: int | None, learned: int | None, shown: int | None) -> None:
+    endpoint = {**STATUS["pools"][0]["endpoints"][0], "max_in_flight": configured, "learned_limit": learned}
+    found = samples(exposition(Snapshot({**STATUS, "pools": [{**STATUS["pools"][0], "endpoints": [endpoint]}]})))
+    assert found.get(("tidegate_endpoint_max_in_flight", "endpoint=a", "pool=p")) == shown
+
+
 def test_an_endpoint_that_nothing_has_checked_counts_as_up_and_as_unchecked() -> None:
     endpoint = {**STATUS["pools"][0]["endpoints"][0], "health": "unchecked", "failing": 0.75, "turns": 0.0625}
     found = samples(exposition(Snapshot({**STATUS, "pools": [{**STATUS["pools"][0], "endpoints": [endpoint]}]})))
