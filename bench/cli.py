@@ -161,6 +161,7 @@ def simulate(
     load: Annotated[float, typer.Option(min=0.01, help="So many times the scenario's requests.")] = 1.0,
     reports: Annotated[bool, typer.Option("--reports", help="Servers report their load, and answer probes.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep all figures.")] = None,
+    plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Draw them, as SVG.")] = None,
     drawn: Annotated[
         int, typer.Option(min=0, metavar="N", help="So many scenarios more (alone, if none is named), drawn by a seed.")
     ] = 0,
@@ -174,12 +175,12 @@ def simulate(
 
     if list_:
         for one in SIMULATED.values():
-            typer.echo(f"{one.name:<24}{one.title}")
+            typer.echo(f"{one.name:<26}{one.title}")
         return
     names = _known(scenarios or ([] if drawn else list(SIMULATED)), SIMULATED, "scenario")
     options = cli.Options(seconds, seed, runs, workers, pool, route, file, load, reports)
     chosen = [SIMULATED[name] for name in names] + [draw(number) for number in range(1, drawn + 1)]
-    cli.run(chosen, policy or [cli.DEFAULT], options, save=json, endpoints=endpoints, console=_console())
+    cli.run(chosen, policy or [cli.DEFAULT], options, save=json, plots=plots, endpoints=endpoints, console=_console())
 
 
 @app.command()

@@ -55,10 +55,12 @@ def run(
     options: Options,
     *,
     save: Path | None,
+    plots: Path | None,
     endpoints: bool,
     console: Console,
 ) -> None:
-    """Each scenario with each policy: a table for each scenario, all of it into `save`. Raises BenchError."""
+    """Each scenario with each policy: a table for each scenario, all of it into `save`, pictures into the folder
+    `plots`. Raises BenchError."""
     everything: list[Figures] = []
     try:
         config = read_file(options.file) if options.file is not None else None
@@ -87,6 +89,11 @@ def run(
         raise BenchError(str(error)) from None
     if save is not None:
         save.write_text(json.dumps(document(everything), indent=1))
+    if plots is not None:
+        from bench.simulate.plots import write
+
+        for path in write(everything, plots):
+            console.print(str(path), soft_wrap=True)
 
 
 def pool_of(policy: str, pool: str) -> str:

@@ -7,6 +7,8 @@ import io
 import json
 import math
 import os
+import re
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -357,3 +359,16 @@ def test_requests_that_nobody_could_take_are_refused() -> None:
         simulation.run(times, [(1, 1, 0)], 2000)
     simulation.clean()
     daemon.close()
+
+
+def test_runs_are_drawn_as_pictures(tmp_path: Path) -> None:
+    arguments = ["simulate", "cold", "overload", "--policy", "auto", "--policy", "least_request", "--seconds", "2"]
+    made = CliRunner().invoke(app, [*arguments, "--plots", str(tmp_path)])
+    assert made.exit_code == 0, made.output
+    pictures = {path.name: ET.parse(path).getroot() for path in tmp_path.iterdir()}
+    assert set(pictures) == {"simulated-p99.svg", "simulated-cold.svg", "simulated-overload.svg"}
+    for root in pictures.values():
+        words = "".join(root.itertext())
+        assert "auto" in words
+        assert "least_request" in words
+    assert re.search(r"overload: auto 1.00, least_request \d", "".join(pictures["simulated-p99.svg"].itertext()))

@@ -24,6 +24,7 @@ except ImportError as error:
     raise BenchError(f"plots need matplotlib (make dev installs it): {error}") from error
 
 _WIDTH = 6.4  # inches of 72 units: narrow, so that the letters can be read on a phone
+_LEGEND_LETTERS = 45  # of names that fit five in a row
 _PIXELS = 660  # of a file of its own; on the page the column decides
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -81,7 +82,8 @@ def legend(canvas: Canvas, looks: dict[str, Look], markers: bool = False) -> Non
         Line2D([], [], label=name, marker=look.marker if markers else "", markersize=5, **line(look))
         for name, look in looks.items()
     ]
-    canvas.legend(handles=handles, loc="outside upper left", ncols=5, handlelength=2.8, columnspacing=1.4)
+    columns = 5 if sum(map(len, looks)) < _LEGEND_LETTERS else 3
+    canvas.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=2.8, columnspacing=1.4)
 
 
 def log_durations(ax: Axes, label: str, decades: bool = False) -> None:

@@ -46,6 +46,8 @@ _OTHERS = (
     Look(Ink("#8c2f39", "#f2949c"), "X", (2, 2, 6, 2)),
     Look(Ink("#2f6f8c", "#8fd0ea"), "p", (1, 3)),
 )
+# For what is no proxy, one after another.
+LOOKS = (*[look for name, look in _KNOWN.items() if name != OURS], *_OTHERS)
 INKS = (TEXT, MUTED, GRID, SURFACE, *(look.ink for look in (*_KNOWN.values(), *_OTHERS)))
 
 
