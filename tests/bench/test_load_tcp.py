@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from load_servers import PING, PONG, Stream, Timing
-from test_load_http import between, whole
+from test_load_http import longer, whole
 
 from bench.load import Constant, Request, Spec, run
 
@@ -29,7 +29,7 @@ def test_a_constant_delay() -> None:
         report = run(spec(server, connections=64))
     whole(report)
     assert report.completed == server.answers == 100
-    assert 19_000 < report.percentile(50) < 40_000
+    assert report.percentile(50) > 19_000
     assert report.bytes_in == 100 * len(PONG)
     assert report.bytes_out == 100 * len(PING)
 
@@ -39,10 +39,10 @@ def test_a_stall_is_seen_by_all_whom_it_met() -> None:
         report = run(spec(server, 500, duration_s=1.0, connections=120))
     whole(report)
     assert report.completed == server.answers == 500
-    assert 90_000 < report.percentile(90) < 160_000  # of 500, 100 met it: a fifth
-    assert 195_000 < report.percentile(100) < 400_000
+    assert report.percentile(90) > 90_000  # of 500, 100 met it: a fifth
+    assert report.percentile(100) > 195_000
     for low in range(20_000, 180_000, 40_000):
-        assert 10 <= between(report, low, low + 40_000) <= 60, low
+        assert longer(report, low) >= (200_000 - low) / 2_000 - 5, low
 
 
 @pytest.mark.parametrize(
