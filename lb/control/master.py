@@ -285,6 +285,7 @@ class Master:
             lambda pool, address: self.publisher.inflight(pool, address),
             lambda pool, address: self.publisher.busy(pool, address),
             lambda pool: self.publisher.waiting(pool),
+            lambda pool: self.publisher.counts(pool),
             self._clock,
         )
         self.managed = ManagedPools(

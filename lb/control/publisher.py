@@ -25,6 +25,7 @@ from lb.control.endpoints.leaving import Leaving
 from lb.control.logs import set_level
 from lb.control.parts import Parts
 from lb.control.registry import ADMIN
+from lb.control.servers.traffic import Counts, read_counts
 from lb.control.sockets import Listening
 from lb.control.workers.member import Publication
 from lb.errors import TidegateError
@@ -215,6 +216,11 @@ class Publisher:
             if plan.name == pool and plan.queue is not None:
                 return Series(QUEUE, self._parts.segment.series_total(plan.queue.series)).running
         return 0
+
+    def counts(self, pool: str) -> Counts | None:
+        """What the workers have counted for a pool; None where they count nothing, or do not know it yet."""
+        found = next((p for p in self.plan.pools if p.name == pool), None) if self.plan is not None else None
+        return read_counts(found, self._parts.segment) if found is not None else None
 
     def sweep(self) -> None:
         """Frees what removed endpoints held in the segment, once it is unused."""

@@ -41,12 +41,12 @@ def propose(metric: MetricConfig, current: int, reading: Reading | None, toleran
     yet ready idle when it rises, so that doubt always damps. If that turns the direction around, nothing changes.
     """
     if reading is None or not reading.values:
-        return Proposal(metric.type, metric.target, None, None, f"{metric.type} is missing")
+        return Proposal(metric.signal, metric.target, None, None, f"{metric.signal} is missing")
     total = math.fsum(reading.values)
     count = len(reading.values)
     average = total / count
     ratio = average / metric.target
-    seen = f"{metric.type} {average:.4g} per replica, target {metric.target:.4g}"
+    seen = f"{metric.signal} {average:.4g}{'' if metric.level else ' per replica'}, target {metric.target:.4g}"
 
     rises = ratio > 1.0
     unready = reading.unready if rises else 0
@@ -55,16 +55,17 @@ def propose(metric: MetricConfig, current: int, reading: Reading | None, toleran
     if _tolerated(total / (count + reading.missing + unready) / metric.target, tolerance):
         replicas = current
     else:
-        replicas = _ceil(total / metric.target)
+        replicas = round_up(total / metric.target)
         # What damps may turn the direction around, and fewer may report than are wanted: neither is a reason to go the
         # other way.
         replicas = max(replicas, current) if rises else min(replicas, current)
-    return Proposal(metric.type, metric.target, replicas, average, f"{seen}: {replicas}")
+    return Proposal(metric.signal, metric.target, replicas, average, f"{seen}: {replicas}")
 
 
 def _tolerated(ratio: float, tolerance: float) -> bool:
     return 1.0 - tolerance - EPSILON <= ratio <= 1.0 + tolerance + EPSILON
 
 
-def _ceil(value: float) -> int:
+def round_up(value: float) -> int:
+    """The next whole number, where noise of floats counts for nothing."""
     return math.ceil(value - EPSILON)

@@ -15,7 +15,9 @@ from lb.clock import ManualClock, MonotonicClock
 from lb.config.schema.file import ScalingConfig, ServeConfig
 from lb.control.servers.autoscaler import Autoscaler
 from lb.control.servers.replica import Replica
+from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
+from lb.control.servers.traffic import Counts
 
 SECOND = 1_000_000_000
 STANDIN = Path(__file__).with_name("standin_model_server.py")
@@ -33,6 +35,8 @@ class FakePool:
         self.use: dict[str, float] = {}
         self.inflight: dict[str, float] = {}
         self.waiting = 0
+        self.counts: Counts | None = None
+        self.start_time: int | None = None
         self.calls: list[int] = []
         self.slow = False
         self.wanted = 0
@@ -50,23 +54,17 @@ class FakePool:
     def replicas(self) -> list[Replica]:
         return self.list
 
-    def cpu(self) -> dict[str, float]:
-        return self.use
-
     def load(self, total: float) -> None:
         self.inflight = {r.address or "": total / len(self.list) for r in self.list}
 
     def scaler(self, config: ScalingConfig, low: int = 1, high: int = 10) -> Autoscaler:
-        return Autoscaler(
-            "digits",
-            self,
-            config,
-            minimum=low,
-            maximum=high,
+        source = Source(
             inflight=lambda address: self.inflight.get(address, 0),  # type: ignore[arg-type,return-value]
             waiting=lambda: self.waiting,
-            clock=ManualClock(),
+            counts=lambda: self.counts,
+            cpu=lambda: self.use,
         )
+        return Autoscaler("digits", self, config, (low, high), source, ManualClock())
 
 
 def test_scales_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
@@ -74,7 +72,7 @@ def test_scales_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     pool = FakePool(2)
     scaler = pool.scaler(settings())
     pool.load(12)
-    scaler.sample()
+    scaler.sample(15 * SECOND)
     decision = scaler.step(15 * SECOND)
     assert (decision.replicas, pool.wanted, pool.calls) == (6, 6, [6])
     assert caplog.messages == ["pool digits: scaled from 2 to 6: in_flight 6 per replica, target 2: 6"]
@@ -89,18 +87,36 @@ def test_the_mean_of_an_interval_counts_and_not_its_last_moment() -> None:
     scaler = pool.scaler(settings())
     for total in (8, 8, 8, 0):
         pool.load(total)
-        scaler.sample()
-    assert scaler.step(15 * SECOND).proposals[0].average == 3.0
+        scaler.sample(15 * SECOND)
+    assert scaler.step(15 * SECOND).detail["in_flight"]["average"] == 3.0
     pool.load(4)
-    scaler.sample()
-    assert scaler.step(30 * SECOND).proposals[0].average == pytest.approx(4 / 3)  # nothing is left of the first
+    scaler.sample(30 * SECOND)
+    # Nothing is left of the first.
+    assert scaler.step(30 * SECOND).detail["in_flight"]["average"] == pytest.approx(4 / 3)
 
 
-def test_no_scaling_without_a_sample() -> None:
+def test_no_scaling_without_a_reading() -> None:
     pool = FakePool(3)
+    pool.list = [replace(r, state="starting") for r in pool.list]
     scaler = pool.scaler(settings(down={"window": "0s"}))
+    scaler.sample(15 * SECOND)
     assert scaler.step(15 * SECOND).reason == "in_flight is missing"
     assert pool.calls == []
+
+
+def test_another_rule_takes_over() -> None:
+    pool = FakePool(2)
+    scaler = pool.scaler(settings())
+    assert scaler.status()["rule"] == "hpa"
+    scaler.reconfigure(ScalingConfig.model_validate({"rule": "ray"}), 1, 4)
+    pool.counts = Counts(0, 0, 0, 8, {})
+    scaler.sample(15 * SECOND)
+    scaler.step(15 * SECOND)
+    assert (scaler.status()["rule"], pool.wanted) == ("ray", 2)
+    for second in range(16, 47):
+        scaler.sample(second * SECOND)
+        scaler.step(second * SECOND)
+    assert pool.wanted == 4  # 8 requests, 2 for each
 
 
 def test_replicas_that_start_damp_the_next_step() -> None:
@@ -109,7 +125,7 @@ def test_replicas_that_start_damp_the_next_step() -> None:
     scaler = pool.scaler(settings(), high=20)
     pool.load(10)
     for _ in range(2):
-        scaler.sample()
+        scaler.sample(15 * SECOND)
         scaler.step(15 * SECOND)
         assert pool.wanted == 5  # 10 in flight over 5, three of which are not there yet
 
@@ -121,8 +137,8 @@ def test_draining_and_broken_replicas_are_not_measured() -> None:
     pool.list.append(Replica(3, 9, "unix:/3", "draining", 0, 0, ""))
     pool.inflight["unix:/3"] = 1000
     scaler = pool.scaler(settings())
-    scaler.sample()
-    assert scaler.step(15 * SECOND).proposals[0].average == 2.0
+    scaler.sample(15 * SECOND)
+    assert scaler.step(15 * SECOND).detail["in_flight"]["average"] == 2.0
 
 
 def test_cpu_and_in_flight_together() -> None:
@@ -132,13 +148,13 @@ def test_cpu_and_in_flight_together() -> None:
     pool = FakePool(4)
     scaler = pool.scaler(config)
     pool.load(1)
-    scaler.sample()
+    scaler.sample(15 * SECOND)
     assert scaler.step(15 * SECOND).replicas == 4  # cpu is missing: nothing is removed
     pool.use = {r.address or "": 25.0 for r in pool.list}
-    scaler.sample()
+    scaler.sample(30 * SECOND)
     assert scaler.step(30 * SECOND).replicas == 2
     pool.use = {r.address or "": 200.0 for r in pool.list}
-    scaler.sample()
+    scaler.sample(45 * SECOND)
     assert scaler.step(45 * SECOND).replicas == 6  # 8 wanted, 4 more allowed in 15 s
 
 
@@ -146,7 +162,7 @@ def test_other_limits_hold_from_the_next_decision_on() -> None:
     pool = FakePool(5)
     scaler = pool.scaler(settings())
     scaler.reconfigure(settings(), 1, 3)
-    scaler.sample()
+    scaler.sample(15 * SECOND)
     assert scaler.step(15 * SECOND).replicas == 3
 
 
@@ -155,7 +171,7 @@ def test_those_who_wait_are_load() -> None:
     scaler = pool.scaler(settings())
     pool.load(4)  # as many as the endpoints may have
     pool.waiting = 6
-    scaler.sample()
+    scaler.sample(15 * SECOND)
     decision = scaler.step(15 * SECOND)
     assert decision.replicas == 5  # (4 + 6) / 2 of each, target 2
     assert scaler.status()["metrics"]["in_flight"]["average"] == 5
@@ -169,10 +185,8 @@ async def test_a_failing_measure_leaves_the_pool_as_it_is(caplog: pytest.LogCapt
         calls.append(address)
         raise RuntimeError("no segment")
 
-    scaler = Autoscaler(
-        "digits", pool, settings(interval="100ms"), minimum=1, maximum=4,
-        inflight=inflight, waiting=lambda: 0, clock=MonotonicClock(),
-    )  # fmt: skip
+    source = Source(inflight, lambda: 0, lambda: None, dict)
+    scaler = Autoscaler("digits", pool, settings(interval="100ms"), (1, 4), source, MonotonicClock())
     scaler.start()
     await until(lambda: len(calls) > 5)
     await scaler.stop()
@@ -201,10 +215,8 @@ async def test_rising_load_adds_model_servers_and_falling_load_removes_them(tmp_
     config = settings(
         interval="200ms", down={"window": "1s", "policies": [{"type": "replicas", "value": 1, "period": "1s"}]}
     )
-    scaler = Autoscaler(
-        "digits", supervisor, config, minimum=1, maximum=3,
-        inflight=inflight, waiting=lambda: 0, clock=MonotonicClock(),
-    )  # fmt: skip
+    source = Source(inflight, lambda: 0, lambda: None, supervisor.cpu)
+    scaler = Autoscaler("digits", supervisor, config, (1, 3), source, MonotonicClock())
     await supervisor.start()
     scaler.start()
     await until(lambda: len(supervisor.endpoints()) == 1)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from property import examples
 
 from lb.config.schema.file import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
-from lb.scaling.hpa import Decision, Observation, Sample, ScalerState, decide
 from lb.scaling.propose import Reading, propose
+from lb.scaling.rules.hpa import Observation, Outcome, Sample, ScalerState, decide
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
@@ -26,7 +26,7 @@ def observe(replicas: int, average: float, metric: str = "cpu", low: int = 1, hi
     return Observation(replicas, low, high, {metric: Reading((float(average),) * replicas)})
 
 
-def once(replicas: int, average: float, config: ScalingConfig, **limits: int) -> Decision:
+def once(replicas: int, average: float, config: ScalingConfig, **limits: int) -> Outcome:
     return decide(ScalerState(), observe(replicas, average, **limits), config, now=MINUTE)
 
 

@@ -57,6 +57,9 @@ LISTS: dict[tuple[str, str], str] = {
     ("HealthConfig", "models"): "models: [digits]",
     ("ScalingConfig", "metrics"): "metrics: [{type: in_flight, target: 4}]",
     ("BehaviorConfig", "policies"): "policies: [{type: replicas, value: 2}]",
+    ("TargetTrackingConfig", "metrics"): "metrics: [{type: cpu, target: 50}]",
+    ("StepScalingConfig", "alarms"): "alarms: [{type: cpu, threshold: 70, steps: [{adjustment: 1}]}]",
+    ("AlarmConfig", "steps"): "steps: [{adjustment: 1}]",
 }
 FORMS: dict[str, str] = {
     "AdminConfig": "{bind: 127.0.0.1:9900}",
@@ -102,6 +105,8 @@ FORMS: dict[str, str] = {
     "RouteConfig": "{match: {path: {prefix: /v2/}}, pool: app}",
     "ScalingConfig": "{metrics: [{type: in_flight, target: 4}]}",
     "MetricConfig": "{type: in_flight, target: 4}",
+    "AlarmConfig": "{type: cpu, threshold: 70, steps: [{adjustment: 1}]}",
+    "StepAdjustmentConfig": "{adjustment: 1}",
     "PolicyConfig": "{type: least_request}",
     "RegexRewriteConfig": "{pattern: '^/v1/', substitution: /v2/}",
     "SendProxyConfig": "{version: v2}",

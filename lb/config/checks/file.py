@@ -18,6 +18,7 @@ from lb.config.checks.endpoints import check_endpoints
 from lb.config.checks.health import check_health
 from lb.config.checks.routes import Found as Found
 from lb.config.checks.routes import check_table
+from lb.config.checks.scaling import check_scaling
 from lb.config.checks.tls import check_tls
 from lb.config.checks.udp import check_udp_listener
 from lb.config.forms import by_form, members_of
@@ -271,6 +272,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     yield from check_pool_keepalive(f"{path}.tcp_keepalive", pool.tcp_keepalive, pool.connect_timeout)
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
+    if pool.scaling is not None:
+        yield from check_scaling(f"{path}.scaling", pool.scaling)
     if pool.serve is not None:
         yield from _serve(path, pool)
     if pool.policy.key is not None and pool.policy.key.model and pool.protocol != "oip":

@@ -24,8 +24,17 @@ from lb.config.schema.pools.discover import DiscoverConfig, DnsSourceConfig, Fil
 from lb.config.schema.pools.failover import PrioritiesConfig, ZonesConfig
 from lb.config.schema.pools.health import BodyMatchConfig, HealthConfig
 from lb.config.schema.pools.pool import EndpointConfig, KeyConfig, PolicyConfig, PoolConfig
-from lb.config.schema.pools.scaling import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
+from lb.config.schema.pools.scaling import BehaviorConfig, ScalingConfig, StepConfig
+from lb.config.schema.pools.scaling_rules import (
+    AlarmConfig,
+    KpaConfig,
+    RayConfig,
+    StepAdjustmentConfig,
+    StepScalingConfig,
+    TargetTrackingConfig,
+)
 from lb.config.schema.pools.serve import BackoffConfig, CrashLoopConfig, ServeConfig
+from lb.config.schema.pools.signals import MetricConfig, SignalConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
 from lb.config.schema.routes.rate import RateKeyConfig, RateLimitConfig
@@ -47,6 +56,7 @@ from lb.config.units import KIB, MIB, SECOND, TIB, Duration, FileContext, Size
 __all__ = [
     "AdminConfig",
     "AgentConfig",
+    "AlarmConfig",
     "BackoffConfig",
     "BehaviorConfig",
     "BodyMatchConfig",
@@ -65,6 +75,7 @@ __all__ = [
     "HealthConfig",
     "HedgeConfig",
     "KeyConfig",
+    "KpaConfig",
     "LimitsConfig",
     "ListenerConfig",
     "LogConfig",
@@ -82,6 +93,7 @@ __all__ = [
     "ProxyProtocolConfig",
     "RateKeyConfig",
     "RateLimitConfig",
+    "RayConfig",
     "RedirectConfig",
     "RegexRewriteConfig",
     "RespondConfig",
@@ -94,8 +106,12 @@ __all__ = [
     "ServeConfig",
     "ShareConfig",
     "ShutdownConfig",
+    "SignalConfig",
     "SniRouteConfig",
+    "StepAdjustmentConfig",
     "StepConfig",
+    "StepScalingConfig",
+    "TargetTrackingConfig",
     "TextMatch",
     "TlsConfig",
     "TracingConfig",

@@ -1,21 +1,23 @@
-"""The scaling loop of one managed pool: measures, lets `lb.scaling.hpa.decide` choose, tells the supervisor."""
+"""The scaling loop of one managed pool: looks at it, lets a rule (`lb.scaling.rules`) decide, tells the supervisor."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from lb.clock import Clock
 from lb.config.schema.file import ScalingConfig
 from lb.config.units import MILLISECOND, SECOND
 from lb.control.servers.replica import Replica, State
-from lb.scaling.hpa import Decision, Observation, ScalerState, decide
-from lb.scaling.propose import Reading
+from lb.control.servers.signals import Signals, Source
+from lb.scaling.registry import build
+from lb.scaling.scaler import Decision, Look, Scaler
 
 log = logging.getLogger("tidegate.scaling")
 
@@ -30,18 +32,10 @@ class Scalable(Protocol):
 
     @property
     def wanted(self) -> int: ...
+    @property
+    def start_time(self) -> int | None: ...
     def replicas(self) -> Sequence[Replica]: ...
-    def cpu(self) -> Mapping[str, float]: ...
     def scale_to(self, n: int) -> None: ...
-
-
-class _Mean(Struct):
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, value: float) -> None:
-        self.total += value
-        self.count += 1
 
 
 class ScaleEvent(Struct, frozen=True):
@@ -59,29 +53,8 @@ class _Counts(Struct):
     downs: int = 0
 
 
-class _Samples(Struct):
-    """Means since the last decision: metric -> address -> mean."""
-
-    means: dict[str, dict[str, _Mean]] = field(default_factory=dict)
-
-    def add(self, metric: str, address: str, value: float) -> None:
-        self.means.setdefault(metric, {}).setdefault(address, _Mean()).add(value)
-
-    def readings(self, replicas: Sequence[Replica], metrics: Sequence[str], wanted: int) -> dict[str, Reading]:
-        """A reading per metric over the replicas that are ready now; others that are wanted count as unready."""
-        ready = [r.address for r in replicas if r.state == State.READY and r.address is not None]
-        unready = max(0, wanted - len(ready))
-        found = {}
-        for metric in metrics:
-            means = self.means.get(metric, {})
-            values = tuple(means[a].total / means[a].count for a in ready if a in means)
-            found[metric] = Reading(values, missing=len(ready) - len(values), unready=unready)
-        return found
-
-
 class Autoscaler:
-    """Scales `target` between `minimum` and `maximum`; `inflight(address)` counts the requests an endpoint has now,
-    `waiting()` those that wait for any.
+    """Scales `target` between `minimum` and `maximum` by the signals of `source`; `wall` gives seconds since the epoch.
 
     `sample` and `step` are the loop's body and read no clock, so that tests and simulations can drive them.
     """
@@ -91,22 +64,19 @@ class Autoscaler:
         pool: str,
         target: Scalable,
         settings: ScalingConfig,
-        *,
-        minimum: int,
-        maximum: int,
-        inflight: Callable[[str], int],
-        waiting: Callable[[], int],
+        limits: tuple[int, int],
+        source: Source,
         clock: Clock,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
         self._target = target
         self._settings = settings
-        self._limits = (minimum, maximum)
-        self._inflight = inflight
-        self._waiting = waiting
+        self._limits = limits
+        self._signals = Signals(source)
         self._clock = clock
-        self._state = ScalerState()
-        self._samples = _Samples()
+        self._wall = wall
+        self._rule: Scaler = build(settings)
         self._last: Decision | None = None
         self._decided_at: int | None = None
         self._events: deque[ScaleEvent] = deque(maxlen=HISTORY)
@@ -126,28 +96,29 @@ class Autoscaler:
             await asyncio.wait([task])
 
     def reconfigure(self, settings: ScalingConfig, minimum: int, maximum: int) -> None:
-        """Follow other settings from the next decision on; the history stays."""
-        self._settings = settings
+        """Follow other settings from the next decision on. A rule that goes on keeps what it has learned; one whose
+        settings are the same keeps all."""
         self._limits = (minimum, maximum)
+        if settings == self._settings:
+            return
+        before, self._settings, self._rule = self._rule, settings, build(settings)
+        if before.name == self._rule.name:
+            self._rule.restore(before.memory())
 
-    def sample(self) -> None:
-        """Take one look at every ready replica."""
-        use = self._target.cpu()
+    def sample(self, now: int) -> Look:
+        """Take one look at the pool, at `now` (monotonic ns), for the rule."""
+        wanted = self._target.wanted
         ready = [r.address for r in self._target.replicas() if r.state == State.READY and r.address is not None]
-        # Endpoints with a limit never have more than that, however many are wanted: those who wait are load, too.
-        share = self._waiting() / len(ready) if ready else 0.0
-        for address in ready:
-            self._samples.add("in_flight", address, self._inflight(address) + share)
-            if address in use:
-                self._samples.add("cpu", address, use[address])
+        traffic, readings = self._signals.read(ready, max(0, wanted - len(ready)), now)
+        look = Look(now, wanted, len(ready), *self._limits, self._wall(), traffic, readings, self._target.start_time)
+        self._rule.see(look)
+        return look
 
     def step(self, now: int) -> Decision:
-        """Decide on the samples since the last decision, and act on it."""
+        """Decide on the looks since the last decision, and act on it."""
         before = self._target.wanted
-        metrics = [metric.type for metric in self._settings.metrics]
-        readings = self._samples.readings(self._target.replicas(), metrics, before)
-        decision = decide(self._state, Observation(before, *self._limits, readings), self._settings, now)
-        self._state, self._samples, self._last, self._decided_at = decision.state, _Samples(), decision, now
+        decision = self._rule.decide(now)
+        self._last, self._decided_at = decision, now
         self._counts.decisions += 1
         if decision.replicas != before:
             self._events.append(ScaleEvent(now, before, decision.replicas, decision.reason))
@@ -160,19 +131,18 @@ class Autoscaler:
         return decision
 
     def status(self) -> dict[str, Any]:
-        """For status and metrics: limits, the last decision with its metrics, counts, and the last scale events."""
+        """For status and metrics: rule, limits, the last decision with its metrics, counts, the last scale events."""
         last = self._last
         return {
+            "rule": self._rule.name,
             "wanted": self._target.wanted,
             "min": self._limits[0],
             "max": self._limits[1],
             "decided_at": self._decided_at,
             "recommended": last.recommended if last else None,
             "reason": last.reason if last else "no decision yet",
-            "metrics": {
-                p.metric: {"target": p.target, "average": p.average, "replicas": p.replicas}
-                for p in (last.proposals if last else ())
-            },
+            "metrics": dict(last.detail) if last else {},
+            "learned": dict(self._rule.learned()),
             "decisions": self._counts.decisions,
             "scaled_up": self._counts.ups,
             "scaled_down": self._counts.downs,
@@ -183,13 +153,13 @@ class Autoscaler:
         # From decision to decision rather than on a grid: a change is then never a whisker younger than its period.
         decided = self._clock.now()
         while True:
-            interval = self._settings.interval
+            interval = self._rule.interval
             left = decided + interval - self._clock.now()
             tick = min(SAMPLE_INTERVAL, interval // SAMPLES)
             await asyncio.sleep(max(MILLISECOND, min(tick, left)) / SECOND)
             try:
-                self.sample()
                 now = self._clock.now()
+                self.sample(now)
                 if now - decided >= interval:
                     decided = now
                     self.step(now)

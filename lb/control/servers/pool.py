@@ -13,17 +13,20 @@ from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig, ServeConfig
 from lb.control.servers.autoscaler import Autoscaler
+from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
+from lb.control.servers.traffic import Counts
 
 
 class ServerContext(Struct, frozen=True):
-    """What model servers need of the master. The callables take (pool, address); `waiting` takes the pool."""
+    """What model servers need of the master. The callables take (pool, address); `waiting` and `counts` the pool."""
 
     runtime_dir: Path
     exited: Callable[[str, str], None]  # the process behind an endpoint is gone
     inflight: Callable[[str, str], int]
     busy: Callable[[str, str], int]  # the same, with the sequences that will go on there
     waiting: Callable[[str], int]
+    counts: Callable[[str], Counts | None]
     clock: Clock
 
 
@@ -107,11 +110,14 @@ class ModelServers:
                 self._name,
                 self._supervisor,
                 scaling,
-                minimum=serve.min,
-                maximum=serve.max,
-                inflight=self._inflight,
-                waiting=lambda: self._context.waiting(self._name),
-                clock=self._context.clock,
+                (serve.min, serve.max),
+                Source(
+                    self._inflight,
+                    lambda: self._context.waiting(self._name),
+                    lambda: self._context.counts(self._name),
+                    self._supervisor.cpu,
+                ),
+                self._context.clock,
             )
             self._autoscaler.start()
 

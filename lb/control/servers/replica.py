@@ -134,6 +134,11 @@ class ManagedReplica:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def start_time(self) -> int | None:
+        """ns from the start of its process until it was ready; None before."""
+        return None if self._ready_at is None or self._started_at is None else self._ready_at - self._started_at
+
     def describe(self) -> Replica:
         return Replica(
             self.index, self.pid, self.address, self.state, self._restarts.count, self._started_at, self._last_error

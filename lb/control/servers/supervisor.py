@@ -75,6 +75,7 @@ class Supervisor:
         self._running = False
         self._empty = asyncio.Event()
         self._cpu = CpuMeter()
+        self.start_time: int | None = None  # ns that the last start took until it was ready
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.pool} wanted={self._number} {list(self._replicas.values())}>"
@@ -165,6 +166,8 @@ class Supervisor:
             log.exception("%s: the exit of %s was not handled", self.pool, address)
 
     def _moved(self, replica: ManagedReplica, before: State) -> None:
+        if before is State.STARTING and replica.state is State.READY:
+            self.start_time = replica.start_time
         if replica.state is State.GONE:
             self._restarts_before += replica.describe().restarts
             del self._replicas[replica.index]

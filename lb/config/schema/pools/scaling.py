@@ -1,23 +1,16 @@
-"""Automatic scaling of managed pools: metrics, windows and step limits, with the meaning of Kubernetes' HPA v2."""
+"""Automatic scaling of managed pools: the rule, and metrics, windows and step limits with the meaning of Kubernetes'
+HPA v2."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from lb.config.schema.base import Integer, Model, Number
+from lb.config.schema.pools.scaling_rules import KpaConfig, RayConfig, StepScalingConfig, TargetTrackingConfig
+from lb.config.schema.pools.signals import MetricConfig
 from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
-
-
-class MetricConfig(Model):
-    """One measure, averaged over the ready model servers, and the value that scaling aims at."""
-
-    type: Literal["in_flight", "cpu"]
-    """`in_flight`: requests a model server works on at once, and its share of those that wait in the pool's `queue`.
-    `cpu`: percent of one core that it uses, so that 100 is one busy core."""
-    target: Number = Field(gt=0, le=1_000_000)
-    """The value to hold. Lower keeps more spare servers."""
 
 
 class StepConfig(Model):
@@ -53,12 +46,20 @@ def _down(value: Any) -> Any:
     return {**_DOWN, **value} if isinstance(value, dict) else value
 
 
-class ScalingConfig(Model):
-    """When model servers are added and removed: desired = ceil(current * measured / target), the highest over all
-    metrics."""
+Rule = Literal["hpa", "kpa", "target_tracking", "step", "ray"]
+RULES: tuple[str, ...] = get_args(Rule)
 
-    metrics: list[MetricConfig] = Field(min_length=1)
-    """What is measured; the metric that asks for the most servers wins."""
+
+class ScalingConfig(Model):
+    """When model servers are added and removed, by a rule. `metrics`, `interval`, `tolerance`, `up` and `down` are
+    those of the rule `hpa`: desired = ceil(current * measured / target), the highest over all metrics. Which rule for
+    what: [Scale](howto/scale.md)."""
+
+    rule: Rule = "hpa"
+    """How the number is found: `hpa` (Kubernetes), `kpa` (Knative), `target_tracking` and `step` (AWS), `ray` (Ray
+    Serve), each with the defaults of those who made it. Default: the rule whose section is there, else `hpa`."""
+    metrics: list[MetricConfig] = Field(default=[MetricConfig(type="cpu", target=80)], min_length=1)
+    """What is measured; the metric that asks for the most servers wins. Default: `cpu` at 80, as in Kubernetes."""
     interval: Duration = Field(default=15 * SECOND, ge=100 * MILLISECOND, le=HOUR)
     """Time between two decisions."""
     tolerance: Number = Field(default=0.1, ge=0, lt=1)
@@ -69,3 +70,21 @@ class ScalingConfig(Model):
         window=300 * SECOND, policies=[StepConfig(type="percent", value=100)]
     )
     """How fast servers are removed."""
+    kpa: KpaConfig = KpaConfig()
+    """Options of the rule `kpa`."""
+    target_tracking: TargetTrackingConfig = TargetTrackingConfig()
+    """Options of the rule `target_tracking`."""
+    step: StepScalingConfig = StepScalingConfig()
+    """Options of the rule `step`."""
+    ray: RayConfig = RayConfig()
+    """Options of the rule `ray`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """The rule is that of the one section that is there, where none is named."""
+        if isinstance(value, dict) and "rule" not in value:
+            given = [rule for rule in RULES if rule in value]
+            if len(given) == 1:
+                return {"rule": given[0], **value}
+        return value

@@ -1,8 +1,8 @@
-"""The scaling decision: the Kubernetes HorizontalPodAutoscaler's algorithm as one pure function.
+"""The rule `hpa`: the Kubernetes HorizontalPodAutoscaler's algorithm as one pure function, and the scaler around it.
 
-Each metric proposes a number of replicas (`propose.py`); the largest proposal is stabilised over a window, limited by
-the step policies and clamped. The order is HPA's own, and so are the defaults of `ScalingConfig`; its published
-examples are tests.
+Each metric proposes a number of replicas (`lb.scaling.propose`); the largest proposal is stabilised over a window,
+limited by the step policies and clamped. The order is HPA's own, and so are the defaults of `ScalingConfig`; its
+published examples are tests.
 
 Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm details, configurable scaling behavior).
 """
@@ -10,11 +10,15 @@ Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm detail
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct, field
 
 from lb.config.schema.file import BehaviorConfig, ScalingConfig, StepConfig
+from lb.scaling.plan import is_stale, latest
 from lb.scaling.propose import Proposal, Reading, propose
+from lb.scaling.scaler import Decision, Look
+from lb.scaling.windows import Meter
 
 
 class Sample(Struct, frozen=True):
@@ -40,7 +44,7 @@ class Observation(Struct, frozen=True):
     readings: Mapping[str, Reading] = field(default_factory=dict)
 
 
-class Decision(Struct, frozen=True):
+class Outcome(Struct, frozen=True):
     """How many replicas from now on, and why; `recommended` is before windows, steps and limits."""
 
     replicas: int
@@ -50,8 +54,53 @@ class Decision(Struct, frozen=True):
     state: ScalerState
 
 
-def decide(state: ScalerState, observation: Observation, settings: ScalingConfig, now: int) -> Decision:
-    """The number of replicas for `observation` at `now` (monotonic ns); pass the decision's `state` to the next call.
+class Hpa:
+    """A Scaler. Measures are averaged from decision to decision, as metrics-server does over its window."""
+
+    name = "hpa"
+
+    def __init__(self, settings: ScalingConfig) -> None:
+        self.interval = settings.interval
+        self._settings = settings
+        self._meters = {metric.signal: Meter(metric.level) for metric in settings.metrics}
+        self._state = ScalerState()
+        self._look: Look | None = None
+
+    def see(self, look: Look) -> None:
+        self._look = look
+        for signal, meter in self._meters.items():
+            meter.add(look.readings.get(signal))
+
+    def decide(self, now: int) -> Decision:
+        look = latest(self._look)
+        readings = {signal: meter.take() for signal, meter in self._meters.items()}
+        if is_stale(look, now):
+            readings = {}
+        observation = Observation(
+            look.wanted, look.minimum, look.maximum, {name: r for name, r in readings.items() if r is not None}
+        )
+        outcome = decide(self._state, observation, self._settings, now)
+        self._state = outcome.state
+        detail = {
+            p.metric: {"target": p.target, "average": p.average, "replicas": p.replicas} for p in outcome.proposals
+        }
+        return Decision(outcome.replicas, outcome.recommended, outcome.reason, detail)
+
+    def learned(self) -> Mapping[str, Any]:
+        recent = [sample.value for sample in self._state.recommendations]
+        return {"highest_in_window": max(recent), "lowest_in_window": min(recent)} if recent else {}
+
+    def memory(self) -> bytes:
+        """Nothing: after a restart the replicas that run are the first recommendation."""
+        return b""
+
+    def restore(self, memory: bytes) -> None:
+        if memory:
+            raise ValueError("the rule hpa keeps nothing")
+
+
+def decide(state: ScalerState, observation: Observation, settings: ScalingConfig, now: int) -> Outcome:
+    """The number of replicas for `observation` at `now` (monotonic ns); pass the outcome's `state` to the next call.
 
     Guarantees: the result lies within minimum..maximum; a larger load never gives fewer replicas; nothing is removed
     that a recommendation within the `down` window still asked for, nothing added that one within the `up` window did
@@ -59,14 +108,14 @@ def decide(state: ScalerState, observation: Observation, settings: ScalingConfig
     """
     current = observation.replicas
     proposals = tuple(
-        propose(m, current, observation.readings.get(m.type), settings.tolerance) for m in settings.metrics
+        propose(m, current, observation.readings.get(m.signal), settings.tolerance) for m in settings.metrics
     )
     if not observation.minimum <= current <= observation.maximum:
         # The limits were changed under us. HPA does not rate-limit this either: the operator asked for it.
         bounded = _clamp(current, observation.minimum, observation.maximum)
         reason = f"{current} is outside the limits {observation.minimum} to {observation.maximum}"
         kept = _remember(state.recommendations, state.changes, bounded - current, settings, now)
-        return Decision(bounded, bounded, reason, proposals, kept)
+        return Outcome(bounded, bounded, reason, proposals, kept)
 
     recommended, reason = _combine(current, proposals)
     # A scaler without history must not shrink at once: what runs now counts as the first recommendation.
@@ -83,7 +132,7 @@ def decide(state: ScalerState, observation: Observation, settings: ScalingConfig
     if result != allowed:
         notes.append(f"limited by {'max' if result < allowed else 'min'} to {result}")
     kept = _remember(history, state.changes, result - current, settings, now)
-    return Decision(result, recommended, "; ".join(notes), proposals, kept)
+    return Outcome(result, recommended, "; ".join(notes), proposals, kept)
 
 
 def _combine(current: int, proposals: Sequence[Proposal]) -> tuple[int, str]:

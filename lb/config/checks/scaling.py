@@ -1,0 +1,67 @@
+"""What concerns scaling together with the rest of its section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lb.config.schema.pools.scaling import RULES, ScalingConfig
+from lb.config.schema.pools.scaling_rules import INFINITY, AlarmConfig
+
+_OF_HPA = ("metrics", "interval", "tolerance", "up", "down")
+
+
+def check_scaling(path: str, scaling: ScalingConfig) -> Iterator[tuple[str, str]]:
+    """Problems as (path, message) of a `scaling` section."""
+    given = scaling.model_fields_set
+    sections = [rule for rule in RULES if rule in given and rule != scaling.rule]
+    for section in sections:
+        yield f"{path}.{section}", f"only with rule {section}, and it is {scaling.rule}"
+    if scaling.rule != "hpa":
+        for name in _OF_HPA:
+            if name in given:
+                has = hasattr(getattr(scaling, scaling.rule, None), name)
+                meant = f"; {scaling.rule} has its own: {scaling.rule}.{name}" if has else ""
+                yield f"{path}.{name}", f"only with rule hpa{meant}"
+    if scaling.rule == "hpa":
+        yield from _twice(f"{path}.metrics", [metric.signal for metric in scaling.metrics])
+    elif scaling.rule == "target_tracking":
+        signals = [metric.signal for metric in scaling.target_tracking.metrics]
+        yield from _twice(f"{path}.target_tracking.metrics", signals)
+    elif scaling.rule == "step":
+        for i, alarm in enumerate(scaling.step.alarms):
+            yield from _alarm(f"{path}.step.alarms[{i}]", alarm)
+
+
+def _twice(path: str, signals: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for i, signal in enumerate(signals):
+        if signal in signals[:i]:
+            yield f"{path}[{i}].type", f"{signal} is there twice"
+
+
+def _alarm(path: str, alarm: AlarmConfig) -> Iterator[tuple[str, str]]:
+    if alarm.adjustment_type != "percent_change_in_capacity" and "min_adjustment_magnitude" in alarm.model_fields_set:
+        yield f"{path}.min_adjustment_magnitude", "only with adjustment_type percent_change_in_capacity"
+    for i, step in enumerate(alarm.steps):
+        if alarm.adjustment_type == "exact_capacity" and step.adjustment < 0:
+            yield f"{path}.steps[{i}].adjustment", "is a number of model servers with exact_capacity"
+    yield from _steps(f"{path}.steps", alarm)
+
+
+def _steps(path: str, alarm: AlarmConfig) -> Iterator[tuple[str, str]]:
+    """The first problem with what the steps cover."""
+    begin, end = (0.0, INFINITY) if alarm.comparison == "above" else (-INFINITY, 0.0)
+    reached = begin
+    for i in sorted(range(len(alarm.steps)), key=lambda i: alarm.bounds(alarm.steps[i])[0]):
+        low, high = alarm.bounds(alarm.steps[i])
+        if low < begin or high > end:
+            yield f"{path}[{i}]", f"is on the other side of the threshold; the alarm is on {alarm.comparison} it"
+        elif low >= high:
+            yield f"{path}[{i}]", "lower_bound is not less than upper_bound"
+        elif low != reached:
+            yield f"{path}[{i}]", f"begins at {low:g}, and those before it end at {reached:g}: no gaps, no overlaps"
+        else:
+            reached = high
+            continue
+        return
+    if reached != end:
+        yield path, f"end at {reached:g}; the last one needs {'no upper_bound' if end else 'upper_bound 0'}"

@@ -1,0 +1,134 @@
+"""The `scaling` section: its rules, their options, and combinations that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lb.config.load import load
+from lb.config.schema.file import ScalingConfig
+from lb.config.units import SECOND
+from lb.errors import ConfigError
+
+FILE = """\
+listeners: {{web: {{bind: "127.0.0.1:8080", protocol: http, routes: [{{pool: m}}]}}}}
+pools:
+  m:
+    protocol: oip
+    serve: {{models: ., min: 1, max: 3}}
+    scaling: {section}
+"""
+
+
+def section(folder: Path, text: str) -> ScalingConfig:
+    path = folder / "t.yaml"
+    path.write_text(FILE.format(section=text))
+    scaling = load(path).pools["m"].scaling
+    assert scaling is not None
+    return scaling
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        section(folder, text)
+    return [p.removeprefix(f"{folder}/t.yaml:6: pools.m.scaling") for p in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("{metrics: [{type: in_flight, target: 2}]}", "hpa"),  # as files had it before there were rules
+        ("{rule: hpa}", "hpa"),
+        ("{rule: kpa}", "kpa"),
+        ("{kpa: {target: 10}}", "kpa"),
+        ("{step: {cooldown: 10s}}", "step"),
+        ("{rule: target_tracking, target_tracking: {metrics: [{type: queue_wait, target: 250ms}]}}", "target_tracking"),
+        ("{ray: {target_ongoing_requests: 1.5, upscale_delay: 5s}}", "ray"),
+    ],
+)
+def test_rules(tmp_path: Path, text: str, rule: str) -> None:
+    assert section(tmp_path, text).rule == rule
+
+
+def test_kubernetes_default_is_eighty_percent_of_a_core(tmp_path: Path) -> None:
+    metrics = section(tmp_path, "{rule: hpa}").metrics
+    assert [(metric.type, metric.target) for metric in metrics] == [("cpu", 80)]
+
+
+def test_a_wait_is_aimed_at_as_a_duration(tmp_path: Path) -> None:
+    metrics = section(tmp_path, "{metrics: [{type: queue_wait, target: 1500ms}]}").metrics
+    assert metrics[0].target == 1.5  # seconds
+    assert problems(tmp_path, "{metrics: [{type: queue_wait, target: 2}]}")[0].startswith(
+        ".metrics[0].target: must be a duration with its unit"
+    )
+    assert "is not a duration" in problems(tmp_path, "{metrics: [{type: queue_wait, target: 2 sec}]}")[0]
+    assert problems(tmp_path, "{metrics: [{type: queue_wait, target: 0s}]}")
+    assert problems(tmp_path, "{metrics: [{type: cpu, target: 250ms}]}")
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "word"),
+    [
+        ("{rule: kpa, metrics: [{type: cpu, target: 1}]}", ".metrics", "only with rule hpa"),
+        ("{rule: target_tracking, metrics: [{type: cpu, target: 1}]}", ".metrics", "target_tracking.metrics"),
+        ("{rule: ray, interval: 1s}", ".interval", "only with rule hpa"),
+        ("{rule: hpa, kpa: {}}", ".kpa", "only with rule kpa"),
+        ("{kpa: {}, ray: {}}", ".kpa", "only with rule kpa"),
+        ("{rule: kap}", ".rule", "kpa"),
+        ("{kpa: {target: 0}}", ".kpa.target", "more than 0"),
+        ("{kpa: {targets: 3}}", ".kpa.targets", "target"),
+        ("{metrics: [{type: cpu, target: 1}, {type: cpu, target: 2}]}", ".metrics[1].type", "twice"),
+        (
+            "{target_tracking: {metrics: [{type: cpu, target: 1}, {type: cpu, target: 2}]}}",
+            ".target_tracking.metrics[1].type", "twice",
+        ),
+        ("{step: {alarms: [{type: cpu, threshold: 70, steps: []}]}}", ".step.alarms[0].steps", ""),
+    ],
+)  # fmt: skip
+def test_what_does_not_belong_together_is_named(tmp_path: Path, text: str, place: str, word: str) -> None:
+    found = problems(tmp_path, text)
+    assert found[0].startswith(f"{place}: ")
+    assert word in found[0]
+
+
+ABOVE = "{{step: {{alarms: [{{type: cpu, threshold: 70, steps: {steps}}}]}}}}"
+BELOW = "{{step: {{alarms: [{{type: cpu, threshold: 30, comparison: below, steps: {steps}}}]}}}}"
+
+
+@pytest.mark.parametrize(
+    ("form", "steps", "place", "word"),
+    [
+        (ABOVE, "[{lower_bound: 5, adjustment: 1}]", "[0]", "begins at 5"),
+        (ABOVE, "[{upper_bound: 5, adjustment: 1}]", "", "end at 5; the last one needs no upper_bound"),
+        (ABOVE, "[{upper_bound: 5, adjustment: 1}, {lower_bound: 7, adjustment: 2}]", "[1]", "no gaps"),
+        (ABOVE, "[{upper_bound: 5, adjustment: 1}, {lower_bound: 3, adjustment: 2}]", "[1]", "no overlaps"),
+        (ABOVE, "[{lower_bound: -5, upper_bound: 0, adjustment: 1}, {adjustment: 2}]", "[0]", "other side"),
+        (ABOVE, "[{lower_bound: 5, upper_bound: 5, adjustment: 1}]", "[0]", "not less than upper_bound"),
+        (BELOW, "[{lower_bound: -5, adjustment: -1}]", "[0]", "begins at -5"),
+        (BELOW, "[{upper_bound: -5, adjustment: -1}]", "", "end at -5; the last one needs upper_bound 0"),
+        (BELOW, "[{upper_bound: 5, adjustment: -1}]", "[0]", "other side"),
+    ],
+)
+def test_steps_leave_no_gaps(tmp_path: Path, form: str, steps: str, place: str, word: str) -> None:
+    found = problems(tmp_path, form.format(steps=steps))
+    assert found[0].startswith(f".step.alarms[0].steps{place}: ")
+    assert word in found[0]
+
+
+def test_adjustments_by_number_and_by_part(tmp_path: Path) -> None:
+    exact = "{step: {alarms: [{type: cpu, threshold: 70, adjustment_type: exact_capacity, steps: [{adjustment: -1}]}]}}"
+    assert problems(tmp_path, exact)[0].startswith(".step.alarms[0].steps[0].adjustment: ")
+    least = "{step: {alarms: [{type: cpu, threshold: 70, min_adjustment_magnitude: 2, steps: [{adjustment: 1}]}]}}"
+    assert problems(tmp_path, least)[0].startswith(".step.alarms[0].min_adjustment_magnitude: only with")
+    named = "{step: {alarms: [{type: cpu, threshold: 1, adjustment_type: ChangeInCapacity, steps: [{adjustment: 1}]}]}}"
+    assert "write change_in_capacity" in problems(tmp_path, named)[0]
+
+
+def test_the_example_of_aws_is_the_default_of_its_rule(tmp_path: Path) -> None:
+    alarms = section(tmp_path, "{rule: step}").step.alarms
+    assert [(a.threshold, a.comparison, [s.adjustment for s in a.steps]) for a in alarms] == [
+        (60, "above", [10, 30]),
+        (40, "below", [-10, -30]),
+    ]
+    assert section(tmp_path, "{rule: step}").step.cooldown == 300 * SECOND
