@@ -11,6 +11,7 @@ from lb.scaling.rules.ray import Ray
 from lb.scaling.rules.step import Step
 from lb.scaling.rules.target_tracking import TargetTracking
 from lb.scaling.scaler import Scaler
+from lb.scaling.schedules import Scheduled
 
 RULES: dict[str, Callable[[ScalingConfig], Scaler]] = {
     "hpa": Hpa,
@@ -22,5 +23,6 @@ RULES: dict[str, Callable[[ScalingConfig], Scaler]] = {
 
 
 def build(settings: ScalingConfig) -> Scaler:
-    """The rule that `settings` name, with its options and without any memory."""
-    return RULES[settings.rule](settings)
+    """The rule that `settings` name, with its options, within their schedules and without any memory."""
+    rule = RULES[settings.rule](settings)
+    return Scheduled(rule, settings.schedules) if settings.schedules else rule

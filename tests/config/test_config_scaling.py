@@ -132,3 +132,38 @@ def test_the_example_of_aws_is_the_default_of_its_rule(tmp_path: Path) -> None:
         (40, "below", [-10, -30]),
     ]
     assert section(tmp_path, "{rule: step}").step.cooldown == 300 * SECOND
+
+
+def test_schedules(tmp_path: Path) -> None:
+    text = "{schedules: [{cron: 0 8 * * MON-FRI, timezone: Europe/Berlin, duration: 10h, min: 2}, "
+    text += "{from: 2026-12-24, until: 2026-12-26 18:00, max: 1}]}"
+    hours, holidays = section(tmp_path, text).schedules
+    assert (hours.cron, hours.duration, hours.min, hours.max) == ("0 8 * * MON-FRI", 36_000 * SECOND, 2, None)
+    assert (holidays.ends() - holidays.begins()) == 66 * 3600
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "word"),
+    [
+        ("{cron: 0 8 * *, duration: 1h, min: 1}", ".cron", "wrong number of fields; write minute, hour"),
+        ("{cron: 99 8 * * *, duration: 1h, min: 1}", ".cron", "bad minute"),
+        ("{cron: 0 0 31 2 *, duration: 1h, min: 1}", ".cron", "bad day-of-month"),
+        ("{cron: '@daily', duration: 1h, min: 1}", ".cron", "no cron expression"),
+        ("{cron: 0 8 * * *, min: 1}", ".duration", "is required with cron"),
+        ("{cron: 0 8 * * *, duration: 8, min: 1}", ".duration", "must be a duration"),
+        ("{from: 2026-12-24, duration: 8h, min: 1}", ".duration", "only with cron"),
+        ("{cron: 0 8 * * *, duration: 1h}", "", "says nothing of the number"),
+        ("{min: 2}", "", "says no time"),
+        ("{from: 24.12.2026, min: 2}", ".from", "is no date"),
+        ("{from: 2026-12-24, until: 2026-12-23, min: 2}", ".until", "is not after from"),
+        ("{from: 2026-12-24, timezone: Berlin, min: 2}", ".timezone", "no time zone"),
+        ("{from: 2026-12-24, timezone: ../etc/passwd, min: 2}", ".timezone", "no time zone"),
+        ("{from: 2026-12-24, min: 3, max: 2}", ".min", "more than max, which is 2"),
+        ("{from: 2026-12-24, min: 4}", ".min", "more than max of serve, which is 3"),
+        ("{from: 2026-12-24, max: 0}", ".max", "less than min of serve, which is 1"),
+    ],
+)
+def test_schedules_that_are_none(tmp_path: Path, text: str, place: str, word: str) -> None:
+    found = problems(tmp_path, f"{{schedules: [{text}]}}")
+    assert found[0].startswith(f".schedules[0]{place}: ")
+    assert word in found[0]

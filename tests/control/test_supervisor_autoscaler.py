@@ -119,6 +119,17 @@ def test_another_rule_takes_over() -> None:
     assert pool.wanted == 4  # 8 requests, 2 for each
 
 
+def test_a_schedule_gives_a_floor() -> None:
+    pool = FakePool(2)
+    scaler = pool.scaler(settings(schedules=[{"from": "2020-01-01", "min": 5}]))
+    assert scaler.floor == 0  # not looked yet
+    scaler.sample(15 * SECOND)
+    assert scaler.step(15 * SECOND).replicas == 5
+    assert scaler.floor == 5
+    scaler.reconfigure(settings(), 1, 10)
+    assert scaler.floor == 0
+
+
 def test_replicas_that_start_damp_the_next_step() -> None:
     pool = FakePool(2)
     pool.slow = True

@@ -56,6 +56,10 @@ LISTS: dict[tuple[str, str], str] = {
     ("HealthConfig", "status"): "status: [200-399]",
     ("HealthConfig", "models"): "models: [digits]",
     ("ScalingConfig", "metrics"): "metrics: [{type: in_flight, target: 4}]",
+    (
+        "ScalingConfig",
+        "schedules",
+    ): 'schedules: [{cron: "0 8 * * 1-5", timezone: Europe/Berlin, duration: 10h, min: 4}]',
     ("BehaviorConfig", "policies"): "policies: [{type: replicas, value: 2}]",
     ("TargetTrackingConfig", "metrics"): "metrics: [{type: cpu, target: 50}]",
     ("StepScalingConfig", "alarms"): "alarms: [{type: cpu, threshold: 70, steps: [{adjustment: 1}]}]",
@@ -107,6 +111,7 @@ FORMS: dict[str, str] = {
     "MetricConfig": "{type: in_flight, target: 4}",
     "AlarmConfig": "{type: cpu, threshold: 70, steps: [{adjustment: 1}]}",
     "StepAdjustmentConfig": "{adjustment: 1}",
+    "ScheduleConfig": '{cron: "0 8 * * 1-5", timezone: Europe/Berlin, duration: 10h, min: 4}',
     "PolicyConfig": "{type: least_request}",
     "RegexRewriteConfig": "{pattern: '^/v1/', substitution: /v2/}",
     "SendProxyConfig": "{version: v2}",

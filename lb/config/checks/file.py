@@ -273,7 +273,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
     if pool.scaling is not None:
-        yield from check_scaling(f"{path}.scaling", pool.scaling)
+        yield from check_scaling(f"{path}.scaling", pool.scaling, pool.serve)
     if pool.serve is not None:
         yield from _serve(path, pool)
     if pool.policy.key is not None and pool.policy.key.model and pool.protocol != "oip":

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from lb.config.schema.pools.scaling import RULES, ScalingConfig
 from lb.config.schema.pools.scaling_rules import INFINITY, AlarmConfig
+from lb.config.schema.pools.schedules import ScheduleConfig
+from lb.config.schema.pools.serve import ServeConfig
 
 _OF_HPA = ("metrics", "interval", "tolerance", "up", "down")
 
 
-def check_scaling(path: str, scaling: ScalingConfig) -> Iterator[tuple[str, str]]:
-    """Problems as (path, message) of a `scaling` section."""
+def check_scaling(path: str, scaling: ScalingConfig, serve: ServeConfig | None) -> Iterator[tuple[str, str]]:
+    """Problems as (path, message) of a `scaling` section, beside its pool's `serve`."""
     given = scaling.model_fields_set
     sections = [rule for rule in RULES if rule in given and rule != scaling.rule]
     for section in sections:
@@ -30,6 +32,28 @@ def check_scaling(path: str, scaling: ScalingConfig) -> Iterator[tuple[str, str]
     elif scaling.rule == "step":
         for i, alarm in enumerate(scaling.step.alarms):
             yield from _alarm(f"{path}.step.alarms[{i}]", alarm)
+    for i, schedule in enumerate(scaling.schedules):
+        yield from _schedule(f"{path}.schedules[{i}]", schedule, serve)
+
+
+def _schedule(path: str, schedule: ScheduleConfig, serve: ServeConfig | None) -> Iterator[tuple[str, str]]:
+    if schedule.cron is None and schedule.from_ is None and schedule.until is None:
+        yield path, "says no time: cron with duration, or from and until"
+    if schedule.cron is None and schedule.duration is not None:
+        yield f"{path}.duration", "only with cron"
+    if schedule.cron is not None and schedule.duration is None:
+        yield f"{path}.duration", "is required with cron: how long it lasts each time"
+    if schedule.min is None and schedule.max is None:
+        yield path, "says nothing of the number: min, max or both"
+    if schedule.from_ is not None and schedule.until is not None and schedule.begins() >= schedule.ends():
+        yield f"{path}.until", "is not after from"
+    low, high = schedule.min, schedule.max
+    if low is not None and high is not None and low > high:
+        yield f"{path}.min", f"{low} is more than max, which is {high}"
+    if serve is not None and low is not None and low > serve.max:
+        yield f"{path}.min", f"{low} is more than max of serve, which is {serve.max}"
+    if serve is not None and high is not None and high < serve.min:
+        yield f"{path}.max", f"{high} is less than min of serve, which is {serve.min}"
 
 
 def _twice(path: str, signals: Sequence[str]) -> Iterator[tuple[str, str]]:

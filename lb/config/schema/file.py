@@ -33,6 +33,7 @@ from lb.config.schema.pools.scaling_rules import (
     StepScalingConfig,
     TargetTrackingConfig,
 )
+from lb.config.schema.pools.schedules import ScheduleConfig
 from lb.config.schema.pools.serve import BackoffConfig, CrashLoopConfig, ServeConfig
 from lb.config.schema.pools.signals import MetricConfig, SignalConfig
 from lb.config.schema.routes.cors import CorsConfig
@@ -102,6 +103,7 @@ __all__ = [
     "RewriteConfig",
     "RouteConfig",
     "ScalingConfig",
+    "ScheduleConfig",
     "SendProxyConfig",
     "ServeConfig",
     "ShareConfig",

@@ -18,6 +18,7 @@ from lb.control.servers.replica import Replica, State
 from lb.control.servers.signals import Signals, Source
 from lb.scaling.registry import build
 from lb.scaling.scaler import Decision, Look, Scaler
+from lb.scaling.schedules import Scheduled
 
 log = logging.getLogger("tidegate.scaling")
 
@@ -82,6 +83,11 @@ class Autoscaler:
         self._events: deque[ScaleEvent] = deque(maxlen=HISTORY)
         self._counts = _Counts()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def floor(self) -> int:
+        """Replicas that schedules ask for now, whatever the load; 0 without one."""
+        return self._rule.floor if isinstance(self._rule, Scheduled) else 0
 
     def start(self) -> None:
         """Begin to scale, in the running loop; the first decision comes after one interval."""

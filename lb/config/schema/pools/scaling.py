@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lb.config.schema.base import Integer, Model, Number
 from lb.config.schema.pools.scaling_rules import KpaConfig, RayConfig, StepScalingConfig, TargetTrackingConfig
+from lb.config.schema.pools.schedules import ScheduleConfig
 from lb.config.schema.pools.signals import MetricConfig
 from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
 
@@ -78,6 +79,9 @@ class ScalingConfig(Model):
     """Options of the rule `step`."""
     ray: RayConfig = RayConfig()
     """Options of the rule `ray`."""
+    schedules: list[ScheduleConfig] = []
+    """Times with floors and ceilings of their own, under every rule. The highest floor and the lowest ceiling count,
+    and a floor before a ceiling."""
 
     @model_validator(mode="before")
     @classmethod
