@@ -2,6 +2,7 @@
 
 GET  /api/v1/status   the status document (lb.control.admin.status)
 GET  /api/v1/transitions   the last changes of endpoints, newest first
+GET  /api/v1/scaling  why a pool has as many model servers as it has, and the requests that have arrived for it
 POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
 POST /api/v1/explain  what would become of a request
 POST /api/v1/endpoint what an operator wants of an endpoint; answered with its row of the status document
@@ -53,6 +54,13 @@ class AdminClient:
             raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
         found: list[dict[str, Any]] = body["transitions"]
         return found
+
+    def scaling(self, pool: str) -> dict[str, Any]:
+        """Why a pool has as many model servers as it has, and the requests that have arrived. Raises AdminError."""
+        code, body = self._ask("GET", f"/api/v1/scaling?{urlencode({'pool': pool})}", _STATUS_TIMEOUT)
+        if code != 200:
+            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
+        return body
 
     def reload(self) -> dict[str, Any]:
         """The outcome, good or bad. Raises AdminError."""

@@ -163,6 +163,21 @@ def models(options: Options) -> int:
     return commands.list_models(options.server or commands.servers_of(_client(options)), options.json)
 
 
+def scaling(options: Options) -> int:
+    """Show why a pool has as many model servers as it has, and record its load.
+
+    `explain` shows what the last decision was made of. `record` writes the requests that arrive, second by second, as a
+    trace.
+    """
+    from lb.cli import scaling as commands
+
+    if options.action == "explain":
+        commands.explain(_client(options), options.pool, options.json)
+    else:
+        commands.record(_client(options), options.pool, options.seconds, options.output)
+    return 0
+
+
 def bench(options: Options) -> int:
     """Measure Tidegate side by side with HAProxy, nginx, Envoy and Varnish (`tidegate bench --help`)."""
     from lb.cli.bench import bench as run_bench
@@ -303,6 +318,19 @@ def _parser() -> argparse.ArgumentParser:
         help="A model server (HOST:PORT or unix:/PATH) instead of the daemon's; may be given more than once.",
     )  # fmt: skip
     _json_option(made, "them")
+
+    of_scaling = command(scaling).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    text = "Show why a pool has as many model servers as it has: signals, wishes, what held them, the last changes."
+    made = of_scaling.add_parser("explain", help=text, description=text, allow_abbrev=False)
+    made.add_argument("pool", metavar="POOL", help="Name of the pool.")
+    _daemon_options(made)
+    _json_option(made, "the document")
+    text = "Write the requests that arrive for a pool, second by second (CSV: second,requests)."
+    made = of_scaling.add_parser("record", help=text, description=text, allow_abbrev=False)
+    made.add_argument("pool", metavar="POOL", help="Name of the pool.")
+    made.add_argument("--seconds", type=_at_least(1), required=True, metavar="N", help="How long.")
+    made.add_argument("--output", "-o", type=Path, metavar="FILE", help="Where to. Default: standard output.")
+    _daemon_options(made)
 
     # Nothing that follows is an option of ours.
     text = "List, inspect, verify or purge the model cache (`tidegate models cache --help`)."

@@ -27,6 +27,7 @@ from lb.control.configuration import load_configuration
 from lb.control.endpoints.asking import Asked
 from lb.control.endpoints.discovered import DiscoveredPools
 from lb.control.endpoints.inference_counts import InferenceCounts
+from lb.control.endpoints.lookup import find_pool
 from lb.control.endpoints.models import ModelReadiness
 from lb.control.endpoints.pool_calls import PoolCalls
 from lb.control.endpoints.server_calls import Rules, ServerCalls
@@ -42,6 +43,7 @@ from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers.managed import ManagedPools
 from lb.control.servers.pool import ModelServers, ServerContext
 from lb.control.servers.runtime import runtime_directory
+from lb.control.servers.scaling_memory import state_directory
 from lb.control.signals import release
 from lb.control.sockets import SocketTable
 from lb.control.tickets import TicketRing
@@ -204,6 +206,17 @@ class Master:
                 row["why_not"] = (status.get("steering") or {}).get("why_not") or row["why_not"]
         return found
 
+    def scaling(self, pool: str) -> dict[str, Any]:
+        """Requests that have arrived for a pool so far (None where they are not counted), and why it has as many
+        replicas as it has (None where it is not scaled). Raises ConfigError when there is no such pool."""
+        find_pool(self.plan, pool)
+        counts = self.publisher.counts(pool)
+        return {
+            "pool": pool,
+            "arrived": None if counts is None else counts.arrived,
+            "scaling": self.managed.explain(pool),
+        }
+
     def status(self) -> dict[str, Any]:
         """The document of /api/v1/status and `tidegate status`: see lb.control.admin.status."""
         return status.document(self, self._clock.now())
@@ -287,6 +300,7 @@ class Master:
             lambda pool: self.publisher.waiting(pool),
             lambda pool: self.publisher.counts(pool),
             self._clock,
+            state_directory(),
         )
         self.managed = ManagedPools(
             lambda name, pool, changed: ModelServers(name, pool, changed, context),

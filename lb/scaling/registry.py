@@ -1,28 +1,57 @@
-"""The scaling rules by name."""
+"""The scaling rules by name. Each is loaded by the pools that go by it: a start waits for no other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from lb.config.schema.file import ScalingConfig
-from lb.scaling.rules.hpa import Hpa
-from lb.scaling.rules.kpa import Kpa
-from lb.scaling.rules.ray import Ray
-from lb.scaling.rules.step import Step
-from lb.scaling.rules.target_tracking import TargetTracking
 from lb.scaling.scaler import Scaler
-from lb.scaling.schedules import Scheduled
+
+
+def _hpa(settings: ScalingConfig) -> Scaler:
+    from lb.scaling.rules.hpa import Hpa
+
+    return Hpa(settings)
+
+
+def _kpa(settings: ScalingConfig) -> Scaler:
+    from lb.scaling.rules.kpa import Kpa
+
+    return Kpa(settings.kpa)
+
+
+def _target_tracking(settings: ScalingConfig) -> Scaler:
+    from lb.scaling.rules.target_tracking import TargetTracking
+
+    return TargetTracking(settings.target_tracking)
+
+
+def _step(settings: ScalingConfig) -> Scaler:
+    from lb.scaling.rules.step import Step
+
+    return Step(settings.step)
+
+
+def _ray(settings: ScalingConfig) -> Scaler:
+    from lb.scaling.rules.ray import Ray
+
+    return Ray(settings.ray)
+
 
 RULES: dict[str, Callable[[ScalingConfig], Scaler]] = {
-    "hpa": Hpa,
-    "kpa": lambda settings: Kpa(settings.kpa),
-    "target_tracking": lambda settings: TargetTracking(settings.target_tracking),
-    "step": lambda settings: Step(settings.step),
-    "ray": lambda settings: Ray(settings.ray),
+    "hpa": _hpa,
+    "kpa": _kpa,
+    "target_tracking": _target_tracking,
+    "step": _step,
+    "ray": _ray,
 }
 
 
 def build(settings: ScalingConfig) -> Scaler:
     """The rule that `settings` name, with its options, within their schedules and without any memory."""
     rule = RULES[settings.rule](settings)
-    return Scheduled(rule, settings.schedules) if settings.schedules else rule
+    if not settings.schedules:
+        return rule
+    from lb.scaling.schedules import Scheduled
+
+    return Scheduled(rule, settings.schedules)

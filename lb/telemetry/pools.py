@@ -203,6 +203,14 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
         (((n,), m["restarts"]) for n, m in pools),
     )  # fmt: skip
     scaled = [(n, m["scaling"]) for n, m in pools if m.get("scaling")]
+    yield gauge(
+        "replicas_recommended", "Model servers that the rule of scaling asks for, before windows, steps and limits",
+        ("pool", "rule"), (((n, s["rule"]), s["recommended"]) for n, s in scaled if s["recommended"] is not None),
+    )  # fmt: skip
+    yield counter(
+        "scaling_decisions", "Decisions on the number of model servers", ("pool", "rule"),
+        (((n, s["rule"]), s["decisions"]) for n, s in scaled),
+    )  # fmt: skip
     yield counter(
         "scale_events",
         "Changes of the number of model servers wished for",

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "run check reload status transitions drain maintenance enable weight explain models bench version".split()  # noqa: SIM905
+    "run check reload status transitions drain maintenance enable weight explain models scaling bench version".split()  # noqa: SIM905
 )
 OTHERS = [
     ["-m", "backend", "--help"],
@@ -19,6 +19,8 @@ OTHERS = [
     ["-m", "lb.cli", "bench", "run", "--help"],
     ["-m", "lb.cli", "models", "list", "--help"],
     ["-m", "lb.cli", "models", "cache", "--help"],
+    ["-m", "lb.cli", "scaling", "explain", "--help"],
+    ["-m", "lb.cli", "scaling", "record", "--help"],
 ]
 
 

@@ -54,6 +54,9 @@ class Server:
     def status(self) -> dict[str, Any]:
         return {"replicas": [{"address": spec.address} for spec in self.ready], "restarts": self.restarts}
 
+    def explain(self) -> dict[str, Any] | None:
+        return {"wanted": self.wanted}
+
 
 class Managed:
     def __init__(self) -> None:

@@ -15,11 +15,16 @@ from lb.clock import ManualClock, MonotonicClock
 from lb.config.schema.file import ScalingConfig, ServeConfig
 from lb.control.servers.autoscaler import Autoscaler
 from lb.control.servers.replica import Replica
+from lb.control.servers.scaling_memory import ScalingMemory
 from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
 from lb.control.servers.traffic import Counts
+from lb.scaling import registry
+from lb.scaling.rules.ray import Ray
+from lb.scaling.scaler import Decision
 
 SECOND = 1_000_000_000
+NOWHERE = ScalingMemory("digits", None)
 STANDIN = Path(__file__).with_name("standin_model_server.py")
 
 
@@ -37,6 +42,7 @@ class FakePool:
         self.waiting = 0
         self.counts: Counts | None = None
         self.start_time: int | None = None
+        self.memory = NOWHERE
         self.calls: list[int] = []
         self.slow = False
         self.wanted = 0
@@ -64,7 +70,7 @@ class FakePool:
             counts=lambda: self.counts,
             cpu=lambda: self.use,
         )
-        return Autoscaler("digits", self, config, (low, high), source, ManualClock())
+        return Autoscaler("digits", self, config, (low, high), source, self.memory, ManualClock())
 
 
 def test_scales_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
@@ -188,6 +194,76 @@ def test_those_who_wait_are_load() -> None:
     assert scaler.status()["metrics"]["in_flight"]["average"] == 5
 
 
+def test_it_explains_what_the_last_decision_was_made_of() -> None:
+    pool = FakePool(2)
+    scaler = pool.scaler(settings())
+    found = scaler.explain(0)
+    assert (found["reason"], found["decided_s_ago"], found["signals"]) == ("no decision yet", None, {})
+    pool.load(12)
+    pool.start_time = 4 * SECOND
+    pool.counts = Counts(100, 0, 0, 0, {})
+    scaler.sample(14 * SECOND)
+    pool.counts = Counts(110, 1, 0, 0, {})
+    scaler.sample(15 * SECOND)
+    scaler.step(15 * SECOND)
+    found = scaler.explain(18 * SECOND)
+    assert (found["rule"], found["wanted"], found["ready"], found["min"], found["max"]) == ("hpa", 6, 2, 1, 10)
+    assert (found["decided_s_ago"], found["start_time_s"], found["interval_s"]) == (3.0, 4.0, 15.0)
+    assert found["recommenders"] == {"in_flight": {"target": 2.0, "average": 6.0, "replicas": 6}}
+    assert found["signals"]["in_flight"] == {"average": 6.0, "missing": 0, "unready": 0}
+    assert found["traffic"]["requests_per_second"] == 11.0
+    assert [(e["s_ago"], e["from"], e["to"]) for e in found["events"]] == [(3.0, 2, 6)]
+    assert found["memory"] is None
+
+
+class Learner(Ray):
+    """Counts its decisions, over restarts."""
+
+    def __init__(self, settings: ScalingConfig) -> None:
+        super().__init__(settings.ray)
+        self.decisions = 0
+
+    def decide(self, now: int) -> Decision:
+        self.decisions += 1
+        return super().decide(now)
+
+    def learned(self) -> dict[str, Any]:
+        return {"decisions": self.decisions}
+
+    def memory(self) -> bytes:
+        return b"%d" % self.decisions
+
+    def restore(self, memory: bytes) -> None:
+        self.decisions = int(memory)
+
+
+async def test_what_is_learned_survives_a_restart_and_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.RULES, "ray", Learner)
+    config = ScalingConfig.model_validate({"rule": "ray"})
+
+    def started() -> Autoscaler:
+        pool = FakePool(2)
+        pool.memory = ScalingMemory("digits", tmp_path)
+        scaler = pool.scaler(config)
+        scaler.start()
+        return scaler
+
+    scaler = started()
+    for second in (1, 2, 3):
+        scaler.sample(second * SECOND)
+        scaler.step(second * SECOND)
+    await scaler.stop()
+    scaler = started()
+    assert scaler.status()["learned"] == {"decisions": 3}
+    scaler.reconfigure(ScalingConfig.model_validate({"ray": {"target_ongoing_requests": 5}}), 1, 4)
+    assert scaler.status()["learned"] == {"decisions": 3}
+    scaler.reconfigure(settings(), 1, 4)
+    assert scaler.status()["rule"] == "hpa"
+    await scaler.stop()
+
+
 async def test_a_failing_measure_leaves_the_pool_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     pool = FakePool(2)
     calls = []
@@ -197,7 +273,7 @@ async def test_a_failing_measure_leaves_the_pool_as_it_is(caplog: pytest.LogCapt
         raise RuntimeError("no segment")
 
     source = Source(inflight, lambda: 0, lambda: None, dict)
-    scaler = Autoscaler("digits", pool, settings(interval="100ms"), (1, 4), source, MonotonicClock())
+    scaler = Autoscaler("digits", pool, settings(interval="100ms"), (1, 4), source, NOWHERE, MonotonicClock())
     scaler.start()
     await until(lambda: len(calls) > 5)
     await scaler.stop()
@@ -227,7 +303,7 @@ async def test_rising_load_adds_model_servers_and_falling_load_removes_them(tmp_
         interval="200ms", down={"window": "1s", "policies": [{"type": "replicas", "value": 1, "period": "1s"}]}
     )
     source = Source(inflight, lambda: 0, lambda: None, supervisor.cpu)
-    scaler = Autoscaler("digits", supervisor, config, (1, 3), source, MonotonicClock())
+    scaler = Autoscaler("digits", supervisor, config, (1, 3), source, NOWHERE, MonotonicClock())
     await supervisor.start()
     scaler.start()
     await until(lambda: len(supervisor.endpoints()) == 1)

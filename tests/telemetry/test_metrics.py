@@ -45,7 +45,7 @@ STATUS: dict[str, Any] = {
                 "next": [{"state": "crash_loop", "restarts": 6}],
                 "leaving": [{"state": "draining", "restarts": 0}],
                 "restarts": 9,
-                "scaling": {"scaled_up": 3, "scaled_down": 1},
+                "scaling": {"scaled_up": 3, "scaled_down": 1, "rule": "kpa", "recommended": 5, "decisions": 40},
             },
         }
     ],
@@ -149,6 +149,8 @@ def test_the_masters_state_is_shown() -> None:
         assert found["tidegate_replicas", "pool=p", f"state={state}"] == 1
     assert found["tidegate_replica_restarts_total", "pool=p"] == 9
     assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3
+    assert found["tidegate_replicas_recommended", "pool=p", "rule=kpa"] == 5
+    assert found["tidegate_scaling_decisions_total", "pool=p", "rule=kpa"] == 40
 
 
 @pytest.mark.parametrize(

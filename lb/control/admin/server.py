@@ -2,6 +2,7 @@
 
     GET  /metrics  /healthz  /readyz  /api/v1/status  /
          /api/v1/transitions?pool=&endpoint=&last=100   the last changes of endpoints, newest first
+         /api/v1/scaling?pool=   why a pool has as many model servers as it has, and the requests that have arrived
          /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
@@ -117,6 +118,7 @@ class AdminServer:
                 web.get("/readyz", self._readyz),
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/transitions", self._transitions),
+                web.get("/api/v1/scaling", self._scaling),
                 web.post("/api/v1/reload", self._reload),
                 web.post("/api/v1/reopen-logs", self._reopen_logs),
                 web.post("/api/v1/explain", self._explain),
@@ -246,6 +248,13 @@ class AdminServer:
             except ConfigError as error:
                 return _json({"error": str(error)}, 404)
         return _json({"transitions": [change.describe() for change in found]})
+
+    async def _scaling(self, request: web.Request) -> web.Response:
+        """Of one pool; `scaling` is null where it is not scaled, `arrived` where its requests are not counted."""
+        try:
+            return _json(self._master.scaling(request.query.get("pool", "")))
+        except ConfigError as error:
+            return _json({"error": str(error)}, 404)
 
     async def _reload(self, request: web.Request) -> web.Response:
         result = await self._master.reload()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -15,10 +14,11 @@ from lb.clock import Clock
 from lb.config.schema.file import ScalingConfig
 from lb.config.units import MILLISECOND, SECOND
 from lb.control.servers.replica import Replica, State
+from lb.control.servers.scaling_memory import ScalingMemory
 from lb.control.servers.signals import Signals, Source
+from lb.scaling.propose import Reading
 from lb.scaling.registry import build
-from lb.scaling.scaler import Decision, Look, Scaler
-from lb.scaling.schedules import Scheduled
+from lb.scaling.scaler import Decision, Look, Scaler, Traffic
 
 log = logging.getLogger("tidegate.scaling")
 
@@ -26,6 +26,7 @@ HISTORY = 20
 # One look a second, or five in a short interval: what is in flight at one moment says little about 15 seconds.
 SAMPLE_INTERVAL = SECOND
 SAMPLES = 5
+KEEP_INTERVAL = 60 * SECOND  # between two times that what was learned is written
 
 
 class Scalable(Protocol):
@@ -55,7 +56,7 @@ class _Counts(Struct):
 
 
 class Autoscaler:
-    """Scales `target` between `minimum` and `maximum` by the signals of `source`; `wall` gives seconds since the epoch.
+    """Scales `target` within `limits` (fewest, most) by the signals of `source`. `memory` is where the rule's is kept.
 
     `sample` and `step` are the loop's body and read no clock, so that tests and simulations can drive them.
     """
@@ -67,17 +68,19 @@ class Autoscaler:
         settings: ScalingConfig,
         limits: tuple[int, int],
         source: Source,
+        memory: ScalingMemory,
         clock: Clock,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
         self._target = target
         self._settings = settings
         self._limits = limits
+        self._source = source
         self._signals = Signals(source)
+        self._memory = memory
         self._clock = clock
-        self._wall = wall
         self._rule: Scaler = build(settings)
+        self._look: Look | None = None
         self._last: Decision | None = None
         self._decided_at: int | None = None
         self._events: deque[ScaleEvent] = deque(maxlen=HISTORY)
@@ -87,19 +90,25 @@ class Autoscaler:
     @property
     def floor(self) -> int:
         """Replicas that schedules ask for now, whatever the load; 0 without one."""
+        if not self._settings.schedules:
+            return 0
+        from lb.scaling.schedules import Scheduled
+
         return self._rule.floor if isinstance(self._rule, Scheduled) else 0
 
     def start(self) -> None:
         """Begin to scale, in the running loop; the first decision comes after one interval."""
         if self._task is None:
+            self._memory.restore(self._rule)
             self._task = asyncio.create_task(self._run(), name=f"scaling {self.pool}")
 
     async def stop(self) -> None:
-        """Scale no more."""
+        """Scale no more; what was learned is kept."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+            await self._keep()
 
     def reconfigure(self, settings: ScalingConfig, minimum: int, maximum: int) -> None:
         """Follow other settings from the next decision on. A rule that goes on keeps what it has learned; one whose
@@ -116,7 +125,10 @@ class Autoscaler:
         wanted = self._target.wanted
         ready = [r.address for r in self._target.replicas() if r.state == State.READY and r.address is not None]
         traffic, readings = self._signals.read(ready, max(0, wanted - len(ready)), now)
-        look = Look(now, wanted, len(ready), *self._limits, self._wall(), traffic, readings, self._target.start_time)
+        look = Look(
+            now, wanted, len(ready), *self._limits, self._source.wall(), traffic, readings, self._target.start_time
+        )
+        self._look = look
         self._rule.see(look)
         return look
 
@@ -155,16 +167,49 @@ class Autoscaler:
             "events": [{"at": e.at, "from": e.before, "to": e.after, "reason": e.reason} for e in self._events],
         }
 
+    def explain(self, now: int) -> dict[str, Any]:
+        """Why there are as many replicas as there are: all that the last look saw and the last decision was made of.
+        `now` is monotonic ns; durations end in `_s`."""
+        last, look = self._last, self._look
+        return {
+            "rule": self._rule.name,
+            "interval_s": self._rule.interval / SECOND,
+            "wanted": self._target.wanted,
+            "ready": look.ready if look else 0,
+            "min": self._limits[0],
+            "max": self._limits[1],
+            "decided_s_ago": None if self._decided_at is None else (now - self._decided_at) / SECOND,
+            "recommended": last.recommended if last else None,
+            "reason": last.reason if last else "no decision yet",
+            "recommenders": dict(last.detail) if last else {},
+            "learned": dict(self._rule.learned()),
+            "memory": self._memory.describe(),
+            "start_time_s": None if self._target.start_time is None else self._target.start_time / SECOND,
+            "traffic": _traffic(look.traffic) if look and look.traffic else None,
+            "signals": {name: _reading(reading) for name, reading in look.readings.items()} if look else {},
+            "events": [
+                {"s_ago": (now - e.at) / SECOND, "from": e.before, "to": e.after, "reason": e.reason}
+                for e in self._events
+            ],
+        }
+
+    async def _keep(self) -> None:
+        try:
+            # Written elsewhere: a slow disk must not hold up the loop.
+            await asyncio.to_thread(self._memory.save, self._rule.name, self._rule.memory())
+        except Exception:
+            log.exception("pool %s: what was learned could not be kept", self.pool)
+
     async def _run(self) -> None:
         # From decision to decision rather than on a grid: a change is then never a whisker younger than its period.
-        decided = self._clock.now()
+        decided = kept = self._clock.now()
         while True:
             interval = self._rule.interval
             left = decided + interval - self._clock.now()
             tick = min(SAMPLE_INTERVAL, interval // SAMPLES)
             await asyncio.sleep(max(MILLISECOND, min(tick, left)) / SECOND)
+            now = self._clock.now()
             try:
-                now = self._clock.now()
                 self.sample(now)
                 if now - decided >= interval:
                     decided = now
@@ -172,3 +217,24 @@ class Autoscaler:
             except Exception:
                 # Whatever is wrong, the pool keeps the size it has, and the next round may do better.
                 log.exception("pool %s: could not decide on its size", self.pool)
+            if now - kept >= KEEP_INTERVAL:
+                kept = now
+                await self._keep()
+
+
+def _traffic(traffic: Traffic) -> dict[str, Any]:
+    return {
+        "span_s": traffic.span / SECOND,
+        "requests_per_second": traffic.arrived * SECOND / traffic.span,
+        "answered": traffic.answered,
+        "failed": traffic.failed,
+        "refused": traffic.refused,
+        "in_flight": traffic.in_flight,
+        "waiting": traffic.waiting,
+    }
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    values = reading.values
+    average = sum(values) / len(values) if values else None
+    return {"average": average, "missing": reading.missing, "unready": reading.unready}

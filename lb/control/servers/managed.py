@@ -47,6 +47,8 @@ class Server(Protocol):
         """Ends all of them at once; a `stop` under way is over then."""
 
     def status(self) -> dict[str, Any]: ...
+    def explain(self) -> dict[str, Any] | None:
+        """Why there are as many as there are; None where their number is fixed."""
 
 
 class _Pool(Struct):
@@ -123,6 +125,11 @@ class ManagedPools:
         """Of those that serve, with the replicas that are to follow them (`next`) and those they have replaced; the
         restarts are all that the pool has seen."""
         return {name: self._status(name, pool) for name, pool in self._pools.items()}
+
+    def explain(self, pool: str) -> dict[str, Any] | None:
+        """Why a pool has as many replicas as it has (Server.explain); None of one that is not scaled."""
+        known = self._pools.get(pool)
+        return known.server.explain() if known is not None else None
 
     def _status(self, name: str, pool: _Pool) -> dict[str, Any]:
         serving = pool.server.status()

@@ -13,6 +13,7 @@ from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig, ServeConfig
 from lb.control.servers.autoscaler import Autoscaler
+from lb.control.servers.scaling_memory import ScalingMemory
 from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
 from lb.control.servers.traffic import Counts
@@ -28,6 +29,7 @@ class ServerContext(Struct, frozen=True):
     waiting: Callable[[str], int]
     counts: Callable[[str], Counts | None]
     clock: Clock
+    state_dir: Path | None = None  # where what scaling learns is kept; None: nowhere
 
 
 class ModelServers:
@@ -93,6 +95,10 @@ class ModelServers:
             "scaling": self._autoscaler.status() if self._autoscaler else None,
         }
 
+    def explain(self) -> dict[str, Any] | None:
+        """Autoscaler.explain; None without scaling."""
+        return self._autoscaler.explain(self._context.clock.now()) if self._autoscaler else None
+
     async def _scale(self, pool: PoolConfig) -> None:
         """Follows the `scaling` section; without one, there are `min` replicas."""
         serve, scaling = _serve(pool), pool.scaling
@@ -117,6 +123,7 @@ class ModelServers:
                     lambda: self._context.counts(self._name),
                     self._supervisor.cpu,
                 ),
+                ScalingMemory(self._name, self._context.state_dir),
                 self._context.clock,
             )
             self._autoscaler.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
@@ -14,12 +15,13 @@ from lb.scaling.scaler import Traffic
 
 class Source(Struct, frozen=True):
     """Where the signals of one pool come from. `inflight` takes an endpoint's address, `cpu` gives percent of one core
-    by address; `counts` gives None where nothing is counted."""
+    by address; `counts` gives None where nothing is counted, `wall` the seconds since the epoch."""
 
     inflight: Callable[[str], int]
     waiting: Callable[[], int]
     counts: Callable[[], Counts | None]
     cpu: Callable[[], Mapping[str, float]]
+    wall: Callable[[], float] = time.time
 
 
 class Signals:

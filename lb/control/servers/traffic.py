@@ -32,6 +32,11 @@ class Counts(Struct, frozen=True):
     waiting: int  # now
     endpoints: Mapping[str, EndpointCounts]
 
+    @property
+    def arrived(self) -> int:
+        """Requests that came to the pool."""
+        return self.dispatched + self.refused + self.waiting
+
 
 def read_counts(pool: PoolPlan, segment: Segment) -> Counts | None:
     """The counts of now; None for a pool whose protocol counts no requests."""
@@ -73,15 +78,13 @@ class TrafficMeter:
             over += found.over - last.over
             failed += found.failed - last.failed
             served += found.served - last.served
-        refused = counts.refused - before.refused
-        dispatched = counts.dispatched - before.dispatched
         return Traffic(
             span,
             # The words are not read at one moment.
-            arrived=max(0, dispatched + refused + counts.waiting - before.waiting),
+            arrived=max(0, counts.arrived - before.arrived),
             answered=max(0, over - failed),
             failed=failed,
-            refused=refused,
+            refused=counts.refused - before.refused,
             waited=counts.waited - before.waited,
             served=served,
             in_flight=(_in_flight(before) + _in_flight(counts)) / 2,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field
 
@@ -28,6 +27,8 @@ def _cron(value: str) -> str:
 
 
 def _zone(value: str) -> str:
+    from zoneinfo import ZoneInfo
+
     try:
         ZoneInfo(value)
     except (OSError, ValueError):  # ZoneInfoNotFoundError is a KeyError
@@ -86,4 +87,6 @@ class ScheduleConfig(Model):
         return self._seconds(at + timedelta(days=1) if len(self.until) == len("2026-12-24") else at)
 
     def _seconds(self, at: datetime) -> float:
+        from zoneinfo import ZoneInfo
+
         return (at if at.tzinfo is not None else at.replace(tzinfo=ZoneInfo(self.timezone))).timestamp()

@@ -1,0 +1,89 @@
+"""Scaling in the real daemon: rules by their names, what explains them, and traces of the load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from daemon import COMMAND, Daemon, digits_pool, environment, eventually, http_listener, route
+from traffic import digit_request, digit_samples, load
+
+Start = Callable[..., Daemon]
+
+
+def digits_config(scaling: dict[str, Any], **serve: Any) -> dict[str, Any]:
+    return {
+        "workers": 2,
+        "listeners": {"web": http_listener(route("/v2", "digits"))},
+        "pools": {"digits": {**digits_pool(**serve), "scaling": scaling}},
+    }
+
+
+def command(daemon: Daemon, *arguments: str) -> str:
+    done = subprocess.run(
+        [*COMMAND, *arguments, "-c", str(daemon.path)], capture_output=True, text=True, env=environment(), timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_a_rule_scales_by_the_traffic_and_is_explained(start: Start) -> None:
+    scaling = {
+        "ray": {
+            "target_ongoing_requests": 0.5,
+            "upscale_delay": "1s",
+            "downscale_delay": "2s",
+            "look_back_period": "2s",
+        }
+    }
+    daemon = start(digits_config(scaling, min=1, max=3))
+    messages = [digit_request(sample["image"]) for sample in digit_samples()]
+
+    def wanted(number: int) -> Callable[[], bool]:
+        return lambda: daemon.pool("digits")["managed"]["wanted"] == number
+
+    async with load(daemon.port(), messages, clients=24) as heavy:
+        await asyncio.to_thread(eventually, wanted(3), "three model servers")
+        found = json.loads(await asyncio.to_thread(command, daemon, "scaling", "explain", "digits", "--json"))
+    assert heavy.reasons == []
+    assert found["arrived"] > 0
+    assert (found["scaling"]["rule"], found["scaling"]["wanted"]) == ("ray", 3)
+    assert found["scaling"]["recommenders"]["ongoing_requests"]["average"] > 0.5
+    assert found["scaling"]["start_time_s"] > 0
+    assert found["scaling"]["events"][-1]["to"] == 3
+    await asyncio.to_thread(eventually, wanted(1), "one model server")
+    text = command(daemon, "scaling", "explain", "digits")
+    assert "digits: 1 wanted" in text
+    assert "ongoing_requests" in text
+
+
+async def test_a_trace_has_every_request(start: Start, tmp_path: Path) -> None:
+    daemon = start(digits_config({"rule": "hpa"}, min=1, max=2))
+    file, messages = tmp_path / "trace.csv", [digit_request(sample["image"]) for sample in digit_samples()]
+    recording = asyncio.create_task(
+        asyncio.to_thread(command, daemon, "scaling", "record", "digits", "--seconds", "6", "--output", str(file))
+    )
+    await asyncio.to_thread(eventually, lambda: file.exists() and "0," in file.read_text(), "the first second")
+    async with load(daemon.port(), messages, clients=4) as running:
+        await running.until(200)
+    await recording
+    assert running.reasons == []
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    assert rows[0] == ["second", "requests"]
+    assert [int(second) for second, _ in rows[1:]] == list(range(6))
+    assert (
+        sum(int(requests) for _, requests in rows[1:])
+        == json.loads(daemon.admin("/api/v1/scaling?pool=digits")[1])["arrived"]
+    )
+    assert sum(int(requests) for _, requests in rows[1:]) >= running.answers
+
+
+def test_a_pool_that_is_not_there_or_not_scaled(start: Start) -> None:
+    daemon = start(digits_config({"rule": "hpa"}, min=1, max=2))
+    code, body = daemon.admin("/api/v1/scaling?pool=digit")
+    assert (code, json.loads(body)) == (404, {"error": "there is no pool 'digit'; did you mean digits?"})
+    assert daemon.admin("/api/v1/scaling")[0] == 404
