@@ -19,7 +19,7 @@ BARE_PACKAGES := debootstrap iproute2
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare test test-fast lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run dev wheel wheel-bare test test-fast test-other-servers lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -27,6 +27,7 @@ help:
 	@echo "make dev     build, and what tests, linters and benchmarks need on top"
 	@echo "make test    all tests, with what they need"
 	@echo "make test-fast  those that start no daemon, without the slow ones"
+	@echo "make test-other-servers  Triton, MLServer and KServe as managed servers; installs them"
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
 	@echo "make wheel   dist/: a source distribution, and a wheel with the C libraries inside"
 	@echo "make wheel-bare  install that wheel in a bare Debian root and serve (as root)"
@@ -140,6 +141,11 @@ test: dev $(STAMPS)/test-packages
 
 # Parts that need neither a daemon nor a peer.
 FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)
+
+# Triton, MLServer and KServe, each in an environment of its own: some 1.4 GB, so not a part of `make test`.
+test-other-servers: dev $(STAMPS)/test-packages
+	$(BIN)/python -m bench.model_servers.others build/environments
+	$(BIN)/python -m pytest -q -s --timeout=0 tests/other_servers/other_servers.py
 
 test-fast: dev
 	TIDEGATE_FAST_TESTS=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow' --durations 10 $(FAST_TESTS)

@@ -1,6 +1,7 @@
 """`python -m backend serve --models DIR --listen ADDR`, and `python -m backend cache` for the model cache.
 
-Standard output gets one line `listening on ADDR` for each address; the log goes to standard error. Exit status: 0 after
+Standard output gets one line `listening on ADDR` for each address, and the line `ready` once the models are loaded; the
+log goes to standard error. Exit status: 0 after
 an orderly stop, 1 with one line `error: …` when the server cannot start or become ready, 2 for a wrong command line.
 """
 

@@ -138,6 +138,7 @@ class Server:
             return False
         loading.result()
         self._health.set(health.SERVING)
+        print("ready", flush=True)
         return True
 
     async def _serve(self) -> None:

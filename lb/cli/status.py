@@ -14,7 +14,8 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-_GOOD = {"running", "up", "enabled", "ready", "current"}
+_GOOD = {"running", "up", "enabled", "ready", "current", "standby"}
+_LINES = 6  # of the output of a server that cannot start
 _WHOLE = 24  # longest address that is not folded: all of IPv4, with some room
 _BAD = {"down", "unready", "crash_loop", "backoff", "stopped", "stale", "partial", "waiting"}
 
@@ -46,6 +47,8 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
     managed = [pool for pool in document["pools"] if pool["managed"]]
     if managed:
         console.print(_managed(managed))
+        for line in _outputs(managed):
+            console.print(line)
 
 
 def _head(document: dict[str, Any]) -> Iterable[Text]:
@@ -228,18 +231,39 @@ def _health(endpoint: dict[str, Any]) -> str:
 
 
 def _managed(pools: Sequence[dict[str, Any]]) -> Table:
-    table = table_of("model server", "pid", "state", "restarts", "last error")
+    table = table_of("model server", "pid", "state", "on", "restarts", "last error")
     for pool in pools:
         for kind, mark in (("replicas", ""), ("next", " (next)"), ("leaving", " (leaving)")):
             for r in pool["managed"][kind]:
                 name = f"{pool['name']}/{r['index']}{mark}"
-                row = (name, r["pid"] or "-", r["state"], r["restarts"], r["last_error"] or "-")
+                row = (name, r["pid"] or "-", r["state"], _place(r), r["restarts"], r["last_error"] or "-")
                 table.add_row(*map(cell, row))
+        vertical = pool["managed"].get("vertical")
+        if vertical is not None and vertical["needed"] is not None:
+            text = f"{vertical['cores']} cores each, {vertical['advised'] or vertical['cores']} advised: "
+            text += f"{vertical['needed']:.2f} needed, memory {vertical['memory'] / 2**20:.0f} MiB"
+            table.add_row(*map(cell, (f"{pool['name']} size", "", "", "", "", text)))
         scaling = pool["managed"]["scaling"]
         if scaling is not None:
             limits = f"{scaling['wanted']} wanted, {scaling['min']} to {scaling['max']}: {scaling['reason']}"
-            table.add_row(*map(cell, (f"{pool['name']} scaling", "", "", "", limits)))
+            table.add_row(*map(cell, (f"{pool['name']} scaling", "", "", "", "", limits)))
     return table
+
+
+def _place(replica: dict[str, Any]) -> str:
+    """The GPUs and cores that a server has for itself."""
+    gpus = f"GPU {', '.join(replica['gpus'])}" if replica.get("gpus") else ""
+    cores = f"cores {', '.join(map(str, replica['cores']))}" if replica.get("cores") else ""
+    return "; ".join(filter(None, (gpus, cores))) or "-"
+
+
+def _outputs(pools: Sequence[dict[str, Any]]) -> Iterator[Text]:
+    """The last lines of servers that cannot start."""
+    for pool in pools:
+        for r in (*pool["managed"]["replicas"], *pool["managed"]["next"]):
+            if r["state"] in ("backoff", "crash_loop") and r.get("output"):
+                yield Text(f"{pool['name']}/{r['index']} wrote:", "bold")
+                yield from (Text(f"  {line}") for line in r["output"][-_LINES:])
 
 
 def table_of(*columns: str) -> Table:

@@ -40,8 +40,12 @@ from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
 from lb.control.registry import DOWN, ENABLED, MAINTENANCE, UP, Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
+from lb.control.servers.launcher import Launcher
 from lb.control.servers.managed import ManagedPools
+from lb.control.servers.placement import Placement
 from lb.control.servers.pool import ModelServers, ServerContext
+from lb.control.servers.ports import Ports
+from lb.control.servers.replica import Machine
 from lb.control.servers.runtime import runtime_directory
 from lb.control.servers.scaling_memory import state_directory
 from lb.control.signals import release
@@ -292,6 +296,8 @@ class Master:
         cleanup.push_async_callback(load_reports.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         runtime = cleanup.enter_context(runtime_directory())
+        launcher = Launcher()
+        cleanup.callback(launcher.close)
         context = ServerContext(
             runtime,
             self._on_exit,
@@ -300,6 +306,7 @@ class Master:
             lambda pool: self.publisher.waiting(pool),
             lambda pool: self.publisher.counts(pool),
             self._clock,
+            Machine(launcher, Placement(), Ports()),
             state_directory(),
         )
         self.managed = ManagedPools(

@@ -10,6 +10,7 @@ import errno
 import importlib.util
 import os
 import re
+import shutil
 import socket
 import stat
 import time
@@ -75,8 +76,16 @@ def check_model_servers(config: Config) -> list[Found]:
 def _model_servers(config: Config) -> Iterator[tuple[str, str, bool]]:
     """What is wrong with models and servers, and whether the server starts with its other models."""
     for name, pool in config.pools.items():
-        if pool.serve is not None:
+        if pool.serve is not None and pool.serve.models is not None:
             yield from _model_server(f"pools.{name}.serve", pool.serve.models)
+        if pool.serve is not None and pool.serve.command is not None:
+            yield from _program(f"pools.{name}.serve.command", pool.serve.command[0])
+
+
+def _program(place: str, program: str) -> Iterator[tuple[str, str, bool]]:
+    if shutil.which(program) is None:
+        where = "" if "/" in program else " in PATH"
+        yield place, f"{program}: there is no such program{where} that this user may run", False
 
 
 def certificate_warnings(facts: Sequence[CertificateFacts], now: float) -> Iterator[Found]:

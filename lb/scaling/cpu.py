@@ -1,4 +1,4 @@
-"""CPU use of processes, in percent of one core.
+"""CPU use of processes, in percent of one core, and their memory.
 
 psutil is loaded with the first reading: a master that has no model servers needs none of it.
 """
@@ -54,3 +54,13 @@ class CpuMeter:
             # Another process may have got the number of one that ended.
             self._percent[pid] = max(0.0, seconds - mark.seconds) / (now - mark.at) * 1e11
         self._marks[pid] = _Mark(now, seconds)
+
+
+def resident(pid: int) -> int | None:
+    """Bytes of memory that a process has; None where it has ended."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None

@@ -28,6 +28,9 @@ REPLICA = {
     "restarts": 6,
     "started_at": 1,
     "last_error": "exit code 1: no such model",
+    "output": ["Traceback", "no such model"],
+    "gpus": ["0"],
+    "cores": [2, 3],
 }
 DOCUMENT: dict[str, Any] = {
     "version": "1.2.3",
@@ -70,6 +73,7 @@ DOCUMENT: dict[str, Any] = {
                 "replicas": [REPLICA],
                 "next": [{**REPLICA, "index": 1, "last_error": "no such file"}],
                 "leaving": [{**REPLICA, "state": "draining"}],
+                "vertical": {"cores": 4, "advised": None, "needed": 2.5, "memory": 512 << 20},
                 "scaling": {"wanted": 1, "min": 1, "max": 4, "reason": "no decision yet"},
             },
         },
@@ -97,8 +101,10 @@ def test_everything_an_operator_looks_for_is_there() -> None:
         ENDPOINT["address"],
         "empty (http, round_robin)        none",
         "exit code 1: no such model",
-        "digits/1 (next)     77   crash_loop  6         no such file",
+        "digits/1 (next)     77   crash_loop  GPU 0; cores 2, 3  6         no such file",
         "digits/0 (leaving)  77   draining",
+        "digits/1 wrote:\n  Traceback",
+        f"digits size{' ' * 55}4 cores each, 4 advised: 2.50 needed, memory 512 MiB",
         "1 wanted, 1 to 4: no decision yet",
     ):
         assert part in text

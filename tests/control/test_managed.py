@@ -22,7 +22,7 @@ class Server:
         self.ready: tuple[EndpointSpec, ...] = ()
         self.restarts = 0
         self.wanted = pool.serve.min if pool.serve else 0
-        self.held = False
+        self.held = self.rolling = False
 
     def hold(self, number: int) -> None:
         self.wanted, self.held = number, True
@@ -300,3 +300,25 @@ async def test_stop_waits_for_the_drain_and_kill_ends_it() -> None:
     await stopping
     assert managed.servers[0].killed
     assert managed.servers[0].stopped
+
+
+async def test_servers_with_places_are_replaced_one_at_a_time() -> None:
+    managed = Managed()
+    await managed.apply(serving(cores=1))
+    (server,) = managed.servers
+    server.be_ready("unix:/a")
+    before = managed.pools.epochs()["p"]
+    await managed.apply(serving("/new", cores=1))
+    assert managed.servers == [server]
+    assert server.pool.serve is not None
+    assert str(server.pool.serve.models) == "/new"
+    # The cache has nothing of the old ones for the new ones, from the first of these to the last of those.
+    rolling = managed.pools.epochs()["p"]
+    assert rolling > before
+    server.rolling = True
+    server.be_ready("unix:/a", "unix:/b")
+    assert managed.pools.epochs()["p"] == rolling
+    server.rolling = False
+    server.be_ready("unix:/b")
+    assert managed.pools.epochs()["p"] > rolling
+    await managed.pools.stop()

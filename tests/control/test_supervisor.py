@@ -18,11 +18,13 @@ from typing import Any
 import psutil
 import pytest
 import uvloop
+from machine import machine
 from waiting import until
 
 from lb.clock import MonotonicClock
 from lb.config.schema.file import HealthConfig, ServeConfig
 from lb.control.servers.model_server import serve_command
+from lb.control.servers.replica import Machine
 from lb.control.servers.supervisor import Supervisor
 from lb.errors import StartError
 from lb.health.check import CheckFailed
@@ -49,19 +51,21 @@ def standin(serve: ServeConfig, listen: str) -> list[str]:
 class Pool:
     """A supervisor with its surroundings, which record what it told them."""
 
-    def __init__(self, folder: Path, command: Any = standin, **serve: Any) -> None:
+    def __init__(self, folder: Path, around: Machine, program: Any = standin, **serve: Any) -> None:
         self.log: list[tuple[Any, ...]] = []
         self.inflight: Counter[str] = Counter()
         self.folder = folder / "run"
         self.supervisor = Supervisor(
             "digits",
-            ServeConfig(**{"models": folder, **QUICK, **serve}),
+            ServeConfig(**{"models": None if "command" in serve else folder, **QUICK, **serve}),
             runtime_dir=self.folder,
             on_change=lambda: self.log.append(("change", self.addresses())),
             on_exit=lambda address: self.log.append(("exit", address, self.addresses())),
             inflight=lambda address: self.inflight[address],
             clock=MonotonicClock(),
-            command=command,
+            machine=around,
+            probe="tcp" if "command" in serve else "grpc",
+            command=program,
         )
         self.pids: set[int] = set()
 
@@ -81,8 +85,14 @@ class Pool:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, command: Any = standin, **serve: Any) -> AsyncIterator[Pool]:
-    pool = Pool(folder, command, **serve)
+async def running(folder: Path, program: Any = standin, **serve: Any) -> AsyncIterator[Pool]:
+    with machine() as around:
+        async with supervised(Pool(folder, around, program, **serve)) as pool:
+            yield pool
+
+
+@contextlib.asynccontextmanager
+async def supervised(pool: Pool) -> AsyncIterator[Pool]:
     await pool.supervisor.start()
     try:
         yield pool
@@ -354,24 +364,26 @@ async def test_a_faulty_listener_does_not_stop_the_supervisor(tmp_path: Path, ca
     def fail(*_: object) -> None:
         raise RuntimeError("listener")
 
-    supervisor = Supervisor(
-        "digits",
-        ServeConfig(models=tmp_path, **QUICK),
-        runtime_dir=tmp_path,
-        on_change=fail,
-        on_exit=fail,
-        inflight=lambda _: 0,
-        clock=MonotonicClock(),
-        command=standin,
-    )
-    await supervisor.start()
-    await until(supervisor.endpoints)
-    (replica,) = supervisor.replicas()
-    assert replica.pid
-    os.kill(replica.pid, signal.SIGKILL)
-    await until(lambda: supervisor.replicas()[0].restarts == 1)
-    await until(supervisor.endpoints)
-    await asyncio.wait_for(supervisor.stop(), 60)
+    with machine() as around:
+        supervisor = Supervisor(
+            "digits",
+            ServeConfig(models=tmp_path, **QUICK),
+            runtime_dir=tmp_path,
+            on_change=fail,
+            on_exit=fail,
+            inflight=lambda _: 0,
+            clock=MonotonicClock(),
+            machine=around,
+            command=standin,
+        )
+        await supervisor.start()
+        await until(supervisor.endpoints)
+        (replica,) = supervisor.replicas()
+        assert replica.pid
+        os.kill(replica.pid, signal.SIGKILL)
+        await until(lambda: supervisor.replicas()[0].restarts == 1)
+        await until(supervisor.endpoints)
+        await asyncio.wait_for(supervisor.stop(), 60)
     assert "was not handled" in caplog.text
 
 
@@ -384,20 +396,21 @@ async def test_a_command_that_cannot_be_started_is_a_crash_loop(tmp_path: Path) 
 async def test_a_runtime_folder_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder, reason in ((tmp_path / "file" / "x", "cannot make"), (tmp_path / ("x" * 100), "longer than the 107")):
-        pool = Pool(tmp_path)
-        supervisor = Supervisor(
-            "digits",
-            ServeConfig(models=tmp_path),
-            runtime_dir=folder,
-            on_change=lambda: None,
-            on_exit=lambda _: None,
-            inflight=lambda _: 0,
-            clock=MonotonicClock(),
-            command=standin,
-        )
-        with pytest.raises(StartError, match=reason):
-            await supervisor.start()
-        assert pool.supervisor.replicas() == ()
+        with machine() as around:
+            supervisor = Supervisor(
+                "digits",
+                ServeConfig(models=tmp_path),
+                runtime_dir=folder,
+                on_change=lambda: None,
+                on_exit=lambda _: None,
+                inflight=lambda _: 0,
+                clock=MonotonicClock(),
+                machine=around,
+                command=standin,
+            )
+            with pytest.raises(StartError, match=reason):
+                await supervisor.start()
+        assert supervisor.replicas() == ()
 
 
 async def test_cpu_use_is_measured_per_ready_replica(tmp_path: Path) -> None:

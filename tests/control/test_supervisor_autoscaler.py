@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from machine import machine
 from msgspec.structs import replace
 from waiting import until
 
 from lb.clock import ManualClock, MonotonicClock
 from lb.config.schema.file import ScalingConfig, ServeConfig
 from lb.control.servers.autoscaler import Autoscaler
-from lb.control.servers.replica import Replica
+from lb.control.servers.replica import Machine, Replica
 from lb.control.servers.scaling_memory import ScalingMemory
 from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
@@ -283,6 +284,11 @@ async def test_a_failing_measure_leaves_the_pool_as_it_is(caplog: pytest.LogCapt
 
 
 async def test_rising_load_adds_model_servers_and_falling_load_removes_them(tmp_path: Path) -> None:
+    with machine() as around:
+        await scaled_by_load(tmp_path, around)
+
+
+async def scaled_by_load(tmp_path: Path, around: Machine) -> None:
     load = {"total": 0}
 
     def inflight(address: str) -> int:
@@ -297,6 +303,7 @@ async def test_rising_load_adds_model_servers_and_falling_load_removes_them(tmp_
         on_exit=lambda _: None,
         inflight=inflight,
         clock=MonotonicClock(),
+        machine=around,
         command=lambda serve, listen: [sys.executable, str(STANDIN), "--listen", listen],
     )
     config = settings(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.config.schema.file import ServeConfig
-from lb.control.servers.model_server import new_listen_address, serve_command
+from lb.control.servers.model_server import new_socket, serve_command
 from lb.control.servers.replica import TABLE, Event, State, restart_settings
-from lb.control.servers.supervisor import GIVE_UP_ORDER, plan_change
+from lb.control.servers.supervisor import GIVE_UP_ORDER, Change, Member, choose_serving, plan_change, plan_roll
 from lb.control.workers.backoff import Restarts
 from lb.errors import StartError
 
@@ -78,6 +77,70 @@ def test_plan_change_gets_there(states: dict[int, State], leaving: set[int], num
     )
 
 
+def members(text: str) -> list[Member]:
+    """ "ro ro sn": ready and old, starting and new, by index."""
+    states = {"r": State.READY, "s": State.STARTING, "w": State.WAITING, "c": State.CRASH_LOOP}
+    return [Member(index, states[word[0]], word[1] == "n") for index, word in enumerate(text.split())]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "leaving", "number", "start", "retire"),
+    [
+        ("ro ro", [], 2, (2,), ()),  # a new one beside the old ones
+        ("ro ro sn", [], 2, (), ()),  # until it is ready nothing happens
+        ("ro ro rn", [], 2, (), (1,)),
+        ("ro rn", [], 2, (2,), ()),
+        ("ro rn", [7], 2, (), ()),
+        ("ro rn rn", [], 2, (), (0,)),
+        ("rn rn", [], 2, (), ()),
+        ("ro ro wn", [], 2, (), (1,)),  # no place: an old one goes first
+        ("ro ro wn", [7], 2, (), ()),  # one is just leaving
+        ("ro wn", [], 1, (), ()),  # never the last one
+        ("ro ro cn", [], 2, (), ()),  # new ones that fail
+        ("ro ro", [], 3, (2,), ()),  # more are wanted meanwhile: with the new settings
+        ("ro ro ro sn", [], 2, (), (2,)),  # fewer are wanted meanwhile
+        ("cn ro ro", [], 2, (), ()),
+        ("co rn rn", [], 2, (), (0,)),  # back to the settings before: what failed goes
+    ],
+)
+def test_plan_roll(wanted: str, leaving: list[int], number: int, start: tuple, retire: tuple) -> None:
+    assert plan_roll(members(wanted), leaving, number) == Change(start, retire)
+
+
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(1, 6))
+def test_a_roll_gets_there_one_at_a_time(number: int, places: int, seed: int) -> None:
+    """With `places` for all, beyond those that the old ones have; each process that starts becomes ready."""
+    room = number + places % 2
+    wanted = [Member(index, State.READY, False) for index in range(number)]
+    for _ in range(10 * number):
+        change = plan_roll(wanted, [], number)
+        if change == Change():
+            break
+        wanted = [m for m in wanted if m.index not in change.retire]
+        wanted += [Member(index, State.WAITING, True) for index in change.start]
+        assert number - 1 <= len(wanted) <= number + 1
+        for place, member in enumerate(wanted):
+            if member.state is State.WAITING and len([m for m in wanted if m.state is State.READY]) < room:
+                wanted[place] = Member(member.index, State.READY, True)
+        assert sum(m.state is State.READY for m in wanted) >= max(1, number - 1)
+    if number > 1 or room > number:
+        assert len(wanted) == number
+        assert all(m.fresh and m.state is State.READY for m in wanted)
+    else:
+        assert [m.state for m in wanted] == [State.READY, State.WAITING]
+
+
+def test_who_serves_and_who_stands_by() -> None:
+    ready = [(index, State.READY) for index in range(4)]
+    assert choose_serving(ready, frozenset(), 2) == {0, 1}
+    assert choose_serving(ready, frozenset((2, 3)), 2) == {2, 3}
+    assert choose_serving(ready, frozenset((2, 3)), 3) == {0, 2, 3}
+    failed = [(0, State.BACKOFF), (1, State.READY), (2, State.STARTING)]
+    assert choose_serving(failed, frozenset((0,)), 1) == {1}
+    assert choose_serving(failed, frozenset((0,)), 2) == {0, 1}
+    assert choose_serving([], frozenset((0,)), 2) == frozenset()
+
+
 class TestRestarts:
     def restarts(self, **serve: object) -> Restarts:
         return Restarts(restart_settings(ServeConfig.model_validate({"models": "/models", **serve})))
@@ -125,15 +188,22 @@ def test_the_command_says_everything_that_is_configured() -> None:
     command = serve_command(serve, "unix:/run/x.sock")
     assert command[:5] == [sys.executable, "-P", "-m", "backend", "serve"]
     assert command[5:] == [
-        *("--models", "/srv/models", "--listen", "unix:/run/x.sock", "--providers", "tensorrt,cuda,cpu"),
-        *("--grace", "1500ms", "--threads", "3", "--die-with-parent", str(os.getpid()), "--max-batch", "8"),
+        *(
+            "--die-with-parent",
+            "--models",
+            "/srv/models",
+            "--listen",
+            "unix:/run/x.sock",
+            "--providers",
+            "tensorrt,cuda,cpu",
+        ),
+        *("--grace", "1500ms", "--threads", "3", "--max-batch", "8"),
     ]
     assert "--threads" not in serve_command(ServeConfig(models=Path("/m")), "unix:/run/x.sock")
 
 
 def test_addresses_never_repeat_and_fit() -> None:
-    serve = ServeConfig(models=Path("/m"))
-    addresses = {new_listen_address(serve, "digits", 0, Path("/run/t")) for _ in range(100)}
+    addresses = {new_socket("digits", 0, Path("/run/t")) for _ in range(100)}
     assert len(addresses) == 100
     with pytest.raises(StartError, match="longer than"):
-        new_listen_address(serve, "p" * 63, 0, Path("/run/" + "d" * 40))
+        new_socket("p" * 63, 0, Path("/run/" + "d" * 40))

@@ -714,11 +714,12 @@ KEYS: tuple[Advice, ...] = (
         "models: models",
         within="serve",
     ),
-    Advice(
-        "device devices gpu gpus executionproviders provider kind", "serve", "providers: [cuda, cpu]", within="serve"
-    ),
-    Advice("environment envs envvars environ", "serve", 'env: {CUDA_VISIBLE_DEVICES: "0"}', within="serve"),
-    Advice("command cmd arguments extraargs flags", "serve", 'args: ["--log-level", debug]', within="serve"),
+    Advice("device devices executionproviders provider kind", "serve", "providers: [cuda, cpu]", within="serve"),
+    Advice("environment envs envvars environ", "serve", 'env: {OMP_NUM_THREADS: "2"}', within="serve"),
+    Advice("gpu numgpus gpucount ngpus nvidiagpu", "serve", "gpus: 1", within="serve"),
+    Advice("core numcpus cpucount ncpus cpus cpu", "serve", "cores: 2", within="serve"),
+    Advice("warm warmpool warmservers spare spares hotspare", "serve", "standby: 1", within="serve"),
+    Advice("cmd arguments extraargs flags", "serve", 'args: ["--log-level", debug]', within="serve"),
 )
 
 POLICIES: tuple[Advice, ...] = (

@@ -51,7 +51,9 @@ LISTS: dict[tuple[str, str], str] = {
     ("DnsSourceConfig", "resolvers"): "resolvers: [10.0.0.53]",
     ("ServeConfig", "providers"): "providers: [cuda, cpu]",
     ("ServeConfig", "args"): 'args: ["--log-level", debug]',
-    ("ServeConfig", "env"): 'env: {CUDA_VISIBLE_DEVICES: "0"}',
+    ("ServeConfig", "command"): 'command: [my-server, "--port", "{port}"]',
+    ("ServeConfig", "env"): 'env: {OMP_NUM_THREADS: "2"}',
+    ("ReadyConfig", "status"): "status: [200-399]",
     ("HealthConfig", "headers"): f"headers: {_HEADERS}",
     ("HealthConfig", "status"): "status: [200-399]",
     ("HealthConfig", "models"): "models: [digits]",
@@ -101,6 +103,7 @@ FORMS: dict[str, str] = {
     "QueueConfig": "{timeout: 30s}",
     "RateKeyConfig": "{source: true}",
     "RateLimitConfig": "{rate: 100/s}",
+    "ReadyConfig": "{type: http, path: /health}",
     "RedirectConfig": "{scheme: https, status: 308}",
     "RespondConfig": "{status: 200, body: ok}",
     "RetryBackoffConfig": "{base: 25ms}",
@@ -122,6 +125,7 @@ FORMS: dict[str, str] = {
     "TlsConfig": "{certificates: [{cert: site.pem, key: site.key}]}",
     "TracingConfig": '{endpoint: "http://127.0.0.1:4318/v1/traces"}',
     "UdpConfig": "{max_sessions: 10000}",
+    "VerticalConfig": "{dry_run: true}",
 }
 
 # Of a value that stands in place of a mapping, by the mapping: what it means there. {} is the value.

@@ -23,7 +23,7 @@ from lb.config.checks.tls import check_tls
 from lb.config.checks.udp import check_udp_listener
 from lb.config.forms import by_form, members_of
 from lb.config.schema.base import did_you_mean, only_for
-from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig
+from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig, ServeConfig
 from lb.config.schema.listeners.keepalive import check_pool_keepalive
 from lb.config.schema.listeners.sampling import check_explain
 from lb.config.schema.pools.agent import check_agent
@@ -301,8 +301,15 @@ def _unlimited(pool: PoolConfig) -> bool:
 def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
     assert pool.serve is not None
     serve = pool.serve
-    if pool.protocol != "oip":
-        yield f"{path}.serve", "only for protocol oip: the model server speaks nothing else"
+    if serve.command is not None:
+        yield from _other_server(f"{path}.serve", pool.protocol, serve)
+    else:
+        if pool.protocol != "oip":
+            yield f"{path}.serve", "only for protocol oip: the model server speaks nothing else; others have a command"
+        yield from only_for(serve, f"{path}.serve", ("ready", "port"), "only with command")
+    vertical = serve.vertical
+    if vertical is not None and vertical.max_cores is not None and vertical.min_cores > vertical.max_cores:
+        yield f"{path}.serve.vertical.min_cores", f"{vertical.min_cores} is more than max_cores"
     if serve.min > serve.max:
         yield f"{path}.serve.min", f"{serve.min} is more than max, which is {serve.max}"
     if pool.scaling is not None and "max" not in serve.model_fields_set:
@@ -315,6 +322,38 @@ def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.serve.providers", f"{provider} is there twice"
 
 
+def _other_server(path: str, protocol: str, serve: ServeConfig) -> Iterator[Found]:
+    """Of a server that is started by its `command`."""
+    if protocol == "udp":
+        yield path, "not for protocol udp: nothing tells when such a server is ready"
+    yield from only_for(serve, path, ("providers", "threads", "args"), "only with models")
+    if serve.listen == "unix":
+        for word in ("port", "host"):
+            if serve.has_placeholder(word):
+                yield f"{path}.command", f"{{{word}}} has no value with listen: unix; write {{socket}} or {{address}}"
+        yield from only_for(serve, path, ("port",), "has no effect with listen: unix")
+    elif serve.has_placeholder("socket"):
+        yield f"{path}.command", "{socket} has no value with listen: tcp; write {port} or {address}"
+    if isinstance(serve.port, int) and serve.max + serve.standby > 1:
+        yield f"{path}.port", f"is one port for {serve.max + serve.standby} servers; write a range such as 9000-9099"
+    if serve.vertical is not None and serve.cores is None:
+        yield (
+            f"{path}.vertical",
+            "needs cores to begin with: the server of a command is not told how many threads it has",
+        )
+    ready = serve.ready
+    if ready is None:
+        return
+    if ready.port is not None and ready.port not in serve.port_names:
+        yield (
+            f"{path}.ready.port",
+            f"{ready.port} is no port of the server: {{port:{ready.port}}} is nowhere in command and env",
+        )
+    for kind, names in {"http": ("path", "status"), "grpc": ("service",)}.items():
+        if ready.type != kind:
+            yield from only_for(ready, f"{path}.ready", names, f"only for type {kind}")
+
+
 def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:
     cache = config.cache
     if cache is not None and cache.max_object > cache.size // 4:
@@ -323,7 +362,7 @@ def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 def _files(config: Config) -> Iterator[Found]:
     for name, pool in config.pools.items():
-        if pool.serve is not None:
+        if pool.serve is not None and pool.serve.models is not None:
             yield from _folder(f"pools.{name}.serve.models", pool.serve.models)
         if pool.discover is not None and pool.discover.file is not None:
             yield from _folder(f"pools.{name}.discover.file.path", pool.discover.file.path.parent)

@@ -36,6 +36,7 @@ from lb.config.schema.file import (
     ProxyProtocolConfig,
     RateKeyConfig,
     RateLimitConfig,
+    ReadyConfig,
     RedirectConfig,
     RespondConfig,
     RetryBackoffConfig,
@@ -51,6 +52,7 @@ from lb.config.schema.file import (
     TextMatch,
     TlsConfig,
     TracingConfig,
+    VerticalConfig,
     ZonesConfig,
 )
 from lb.config.schema.listeners.keepalive import PoolTcpKeepaliveConfig, TcpKeepaliveConfig
@@ -270,7 +272,18 @@ models: /var/lib/tidegate/models
 min: 1
 max: 4
 providers: [tensorrt, cuda, cpu]
-env: {CUDA_VISIBLE_DEVICES: "0"}
+gpus: 1
+standby: 1
+""",
+    ReadyConfig: """
+type: http
+path: /v2/health/ready
+port: http
+timeout: 5s
+""",
+    VerticalConfig: """
+max_cores: 8
+dry_run: true
 """,
     ScalingConfig: """
 metrics:

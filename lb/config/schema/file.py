@@ -34,7 +34,7 @@ from lb.config.schema.pools.scaling_rules import (
     TargetTrackingConfig,
 )
 from lb.config.schema.pools.schedules import ScheduleConfig
-from lb.config.schema.pools.serve import BackoffConfig, CrashLoopConfig, ServeConfig
+from lb.config.schema.pools.serve import BackoffConfig, CrashLoopConfig, ReadyConfig, ServeConfig, VerticalConfig
 from lb.config.schema.pools.signals import MetricConfig, SignalConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
@@ -95,6 +95,7 @@ __all__ = [
     "RateKeyConfig",
     "RateLimitConfig",
     "RayConfig",
+    "ReadyConfig",
     "RedirectConfig",
     "RegexRewriteConfig",
     "RespondConfig",
@@ -117,6 +118,7 @@ __all__ = [
     "TextMatch",
     "TlsConfig",
     "TracingConfig",
+    "VerticalConfig",
     "ZonesConfig",
 ]
 

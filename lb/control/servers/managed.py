@@ -1,8 +1,9 @@
 """The managed pools of a configuration: which supervisors run, and which endpoints they give.
 
-A changed `serve` section starts as many model servers as the load has now, beside the old ones, and takes over once
-they are ready; a pool that had `endpoints` keeps them until then. So a reload never leaves a pool empty that was not,
-or with less than its load needs.
+A changed `serve` section starts as many servers as the load has now, beside the old ones, and takes over once they are
+ready; a pool that had `endpoints` keeps them until then. So a reload never leaves a pool empty that was not, or with
+less than its load needs. Servers with `gpus` or `cores` are replaced one at a time instead: there is seldom room for
+two sets of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from msgspec import Struct, field
 
 from lb.config.plan.plan import EndpointSpec, Plan
 from lb.config.schema.file import Config, PoolConfig, ServeConfig
+from lb.control.servers.model_server import same_process
 from lb.errors import TidegateError
 
 log = logging.getLogger("tidegate.master")
@@ -40,8 +42,13 @@ class Server(Protocol):
     def endpoints(self) -> Sequence[EndpointSpec]:
         """Those that are ready."""
 
+    @property
+    def rolling(self) -> bool:
+        """Whether there are some with other settings than those of now."""
+
     async def reconfigure(self, pool: PoolConfig) -> None:
-        """Follows other numbers and another `scaling` section; `serve` is else as it was."""
+        """Follows other numbers and another `scaling` section. Where `serve` says something else of a process, the
+        processes are replaced one at a time."""
 
     def kill(self) -> None:
         """Ends all of them at once; a `stop` under way is over then."""
@@ -59,6 +66,7 @@ class _Pool(Struct):
     successor: tuple[ServeConfig, Server] | None = None
     leaving: list[Server] = field(default_factory=list)  # replaced, but workers may not know of the new ones yet
     served: bool = False  # a model server was ready once
+    rolling: bool = False  # the servers are replaced one at a time
     restarts_before: int = 0  # of servers that are gone
     epoch: int = 0  # of those that serve: another number for every `serve` section that took over
 
@@ -160,18 +168,26 @@ class ManagedPools:
         if known is None:
             self._pools[name] = _Pool(name, serve, self._start(name, pool), tuple(_endpoints(before, name)))
             return
-        if known.successor is not None and not _same_servers(known.successor[0], serve):
+        if known.successor is not None and not same_process(known.successor[0], serve):
             self._stop(name, known.successor[1])
             known.successor = None
-        if _same_servers(known.serve, serve):
+        if same_process(known.serve, serve):
             known.serve = serve
             self._spawn(known.server.reconfigure(pool))
+        elif known.successor is None and _is_placed(known.serve) and _is_placed(serve):
+            log.info("pool %s: its servers are replaced by ones with the new settings, one at a time", name)
+            known.serve, known.epoch = serve, next(self._epochs)
+            self._spawn(self._roll(known, pool))
         elif known.successor is None:
             log.info("pool %s: its model servers are replaced by ones with the new settings", name)
             known.successor = (serve, self._start(name, pool, known.server.wanted))
         else:
             known.successor = (serve, known.successor[1])
             self._spawn(known.successor[1].reconfigure(pool))
+
+    async def _roll(self, known: _Pool, pool: PoolConfig) -> None:
+        await known.server.reconfigure(pool)
+        known.rolling = True
 
     def _start(self, name: str, pool: PoolConfig, held: int | None = None) -> Server:
         server = self._factory(name, pool, lambda: self._on_change(name))
@@ -195,6 +211,10 @@ class ManagedPools:
                 pool.epoch = next(self._epochs)
                 self._spawn(server.release())
                 log.info("pool %s: the model servers with the new settings are ready and take over", name)
+        if pool.rolling and not pool.server.rolling:
+            # The result cache has answers of those before, which served until now.
+            pool.rolling, pool.epoch = False, next(self._epochs)
+            log.info("pool %s: all servers have the new settings", name)
         if not pool.served and pool.server.endpoints():
             pool.served, pool.epoch = True, next(self._epochs)
         self._changed(name)
@@ -234,9 +254,8 @@ def _managed(config: Config) -> dict[str, ServeConfig]:
     return {name: pool.serve for name, pool in config.pools.items() if pool.serve is not None}
 
 
-def _same_servers(a: ServeConfig, b: ServeConfig) -> bool:
-    """Whether both say the same of each process: all but how many there are."""
-    return a.model_copy(update={"min": 0, "max": 0}) == b.model_copy(update={"min": 0, "max": 0})
+def _is_placed(serve: ServeConfig) -> bool:
+    return serve.gpus is not None or serve.cores is not None
 
 
 def _names(specs: Sequence[EndpointSpec], addresses: Set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The model servers of one managed pool: a supervisor, and an autoscaler where the pool has a `scaling` section."""
+"""The servers of one managed pool: a supervisor, and an autoscaler where the pool has a `scaling` section."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig, ServeConfig
 from lb.control.servers.autoscaler import Autoscaler
+from lb.control.servers.model_server import same_process
+from lb.control.servers.replica import Machine, Probe
 from lb.control.servers.scaling_memory import ScalingMemory
 from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
 from lb.control.servers.traffic import Counts
+from lb.control.servers.vertical import VerticalScaler
 
 
 class ServerContext(Struct, frozen=True):
-    """What model servers need of the master. The callables take (pool, address); `waiting` and `counts` the pool."""
+    """What servers need of the master. The callables take (pool, address); `waiting` and `counts` the pool."""
 
     runtime_dir: Path
     exited: Callable[[str, str], None]  # the process behind an endpoint is gone
@@ -29,6 +32,7 @@ class ServerContext(Struct, frozen=True):
     waiting: Callable[[str], int]
     counts: Callable[[str], Counts | None]
     clock: Clock
+    machine: Machine
     state_dir: Path | None = None  # where what scaling learns is kept; None: nowhere
 
 
@@ -46,9 +50,12 @@ class ModelServers:
             on_exit=lambda address: context.exited(name, address),
             inflight=lambda address: context.busy(name, address),
             clock=context.clock,
+            machine=context.machine,
+            probe=_probe(pool),
         )
         self._autoscaler: Autoscaler | None = None
         self._pool = pool
+        self._vertical: VerticalScaler | None = None
         self._held = False
         self._stopped = False
 
@@ -59,6 +66,7 @@ class ModelServers:
     async def start(self) -> None:
         """Raises StartError when the runtime folder cannot be used."""
         await self._supervisor.start()
+        await self._resize(_serve(self._pool))
         await self._scale(self._pool)
 
     def hold(self, number: int) -> None:
@@ -71,6 +79,8 @@ class ModelServers:
 
     async def stop(self) -> None:
         self._stopped = True
+        if self._vertical is not None:
+            await self._vertical.stop()
         if self._autoscaler is not None:
             await self._autoscaler.stop()
         await self._supervisor.stop()
@@ -81,23 +91,42 @@ class ModelServers:
     def endpoints(self) -> Sequence[EndpointSpec]:
         return self._supervisor.endpoints()
 
+    @property
+    def rolling(self) -> bool:
+        return self._supervisor.rolling
+
     async def reconfigure(self, pool: PoolConfig) -> None:
-        self._pool = pool
+        before, self._pool = _serve(self._pool), pool
+        serve = _serve(pool)
+        if not same_process(before, serve) or before.vertical != serve.vertical:
+            await self._resize(serve)
         await self._scale(pool)
 
     def status(self) -> dict[str, Any]:
-        """{wanted, replicas: [{index, pid, address, state, restarts, started_at, last_error}], restarts,
-        scaling: … | None}."""
+        """{wanted, standby, replicas: [{index, pid, address, state, restarts, started_at, last_error, output, gpus,
+        cores}], restarts, scaling: … | None, vertical: … | None}."""
         return {
             "wanted": self._supervisor.wanted,
+            "standby": _serve(self._pool).standby,
             "replicas": [asdict(replica) for replica in self._supervisor.replicas()],
             "restarts": self._supervisor.restarts,
             "scaling": self._autoscaler.status() if self._autoscaler else None,
+            "vertical": self._vertical.status() if self._vertical else None,
         }
 
     def explain(self) -> dict[str, Any] | None:
         """Autoscaler.explain; None without scaling."""
         return self._autoscaler.explain(self._context.clock.now()) if self._autoscaler else None
+
+    async def _resize(self, serve: ServeConfig) -> None:
+        """Follows what `serve` says of each process; what was learned of those before does not count."""
+        stale, self._vertical = self._vertical, None
+        if stale is not None:
+            await stale.stop()
+        self._supervisor.roll_to(serve)
+        if serve.vertical is not None and not self._stopped:
+            self._vertical = VerticalScaler(self._name, self._supervisor, serve, serve.vertical, self._context.clock)
+            self._vertical.start()
 
     async def _scale(self, pool: PoolConfig) -> None:
         """Follows the `scaling` section; without one, there are `min` replicas."""
@@ -106,7 +135,7 @@ class ModelServers:
             stale, self._autoscaler = self._autoscaler, None
             if stale is not None:
                 await stale.stop()
-        self._supervisor.scale_to(self._within(self._supervisor.wanted))
+        self._supervisor.scale_to(self._within(self._supervisor.wanted), serve.standby)
         if scaling is None or self._held:
             return
         if self._autoscaler is not None:
@@ -134,6 +163,13 @@ class ModelServers:
 
     def _inflight(self, address: str) -> int:
         return self._context.inflight(self._name, address)
+
+
+def _probe(pool: PoolConfig) -> Probe:
+    """How a server says that it is ready, where the file does not say: the model server by its health service."""
+    if _serve(pool).command is None:
+        return "grpc"
+    return "oip" if pool.protocol == "oip" else "tcp"
 
 
 def _serve(pool: PoolConfig) -> ServeConfig:

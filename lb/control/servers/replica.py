@@ -1,24 +1,28 @@
-"""One place in a managed pool: a model server, its restarts, its drain. States and transitions are the table below."""
+"""One place in a managed pool: a server, its restarts, its drain. States and transitions are the table below."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
+from collections import deque
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from lb.clock import Clock
 from lb.config.schema.file import HealthConfig, ServeConfig
 from lb.config.units import SECOND, format_duration
-from lb.control.servers.model_server import LISTENING, Command, ServerProcess, new_listen_address
+from lb.control.servers.launcher import Launcher, ServerProcess
+from lb.control.servers.model_server import HOST, LISTENING, READY, Command, Start, give_back, prepare
+from lb.control.servers.placement import NOWHERE, Claim, Placement
+from lb.control.servers.ports import Ports
 from lb.control.workers.backoff import Restarts, RestartSettings
 from lb.control.workers.fork_server import describe_exit
-from lb.control.workers.launch import child_environment
 from lb.errors import StartError
 from lb.health.check import CheckFailed
 from lb.health.registry import build
@@ -35,9 +39,14 @@ DRAIN_POLL = SECOND // 20
 DRAIN_QUIET = SECOND // 4
 # What a server has after SIGTERM at least, when its requests took all of the drain time.
 MIN_TERM_GRACE = 2 * SECOND
+LINES = 20  # of a server's output that status shows
+
+
+Probe = Literal["grpc", "oip", "tcp"]
 
 
 class State(StrEnum):
+    WAITING = "waiting"
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
@@ -55,7 +64,8 @@ class Event(StrEnum):
     FAILED = "failed"  # the process is gone, wanted or not; the replica is
     FAILED_OFTEN = "failed_often"  # the same, for too many times
     ENDED = "ended"  # the process is gone, and so may the replica be
-    DUE = "due"  # the wait before the next start is over
+    DUE = "due"  # the wait before the next start is over, and there is a place
+    CROWDED = "crowded"  # that wait is over, and there is no place
 
 
 TABLE: dict[tuple[State, Event], State] = {
@@ -72,15 +82,20 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.STOPPING, Event.FAILED): State.BACKOFF,
     (State.STOPPING, Event.FAILED_OFTEN): State.CRASH_LOOP,
     (State.STOPPING, Event.ENDED): State.GONE,
+    (State.WAITING, Event.DUE): State.STARTING,
+    (State.WAITING, Event.RETIRED): State.GONE,
     (State.BACKOFF, Event.DUE): State.STARTING,
+    (State.BACKOFF, Event.CROWDED): State.WAITING,
     (State.BACKOFF, Event.RETIRED): State.GONE,
     (State.CRASH_LOOP, Event.DUE): State.STARTING,
+    (State.CRASH_LOOP, Event.CROWDED): State.WAITING,
     (State.CRASH_LOOP, Event.RETIRED): State.GONE,
 }
 
 
 class Replica(Struct, frozen=True):
-    """A replica as status shows it; `address` and `pid` are None without a process, `started_at` is monotonic ns."""
+    """A replica as status shows it; `address` and `pid` are None without a process, `started_at` is monotonic ns,
+    `output` has the last lines of the process that failed last. `gpus` and `cores` are those that it has."""
 
     index: int
     pid: int | None
@@ -89,6 +104,17 @@ class Replica(Struct, frozen=True):
     restarts: int
     started_at: int | None
     last_error: str
+    output: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    cores: tuple[int, ...] = ()
+
+
+class Machine(Struct, frozen=True):
+    """What the servers of all pools share."""
+
+    launcher: Launcher
+    placement: Placement
+    ports: Ports
 
 
 class Surroundings(Struct, frozen=True):
@@ -97,6 +123,8 @@ class Surroundings(Struct, frozen=True):
     pool: str
     runtime_dir: Path
     clock: Clock
+    machine: Machine
+    probe: Probe
     command: Command
     inflight: Callable[[str], int]
     exited: Callable[[str], None]  # the process behind an address that had been ready is gone
@@ -104,26 +132,33 @@ class Surroundings(Struct, frozen=True):
 
 
 class ManagedReplica:
-    """Keeps one model server running until `retire`."""
+    """Keeps one server running until `retire`."""
 
     def __init__(self, index: int, serve: ServeConfig, around: Surroundings) -> None:
         self.index = index
         self.name = f"{around.pool}/{index}"
         self.state = State.BACKOFF
         self.wanted = True
+        self.serve = serve
         self.address: str | None = None
         self._around = around
-        self._serve = serve
         self._restarts = Restarts(restart_settings(serve))
-        self._check = build(HealthConfig(type="grpc", timeout=PROBE_TIMEOUT))
+        # The model server says that it is ready, and then has models; others by what their protocol has for it.
+        health = serve.ready.check if serve.ready is not None else HealthConfig(type=around.probe)
+        self._check = build(health)
+        self._patience = serve.ready.timeout if serve.ready is not None else PROBE_TIMEOUT
+        self._start: Start | None = None
+        self._claim: Claim | None = None
         self._process: ServerProcess | None = None
         self._phase: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
+        self._told = asyncio.Event()  # something that may mean that it is ready
         self._delay = 0  # of the pause before the next start
         self._stop_by = 0  # when a process that is to end is killed
         self._started_at: int | None = None
         self._ready_at: int | None = None
-        self._last_line = ""
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._last_output: tuple[str, ...] = ()
         self._last_error = ""
         self._hung = ""  # why its process was killed
 
@@ -140,19 +175,30 @@ class ManagedReplica:
         return None if self._ready_at is None or self._started_at is None else self._ready_at - self._started_at
 
     def describe(self) -> Replica:
+        place = (self._claim.place if self._claim is not None else None) or NOWHERE
+        waits = self._claim.why if self._claim is not None and self.state is State.WAITING else ""
         return Replica(
-            self.index, self.pid, self.address, self.state, self._restarts.count, self._started_at, self._last_error
+            self.index,
+            self.pid,
+            self.address,
+            self.state,
+            self._restarts.count,
+            self._started_at,
+            "; ".join(filter(None, (waits, self._last_error))),
+            self._last_output,
+            place.gpus,
+            place.cores,
         )
 
     def start(self) -> None:
         """Begin; call it once, in the running loop."""
-        self._step(Event.DUE)
+        self._begin()
 
     def retire(self) -> None:
         """Drain and stop; `gone` is the last state. Calling it again changes nothing."""
         if self.wanted and self.state is not State.GONE:
             self.wanted = False
-            self._stop_by = self._around.clock.now() + max(MIN_TERM_GRACE, self._serve.drain_timeout)
+            self._stop_by = self._around.clock.now() + max(MIN_TERM_GRACE, self.serve.drain_timeout)
             if self.state is not State.STOPPING:  # there it was overdue, and is not started again
                 self._step(Event.RETIRED)
 
@@ -161,9 +207,35 @@ class ManagedReplica:
         if self._process:
             self._process.signal(signal.SIGKILL)
 
+    def _begin(self) -> None:
+        """Starts the server where there is a place for it, else waits for one."""
+        serve = self.serve
+        if serve.gpus is None and serve.cores is None:
+            self._step(Event.DUE)
+            return
+        self._claim = self._around.machine.placement.claim(
+            serve.gpus or 0, serve.cores or 0, lambda: self._step(Event.DUE)
+        )
+        if self._claim.place is None:
+            log.warning("%s: %s", self.name, self._claim.why)
+            self._step(Event.CROWDED)
+        else:
+            self._step(Event.DUE)
+
+    def _leave(self) -> None:
+        """Gives back what a server had that has ended, or that was to come."""
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+        if self._start is not None:
+            give_back(self._around.machine.ports, self._start.ports)
+            self._start = None
+
     def _step(self, event: Event, exited: str | None = None) -> None:
         before, self.state = self.state, TABLE[self.state, event]
         log.debug("%s: %s: %s, now %s", self.name, before, event, self.state)
+        if self.state is State.GONE:
+            self._leave()
         if self._phase is not None and self._phase is not asyncio.current_task():
             self._phase.cancel()
         self._phase = self._enter()
@@ -193,14 +265,17 @@ class ManagedReplica:
         reason = "it does not listen"
         try:
             self._spawn()
-            async with asyncio.timeout(self._serve.start_timeout / SECOND):
+            async with asyncio.timeout(self.serve.start_timeout / SECOND):
                 await self._listening.wait()
-                while reason := await self._probe():  # noqa: ASYNC110 - another process's state has no event
-                    await asyncio.sleep(PROBE_INTERVAL / SECOND)
+                while reason := await self._probe():
+                    # It may say that it is ready; of others nobody tells.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._told.wait(), PROBE_INTERVAL / SECOND)
+                    self._told.clear()
         except StartError as e:
             self._fail(str(e), None)
         except TimeoutError:
-            self._last_error = f"not ready within {format_duration(self._serve.start_timeout)}: {reason}"
+            self._last_error = f"not ready within {format_duration(self.serve.start_timeout)}: {reason}"
             log.error("%s: %s; it is stopped", self.name, self._last_error)
             self._stop_by = self._around.clock.now() + MIN_TERM_GRACE
             self._step(Event.OVERDUE)
@@ -212,30 +287,43 @@ class ManagedReplica:
 
     def _spawn(self) -> None:
         around = self._around
-        self._ready_at, self._started_at, self._last_line, self._hung = None, around.clock.now(), "", ""
+        self._ready_at, self._started_at, self._hung = None, around.clock.now(), ""
+        self._lines.clear()
         self._listening.clear()
-        listen = new_listen_address(self._serve, around.pool, self.index, around.runtime_dir)
-        self.address = listen if listen.startswith("unix:") else None
-        command = around.command(self._serve, listen)
-        self._process = ServerProcess(command, {**child_environment(), **self._serve.env}, self._heard, self._exited)
-        log.info("%s: started, pid %d", self.name, self._process.pid)
+        self._told.clear()
+        place = (self._claim.place if self._claim is not None else None) or NOWHERE
+        start = prepare(
+            self.serve, around.pool, self.index, around.runtime_dir, around.machine.ports, place, around.command
+        )
+        self._start, self.address = start, start.address
+        if self.serve.command is not None:
+            self._listening.set()  # nobody says so
+        self._process = ServerProcess(
+            around.machine.launcher, start.specification, self._launched, self._heard, self._exited
+        )
+
+    def _launched(self, pid: int) -> None:
+        log.info("%s: started, pid %d", self.name, pid)
 
     async def _probe(self) -> str:
         """Why it is not ready, or ""."""
-        if self.address is None:
+        if self.address is None or self._start is None:
             return "it did not say where it listens"
+        ready = self.serve.ready
+        port = self._start.ports[ready.port] if ready is not None and ready.port is not None else None
+        address = self.address if port is None else f"{HOST}:{port}"
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT / SECOND):
-                await self._check.run(self.address)
+            async with asyncio.timeout(self._patience / SECOND):
+                await self._check.run(address)
         except CheckFailed as e:
             return str(e)
         except TimeoutError:
-            return f"no answer to a health check within {format_duration(PROBE_TIMEOUT)}"
+            return f"no answer to a health check within {format_duration(self._patience)}"
         return ""
 
     async def _watch(self) -> None:
         """Kills it once it has not answered for `hang_timeout`; the exit is a failure like others."""
-        clock, limit = self._around.clock, self._serve.hang_timeout
+        clock, limit = self._around.clock, self.serve.hang_timeout
         answered, silent = clock.now(), 0
         while limit and not (silent >= LEAST_LOOKS and clock.now() - answered >= limit):
             await asyncio.sleep(min(WATCH_INTERVAL, limit // (2 * LEAST_LOOKS)) / SECOND)
@@ -248,11 +336,14 @@ class ManagedReplica:
         if line.startswith(LISTENING) and not self._listening.is_set():
             self.address = line.removeprefix(LISTENING)
             self._listening.set()
+        elif line == READY and self.serve.command is None:
+            self._told.set()
         else:
-            self._last_line = line
+            self._lines.append(line)
         log.info("%s: %s", self.name, line)
 
-    def _exited(self, code: int) -> None:
+    def _exited(self, code: int | None, problem: str) -> None:
+        self._leave()
         if self.address is not None and self.address.startswith("unix:"):
             Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
         self._process = None
@@ -267,12 +358,14 @@ class ManagedReplica:
         elif self._hung:
             self._fail(self._hung, exited)
         else:
-            self._fail(": ".join(filter(None, (describe_exit(code), self._last_line))), exited)
+            last = self._lines[-1] if self._lines else ""
+            self._fail(problem or ": ".join(filter(None, (describe_exit(code), last))), exited)
 
     def _fail(self, error: str, exited: str | None) -> None:
         """There is no process although one is wanted: try again later."""
         now = self._around.clock.now()
-        self.address, self._last_error = None, error
+        self._leave()
+        self.address, self._last_error, self._last_output = None, error, tuple(self._lines)
         # Time spent on starting does not make a run stable.
         self._delay = self._restarts.died(now if self._ready_at is None else self._ready_at, now)
         often = self._restarts.crash_loop
@@ -288,12 +381,12 @@ class ManagedReplica:
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._delay / SECOND)
-        self._step(Event.DUE)
+        self._begin()
 
     async def _drain(self) -> None:
         clock, address = self._around.clock, self.address or ""
         begun = idle_since = clock.now()
-        deadline = begun + self._serve.drain_timeout
+        deadline = begun + self.serve.drain_timeout
         while (now := clock.now()) < deadline:
             if self._around.inflight(address):
                 idle_since = now

@@ -1,26 +1,29 @@
-"""The model servers of one managed pool: as many as are wanted, replaced when they end, drained before they stop."""
+"""The servers of one managed pool: as many as are wanted, replaced when they end, drained before they stop; and those
+that stand by."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import ServeConfig
-from lb.control.servers.model_server import Command, new_listen_address, serve_command
-from lb.control.servers.replica import ManagedReplica, Replica, State, Surroundings
+from lb.control.servers.model_server import Command, new_socket, same_process, serve_command
+from lb.control.servers.replica import Machine, ManagedReplica, Probe, Replica, State, Surroundings
 from lb.errors import StartError
-from lb.scaling.cpu import CpuMeter
+from lb.scaling.cpu import CpuMeter, resident
 
 log = logging.getLogger("tidegate.supervisor")
 
 # Whom to give up first: what serves least.
-GIVE_UP_ORDER = (State.CRASH_LOOP, State.BACKOFF, State.STOPPING, State.STARTING, State.READY)
+GIVE_UP_ORDER = (State.CRASH_LOOP, State.WAITING, State.BACKOFF, State.STOPPING, State.STARTING, State.READY)
+STANDBY = "standby"  # how status shows a replica that is ready and takes no requests
 
 
 class Change(Struct, frozen=True):
@@ -43,8 +46,50 @@ def plan_change(wanted: Sequence[tuple[int, State]], leaving: Sequence[int], num
     return Change(retire=tuple(index for index, _ in order[: len(wanted) - number]))
 
 
+class Member(Struct, frozen=True):
+    """A replica that is wanted, as `plan_roll` sees it; `fresh` ones have the settings of now."""
+
+    index: int
+    state: State
+    fresh: bool
+
+
+def plan_roll(wanted: Sequence[Member], leaving: Sequence[int], number: int) -> Change:
+    """The next step from replicas with older settings to `number` fresh ones, one at a time.
+
+    There is one more than `number` at most, those included that are leaving, and one less is ready at least: a fresh
+    one starts beside the others, and when it is ready one with older settings goes. Where there is no place for the
+    fresh one, one of two or more that are ready goes first. While the fresh one does not become ready, nothing else
+    changes.
+    """
+    members = [(m.index, m.state) for m in wanted]
+    stale = [(m.index, m.state) for m in wanted if not m.fresh]
+    coming = [m for m in wanted if m.fresh and m.state is not State.READY]
+    ready = sum(m.state is State.READY for m in wanted)
+    if not stale or len(wanted) < number:
+        return plan_change(members, leaving, number)
+    surplus = len(wanted) - number
+    crowded = any(m.state is State.WAITING for m in coming) and not leaving and ready > 1
+    if surplus > 1 or (surplus == 1 and (crowded or not coming)):
+        return Change(retire=plan_change(stale, (), max(0, len(stale) - max(1, surplus - 1))).retire)
+    if surplus == 0 and not coming and not leaving:
+        return plan_change(members, leaving, number + 1)
+    return Change()
+
+
+def choose_serving(wanted: Sequence[tuple[int, State]], serving: Set[int], number: int) -> frozenset[int]:
+    """Which `number` of the replicas that are wanted serve, where `serving` did so far; the others stand by.
+
+    Replicas that are ready come first, of equals those that serve already, then those with the lowest index: one that
+    stands by takes over from one that fails, and none is taken out of the balance for another that is no better.
+    """
+    order = sorted(wanted, key=lambda item: (item[1] is not State.READY, item[0] not in serving, item[0]))
+    return frozenset(index for index, _ in order[:number])
+
+
 class Supervisor:
-    """Runs the model servers of `pool`. All methods belong to the loop that runs `start`.
+    """Runs the servers of `pool`. All methods belong to the loop that runs `start`. `machine` is what pools share;
+    `probe` is the type of the check that finds out whether a server is ready, where `serve` does not say.
 
     `on_change()` is called when `endpoints()` has changed. `on_exit(address)` is called the moment the process behind
     an endpoint is seen to be gone, before `on_change`, whether it crashed or was stopped. `inflight(address)` counts
@@ -61,6 +106,8 @@ class Supervisor:
         on_exit: Callable[[str], None],
         inflight: Callable[[str], int],
         clock: Clock,
+        machine: Machine,
+        probe: Probe = "grpc",
         command: Command = serve_command,
     ) -> None:
         self.pool = pool
@@ -68,9 +115,14 @@ class Supervisor:
         self._on_change = on_change
         self._on_exit = on_exit
         self._clock = clock
-        self._around = Surroundings(pool, runtime_dir, clock, command, inflight, self._exited, self._moved)
+        self._around = Surroundings(
+            pool, runtime_dir, clock, machine, probe, command, inflight, self._exited, self._moved
+        )
         self._replicas: dict[int, ManagedReplica] = {}
         self._number = serve.min
+        self._standby = serve.standby
+        self._serving: frozenset[int] = frozenset()  # indices of replicas that do not stand by
+        self._told: tuple[EndpointSpec, ...] = ()  # endpoints, as of the last change
         self._restarts_before = 0  # of replicas that are gone
         self._running = False
         self._empty = asyncio.Event()
@@ -92,15 +144,16 @@ class Supervisor:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as e:
             raise StartError(f"cannot make {directory}: {e.strerror}") from e
-        new_listen_address(self._serve, self.pool, 999, directory)
+        new_socket(self.pool, 999, directory)
         self._running = True
         self._carry_out()
 
-    def scale_to(self, n: int) -> None:
-        """Want `n` replicas from now on."""
+    def scale_to(self, n: int, standby: int | None = None) -> None:
+        """Want `n` replicas from now on, and `standby` more that stand by; None: as many as before."""
         if n < 0:
             raise ValueError(f"a pool cannot have {n} replicas")
         self._number = n
+        self._standby = self._standby if standby is None else standby
         self._carry_out()
 
     @property
@@ -110,21 +163,25 @@ class Supervisor:
 
     def replicas(self) -> tuple[Replica, ...]:
         """All of them by index, those that drain or stop included."""
-        return tuple(self._replicas[index].describe() for index in sorted(self._replicas))
+        found = (self._replicas[index].describe() for index in sorted(self._replicas))
+        return tuple(
+            replace(r, state=STANDBY) if r.state == State.READY and r.index not in self._serving else r for r in found
+        )
 
     def endpoints(self) -> tuple[EndpointSpec, ...]:
-        """The replicas that are ready."""
-        return tuple(
-            EndpointSpec(replica.address)
-            for _, replica in sorted(self._replicas.items())
-            if replica.state is State.READY and replica.address is not None
-        )
+        """The replicas that are ready and do not stand by."""
+        return tuple(EndpointSpec(replica.address) for replica in self._ready() if replica.address is not None)
 
     def cpu(self) -> dict[str, float]:
         """CPU use of ready replicas by address, in percent of one core, over the last half second or more."""
-        ready = [r for r in self._replicas.values() if r.state is State.READY]
-        pids = {r.address: r.pid for r in ready if r.address is not None and r.pid is not None}
+        pids = {r.address: r.pid for r in self._ready() if r.address is not None and r.pid is not None}
         return self._cpu.read(pids, self._clock.now())
+
+    def memory(self) -> dict[str, float]:
+        """Resident memory of replicas that serve by address, in bytes."""
+        pids = {r.address: r.pid for r in self._ready() if r.address is not None and r.pid is not None}
+        found = {address: resident(pid) for address, pid in pids.items()}
+        return {address: float(size) for address, size in found.items() if size is not None}
 
     def cpu_percent(self) -> float | None:
         """The mean of `cpu()`, or None before there are two readings of any replica."""
@@ -148,15 +205,49 @@ class Supervisor:
     def _carry_out(self) -> None:
         if not self._running:
             return
-        wanted = [(r.index, r.state) for r in self._replicas.values() if r.wanted]
+        wanted = self._members()
         leaving = [r.index for r in self._replicas.values() if not r.wanted]
-        change = plan_change(wanted, leaving, self._number)
+        change = plan_roll(wanted, leaving, self._number + self._standby)
         for index in change.start:
             replica = self._replicas[index] = ManagedReplica(index, self._serve, self._around)
             replica.start()
         for index in change.retire:
             if index in self._replicas:  # a listener may have scaled meanwhile
                 self._replicas[index].retire()
+        self._choose()
+
+    @property
+    def rolling(self) -> bool:
+        """Whether replicas are wanted that have other settings than those of now."""
+        return not all(member.fresh for member in self._members())
+
+    def roll_to(self, serve: ServeConfig) -> None:
+        """Replaces the replicas by ones with these settings, one at a time."""
+        self._serve = serve
+        self._carry_out()
+
+    def _members(self) -> list[Member]:
+        return [
+            Member(r.index, r.state, same_process(r.serve, self._serve)) for r in self._replicas.values() if r.wanted
+        ]
+
+    def _ready(self) -> list[ManagedReplica]:
+        """Those that are ready and do not stand by, by index."""
+        found = (self._replicas[index] for index in sorted(self._serving & self._replicas.keys()))
+        return [replica for replica in found if replica.state is State.READY]
+
+    def _choose(self) -> None:
+        """Who serves and who stands by, as things are now; tells of endpoints that are others than before."""
+        wanted = [(r.index, r.state) for r in self._replicas.values() if r.wanted]
+        self._serving = choose_serving(wanted, self._serving, self._number)
+        found = self.endpoints()
+        if found == self._told:
+            return
+        self._told = found
+        try:
+            self._on_change()
+        except Exception:
+            log.exception("%s: the change of its endpoints was not handled", self.pool)
 
     def _exited(self, address: str) -> None:
         try:
@@ -173,8 +264,6 @@ class Supervisor:
             del self._replicas[replica.index]
             if not self._replicas:
                 self._empty.set()
-        if State.READY in (before, replica.state):
-            try:
-                self._on_change()
-            except Exception:
-                log.exception("%s: the change of its endpoints was not handled", self.pool)
+        if self.rolling:
+            self._carry_out()
+        self._choose()
