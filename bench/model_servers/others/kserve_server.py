@@ -14,7 +14,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as backend.runtime does, which is n
 
 import onnxruntime
 
-DATATYPES = {"tensor(float)": "FP32", "tensor(string)": "BYTES"}
+DATATYPES = {"tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(string)": "BYTES"}
+OF_ARRAYS = {"float32": "FP32", "int64": "INT64", "object": "BYTES"}
 
 
 class OnnxModel(kserve.Model):
@@ -45,7 +46,7 @@ class OnnxModel(kserve.Model):
         names = [each.name for each in self.session.get_outputs()]
         outputs = []
         for name, value in zip(names, self.session.run(names, feeds), strict=True):
-            output = InferOutput(name, list(value.shape), "BYTES" if value.dtype == object else "FP32")
+            output = InferOutput(name, list(value.shape), OF_ARRAYS[value.dtype.name])
             output.set_data_from_numpy(value)
             outputs.append(output)
         return InferResponse(
