@@ -243,6 +243,9 @@ def _managed(pools: Sequence[dict[str, Any]]) -> Table:
             text = f"{vertical['cores']} cores each, {vertical['advised'] or vertical['cores']} advised: "
             text += f"{vertical['needed']:.2f} needed, memory {vertical['memory'] / 2**20:.0f} MiB"
             table.add_row(*map(cell, (f"{pool['name']} size", "", "", "", "", text)))
+        demand = pool["managed"].get("on_demand")
+        if demand is not None:
+            table.add_row(*map(cell, (f"{pool['name']} on demand", "", "", "", "", _on_demand(demand))))
         scaling = pool["managed"]["scaling"]
         if scaling is not None:
             limits = f"{scaling['wanted']} wanted, {scaling['min']} to {scaling['max']}: {scaling['reason']}"
@@ -264,6 +267,16 @@ def _outputs(pools: Sequence[dict[str, Any]]) -> Iterator[Text]:
             if r["state"] in ("backoff", "crash_loop") and r.get("output"):
                 yield Text(f"{pool['name']}/{r['index']} wrote:", "bold")
                 yield from (Text(f"  {line}") for line in r["output"][-_LINES:])
+
+
+def _on_demand(demand: dict[str, Any]) -> str:
+    """Whether a pool that goes to zero is there, and what the next request, or the next time without one, brings."""
+    if demand["trouble"]:
+        return str(demand["trouble"])
+    if demand["asleep"]:
+        takes = f", which took {demand['start_s']:.3g} s before" if demand["start_s"] else ""
+        return f"at zero for {demand['since_s']:.0f} s: the next request starts a model server{takes}"
+    return f"idle for {demand['idle_s']:.0f} s of {demand['idle_timeout_s']:g} s, then it goes to zero"
 
 
 def table_of(*columns: str) -> Table:

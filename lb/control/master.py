@@ -236,7 +236,7 @@ class Master:
             return False, f"no model server has been ready yet in {', '.join(waiting)}"
         coming = self.managed.endpoints(self.config, self.plan)
         for pool in self.plan.pools if self.plan else ():
-            if coming.get(pool.name) and not pool.endpoints:
+            if coming.get(pool.name) and not pool.endpoints and not pool.on_demand:
                 return False, f"the first model server of pool {pool.name} is about to join"
             wanted = self.config.pools[pool.name].ready_endpoints
             found = sum(
@@ -305,6 +305,9 @@ class Master:
             lambda pool, address: self.publisher.busy(pool, address),
             lambda pool: self.publisher.waiting(pool),
             lambda pool: self.publisher.counts(pool),
+            lambda pool: self.publisher.begun(pool),
+            lambda pool: self.publisher.kept_away(pool),
+            lambda pool, start: self.fleet.tell_start(pool, start),
             self._clock,
             Machine(launcher, Placement(), Ports()),
             state_directory(),
@@ -328,7 +331,7 @@ class Master:
         self.counts = InferenceCounts(
             lambda pool: self.fleet.model_counts(pool), lambda pool: self.publisher.models_changed(pool)
         )
-        self.pool_calls = PoolCalls(self._callable_endpoints, self.server_calls, self.counts)
+        self.pool_calls = PoolCalls(self._callable_endpoints, self.server_calls, self.counts, wake=self._woken)
         self.fleet = Fleet(
             workers,
             self.segment,
@@ -337,6 +340,7 @@ class Master:
             self.access_log.fileno,
             self._recover_cache,
             self.pool_calls.answer,
+            self.managed.wake,
         )
         tickets = TicketRing(self._clock.now())
         parts = Parts(
@@ -497,6 +501,14 @@ class Master:
             for endpoint in (*pool.endpoints, *pool.leaving)
             if self.segment.health(endpoint.slot) != DOWN
         ]
+
+    async def _woken(self, name: str) -> str | None:
+        """Has a model server started where a pool on demand is at zero, and waits until it is in the plan: "", or why
+        none is. None of another pool."""
+        trouble = await self.managed.woken(name)
+        if trouble == "":
+            await self.publisher.publish()
+        return trouble
 
     def _endpoints_up(self, name: str) -> list[Asked]:
         """The endpoints of a pool that are up, but those that leave it or that an operator looks after."""

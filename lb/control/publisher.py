@@ -32,7 +32,7 @@ from lb.errors import TidegateError
 from lb.health.check import Models
 from lb.health.monitor import Target
 from lb.shared.affinity_table import AffinityTable
-from lb.shared.words import QUEUE
+from lb.shared.words import ENDPOINT, QUEUE
 from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.master")
@@ -40,6 +40,7 @@ log = logging.getLogger("tidegate.master")
 _LOADS = 32  # bits of an epoch of the cache that the `serve` sections have; loads and unloads of models have the rest
 _PATIENCE = 1.5  # seconds for the first checks of new endpoints, before any request comes to them
 _REPUBLISH = 1.0  # seconds, after a change of endpoints that a worker did not take
+_STARTED = ENDPOINT.place("started")
 
 
 class Publisher:
@@ -191,6 +192,18 @@ class Publisher:
         slot = self._parts.registry.slot(pool, address)
         return 0 if slot is None else self._parts.segment.inflight(slot) + self.open_sequences().get(slot, 0)
 
+    def begun(self, pool: str) -> dict[str, int]:
+        """Requests and sessions so far, over all workers, of each endpoint of a pool."""
+        plan = self._pool(pool)
+        endpoints = plan.endpoints if plan is not None else ()
+        return {e.address: self._parts.segment.series_sum(e.series, _STARTED, 1) for e in endpoints}
+
+    def kept_away(self, pool: str) -> bool:
+        """Whether an operator keeps requests away from all endpoints of a pool."""
+        plan = self._pool(pool)
+        endpoints = plan.endpoints if plan is not None else ()
+        return bool(endpoints) and all(self._parts.registry.kept_away(e.slot) for e in endpoints)
+
     def left(self, pool: str, address: str) -> dict[str, Any] | None:
         """What an endpoint still has to do, and how it stands, also of one that the plan no longer names; None once
         that is forgotten, or when it was never known."""
@@ -212,10 +225,13 @@ class Publisher:
 
     def waiting(self, pool: str) -> int:
         """Requests that wait for an endpoint of a pool, over all workers."""
-        for plan in self.plan.pools if self.plan is not None else ():
-            if plan.name == pool and plan.queue is not None:
-                return Series(QUEUE, self._parts.segment.series_total(plan.queue.series)).running
-        return 0
+        plan = self._pool(pool)
+        if plan is None or plan.queue is None:
+            return 0
+        return Series(QUEUE, self._parts.segment.series_total(plan.queue.series)).running
+
+    def _pool(self, name: str) -> PoolPlan | None:
+        return next((pool for pool in self.plan.pools if pool.name == name), None) if self.plan is not None else None
 
     def counts(self, pool: str) -> Counts | None:
         """What the workers have counted for a pool; None where they count nothing, or do not know it yet."""

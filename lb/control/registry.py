@@ -222,6 +222,10 @@ class Registry:
         if slot not in self._drained:
             self._segment.set_admin(slot, self._admin(slot))
 
+    def kept_away(self, slot: int) -> bool:
+        """Whether an operator, or the agent, keeps new requests away from an endpoint."""
+        return self._admin(slot) != ENABLED
+
     def in_maintenance(self, slot: int) -> bool:
         return self._admin(slot) == MAINTENANCE
 

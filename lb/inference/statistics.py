@@ -73,6 +73,14 @@ class PoolStatistics:
             model_stats=[_message(model, self._models[model], memory) for model, memory in sorted(named.items())]
         )
 
+    def kept(self, name: str, version: str) -> Any:
+        """The ModelStatisticsResponse of what is known without asking: of all models, or of those of this name, or of
+        this version."""
+        models = [m for m in self._models if name in ("", m[0]) and version in ("", m[1])]
+        return wire.ModelStatisticsResponse(
+            model_stats=[_message(model, self._models[model], Counter()) for model in sorted(models)]
+        )
+
     def ended(self, address: str) -> None:
         """The server there has ended: the next at this address counts from the beginning."""
         for history in self._models.values():

@@ -44,6 +44,7 @@ from lb.proxy.udp.listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
 from lb.upstream.load.probe_calls import add_prober
 from lb.upstream.model_counts import ModelCounts
+from lb.upstream.start import Start
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate.proxy")
 
 FORGET = 256                          # routes freed at once
+# Why nobody waits for the start of an endpoint any more.
+GONE = Start(trouble="a reload has removed the pool")
+STOPPING = Start(trouble="the daemon is stopping")
 
 
 def duplicate(fd):
@@ -90,6 +94,8 @@ class Proxy:
         self.contexts = {}          # (listener, TlsPlan) or PoolTlsPlan -> what TLS begins from, while it is unchanged
         self.wakeups = Wakeups(self.poller, segment.worker, wakeups)
         self.queues = {}            # pool -> PoolQueue: who waits goes on waiting after a reload
+        self.starts = {}            # pool on demand -> what was told last of the start of an endpoint
+        self.wake = None
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.tools = HedgeTools(self.poller)
         self.context = inference_body.InferContext(self.poller, segment)
@@ -104,9 +110,20 @@ class Proxy:
         self.over_limit = 0         # connections refused by listeners that are gone
         self.udp = UdpListeners(self.poller, segment, self.access)
 
-    def connect(self, ask: Callable[[str, str, bytes, Callable[[int, str, bytes], None]], None]) -> None:
-        """`ask` puts a question about a whole pool to the master."""
+    def connect(
+        self, ask: Callable[[str, str, bytes, Callable[[int, str, bytes], None]], None], wake: Callable[[str], None]
+    ) -> None:
+        """`ask` puts a question about a whole pool to the master, `wake` has it start an endpoint of a pool."""
         self.context.ask = ask
+        self.wake = wake
+        for queue in self.queues.values():
+            queue.wake = wake
+
+    def tell_start(self, pool: str, start: Start) -> None:
+        """What the master knows of the start of an endpoint of a pool that may have none."""
+        self.starts[pool] = start
+        if pool in self.queues:
+            self.queues[pool].tell_start(start)
 
     def apply(self, plan: Plan, sockets: dict[str, int]) -> None:
         """`adopt` in one go."""
@@ -132,7 +149,7 @@ class Proxy:
             self.tickets.update(plan.tickets)     # which does no harm if the plan is refused
         queues = {
             pool.name: self.queues[pool.name] if pool.name in self.queues       # which is false while nobody waits
-            else PoolQueue(self.poller, self.segment, self.wakeups, pool.name)
+            else self.make_queue(pool.name)
             for pool in plan.pools if pool.queue is not None
         }
         pools = []
@@ -184,6 +201,13 @@ class Proxy:
                 self.poller.loop.call_soon(self.forget, of_listener.routes)
         self.spans = spans
         self.access.export(spans)
+
+    def make_queue(self, name):
+        queue = PoolQueue(self.poller, self.segment, self.wakeups, name)
+        queue.wake = self.wake
+        if name in self.starts:
+            queue.tell_start(self.starts[name])
+        return queue
 
     def make_spans(self, plan):
         """The exporter that `plan` (TracingPlan or None) wants: the one in use if that will do."""
@@ -305,6 +329,9 @@ class Proxy:
             elif pool.name in self.queues:
                 self.queues[pool.name].release(pool)
         old, self.queues = self.queues, queues
+        for name in old.keys() - queues.keys():
+            old[name].tell_start(GONE)
+            self.starts.pop(name, None)
         self.wakeups.wakes.difference_update([q for name, q in old.items() if name not in queues and not len(q)])
 
     def commit_probers(self, pools):
@@ -344,6 +371,8 @@ class Proxy:
     def drain(self) -> None:
         """Close what is idle; every answer from now on closes its connection."""
         self.draining = True
+        for queue in self.queues.values():
+            queue.tell_start(STOPPING)
         self.admission.drain()
         for connection in list(self.connections):
             connection.close_if_idle()

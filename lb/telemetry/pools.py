@@ -202,6 +202,17 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
         "replica_restarts", "Restarts of model servers", ("pool",),
         (((n,), m["restarts"]) for n, m in pools),
     )  # fmt: skip
+    on_demand = [(n, m["on_demand"]) for n, m in pools if m.get("on_demand")]
+    if on_demand:
+        yield gauge(
+            "pool_asleep",
+            "Whether a pool on demand is at zero",
+            ("pool",),
+            (((n,), int(d["asleep"])) for n, d in on_demand),
+        )
+        yield counter(
+            "pool_wakes", "Times that a pool at zero was woken", ("pool",), (((n,), d["wakes"]) for n, d in on_demand)
+        )
     scaled = [(n, m["scaling"]) for n, m in pools if m.get("scaling")]
     yield gauge(
         "replicas_recommended", "Model servers that the rule of scaling asks for, before windows, steps and limits",

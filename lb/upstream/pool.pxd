@@ -59,6 +59,7 @@ cdef class Pool:
     cdef readonly Groups groups       # None: all endpoints are alike, whatever their priorities and zones
     cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
+    cdef readonly bint on_demand      # it may have no endpoint, and gets one when a request comes
     cdef tuple warmths                # per endpoint, where there is a queue: its Warmth
     cdef readonly bint avoids         # endpoints whose recent attempts failed take a part of their turns
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
@@ -112,6 +113,8 @@ cdef class Pool:
     cdef int acquire_sticky(self, int index, Choice choice) noexcept
     # Whether an endpoint takes requests, if not now.
     cdef bint takes_requests(self) noexcept
+    # The same, or one is started when a request comes, and nothing is known to be wrong with that.
+    cdef bint welcomes_requests(self) noexcept
     # Steps of `acquire`: among those of all groups; among those of the group that is entered, TAKEN_AGAIN when there is
     # nobody but the excluded one; of whichever group has somebody; and with endpoints on probation as a last resort.
     cdef int choose(self, Choice choice) noexcept
@@ -119,6 +122,8 @@ cdef class Pool:
     cdef int choose_by_group(self, Choice choice) noexcept
     cdef int choose_elsewhere(self, int drawn, int found, Choice choice) noexcept
     cdef int choose_on_probation(self, Choice choice) noexcept
+    # Whether endpoints may have no room, and requests wait for it.
+    cdef bint waits_for_room(self) noexcept
     cdef bint take(self, int index, Choice choice) noexcept
     # An attempt at endpoint `index` that began at `started` is over: what that says of it (lb.upstream.load.outlier),
     # for the turns that it gets and for its ejection state.

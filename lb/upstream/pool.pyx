@@ -81,6 +81,7 @@ cdef class Pool:
             [e.max_in_flight for e in plan.endpoints],
         )
         self.queue = queue
+        self.on_demand = plan.on_demand
         if queue is not None:
             self.warmths = queue.warmths_of(self.endpoints.addresses)
         if plan.shaped:
@@ -207,9 +208,9 @@ cdef class Pool:
                 return TAKEN_NOBODY
             if index == choice.exclude and choice.group != EVERY_GROUP:
                 return TAKEN_AGAIN
-            if index == choice.exclude and self.queue is not None and stands(choice, index):
+            if index == choice.exclude and self.waits_for_room() and stands(choice, index):
                 return TAKEN_FULL             # the others are only busy: it waits for one of them
-            if choice.reluctant and self.queue is not None and self.rather_waits(index, choice):
+            if choice.reluctant and self.waits_for_room() and self.rather_waits(index, choice):
                 return TAKEN_FULL
             if self.endpoints.limited and self.endpoints.claimant(index, choice.now) >= 0:
                 choice.rule_out(index)  # its next slot is that of one who can go nowhere else
@@ -219,6 +220,9 @@ cdef class Pool:
                     self.prober.ask()
                 return index
         return TAKEN_FULL
+
+    cdef bint waits_for_room(self) noexcept:
+        return self.queue is not None and self.endpoints.limited
 
     cdef bint take(self, int index, Choice choice) noexcept:
         if not choice.take(index):
@@ -365,6 +369,11 @@ cdef class Pool:
             if self.endpoints.state_weight(i) > 0:
                 return True
         return False
+
+    cdef bint welcomes_requests(self) noexcept:
+        if self.takes_requests():
+            return True
+        return self.on_demand and self.endpoints.size == 0 and self.queue.trouble is None
 
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int in_flight_at_start, int charged,
                       int load_at_start) noexcept:

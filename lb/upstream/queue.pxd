@@ -1,4 +1,4 @@
-"""Those who wait for an endpoint while every one of the pool has as much in flight as it may.
+"""Those who wait for an endpoint while every one of the pool has as much in flight as it may, or while one starts.
 
 One queue for a pool and worker; those of all workers are one queue to the outside. Each publishes in its series how
 many wait and where its first stands, so that who comes next is decided over all workers, and how many wait is bounded
@@ -23,6 +23,7 @@ cdef enum verdict:
     Q_SHED                            # it could, but the overload lasts, and the queue is kept short
     Q_TIMEOUT                         # it has waited as long as one may
     Q_NOBODY                          # no endpoint is left that could have room some day
+    Q_NO_START                        # there is none, and none could be started
 
 cdef enum priority:
     HIGH = 0
@@ -98,6 +99,16 @@ cdef class PoolQueue(Source):
     cdef uint64_t slots               # requests that the endpoints may have at once
     cdef double rate                  # requests per ns that they serve then, where limits are learned; 0 = not known
     cdef uint64_t counted_at
+    # A pool on demand may have no endpoint that takes requests: those that come have one started, and wait for it.
+    cdef readonly bint on_demand
+    cdef public object wake           # called with the pool's name: the master starts an endpoint; None: nobody does
+    cdef uint64_t woken_at            # when it was called last
+    # What the master told last of the start (`tell_start`). Times are monotonic ns, 0 = unknown.
+    cdef uint64_t ready_at            # when an endpoint is ready at the earliest
+    cdef uint64_t start_takes         # ns from a start to ready, the shortest of late
+    cdef readonly str trouble         # why no endpoint can be started; None: nothing is known to be wrong
+    cdef bint passing                 # the trouble is only that of those who wait now
+    cdef bint refusing                # they are refused with the next flush
 
     # Q_WAITS: `waiter` is in line, by `priority` (0 goes first) and `due` (monotonic ns at which its answer has to be
     # there; NEVER = none), and is told what becomes of it. Else it is not, and is not told.
@@ -116,7 +127,15 @@ cdef class PoolQueue(Source):
     cdef void released(self) noexcept
     # Nanoseconds after which a request that comes now would have its turn; 0: nothing is known of that.
     cdef uint64_t turn_after(self, uint64_t now) noexcept
+    # Whether no endpoint takes requests, but one is started for those that come.
+    cdef bint at_zero(self) noexcept
+    # As `join`, where the pool is at zero. `wakes`: an endpoint is started if there is none.
+    cdef int hold(self, Waiter waiter, int priority, uint64_t due, bint wakes, uint64_t now) noexcept
+    # At zero, the nanoseconds until an endpoint may be ready; 0: nothing is known of that.
+    cdef uint64_t start_left(self, uint64_t now) noexcept
 
+    cdef void ask_to_wake(self, uint64_t now) noexcept
+    cdef void turn_all_away(self, int why, uint64_t now) noexcept
     cdef uint64_t waiting(self, int worker) noexcept
     cdef uint64_t waiting_elsewhere(self) noexcept
     cdef uint64_t blocked_here(self) noexcept

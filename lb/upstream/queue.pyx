@@ -25,7 +25,14 @@ first place that fits.
 
 A request that is tried again waits for another endpoint than the one that has failed, even if that has room: one that
 refuses all has, always, and would get every retry. But nobody holds up others for long for that.
+
+A pool on demand may be at zero: no endpoint takes requests, since none runs. The first request has the master start
+one, and all that come wait for it in the same line. One whose deadline comes before an endpoint can be ready, going by
+the starts so far, is refused at once, and has one started all the same: its client comes again. Retries wait, too, but
+start nothing. A start that fails ends the wait of all.
 """
+
+import logging
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport sqrt
@@ -45,6 +52,9 @@ from lb.upstream.waiting_line cimport line_free, line_insert, line_rank, line_ta
 from lb.upstream.load.service_time cimport ServiceTime, Warmth
 
 
+log = logging.getLogger("tidegate.proxy")
+
+
 cdef enum:
     PRIORITY_SHIFT = 60
     # A look without being asked: what a worker that hangs, a check or an operator changes sends no wakeup.
@@ -52,6 +62,7 @@ cdef enum:
     LONGEST_NS = 3_600_000_000_000
     TRIED = 16                        # of those who would leave before their turn, one waits: do clients still leave?
     SPARED = 2                        # service times for which the first goes without, rather than where it has failed
+    WAKE_NS = 50_000_000              # between two words to the master that requests wait for an endpoint
 
 
 cdef dict REFUSED = {Q_FULL: "queue-full", Q_HOPELESS: "queue-late", Q_SHED: "queue-shed"}
@@ -85,7 +96,9 @@ cdef class Waiter(Timed):
 cdef int stand_in_line(PoolQueue queue, Waiter waiter, int found, int priority, uint64_t due, bint failed,
                        uint64_t now) noexcept:
     cdef int verdict = Q_NOBODY
-    if found == TAKEN_FULL:
+    if queue is not None and queue.at_zero() and not waiter.endpoint_bound:
+        verdict = queue.hold(waiter, priority, due, not failed, now)
+    elif found == TAKEN_FULL:
         verdict = Q_FULL if queue is None else queue.join(waiter, priority, due, now)
         if verdict != Q_WAITS and failed:
             waiter.settle()                   # where it has failed rather than nowhere
@@ -109,10 +122,11 @@ cdef uint64_t key_of(PoolQueue queue, int priority, uint64_t due, uint64_t now) 
 cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, uint64_t now) noexcept:
     """Whether a request with this key would be answered in time if it waited: Q_WAITS, Q_HOPELESS or Q_SHED."""
     cdef double service = service_of(queue, now), wait, left
+    cdef double start = <double>queue.start_left(now)
     cdef uint64_t patience
-    if service <= 0:
+    if service <= 0 and start <= 0:
         return Q_WAITS
-    wait = wait_of(queue, key, wanted, now)
+    wait = start + wait_of(queue, key, wanted, now)
     # The deadline is for the answer, the queue's timeout for the wait alone.
     left = <double>(due - now) - service if now < due else 0.0
     if due == NEVER or left > <double>queue.timeout:
@@ -123,7 +137,7 @@ cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, 
         patience = queue.clients.known(now)
         if patience and wait > <double>patience:
             return Q_HOPELESS
-    if queue.somebody() and overloaded(queue, now) and wait > max(service, queue.share * left):
+    if start <= 0 and queue.somebody() and overloaded(queue, now) and wait > max(service, queue.share * left):
         return Q_SHED
     return Q_WAITS
 
@@ -174,6 +188,7 @@ cdef class PoolQueue(Source):
         cdef Waiter waiter
         self.endpoints = pool.endpoints
         self.groups = pool.groups
+        self.on_demand = pool.on_demand
         self.counted_at = 0
         for i in range(self.line.count):
             waiter = <Waiter>entry_at(&self.line, i).waiter
@@ -215,7 +230,7 @@ cdef class PoolQueue(Source):
         """A client that would leave before its turn waits all the same, where it is one of few: do clients still
         leave?"""
         self.tried = (self.tried + 1) % TRIED
-        if self.tried or wait_of(self, key, wanted, now) > <double>self.timeout:
+        if self.tried or <double>self.start_left(now) + wait_of(self, key, wanted, now) > <double>self.timeout:
             return Q_HOPELESS
         return Q_WAITS
 
@@ -247,7 +262,66 @@ cdef class PoolQueue(Source):
             self.poller.mark(self)
 
     cdef uint64_t turn_after(self, uint64_t now) noexcept:
-        return <uint64_t>min(wait_of(self, UINT64_MAX, 0, now), <double>LONGEST_NS)
+        return <uint64_t>min(<double>self.start_left(now) + wait_of(self, UINT64_MAX, 0, now), <double>LONGEST_NS)
+
+    # Those who wait for the start of an endpoint.
+
+    cdef bint at_zero(self) noexcept:
+        cdef int i
+        if not self.on_demand:
+            return False
+        for i in range(self.endpoints.size):
+            if self.endpoints.state_weight(i) > 0:
+                return False
+        return True
+
+    cdef int hold(self, Waiter waiter, int priority, uint64_t due, bint wakes, uint64_t now) noexcept:
+        if wakes:
+            self.ask_to_wake(now)
+        if self.trouble is not None and not self.passing:
+            return Q_NO_START
+        return self.join(waiter, priority, due, now)
+
+    cdef uint64_t start_left(self, uint64_t now) noexcept:
+        if not self.at_zero():
+            return 0
+        if self.ready_at == 0:
+            return self.start_takes
+        return self.ready_at - now if now < self.ready_at else 0
+
+    cdef void ask_to_wake(self, uint64_t now) noexcept:
+        if self.wake is None or now < self.woken_at + WAKE_NS:
+            return
+        self.woken_at = now
+        try:
+            self.wake(self.name)
+        except Exception:
+            log.exception("pool %s: the master was not told that a request waits", self.name)
+
+    def tell_start(self, start):
+        """What the master knows of the start of an endpoint (lb.upstream.start.Start). Where that has trouble, those
+        who wait at zero are refused."""
+        self.ready_at = start.ready_at
+        self.start_takes = start.takes
+        self.trouble = start.trouble or None
+        self.passing = not start.lasts
+        self.refusing = self.trouble is not None and self.line.count > 0
+        if self.refusing:
+            self.poller.mark(self)
+        elif self.passing:
+            self.trouble = None
+
+    cdef void turn_all_away(self, int why, uint64_t now) noexcept:
+        """All but those who wait for an endpoint of their own."""
+        cdef Waiter waiter
+        cdef size_t at = 0
+        while at < self.line.count:
+            waiter = <Waiter>entry_at(&self.line, at).waiter
+            if waiter.endpoint_bound:
+                at += 1
+                continue
+            self.over(waiter, now)            # the next one stands at `at` now
+            waiter.turned_away(why)
 
     # Who gives up its place for one of a higher priority.
 
@@ -284,7 +358,13 @@ cdef class PoolQueue(Source):
             self.turn_away_last(now)          # for one of a higher priority, in another worker
         if self.line.endpoint_bound:
             self.serve_endpoint_bound(now)
-        while self.serve_one(now, impatient):
+        if self.refusing:
+            self.refusing = False
+            if self.at_zero():
+                self.turn_all_away(Q_NO_START, now)
+            if self.passing:
+                self.trouble = None
+        while not self.at_zero() and self.serve_one(now, impatient):
             pass
         if self.line.count:
             self.poller.arm(self, now + LOOK_NS)
@@ -408,8 +488,9 @@ cdef class PoolQueue(Source):
         return {
             "waiting": waiting,
             "before": round(ahead_of(self, key, rivals)),
-            "wait_ns": wait_of(self, key, wanted, now),
+            "wait_ns": self.start_left(now) + wait_of(self, key, wanted, now),
             "overloaded": self.somebody() and overloaded(self, now),
+            "at_zero": self.at_zero(),
             "refused": REFUSED.get(found, ""),
         }
 

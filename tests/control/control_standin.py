@@ -33,6 +33,7 @@ from lb.control.workers.backoff import RestartSettings
 from lb.control.workers.fleet import FleetSettings
 from lb.errors import StartError, TidegateError
 from lb.shared.segment import Segment
+from lb.upstream.start import Start
 
 SECOND = 1_000_000_000
 FAST = FleetSettings(
@@ -71,8 +72,11 @@ class StandInProxy:
         self._served = 0
         self._draining = False
 
-    def connect(self, ask: worker.Ask) -> None:
+    def connect(self, ask: worker.Ask, wake: worker.Wake) -> None:
         """It asks nothing."""
+
+    def tell_start(self, pool: str, start: Start) -> None:
+        """It holds no requests."""
 
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]:
         yield

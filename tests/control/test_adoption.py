@@ -18,8 +18,9 @@ from lb.clock import MonotonicClock
 from lb.config.plan.plan import AccessLogPlan, Plan
 from lb.control.workers.adoption import SLICE_NS, Adoption
 from lb.control.workers.channel import Channel, Message
-from lb.control.workers.worker import Ask, Worker
+from lb.control.workers.worker import Ask, Wake, Worker
 from lb.errors import StartError
+from lb.upstream.start import Start
 
 
 class SlowPath:
@@ -33,8 +34,10 @@ class SlowPath:
         self.given_up: list[int] = []
         self.state = "serving"
 
-    def connect(self, ask: Ask) -> None:
-        self.ask = ask
+    def connect(self, ask: Ask, wake: Wake) -> None:
+        self.ask, self.wake = ask, wake
+
+    def tell_start(self, pool: str, start: Start) -> None: ...
 
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]:
         self.begun.append(plan.generation)

@@ -47,6 +47,13 @@ class Server:
     async def reconfigure(self, pool: PoolConfig) -> None:
         self.pool = pool
 
+    def wake(self) -> None:
+        self.wanted = max(self.wanted, 1)
+
+    async def woken(self) -> str:
+        self.wake()
+        return ""
+
     def kill(self) -> None:
         self.killed = True
         self.drain.set()
@@ -167,6 +174,65 @@ async def test_the_successors_are_as_many_as_the_load_has_asked_for() -> None:
     assert managed.addresses(serving()) == ["unix:/4", "unix:/5", "unix:/7", "unix:/8"]
     await asyncio.sleep(0)
     assert not new.held  # now they have the load, and follow it
+
+
+async def test_a_pool_on_demand_is_never_waited_for() -> None:
+    managed = Managed()
+    await managed.apply(serving(min=0))
+    assert managed.pools.waiting() == []
+    managed.pools.wake("p")
+    assert managed.servers[0].wanted == 1
+    assert managed.pools.waiting() == []
+    managed.pools.wake("gone")  # a reload has removed it meanwhile
+    assert await managed.pools.woken("p") == ""
+    assert await managed.pools.woken("other") is None
+
+
+async def test_a_pool_on_demand_needs_no_endpoints_of_before() -> None:
+    managed = Managed()
+    static = config(endpoints=["127.0.0.1:1", "127.0.0.1:2"])
+    await managed.apply(static)
+    epochs = managed.pools.epochs()
+    await managed.apply(serving(min=0))
+    assert managed.changes == ["p"]  # the plan in force still has them
+    assert managed.addresses(serving(min=0)) == []
+    assert managed.pools.epochs() != epochs  # nor what the cache has of them
+
+
+async def test_at_zero_others_take_over_at_once() -> None:
+    managed = Managed()
+    await managed.apply(serving(min=0))
+    old, epoch = managed.servers[0], managed.pools.epochs()["p"]
+    await managed.apply(serving("/other", min=0))
+    new = managed.servers[1]
+    await asyncio.sleep(0)
+    assert (new.started, new.held, old.stopped) == (True, False, True)
+    assert managed.pools.epochs()["p"] != epoch
+    assert managed.changes == ["p"]  # so that the cache gives no answer of the old ones
+
+
+async def test_a_start_under_way_is_not_given_up_for_others() -> None:
+    managed = Managed()
+    await managed.apply(serving(min=0))
+    old = managed.servers[0]
+    managed.pools.wake("p")
+    await managed.apply(serving("/other", min=0))
+    new = managed.servers[1]
+    assert (new.wanted, new.held, old.stopped) == (1, True, False)
+    old.be_ready("unix:/1")
+    assert managed.addresses(serving()) == ["unix:/1"]
+    new.be_ready("unix:/2")
+    assert managed.addresses(serving()) == ["unix:/2"]
+
+
+async def test_those_that_follow_are_woken_with_those_that_serve() -> None:
+    managed = Managed()
+    await managed.apply(serving(min=1))
+    await managed.apply(serving("/other", min=0))
+    old, new = managed.servers
+    old.wanted = 3
+    managed.pools.wake("p")
+    assert new.wanted == 3
 
 
 async def test_status_has_those_to_come_and_those_before() -> None:

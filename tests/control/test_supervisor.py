@@ -29,9 +29,12 @@ from lb.control.servers.supervisor import Supervisor
 from lb.errors import StartError
 from lb.health.check import CheckFailed
 from lb.health.registry import build
+from lb.upstream.start import Start
 
 STANDIN = Path(__file__).with_name("standin_model_server.py")
 MODELS = Path(__file__).parents[2] / "examples" / "digits" / "models"
+SECOND = 1_000_000_000
+LONG = {"initial": "60s", "max": "60s"}
 QUICK = {"backoff": {"initial": "10ms", "max": "50ms"}, "drain_timeout": "20s", "start_timeout": "30s"}
 
 
@@ -66,8 +69,14 @@ class Pool:
             machine=around,
             probe="tcp" if "command" in serve else "grpc",
             command=program,
+            on_move=self._moved,
         )
+        self.moves: list[str] = []  # of replica 0
         self.pids: set[int] = set()
+
+    def _moved(self) -> None:
+        replicas = self.supervisor.replicas()
+        self.moves.append(replicas[0].state if replicas else "gone")
 
     def addresses(self) -> list[str]:
         return [e.address for e in self.supervisor.endpoints()]
@@ -259,6 +268,54 @@ async def test_a_replica_that_still_starts_can_be_retired(tmp_path: Path) -> Non
         assert pool.states() == ["stopping"]
         await until(lambda: not pool.states())
         assert pool.log == []
+
+
+async def test_how_the_start_goes_on(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    async with running(tmp_path, min=0, env={"STANDIN_BROKEN": str(broken)}, backoff=LONG) as pool:
+        clock = MonotonicClock()
+        assert pool.supervisor.next_ready() == Start()
+        pool.supervisor.scale_to(1)
+        assert pool.supervisor.next_ready() == Start()  # nothing is known of how long it takes
+        await pool.ready(1)
+        took = pool.supervisor.next_ready().takes
+        assert took > 0
+        pool.supervisor.scale_to(0)
+        await until(lambda: pool.states() == [], "it is gone")
+        assert pool.supervisor.next_ready() == Start(takes=took)
+        before = clock.now()
+        pool.supervisor.scale_to(1)
+        assert before + took <= pool.supervisor.next_ready().ready_at <= clock.now() + took
+        await pool.ready(1)
+        took = pool.supervisor.next_ready().takes
+        pool.supervisor.scale_to(0)
+        await until(lambda: pool.states() == [], "it is gone")
+        broken.touch()
+        pool.supervisor.scale_to(1)
+        await until(lambda: pool.states() == ["backoff"], "it fails")
+        failed = pool.supervisor.next_ready()
+        assert failed.trouble == "none could be started (exit code 1: error: the model is broken)"
+        assert clock.now() + 50 * SECOND < failed.ready_at < clock.now() + 61 * SECOND + took
+
+
+async def test_a_server_that_was_ready_and_died_is_no_trouble(tmp_path: Path) -> None:
+    async with running(tmp_path, backoff=LONG) as pool:
+        await pool.ready(1)
+        (replica,) = pool.supervisor.replicas()
+        assert replica.pid is not None
+        os.kill(replica.pid, signal.SIGKILL)
+        await until(lambda: pool.states() == ["backoff"], "it is seen")
+        start = pool.supervisor.next_ready()
+        assert (start.trouble, start.ready_at > MonotonicClock().now() + 50 * SECOND) == ("", True)
+
+
+async def test_who_is_told_of_each_step(tmp_path: Path) -> None:
+    async with running(tmp_path) as pool:
+        await pool.ready(1)
+        assert pool.moves == ["starting", "ready"]
+        pool.supervisor.scale_to(0)
+        await until(lambda: pool.states() == [], "it is gone")
+        assert pool.moves == ["starting", "ready", "draining", "stopping", "gone"]
 
 
 async def test_scales_up_and_down(tmp_path: Path) -> None:

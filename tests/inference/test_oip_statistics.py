@@ -130,3 +130,15 @@ def test_no_sum_ever_falls() -> None:
             now = count_of(sums.take({name: response(model(counts[name])) for name in there}))
             assert now >= before
             before = now
+
+
+def test_what_is_known_without_asking() -> None:
+    sums = PoolStatistics()
+    assert not sums.kept("", "").model_stats
+    sums.take({"a": response(model(3), model(1, "other", "3"))})
+    sums.ended("a")
+    assert [(m.name, m.execution_count) for m in sums.kept("", "").model_stats] == [("m", 3), ("other", 1)]
+    assert [m.name for m in sums.kept("m", "").model_stats] == ["m"]
+    assert [m.name for m in sums.kept("other", "3").model_stats] == ["other"]
+    assert not sums.kept("other", "1").model_stats
+    assert count_of(sums.take({"b": response(model(2))})) == 5

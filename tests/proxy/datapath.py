@@ -84,6 +84,7 @@ class Consulted:
         self.plan = plan
         self.down: set[str] = set()  # addresses that the master takes for down
         self.rules = Rules(timeout=5.0)
+        self.woken: list[str] = []  # pools, once for each time that a model server is asked for
         self.models_changed: list[str] = []  # pools, once for each load and unload
         self.withheld: dict[str, dict[str, frozenset[str]]] = {}
         self.loaded: list[
@@ -142,7 +143,7 @@ class Gate:
 
     def __post_init__(self) -> None:
         self.master = Consulted(self.plan)
-        self.proxy.connect(self.master.ask)
+        self.proxy.connect(self.master.ask, self.master.woken.append)
         self.master.counted = self.proxy.model_counts
 
     def total(self, series: int) -> Series:

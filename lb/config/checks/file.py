@@ -267,7 +267,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from only_for(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
         yield from only_for(pool, path, ("tcp_keepalive",), "not for protocol udp, which has no connections")
         yield from only_for(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
-    elif pool.discover is None and pool.agent is None and not pool.learns_limits and _unlimited(pool):
+    elif _never_waits(pool):
         yield from only_for(pool, path, ("queue",), "has no effect: nobody waits for endpoints without limits")
     yield from check_pool_keepalive(f"{path}.tcp_keepalive", pool.tcp_keepalive, pool.connect_timeout)
     if pool.scaling is not None and pool.serve is None:
@@ -294,8 +294,11 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     yield from check_endpoints(f"{path}.endpoints", name, pool, pool.endpoints)
 
 
-def _unlimited(pool: PoolConfig) -> bool:
-    return pool.max_in_flight is None and all(endpoint.max_in_flight is None for endpoint in pool.endpoints)
+def _never_waits(pool: PoolConfig) -> bool:
+    """Whether no endpoint has a limit, now or later, and requests need not wait for the start of one."""
+    limited = pool.max_in_flight is not None or any(endpoint.max_in_flight for endpoint in pool.endpoints)
+    on_demand = pool.serve is not None and pool.serve.on_demand
+    return pool.discover is None and pool.agent is None and not (pool.learns_limits or limited or on_demand)
 
 
 def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
@@ -314,8 +317,13 @@ def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.serve.min", f"{serve.min} is more than max, which is {serve.max}"
     if pool.scaling is not None and "max" not in serve.model_fields_set:
         yield f"{path}.serve.max", "is required with scaling: without it there are min model servers at any load"
-    if serve.max > serve.min and pool.scaling is None:
-        yield f"{path}.serve.max", "more than min, which needs a section scaling in the pool"
+    if serve.max > max(serve.min, 1) and pool.scaling is None:
+        least = "1" if serve.on_demand else "min"
+        yield f"{path}.serve.max", f"more than {least}, which needs a section scaling in the pool"
+    if not serve.on_demand:
+        yield from only_for(serve, f"{path}.serve", ("idle_timeout",), "has no effect without min: 0")
+    elif pool.ready_endpoints:
+        yield f"{path}.ready_endpoints", "not with min: 0 of serve: without requests the pool has no endpoint"
     if serve.backoff.initial > serve.backoff.max:
         yield f"{path}.serve.backoff.initial", "is longer than max"
     for provider in {p for p in serve.providers if serve.providers.count(p) > 1}:

@@ -284,8 +284,10 @@ def _pool(
     # An agent may limit its endpoint at any time.
     configured = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
     learned = pool.learns_limits and not configured
-    limited = pool.protocol != "udp" and (configured or pool.learns_limits)
-    counts = pool.protocol != "udp" and (limited or pool.protocol != "tcp")
+    on_demand = pool.serve is not None and pool.serve.on_demand
+    queues = pool.protocol != "udp" and (configured or pool.learns_limits or on_demand)
+    counts = pool.protocol != "udp" and (queues or pool.protocol != "tcp")
+    start = pool.serve.start_timeout if pool.serve is not None and on_demand else 0
     return PoolPlan(
         name=name,
         protocol=pool.protocol,
@@ -316,7 +318,8 @@ def _pool(
         tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
         series=(series := allocator.series("pool", name) if counts else -1),
         learns_limits=pool.learns_limits,
-        queue=queue_plan(pool.queue, series, learned=learned) if limited else None,
+        queue=queue_plan(pool.queue, series, learned=learned, start=start) if queues else None,
+        on_demand=on_demand,
         shaped=pool.shaped or bool(groups),
         slow_start=pool.slow_start is not None,
         groups=groups,

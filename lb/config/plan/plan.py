@@ -151,7 +151,7 @@ class PoolPlan(Struct, frozen=True):
     send_checksum: bool = False  # CRC-32C of the header (v2)
     tls: PoolTlsPlan | None = None
     series: int = -1  # that counts for its budgets, and for its queue; -1 = none (tcp, udp)
-    queue: QueuePlan | None = None  # None = no endpoint has a limit, or its protocol knows no waiting
+    queue: QueuePlan | None = None  # None = nobody waits: no endpoint has a limit, or its protocol knows no waiting
     learns_limits: bool = False  # the policy finds how many requests each endpoint is good for
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
     slow_start: bool = False  # shares grow: an endpoint gets a part of its weight
@@ -168,6 +168,7 @@ class PoolPlan(Struct, frozen=True):
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
     keepalive: KeepalivePlan | None = None  # of its connections; None = off
     count_models: bool = False  # its model servers have no statistics: workers count inferences (oip)
+    on_demand: bool = False  # it may have no endpoint, and gets one when a request comes
     cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
 
 

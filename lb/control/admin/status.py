@@ -17,7 +17,7 @@
              managed: {wanted, standby, replicas: [{index, pid, address, state, restarts, started_at, last_error,
              output, gpus, cores}],
              next, leaving: [the same, of settings to come and of those before], restarts, scaling,
-             vertical} | None,
+             vertical, on_demand: {asleep, since_s, idle_s, idle_timeout_s, wakes, start_s, trouble} | None} | None,
              cost: {unit, models: {name: {relative, unit_s, samples}}} | None,
              discovery: {source, target, state: waiting | current | partial | stale, endpoints, left_out, age_s,
              next_look_s, looks, failures, changes, error} | None}],

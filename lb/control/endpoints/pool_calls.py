@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lb.control.endpoints.asking import Answer, Asked, ask, error_of, worst
@@ -29,9 +29,14 @@ MOST_WAITING = 1024  # different requests of a pool; more are refused
 _AT_ONCE = 64  # different requests that one round asks
 
 
+async def _never_woken(pool: str) -> str | None:
+    return None
+
+
 class PoolCalls:
     """`endpoints(pool)` gives those of a pool that take requests or finish what they have; () of an unknown pool.
-    `server_calls` takes those that change them, `counts` has what stands in for statistics. Everything on the loop."""
+    `server_calls` takes those that change them, `counts` has what stands in for statistics. `wake(pool)` waits until a
+    pool on demand has an endpoint ("", or why it has none); None of another pool. Everything on the loop."""
 
     def __init__(
         self,
@@ -39,8 +44,10 @@ class PoolCalls:
         server_calls: ServerCalls,
         counts: InferenceCounts,
         timeout: float = TIMEOUT,
+        wake: Callable[[str], Awaitable[str | None]] = _never_woken,
     ) -> None:
         self._endpoints = endpoints
+        self._wake = wake
         self._server_calls = server_calls
         self._counts = counts
         self._timeout = timeout
@@ -117,7 +124,10 @@ class PoolCalls:
     async def _any(self, pool: str, method: str, request: bytes) -> Answer:
         """The answer of the first endpoint that has one; else an error of theirs."""
         errors = []
-        for endpoint in self._endpoints(pool):
+        endpoints = self._endpoints(pool) or await self._woken(pool)
+        if isinstance(endpoints, Answer):
+            return endpoints
+        for endpoint in endpoints:
             (answer,) = await ask(endpoint, method, [request], self._timeout)
             if isinstance(answer, bytes):
                 return Answer(0, "", answer)
@@ -131,7 +141,9 @@ class PoolCalls:
 
         from lb.inference.synthesis import common_metadata
 
-        endpoints = self._endpoints(pool)
+        endpoints = self._endpoints(pool) or await self._woken(pool)
+        if isinstance(endpoints, Answer):
+            return endpoints
         found = await asyncio.gather(*(ask(endpoint, METADATA, [b""], self._timeout) for endpoint in endpoints))
         said = [answer for (answer,) in found if isinstance(answer, bytes)]
         if not said:
@@ -140,6 +152,13 @@ class PoolCalls:
             return Answer(0, "", common_metadata(said))
         except DecodeError:
             return Answer(Status.INTERNAL, "an endpoint's answer is not a ServerMetadataResponse", b"")
+
+    async def _woken(self, pool: str) -> Sequence[Asked] | Answer:
+        """The endpoints of a pool that had none, once one has been started; or why there is none."""
+        trouble = await self._wake(pool)
+        if trouble:
+            return Answer(Status.UNAVAILABLE, f"no endpoint of pool {pool} is available: {trouble}", b"")
+        return self._endpoints(pool)
 
     def _pool(self, name: str) -> _Statistics:
         if name not in self._pools:
@@ -191,10 +210,24 @@ class _Statistics:
     async def _round(self, requests: Sequence[bytes]) -> list[Answer]:
         endpoints = self._endpoints()
         if not endpoints:
-            return [worst(self._pool, [])] * len(requests)
+            return [self._kept(request) for request in requests]
         found = await asyncio.gather(*(self._ask(endpoint, requests) for endpoint in endpoints))
         said = {endpoint.address: answers for endpoint, answers in zip(endpoints, found, strict=True)}
         return [self._sum({a: answers[i] for a, answers in said.items()}) for i in range(len(requests))]
+
+    def _kept(self, request: bytes) -> Answer:
+        """What is known of endpoints that are gone, as of a pool at zero, which is not woken for that."""
+        from google.protobuf.message import DecodeError
+
+        from lb.wire import grpc_service_pb2 as wire
+
+        if self._sums is None:
+            return worst(self._pool, [])
+        try:
+            asked = wire.ModelStatisticsRequest.FromString(request)
+        except DecodeError:
+            return Answer(Status.INVALID_ARGUMENT, "the request is not a ModelStatisticsRequest", b"")
+        return Answer(0, "", self._sums.kept(asked.name, asked.version).SerializeToString())
 
     def _sum(self, said: dict[str, bytes | CallFailed]) -> Answer:
         """Of those that answer; where none does, an error of theirs."""

@@ -50,6 +50,12 @@ class Server(Protocol):
         """Follows other numbers and another `scaling` section. Where `serve` says something else of a process, the
         processes are replaced one at a time."""
 
+    def wake(self) -> None:
+        """Requests wait for one of them: where there are none on demand, one is started."""
+
+    async def woken(self) -> str:
+        """Wakes them and waits until one is ready: "", or why none could be started."""
+
     def kill(self) -> None:
         """Ends all of them at once; a `stop` under way is over then."""
 
@@ -65,7 +71,7 @@ class _Pool(Struct):
     fallback: tuple[EndpointSpec, ...] = ()  # the static endpoints it had before, until a model server is ready
     successor: tuple[ServeConfig, Server] | None = None
     leaving: list[Server] = field(default_factory=list)  # replaced, but workers may not know of the new ones yet
-    served: bool = False  # a model server was ready once
+    served: bool = False  # a model server was ready once, or is started when a request comes
     rolling: bool = False  # the servers are replaced one at a time
     restarts_before: int = 0  # of servers that are gone
     epoch: int = 0  # of those that serve: another number for every `serve` section that took over
@@ -126,8 +132,14 @@ class ManagedPools:
         return {name: pool.epoch for name, pool in self._pools.items()}
 
     def waiting(self) -> list[str]:
-        """The pools that have never had an endpoint."""
+        """The pools that have never had an endpoint, but for those that get one when a request comes."""
         return [name for name, pool in self._pools.items() if not pool.served and not pool.endpoints()]
+
+    def wake(self, pool: str) -> None:
+        """Requests wait in a worker for an endpoint of a pool that has none."""
+        if pool in self._pools:
+            self._pools[pool].server.wake()
+            self._keep_up(self._pools[pool])
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Of those that serve, with the replicas that are to follow them (`next`) and those they have replaced; the
@@ -163,10 +175,20 @@ class ManagedPools:
         for server in [*(server for _, server in self._stopping), *running]:
             server.kill()
 
+    async def woken(self, pool: str) -> str | None:
+        """Waits until a pool on demand has an endpoint: "", or why none could be started. None of another pool."""
+        known = self._pools.get(pool)
+        if known is None or not known.serve.on_demand:
+            return None
+        return await known.server.woken()
+
     def _apply(self, name: str, pool: PoolConfig, serve: ServeConfig, before: Plan | None) -> None:
         known = self._pools.get(name)
         if known is None:
-            self._pools[name] = _Pool(name, serve, self._start(name, pool), tuple(_endpoints(before, name)))
+            fallback = tuple(_endpoints(before, name))
+            self._pools[name] = _Pool(name, serve, self._start(name, pool), fallback)
+            if serve.on_demand:
+                self._serve_on_demand(self._pools[name])
             return
         if known.successor is not None and not same_process(known.successor[0], serve):
             self._stop(name, known.successor[1])
@@ -174,6 +196,11 @@ class ManagedPools:
         if same_process(known.serve, serve):
             known.serve = serve
             self._spawn(known.server.reconfigure(pool))
+        elif known.successor is None and known.server.wanted == 0:
+            log.info("pool %s: it is at zero; its model servers will have the new settings", name)
+            self._stop(name, known.server)
+            known.serve, known.server, known.epoch = serve, self._start(name, pool), next(self._epochs)
+            self._changed(name)  # what the cache has is of those before
         elif known.successor is None and _is_placed(known.serve) and _is_placed(serve):
             log.info("pool %s: its servers are replaced by ones with the new settings, one at a time", name)
             known.serve, known.epoch = serve, next(self._epochs)
@@ -189,6 +216,13 @@ class ManagedPools:
         await known.server.reconfigure(pool)
         known.rolling = True
 
+    def _serve_on_demand(self, pool: _Pool) -> None:
+        """The next request starts a model server: there is no need of the endpoints from before."""
+        pool.served = True
+        if pool.fallback:
+            pool.epoch = next(self._epochs)
+            self._changed(pool.name)
+
     def _start(self, name: str, pool: PoolConfig, held: int | None = None) -> Server:
         server = self._factory(name, pool, lambda: self._on_change(name))
         if held is not None:
@@ -200,9 +234,7 @@ class ManagedPools:
         pool = self._pools.get(name)
         if pool is None:
             return
-        if pool.successor is not None:
-            # The load may have asked for others while they load their models, which takes minutes where it is TensorRT.
-            pool.successor[1].hold(pool.server.wanted)
+        self._keep_up(pool)
         if pool.successor is not None:
             serve, server = pool.successor
             if len(server.endpoints()) >= max(1, min(server.wanted, len(pool.endpoints()))):
@@ -218,6 +250,12 @@ class ManagedPools:
         if not pool.served and pool.server.endpoints():
             pool.served, pool.epoch = True, next(self._epochs)
         self._changed(name)
+
+    def _keep_up(self, pool: _Pool) -> None:
+        """The load may have asked for others while those that follow load their models, which takes minutes where it is
+        TensorRT."""
+        if pool.successor is not None:
+            pool.successor[1].hold(pool.server.wanted)
 
     def _retire(self, pool: _Pool) -> None:
         for server in self._servers(pool):

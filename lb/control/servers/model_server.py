@@ -95,8 +95,8 @@ def prepare(
 
 
 def same_process(a: ServeConfig, b: ServeConfig) -> bool:
-    """Whether both say the same of each process: all but how many there are."""
-    numbers = {"min": 0, "max": 0, "standby": 0, "vertical": None}
+    """Whether both say the same of each process: all but how many there are, and when there are none."""
+    numbers = {"min": 0, "max": 0, "idle_timeout": 0, "standby": 0, "vertical": None}
     return a is b or a.model_copy(update=numbers) == b.model_copy(update=numbers)
 
 

@@ -1,8 +1,10 @@
-"""The servers of one managed pool: a supervisor, and an autoscaler where the pool has a `scaling` section."""
+"""The servers of one managed pool: a supervisor, an autoscaler where the pool has a `scaling` section, and, where
+`min` is 0, what takes the pool to zero and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,17 @@ from msgspec.structs import asdict
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig, ServeConfig
+from lb.config.units import SECOND
 from lb.control.servers.autoscaler import Autoscaler
 from lb.control.servers.model_server import same_process
-from lb.control.servers.replica import Machine, Probe
+from lb.control.servers.on_demand import OnDemand, Use
+from lb.control.servers.replica import Machine, Probe, Replica
 from lb.control.servers.scaling_memory import ScalingMemory
 from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
 from lb.control.servers.traffic import Counts
 from lb.control.servers.vertical import VerticalScaler
+from lb.upstream.start import Start
 
 
 class ServerContext(Struct, frozen=True):
@@ -31,6 +36,9 @@ class ServerContext(Struct, frozen=True):
     busy: Callable[[str, str], int]  # the same, with the sequences that will go on there
     waiting: Callable[[str], int]
     counts: Callable[[str], Counts | None]
+    begun: Callable[[str], Mapping[str, int]]  # of a pool: address -> requests that have got this endpoint so far
+    kept_away: Callable[[str], bool]  # whether an operator keeps requests away from all endpoints of a pool
+    starting: Callable[[str, Start], None]  # tells workers of the start of a pool's first model server
     clock: Clock
     machine: Machine
     state_dir: Path | None = None  # where what scaling learns is kept; None: nowhere
@@ -52,12 +60,18 @@ class ModelServers:
             clock=context.clock,
             machine=context.machine,
             probe=_probe(pool),
+            on_move=self._moved,
         )
         self._autoscaler: Autoscaler | None = None
+        self._demand: OnDemand | None = None
+        self._told: Start | None = None
+        self._moves = asyncio.Event()
         self._pool = pool
         self._vertical: VerticalScaler | None = None
         self._held = False
         self._stopped = False
+        if _serve(pool).on_demand:
+            self._demand = self._on_demand()
 
     @property
     def wanted(self) -> int:
@@ -71,11 +85,14 @@ class ModelServers:
 
     def hold(self, number: int) -> None:
         self._held = True
+        if self._demand is not None and number:
+            self._demand.wake()
         self._supervisor.scale_to(self._within(number))
 
     async def release(self) -> None:
         self._held = False
         await self._scale(self._pool)
+        self._tell_start()
 
     async def stop(self) -> None:
         self._stopped = True
@@ -83,7 +100,43 @@ class ModelServers:
             await self._vertical.stop()
         if self._autoscaler is not None:
             await self._autoscaler.stop()
+        if self._demand is not None:
+            await self._demand.stop()
+        self._moves.set()
         await self._supervisor.stop()
+
+    def wake(self) -> None:
+        if self._demand is None:
+            return
+        self._demand.wake()
+        if self.endpoints() and self._context.kept_away(self._name):
+            kept_away = Start(trouble="an operator keeps requests away from its model servers", lasts=False)
+            self._context.starting(self._name, kept_away)
+
+    async def woken(self) -> str:
+        self.wake()
+        while not self.endpoints():
+            trouble = self._supervisor.next_ready().trouble
+            if trouble or self._stopped:
+                return trouble or "its model servers are stopping"
+            self._moves.clear()
+            await self._moves.wait()
+        return ""
+
+    def replicas(self) -> Sequence[Replica]:
+        return self._supervisor.replicas()
+
+    def cpu(self) -> Mapping[str, float]:
+        return self._supervisor.cpu()
+
+    @property
+    def start_time(self) -> int | None:
+        """ns that the last start took until it was ready."""
+        return self._supervisor.start_time
+
+    def scale_to(self, n: int) -> None:
+        """What the autoscaler asks for."""
+        (self._demand or self._supervisor).scale_to(n)
 
     def kill(self) -> None:
         self._supervisor.kill()
@@ -104,7 +157,7 @@ class ModelServers:
 
     def status(self) -> dict[str, Any]:
         """{wanted, standby, replicas: [{index, pid, address, state, restarts, started_at, last_error, output, gpus,
-        cores}], restarts, scaling: … | None, vertical: … | None}."""
+        cores}], restarts, scaling: … | None, vertical: … | None, on_demand: … | None}."""
         return {
             "wanted": self._supervisor.wanted,
             "standby": _serve(self._pool).standby,
@@ -112,6 +165,7 @@ class ModelServers:
             "restarts": self._supervisor.restarts,
             "scaling": self._autoscaler.status() if self._autoscaler else None,
             "vertical": self._vertical.status() if self._vertical else None,
+            "on_demand": self._demand_status(self._demand) if self._demand else None,
         }
 
     def explain(self) -> dict[str, Any] | None:
@@ -131,21 +185,26 @@ class ModelServers:
     async def _scale(self, pool: PoolConfig) -> None:
         """Follows the `scaling` section; without one, there are `min` replicas."""
         serve, scaling = _serve(pool), pool.scaling
+        await self._follow_demand(serve)
         if scaling is None:
             stale, self._autoscaler = self._autoscaler, None
             if stale is not None:
                 await stale.stop()
         self._supervisor.scale_to(self._within(self._supervisor.wanted), serve.standby)
-        if scaling is None or self._held:
+        if self._held or self._stopped:
+            return
+        if self._demand is not None:
+            self._demand.start()
+        if scaling is None:
             return
         if self._autoscaler is not None:
-            self._autoscaler.reconfigure(scaling, serve.min, serve.max)
-        elif not self._stopped:
+            self._autoscaler.reconfigure(scaling, self._floor, serve.max)
+        else:
             self._autoscaler = Autoscaler(
                 self._name,
-                self._supervisor,
+                self,
                 scaling,
-                (serve.min, serve.max),
+                (self._floor, serve.max),
                 Source(
                     self._inflight,
                     lambda: self._context.waiting(self._name),
@@ -157,9 +216,57 @@ class ModelServers:
             )
             self._autoscaler.start()
 
+    @property
+    def _floor(self) -> int:
+        """The fewest model servers now."""
+        return self._demand.floor if self._demand is not None else _serve(self._pool).min
+
     def _within(self, number: int) -> int:
-        serve = _serve(self._pool)
-        return serve.min if self._pool.scaling is None else min(max(number, serve.min), serve.max)
+        if self._pool.scaling is None:
+            return self._floor
+        return min(max(number, self._floor), _serve(self._pool).max)
+
+    async def _follow_demand(self, serve: ServeConfig) -> None:
+        if not serve.on_demand:
+            stale, self._demand = self._demand, None
+            if stale is not None:
+                await stale.stop()
+        elif self._demand is None:
+            self._demand = self._on_demand()
+        else:
+            self._demand.follow(serve.idle_timeout)
+
+    def _on_demand(self) -> OnDemand:
+        timeout, clock = _serve(self._pool).idle_timeout, self._context.clock
+        return OnDemand(self._name, self._supervisor, timeout, use=self._use, turned=self._turned, clock=clock)
+
+    def _use(self) -> Use:
+        name, context = self._name, self._context
+        busy = sum(context.busy(name, spec.address) for spec in self.endpoints())
+        kept = self._autoscaler.floor if self._autoscaler else 0
+        return Use(context.waiting(name), busy, context.begun(name), kept)
+
+    def _turned(self) -> None:
+        if self._autoscaler is not None and self._pool.scaling is not None:
+            self._autoscaler.reconfigure(self._pool.scaling, self._floor, _serve(self._pool).max)
+        self._tell_start()
+
+    def _moved(self) -> None:
+        self._moves.set()
+        self._tell_start()
+
+    def _tell_start(self) -> None:
+        """Requests wait for the model servers that serve, not for those that are to follow them or have gone before."""
+        if self._demand is None or self._held or self._stopped:
+            return
+        start = self._supervisor.next_ready()
+        if start != self._told:
+            self._told = start
+            self._context.starting(self._name, start)
+
+    def _demand_status(self, demand: OnDemand) -> dict[str, Any]:
+        start = self._supervisor.next_ready()
+        return {**demand.status(), "start_s": start.takes / SECOND or None, "trouble": start.trouble or None}
 
     def _inflight(self, address: str) -> int:
         return self._context.inflight(self._name, address)

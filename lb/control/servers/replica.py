@@ -154,6 +154,8 @@ class ManagedReplica:
         self._listening = asyncio.Event()
         self._told = asyncio.Event()  # something that may mean that it is ready
         self._delay = 0  # of the pause before the next start
+        self.due_at = 0  # when that is over, monotonic ns
+        self.failed_to_start = False  # the last process ended, or was stopped, before it was ready
         self._stop_by = 0  # when a process that is to end is killed
         self._started_at: int | None = None
         self._ready_at: int | None = None
@@ -168,6 +170,11 @@ class ManagedReplica:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def started_at(self) -> int:
+        """When the last process was started, monotonic ns; 0: none was."""
+        return self._started_at or 0
 
     @property
     def start_time(self) -> int | None:
@@ -366,8 +373,10 @@ class ManagedReplica:
         now = self._around.clock.now()
         self._leave()
         self.address, self._last_error, self._last_output = None, error, tuple(self._lines)
+        self.failed_to_start = self._ready_at is None
         # Time spent on starting does not make a run stable.
         self._delay = self._restarts.died(now if self._ready_at is None else self._ready_at, now)
+        self.due_at = now + self._delay
         often = self._restarts.crash_loop
         log.log(
             logging.ERROR if often else logging.WARNING,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from lb.control.servers.model_server import Command, new_socket, same_process, s
 from lb.control.servers.replica import Machine, ManagedReplica, Probe, Replica, State, Surroundings
 from lb.errors import StartError
 from lb.scaling.cpu import CpuMeter, resident
+from lb.upstream.start import Start
 
 log = logging.getLogger("tidegate.supervisor")
+
+STARTS = 8  # whose times are remembered
 
 # Whom to give up first: what serves least.
 GIVE_UP_ORDER = (State.CRASH_LOOP, State.WAITING, State.BACKOFF, State.STOPPING, State.STARTING, State.READY)
@@ -93,7 +97,8 @@ class Supervisor:
 
     `on_change()` is called when `endpoints()` has changed. `on_exit(address)` is called the moment the process behind
     an endpoint is seen to be gone, before `on_change`, whether it crashed or was stopped. `inflight(address)` counts
-    the requests that the data path has there now.
+    the requests that the data path has there now. `on_move()` is called when a replica has begun to start, is ready,
+    has failed or is gone.
     """
 
     def __init__(
@@ -109,8 +114,10 @@ class Supervisor:
         machine: Machine,
         probe: Probe = "grpc",
         command: Command = serve_command,
+        on_move: Callable[[], None] = lambda: None,
     ) -> None:
         self.pool = pool
+        self._on_move = on_move
         self._serve = serve
         self._on_change = on_change
         self._on_exit = on_exit
@@ -128,6 +135,7 @@ class Supervisor:
         self._empty = asyncio.Event()
         self._cpu = CpuMeter()
         self.start_time: int | None = None  # ns that the last start took until it was ready
+        self._starts: deque[int] = deque(maxlen=STARTS)  # ns from start to ready
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.pool} wanted={self._number} {list(self._replicas.values())}>"
@@ -160,6 +168,22 @@ class Supervisor:
     def restarts(self) -> int:
         """How many there were, also of replicas that are gone: it never falls."""
         return self._restarts_before + sum(replica.restarts for replica in self.replicas())
+
+    def next_ready(self) -> Start:
+        """How the start of the first replica that requests could go to goes on."""
+        takes = min(self._starts, default=0)
+        wanted = [replica for replica in self._replicas.values() if replica.wanted]
+        now = self._clock.now()
+        starting = [r.started_at if r.pid is not None else now for r in wanted if r.state is State.STARTING]
+        pausing = [replica for replica in wanted if replica.state in (State.BACKOFF, State.CRASH_LOOP)]
+        if starting:
+            return Start(min(starting) + takes if takes else 0, takes)
+        if not pausing or any(replica.state is State.READY for replica in wanted):
+            return Start(takes=takes)
+        first = min(pausing, key=lambda replica: replica.due_at)
+        failed = all(replica.failed_to_start or replica.state is State.CRASH_LOOP for replica in pausing)
+        trouble = f"none could be started ({first.describe().last_error})" if failed else ""
+        return Start(first.due_at + takes, takes, trouble)
 
     def replicas(self) -> tuple[Replica, ...]:
         """All of them by index, those that drain or stop included."""
@@ -259,6 +283,7 @@ class Supervisor:
     def _moved(self, replica: ManagedReplica, before: State) -> None:
         if before is State.STARTING and replica.state is State.READY:
             self.start_time = replica.start_time
+            self._starts.append(replica.start_time or 0)
         if replica.state is State.GONE:
             self._restarts_before += replica.describe().restarts
             del self._replicas[replica.index]
@@ -266,4 +291,11 @@ class Supervisor:
                 self._empty.set()
         if self.rolling:
             self._carry_out()
+        self._tell(self._on_move)
         self._choose()
+
+    def _tell(self, listener: Callable[[], None]) -> None:
+        try:
+            listener()
+        except Exception:
+            log.exception("%s: the change of its replicas was not handled", self.pool)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from lb.clock import Clock
 from lb.config.units import SECOND, format_duration
@@ -20,6 +21,7 @@ from lb.control.workers.launch import COMMAND, Launched, worker_environment
 from lb.control.workers.member import Member, Publication
 from lb.control.workers.process import WorkerProcess
 from lb.errors import ConfigError, StartError, TidegateError
+from lb.upstream.start import Start
 
 log = logging.getLogger("tidegate.master")
 
@@ -65,6 +67,7 @@ class Fleet:
 
     `recover` is called when a worker has died, before it is replaced, to mend what it may have left in shared memory.
     `answer(pool, method, request)` answers what workers ask of a whole pool: gRPC status, message and reply.
+    `wake(pool)` is called when requests wait in a worker for an endpoint of a pool that has none.
     """
 
     def __init__(
@@ -76,8 +79,11 @@ class Fleet:
         access_log: Callable[[], int],
         recover: Callable[[], None] = lambda: None,
         answer: Callable[[str, str, bytes], Awaitable[tuple[int, str, bytes]]] = _unanswered,
+        wake: Callable[[str], None] = lambda pool: None,
     ) -> None:
         self._recover = recover
+        self._wake = wake
+        self._starts: dict[str, Start] = {}  # pool -> what was told last, for workers that come up
         self._answer = answer
         self._answering: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -182,6 +188,17 @@ class Fleet:
             return who, None
         finally:
             del member.asked[number]
+
+    def tell_start(self, pool: str, start: Start | None) -> None:
+        """Tells every worker how the start of an endpoint of a pool goes on; None: the pool starts none on demand."""
+        if start is None:
+            self._starts.pop(pool, None)
+            return
+        if start.lasts:
+            self._starts[pool] = start
+        for member in self.members:
+            if member.channel is not None and member.state in ("idle", "running"):
+                member.channel.send({"type": "start", "pool": pool, "start": asdict(start)})
 
     def reopen_log(self) -> None:
         """Passes the access log's new descriptor to every worker."""
@@ -334,6 +351,8 @@ class Fleet:
                 future = member.asked.get(message["number"])
                 if future is not None and not future.done():
                     future.set_result(message)
+            case "wake":
+                self._wake(message["pool"])
             case "ask":
                 answering = self._loop.create_task(self._tell(member.channel, message))
                 self._answering.add(answering)
@@ -370,6 +389,9 @@ class Fleet:
         """Gives a worker that came up what the others have; without it, it must not stay."""
         try:
             self._send_log(member)
+            for pool, start in self._starts.items():
+                if member.channel is not None:
+                    member.channel.send({"type": "start", "pool": pool, "start": asdict(start)})
             if publication is not None:
                 self._send(member, publication)
                 self._commit(member, publication)

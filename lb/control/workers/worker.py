@@ -3,8 +3,9 @@
 
 Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and
 `revert` (keep or undo the last plan), `log` (a new access log descriptor), `explain` (answer `explained`), `count`
-(answer `counted`), `stop` (drain, then exit 0) and `told` (the answer to an `ask`). Frames to the master: `hello`,
-`applied`, `explained`, `counted`, `beat`, `ask` (a call whose answer is a whole pool's). A plan is taken bit by bit
+(answer `counted`), `stop` (drain, then exit 0), `told` (the answer to an `ask`) and `start` (how the start of an
+endpoint goes on). Frames to the master: `hello`, `applied`, `explained`, `counted`, `beat`, `ask` (a call whose answer
+is a whole pool's), `wake` (requests wait for an endpoint of a pool that has none). A plan is taken bit by bit
 (lb.control.workers.adoption); what comes meanwhile waits its turn, but for a `revert` of that plan and a `stop`, which
 end it, and for a `told`.
 
@@ -43,6 +44,7 @@ from lb.errors import StartError, TidegateError
 from lb.net.heap import keep_large_blocks
 from lb.proxy.exchange.explain.described import Described
 from lb.shared.segment import Segment
+from lb.upstream.start import Start
 
 BEAT = 1.0  # seconds between two heartbeats
 _DRAIN_POLL = 0.05
@@ -59,6 +61,8 @@ Told = Callable[[int, str, bytes], None]
 Ask = Callable[[str, str, bytes, Told], None]
 """Asks the master what a pool answers to a method of the Open Inference Protocol: pool, method, request, and what takes
 the answer. That is called once, also before this returns."""
+Wake = Callable[[str], None]
+"""Tells the master that requests wait for an endpoint of this pool, which has none."""
 
 
 class DataPath(Protocol):
@@ -68,10 +72,11 @@ class DataPath(Protocol):
     stays. One is under way at a time. The sockets stay the worker's: it closes one only after an `adopt` whose
     `sockets` no longer has it. Whether to log accesses is the plan's word; the
     descriptor is always open, and what it refers to is changed underneath (dup2), so that reopening needs no call.
-    `connect` comes before the first plan, with the way to the master.
+    `connect` comes before the first plan, with the ways to the master.
     """
 
-    def connect(self, ask: Ask) -> None: ...
+    def connect(self, ask: Ask, wake: Wake) -> None: ...
+    def tell_start(self, pool: str, start: Start) -> None: ...
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]: ...
     def stop_accepting(self) -> None: ...
     def drain(self) -> None: ...
@@ -113,7 +118,7 @@ class Worker:
         self._asked: dict[int, Told] = {}
         self._asking: dict[int, int] = {}  # bytes of those that are large, which the channel may still have
         self._channel = Channel(loop, sock, self._on_message, self._master_gone)
-        data_path.connect(self.ask)
+        data_path.connect(self.ask, self.wake)
         self._handlers: dict[str, Callable[[Message, list[int]], None]] = {
             "sockets": self._on_sockets,
             "plan": self._on_plan,
@@ -124,6 +129,7 @@ class Worker:
             "count": self._on_count,
             "stop": self._on_stop,
             "told": self._on_told,
+            "start": self._on_start,
         }
 
     def start(self) -> None:
@@ -294,6 +300,13 @@ class Worker:
     def _on_told(self, message: Message, fds: list[int]) -> None:
         self._asking.pop(message["number"], None)
         self._asked.pop(message["number"])(message["status"], message["message"], message["reply"])
+
+    def wake(self, pool: str) -> None:
+        """See Wake. Without a master nothing happens: the drain ends the wait."""
+        self._channel.send({"type": "wake", "pool": pool})
+
+    def _on_start(self, message: Message, fds: list[int]) -> None:
+        self._data_path.tell_start(message["pool"], Start(**message["start"]))
 
     def _on_stop(self, message: Message, fds: list[int]) -> None:
         self.drain(message["drain_timeout_ns"])

@@ -212,8 +212,8 @@ cdef class Admission:
         exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
         if protocol == POOL_HTTP:
             attempt = Http1Attempt.__new__(Http1Attempt)
-        elif (protocol == POOL_OIP and (grpc or web_kind_of(scan) != WEB_NONE)
-                and asks_pool(scan, route.server_calls)):
+        elif ((protocol == POOL_OIP or pool.on_demand) and (grpc or web_kind_of(scan) != WEB_NONE)
+                and asks_pool(scan, pool, route.server_calls)):
             if not grpc:
                 exchange.grpc = SPEAKS_WEB if web_kind_of(scan) == WEB_BINARY else SPEAKS_WEB_TEXT
             attempt = Attempt.__new__(Attempt)       # which is never made: the master asks

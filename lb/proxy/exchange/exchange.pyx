@@ -78,7 +78,7 @@ from lb.http.grpc.text cimport GRPC_UNKNOWN, PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.load.load_report cimport take_report
 from lb.upstream.pool cimport HEAD_START, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
 from lb.upstream.queue cimport (
-    ALL_MODELS_BLOCKED, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter,
+    ALL_MODELS_BLOCKED, Q_FULL, Q_HOPELESS, Q_NO_START, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter,
     stand_in_line,
 )
 from lb.upstream.affinity.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
@@ -1066,6 +1066,9 @@ cdef void refuse_exchange(Exchange exchange, int why) noexcept:
     if why == Q_NOBODY and exchange.affinity.sequence_at != -1:
         exchange.fail_lost()
         return
+    if why == Q_NO_START or exchange.pool.queue is not None and exchange.pool.queue.at_zero():
+        refuse_at_zero(exchange, why)
+        return
     if why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
         exchange.fail(FAIL_TIMEOUT, f"no endpoint of pool {pool} had room in time")
         return
@@ -1082,6 +1085,23 @@ cdef void refuse_exchange(Exchange exchange, int why) noexcept:
         exchange.fail(FAIL_QUEUE_TIMEOUT, f"the endpoints of pool {pool} were busy for too long")
     else:
         exchange.fail(FAIL_QUEUE_FULL, f"the endpoints of pool {pool} are busy, and its queue is full")
+
+
+cdef void refuse_at_zero(Exchange exchange, int why) noexcept:
+    """Its pool has no model server that takes requests, and the exchange no time or place to wait for one."""
+    cdef str pool = exchange.pool.name
+    if why == Q_NO_START:
+        exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available: {exchange.pool.queue.trouble}")
+    elif why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
+        exchange.fail(FAIL_TIMEOUT, f"no endpoint of pool {pool} was ready in time")
+    elif why == Q_HOPELESS:
+        exchange.fail(FAIL_QUEUE_LATE, f"pool {pool} has no endpoint yet, whose start takes too long to answer in time")
+    elif why == Q_TIMEOUT:
+        exchange.fail(FAIL_QUEUE_TIMEOUT, f"no endpoint of pool {pool} was ready for too long")
+    elif why == Q_FULL:
+        exchange.fail(FAIL_QUEUE_FULL, f"pool {pool} has no endpoint yet, and its queue is full")
+    else:
+        exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available")
 
 
 cdef uint64_t turn_after(Exchange exchange, int status) noexcept:
@@ -1282,6 +1302,7 @@ cdef dict REFUSED = {
     Q_SHED: "the queue is kept short in an overload",
     Q_TIMEOUT: "it has waited as long as one may",
     Q_NOBODY: NOBODY,
+    Q_NO_START: "it has no endpoint, and none can be started",
 }
 
 

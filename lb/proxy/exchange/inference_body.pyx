@@ -59,6 +59,9 @@ from lb.upstream.pool cimport KEY_MODEL
 
 log = logging.getLogger("tidegate.proxy")
 
+# A ServerLiveResponse or ServerReadyResponse that says yes; without its field it says no.
+cdef bytes HEALTHY = b"\x08\x01"
+
 
 cdef enum:
     MAX_REPLY = 256 * 1024 * 1024
@@ -761,6 +764,11 @@ cdef void run_management(InferenceBody body, Exchange exchange) noexcept:
         answer_management(exchange, made)
         return
     body.management = made
+    if exchange.pool.on_demand and made.method in (b"ServerLive", b"ServerReady"):
+        # Probes come all the time: passed on they would keep a model server, and wake one.
+        well = made.method == b"ServerLive" or exchange.pool.welcomes_requests()
+        answer_management(exchange, made.render(0, "", HEALTHY if well else b""))
+        return
     if made.whole_pool:
         body.question = put_question(body.context.ask, exchange, made.method.decode(), made.request)
         if made.changes and exchange.state == X_REQUEST:

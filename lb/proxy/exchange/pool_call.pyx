@@ -1,4 +1,8 @@
-"""A gRPC call whose answer is a whole pool's: see pool_call.pxd. Over REST the same is asked by inference_body.pyx."""
+"""A gRPC call whose answer is a whole pool's: see pool_call.pxd. Over REST the same is asked by inference_body.pyx.
+
+The master asks the endpoints. Whether a pool on demand is live, ready and serving is answered here: probes come all the
+time, and passed on they would keep a model server, and wake one.
+"""
 
 from lb.inference import management, server_calls
 
@@ -16,6 +20,7 @@ from lb.proxy.exchange.exchange cimport X_ANSWERING, X_DONE, X_REQUEST, BodySour
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.question cimport put_question
 from lb.proxy.exchange.refusal cimport SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_message
+from lb.upstream.pool cimport POOL_OIP, Pool
 
 cdef enum:
     PREFIX = 5                        # of a message: whether it is compressed, and its length
@@ -24,13 +29,28 @@ cdef enum:
     INFER_LENGTH = 42                 # of the paths of ModelInfer and ModelStreamInfer, which no other one has
     STREAM_LENGTH = 48
     GRPC_INTERNAL = 13
+    GRPC_UNIMPLEMENTED = 12
 
 cdef const char *SERVICE = b"/inference.GRPCInferenceService/"
 cdef size_t LARGEST_LOAD = server_calls.LARGEST_LOAD
 
 
-cdef bint asks_pool(const Scan *scan, int allowed) noexcept:
+# What is said of a pool on demand: method -> (the reply that says yes, the one that says no).
+cdef bytes YES = b"\x08\x01"              # field 1 of each of these messages
+cdef dict HEALTH = {
+    b"/inference.GRPCInferenceService/ServerLive": (YES, YES),
+    b"/inference.GRPCInferenceService/ServerReady": (YES, b""),
+    b"/grpc.health.v1.Health/Check": (YES, b"\x08\x02"),
+    b"/grpc.health.v1.Health/Watch": None,    # clients then take the server for well (grpc: doc/health-checking.md)
+}
+
+
+cdef bint asks_pool(const Scan *scan, Pool pool, int allowed) noexcept:
     cdef size_t n = scan.target_length
+    if pool.on_demand and scan.target[:n] in HEALTH:
+        return True
+    if pool.protocol != POOL_OIP:
+        return False
     if n <= SERVICE_LENGTH or n == INFER_LENGTH or n == STREAM_LENGTH:
         return False
     if memcmp(scan.target, SERVICE, SERVICE_LENGTH) != 0:
@@ -41,7 +61,8 @@ cdef bint asks_pool(const Scan *scan, int allowed) noexcept:
 cdef PoolCall new_pool_call(object ask, Exchange exchange, const Scan *scan):
     cdef PoolCall call = PoolCall.__new__(PoolCall)
     call.ask = ask
-    call.method = scan.target[SERVICE_LENGTH:scan.target_length].decode()
+    call.path = scan.target[:scan.target_length]
+    call.method = call.path.rpartition(b"/")[2].decode()
     call.changes = call.method in server_calls.METHODS
     if exchange.grpc >= SPEAKS_WEB:
         call.web = WebCodec.__new__(WebCodec)
@@ -98,9 +119,19 @@ cdef class PoolCall(BodySource):
                 <size_t>data[1] << 24 | <size_t>data[2] << 16 | <size_t>data[3] << 8 | <size_t>data[4]):
             exchange.fail(FAIL_BAD_BODY, "the body is not one message of gRPC")
             return
+        if self.path in HEALTH:
+            self.tell_health(exchange)
+            return
         self.question = put_question(self.ask, exchange, self.method, (<const char *>data)[PREFIX:size])
         if self.changes and exchange.state == X_REQUEST:
             exchange.client.poller.arm(exchange, exchange.expires)
+
+    cdef void tell_health(self, Exchange exchange) noexcept:
+        cdef tuple replies = HEALTH[self.path]
+        if replies is None:
+            self.told(exchange, GRPC_UNIMPLEMENTED, "health is not watched here: ask Check", b"")
+        else:
+            self.told(exchange, 0, "", replies[0] if exchange.pool.welcomes_requests() else replies[1])
 
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
         cdef Scan scan

@@ -38,7 +38,7 @@ from lb.upstream.attempt cimport (
     A_CONNECTING, A_OVER, A_SENDING, SESSION_ENDED, Attempt, release, step, take_slot, tg_outcome,
 )
 from lb.upstream.pool cimport KEY_NONE, Pool
-from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Waiter, stand_in_line
+from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NO_START, Q_NOBODY, Waiter, stand_in_line
 from lb.upstream.excluded cimport acquire_past
 
 
@@ -166,7 +166,7 @@ cdef class Tunnel(Waiter):
         self.open(endpoint)
 
     cdef void turned_away(self, int why) noexcept:
-        if why == Q_NOBODY:
+        if why in (Q_NOBODY, Q_NO_START):
             self.refuse(FAIL_NO_ENDPOINT)
         elif why == Q_FULL:
             self.refuse(FAIL_QUEUE_FULL)

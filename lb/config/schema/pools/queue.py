@@ -24,7 +24,8 @@ class QueueConfig(Model):
     of the last one. Default: 1024 where `max_in_flight` limits endpoints, 16384 where limits are learned."""
     timeout: Duration = Field(default=30 * SECOND, ge=MILLISECOND)
     """Longest wait of a request; one that has waited longer is refused. It is also the deadline of requests that have
-    none of their own, as far as their order goes: who has one beyond it goes after them."""
+    none of their own, as far as their order goes: who has one beyond it goes after them. Default with `serve` and
+    `min: 0`: `start_timeout` there if that is longer, since requests wait for the first model server, too."""
     overload_after: Duration = Field(default=100 * MILLISECOND, ge=MILLISECOND)
     """A queue that has not been empty for this long is no burst but an overload, in which it is kept short: as many
     requests are served as before, but sooner. `overload_share` says how short."""
@@ -33,7 +34,9 @@ class QueueConfig(Model):
     One that would wait longer is refused at once. 1: all of it."""
 
 
-def queue_plan(queue: QueueConfig, series: int, *, learned: bool) -> QueuePlan:
-    """The plan of a queue counted by the series `series`, of a pool whose limits are `learned` or configured."""
+def queue_plan(queue: QueueConfig, series: int, *, learned: bool, start: int = 0) -> QueuePlan:
+    """The plan of a queue counted by the series `series`, of a pool whose limits are `learned` or configured. Requests
+    may wait for the start of an endpoint that takes up to `start` ns."""
     most = queue.max if queue.max is not None else MOST_LEARNED if learned else MOST
-    return QueuePlan(series, most, queue.timeout, queue.overload_after, queue.overload_share)
+    timeout = queue.timeout if "timeout" in queue.model_fields_set else max(queue.timeout, start)
+    return QueuePlan(series, most, timeout, queue.overload_after, queue.overload_share)

@@ -188,11 +188,15 @@ class ServeConfig(Model):
     env: dict[_Variable, _Filled] = {}
     """Further environment variables of the servers, such as `OMP_NUM_THREADS: "2"`. A server of `command` also has
     `PORT`, `TIDEGATE_ADDRESS` and `TIDEGATE_INDEX`."""
-    min: Integer = Field(default=1, ge=1, le=1000)
-    """Servers that always run."""
-    max: Integer = Field(default_factory=lambda data: data.get("min", 1), ge=1, le=1000)
+    min: Integer = Field(default=1, ge=0, le=1000)
+    """Servers that always run. 0: all stop after `idle_timeout`, and the next request starts one and waits for it:
+    [To zero](howto/run-model-servers.md#to-zero)."""
+    max: Integer = Field(default_factory=lambda data: max(1, data.get("min", 1)), ge=1, le=1000)
     """Most servers that `scaling` may start, for which it is required; `min` and `max` alike hold their number.
-    Default without `scaling`: the same as `min`."""
+    Default without `scaling`: the same as `min`, 1 where that is 0."""
+    idle_timeout: Duration = Field(default=5 * MINUTE, ge=100 * MILLISECOND)
+    """With `min: 0`, the time without a request after which all servers stop. A short one frees the machine sooner;
+    each request that comes later than that waits for a start."""
     listen: Literal["unix", "tcp"] = Field(
         default_factory=lambda data: _listen(data.get("command"), data.get("env", {}))
     )
@@ -240,6 +244,11 @@ class ServeConfig(Model):
     def _one(self) -> ServeConfig:
         only_one(self, ("models", "command"))
         return self
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether the pool may have no server, and gets one when a request comes."""
+        return self.min == 0
 
     @property
     def port_names(self) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ _REFUSED = {
 }
 
 
+_STARTS = {"queue-late": "one cannot be ready in time"}
+
+
 class Question(Struct):
     """What is known of a request when its pool is."""
 
@@ -201,15 +204,29 @@ def _queue(outcome: Outcome, pool: Any, view: View, question: Question, wanted: 
         outcome.steps.append(f"queue: {found['waiting']} wait, {found['before']} of them in front of it")
         if free:
             outcome.decide(None, "others wait: it gets an endpoint that none of those in front could use, or its turn")
-    if full and not free and refused:
+    if found["at_zero"]:
+        _at_zero(outcome, pool.queue.trouble, refused, wait_ms)
+    elif full and not free and refused:
         outcome.steps.append(f"queue: {_REFUSED[refused]}")
         outcome.refuse(503, f": all that take requests have as many as they may, and {_REFUSED[refused]}")
     elif full and not free:
         expected = f", about {wait_ms} ms" if wait_ms else ""
         outcome.steps.append(f"queue: it would wait{expected}")
         outcome.decide(None, "all that take requests have as many as they may: it would wait for its turn")
-    waits = ((not free and full) or found["waiting"] > 0) and not refused
+    waits = ((not free and full) or found["waiting"] > 0 or found["at_zero"]) and not refused
     return {**found, "refused": refused or None, "would_wait": waits, "expected_wait_ms": wait_ms}
+
+
+def _at_zero(outcome: Outcome, trouble: str | None, refused: str, wait_ms: float | None) -> None:
+    """The pool has no endpoint, and one is started when a request comes."""
+    if trouble or refused:
+        why = trouble or _STARTS.get(refused) or _REFUSED[refused]
+        outcome.steps.append(f"start: it has no endpoint, and {why}")
+        outcome.refuse(503, f": it has no endpoint, and {why}")
+        return
+    expected = f", about {wait_ms} ms" if wait_ms else ""
+    outcome.steps.append(f"start: it would wait for the start of an endpoint{expected}")
+    outcome.decide(None, "it has no endpoint: the request would wait while one starts")
 
 
 def _choice(plan: PoolPlan, view: View) -> dict[str, Any]:
