@@ -88,6 +88,9 @@ def _lines(pool: str, scaling: dict[str, Any]) -> Iterator[Text | Table]:
         table.add_row(name, _shown(row["average"]), str(row["missing"]), str(row["unready"]))
     if table.row_count:
         yield table
+    for name, row in scaling["measures"].items():
+        if row["error"]:
+            yield Text(f"missing    {name}: {row['error']}", "red")
     table = table_of("event", "from", "to", "reason")
     for event in reversed(scaling["events"]):
         table.add_row(f"{event['s_ago']:.0f} s ago", str(event["from"]), str(event["to"]), Text(event["reason"]))

@@ -308,6 +308,7 @@ class Master:
             lambda pool: self.publisher.begun(pool),
             lambda pool: self.publisher.kept_away(pool),
             lambda pool, start: self.fleet.tell_start(pool, start),
+            lambda pool, address: self.publisher.report(pool, address),
             self._clock,
             Machine(launcher, Placement(), Ports()),
             state_directory(),

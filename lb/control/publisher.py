@@ -238,6 +238,14 @@ class Publisher:
         found = next((p for p in self.plan.pools if p.name == pool), None) if self.plan is not None else None
         return read_counts(found, self._parts.segment) if found is not None else None
 
+    def report(self, pool: str, address: str) -> tuple[float, int]:
+        """The utilization that an endpoint reported last, and when (monotonic ns); 0 where it never did."""
+        slot = self._parts.registry.slot(pool, address)
+        if slot is None:
+            return 0.0, 0
+        utilization, _, _, at = self._parts.segment.load_report(slot)
+        return utilization, at
+
     def sweep(self) -> None:
         """Frees what removed endpoints held in the segment, once it is unused."""
         registry = self._parts.registry

@@ -167,3 +167,32 @@ def test_schedules_that_are_none(tmp_path: Path, text: str, place: str, word: st
     found = problems(tmp_path, f"{{schedules: [{text}]}}")
     assert found[0].startswith(f".schedules[0]{place}: ")
     assert word in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "word"),
+    [
+        ("{type: cpu, target: 1, quantile: 0.5}", ".quantile", "only with type latency"),
+        ("{type: cpu, target: 1, query: up}", ".query", "only with type prometheus"),
+        ("{type: prometheus, target: 1, query: up}", ".url", "is required"),
+        ("{type: prometheus, target: 1, url: 'http://p:9090'}", ".query", "is required"),
+        ("{type: prometheus, target: 1, query: up, url: 'p:9090'}", ".url", "is not the URL of a server"),
+        ("{type: prometheus, target: 1, query: up, url: 'http://p:x'}", ".url", "is not the URL of a server"),
+        ("{type: latency, target: 200}", ".target", "must be a duration"),
+        ("{type: memory, target: 200}", ".target", "must be a size"),
+        ("{type: memory, target: 2GB}", ".target", "is not a size"),
+    ],
+)
+def test_signals_that_are_none(tmp_path: Path, text: str, place: str, word: str) -> None:
+    found = problems(tmp_path, f"{{metrics: [{text}]}}")
+    assert found[0].startswith(f".metrics[0]{place}: ")
+    assert word in found[0]
+
+
+def test_signals(tmp_path: Path) -> None:
+    text = "{metrics: [{type: latency, target: 200ms}, {type: latency, quantile: 0.5, target: 50ms}, "
+    text += "{type: memory, target: 2GiB}, {type: prometheus, url: 'http://p:9090', query: sum(x), target: 30}]}"
+    metrics = section(tmp_path, text).metrics
+    assert [metric.signal for metric in metrics] == ["latency_p95", "latency_p50", "memory", "prometheus sum(x)"]
+    assert [metric.target for metric in metrics] == [0.2, 0.05, 2 << 30, 30]
+    assert [metric.level for metric in metrics] == [True, True, True, False]

@@ -35,6 +35,7 @@ SCALING: dict[str, Any] = {
         "in_flight": {"average": 6.0, "missing": 0, "unready": 4},
         "cpu": {"average": None, "missing": 2, "unready": 4},
     },
+    "measures": {"gpu": {"age_s": None, "error": "no NVML"}, "batch_occupancy": {"age_s": 3.0, "error": None}},
     "events": [
         {"s_ago": 63.0, "from": 1, "to": 2, "reason": "before"},
         {"s_ago": 3.2, "from": 2, "to": 6, "reason": "now"},
@@ -71,6 +72,7 @@ def test_all_that_a_decision_was_made_of() -> None:
         "11 requests/s, 6.5 in flight, 3 waiting, 1 failed and 2 refused",
         "schedules: a, b",
         "nothing is kept over restarts",
+        "missing    gpu: no NVML",
     ):
         assert words in text
     lines = [line.split() for line in text.splitlines()]
@@ -81,10 +83,8 @@ def test_all_that_a_decision_was_made_of() -> None:
 
 
 def test_before_the_first_look() -> None:
-    fresh = {
-        **SCALING, "decided_s_ago": None, "reason": "no decision yet", "recommended": None, "recommenders": {},
-        "learned": {}, "start_time_s": None, "traffic": None, "signals": {}, "events": [], "memory": "/var/lib/x",
-    }  # fmt: skip
+    nothing: dict[str, Any] = {"recommenders": {}, "learned": {}, "signals": {}, "measures": {}, "events": []}
+    fresh = {**SCALING, **nothing, "decided_s_ago": None, "start_time_s": None, "traffic": None, "memory": "/var/lib/x"}
     text = shown(fresh)
     assert "decision   no decision yet" in text
     assert "traffic    not known" in text

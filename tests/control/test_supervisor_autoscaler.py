@@ -69,7 +69,10 @@ class FakePool:
             inflight=lambda address: self.inflight.get(address, 0),  # type: ignore[arg-type,return-value]
             waiting=lambda: self.waiting,
             counts=lambda: self.counts,
+            pids=dict,
             cpu=lambda: self.use,
+            memory=dict,
+            report=lambda _: (0.0, 0),
         )
         return Autoscaler("digits", self, config, (low, high), source, self.memory, ManualClock())
 
@@ -273,7 +276,7 @@ async def test_a_failing_measure_leaves_the_pool_as_it_is(caplog: pytest.LogCapt
         calls.append(address)
         raise RuntimeError("no segment")
 
-    source = Source(inflight, lambda: 0, lambda: None, dict)
+    source = Source(inflight, lambda: 0, lambda: None, dict, dict, dict, lambda _: (0.0, 0))
     scaler = Autoscaler("digits", pool, settings(interval="100ms"), (1, 4), source, NOWHERE, MonotonicClock())
     scaler.start()
     await until(lambda: len(calls) > 5)
@@ -309,7 +312,9 @@ async def scaled_by_load(tmp_path: Path, around: Machine) -> None:
     config = settings(
         interval="200ms", down={"window": "1s", "policies": [{"type": "replicas", "value": 1, "period": "1s"}]}
     )
-    source = Source(inflight, lambda: 0, lambda: None, supervisor.cpu)
+    source = Source(
+        inflight, lambda: 0, lambda: None, supervisor.pids, supervisor.cpu, supervisor.memory, lambda _: (0.0, 0)
+    )
     scaler = Autoscaler("digits", supervisor, config, (1, 3), source, NOWHERE, MonotonicClock())
     await supervisor.start()
     scaler.start()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from daemon import COMMAND, Daemon, digits_pool, environment, eventually, http_listener, route
 from traffic import digit_request, digit_samples, load
 
@@ -87,3 +88,47 @@ def test_a_pool_that_is_not_there_or_not_scaled(start: Start) -> None:
     code, body = daemon.admin("/api/v1/scaling?pool=digit")
     assert (code, json.loads(body)) == (404, {"error": "there is no pool 'digit'; did you mean digits?"})
     assert daemon.admin("/api/v1/scaling")[0] == 404
+
+
+async def test_every_signal_of_a_machine_without_gpus(start: Start) -> None:
+    asked = []
+
+    async def query(request: web.Request) -> web.Response:
+        asked.append(request.query["query"])
+        return web.json_response({"status": "success", "data": {"resultType": "scalar", "result": [1, "6"]}})
+
+    app = web.Application()
+    app.add_routes([web.get("/api/v1/query", query)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    metrics = [
+        {"type": "latency", "target": "10s"},
+        {"type": "memory", "target": "100GiB"},
+        {"type": "cpu", "target": 10_000},
+        {"type": "batch_occupancy", "target": 100},
+        {"type": "prometheus", "url": site.name, "query": "sum(backlog)", "target": 3},
+    ]
+    config = digits_config({"metrics": metrics, "interval": "500ms"}, min=1, max=2)
+    daemon = await asyncio.to_thread(start, config)
+    messages = [digit_request(sample["image"]) for sample in digit_samples()]
+
+    def explained() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(daemon.admin("/api/v1/scaling?pool=digits")[1])["scaling"]
+        return found
+
+    def complete() -> bool:
+        return all(row["average"] for row in explained()["recommenders"].values())
+
+    async with load(daemon.port(), messages, clients=4) as running:
+        await asyncio.to_thread(eventually, complete, "every signal")
+    assert running.reasons == []
+    found = explained()
+    assert asked[0] == "sum(backlog)"
+    assert found["wanted"] == 2  # 6 for one replica, target 3
+    assert found["recommenders"]["memory"]["average"] > 10e6
+    assert found["recommenders"]["batch_occupancy"]["average"] <= 100
+    assert 0 < found["recommenders"]["latency_p95"]["average"] < 10
+    assert {row["error"] for row in found["measures"].values()} == {None}
+    await runner.cleanup()

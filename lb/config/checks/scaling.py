@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from lb.config.schema.base import only_for
 from lb.config.schema.pools.scaling import RULES, ScalingConfig
 from lb.config.schema.pools.scaling_rules import INFINITY, AlarmConfig
 from lb.config.schema.pools.schedules import ScheduleConfig
 from lb.config.schema.pools.serve import ServeConfig
+from lb.config.schema.pools.signals import SignalConfig
 
+_OF_PROMETHEUS = ("url", "query", "timeout", "shared")
 _OF_HPA = ("metrics", "interval", "tolerance", "up", "down")
 
 
@@ -24,12 +27,12 @@ def check_scaling(path: str, scaling: ScalingConfig, serve: ServeConfig | None) 
                 has = hasattr(getattr(scaling, scaling.rule, None), name)
                 meant = f"; {scaling.rule} has its own: {scaling.rule}.{name}" if has else ""
                 yield f"{path}.{name}", f"only with rule hpa{meant}"
-    if scaling.rule == "hpa":
-        yield from _twice(f"{path}.metrics", [metric.signal for metric in scaling.metrics])
-    elif scaling.rule == "target_tracking":
-        signals = [metric.signal for metric in scaling.target_tracking.metrics]
-        yield from _twice(f"{path}.target_tracking.metrics", signals)
-    elif scaling.rule == "step":
+    place = {"hpa": "metrics", "target_tracking": "target_tracking.metrics", "step": "step.alarms"}.get(scaling.rule)
+    for i, signal in enumerate(scaling.signals):
+        yield from _signal(f"{path}.{place}[{i}]", signal)
+        if scaling.rule != "step" and signal.signal in [other.signal for other in scaling.signals[:i]]:
+            yield f"{path}.{place}[{i}].type", f"{signal.signal} is there twice"
+    if scaling.rule == "step":
         for i, alarm in enumerate(scaling.step.alarms):
             yield from _alarm(f"{path}.step.alarms[{i}]", alarm)
     for i, schedule in enumerate(scaling.schedules):
@@ -56,10 +59,15 @@ def _schedule(path: str, schedule: ScheduleConfig, serve: ServeConfig | None) ->
         yield f"{path}.max", f"{high} is less than min of serve, which is {serve.min}"
 
 
-def _twice(path: str, signals: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for i, signal in enumerate(signals):
-        if signal in signals[:i]:
-            yield f"{path}[{i}].type", f"{signal} is there twice"
+def _signal(path: str, signal: SignalConfig) -> Iterator[tuple[str, str]]:
+    if signal.type != "latency":
+        yield from only_for(signal, path, ("quantile",), "only with type latency")
+    if signal.type != "prometheus":
+        yield from only_for(signal, path, _OF_PROMETHEUS, "only with type prometheus")
+        return
+    for name in ("url", "query"):
+        if getattr(signal, name) is None:
+            yield f"{path}.{name}", "is required with type prometheus"
 
 
 def _alarm(path: str, alarm: AlarmConfig) -> Iterator[tuple[str, str]]:

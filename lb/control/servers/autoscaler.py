@@ -76,7 +76,7 @@ class Autoscaler:
         self._settings = settings
         self._limits = limits
         self._source = source
-        self._signals = Signals(source)
+        self._signals = Signals(source, settings.signals, clock)
         self._memory = memory
         self._clock = clock
         self._rule: Scaler = build(settings)
@@ -100,6 +100,7 @@ class Autoscaler:
         """Begin to scale, in the running loop; the first decision comes after one interval."""
         if self._task is None:
             self._memory.restore(self._rule)
+            self._signals.start()
             self._task = asyncio.create_task(self._run(), name=f"scaling {self.pool}")
 
     async def stop(self) -> None:
@@ -108,6 +109,7 @@ class Autoscaler:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+            await self._signals.stop()
             await self._keep()
 
     def reconfigure(self, settings: ScalingConfig, minimum: int, maximum: int) -> None:
@@ -117,6 +119,7 @@ class Autoscaler:
         if settings == self._settings:
             return
         before, self._settings, self._rule = self._rule, settings, build(settings)
+        self._signals.follow(settings.signals)
         if before.name == self._rule.name:
             self._rule.restore(before.memory())
 
@@ -187,6 +190,7 @@ class Autoscaler:
             "start_time_s": None if self._target.start_time is None else self._target.start_time / SECOND,
             "traffic": _traffic(look.traffic) if look and look.traffic else None,
             "signals": {name: _reading(reading) for name, reading in look.readings.items()} if look else {},
+            "measures": self._signals.describe(now),
             "events": [
                 {"s_ago": (now - e.at) / SECOND, "from": e.before, "to": e.after, "reason": e.reason}
                 for e in self._events

@@ -39,6 +39,7 @@ class ServerContext(Struct, frozen=True):
     begun: Callable[[str], Mapping[str, int]]  # of a pool: address -> requests that have got this endpoint so far
     kept_away: Callable[[str], bool]  # whether an operator keeps requests away from all endpoints of a pool
     starting: Callable[[str, Start], None]  # tells workers of the start of a pool's first model server
+    report: Callable[[str, str], tuple[float, int]]  # utilization that an endpoint told, and when
     clock: Clock
     machine: Machine
     state_dir: Path | None = None  # where what scaling learns is kept; None: nowhere
@@ -209,7 +210,10 @@ class ModelServers:
                     self._inflight,
                     lambda: self._context.waiting(self._name),
                     lambda: self._context.counts(self._name),
+                    self._supervisor.pids,
                     self._supervisor.cpu,
+                    self._supervisor.memory,
+                    lambda address: self._context.report(self._name, address),
                 ),
                 ScalingMemory(self._name, self._context.state_dir),
                 self._context.clock,

@@ -198,13 +198,15 @@ class Supervisor:
 
     def cpu(self) -> dict[str, float]:
         """CPU use of ready replicas by address, in percent of one core, over the last half second or more."""
-        pids = {r.address: r.pid for r in self._ready() if r.address is not None and r.pid is not None}
-        return self._cpu.read(pids, self._clock.now())
+        return self._cpu.read(self.pids(), self._clock.now())
+
+    def pids(self) -> dict[str, int]:
+        """The processes of replicas that serve by address."""
+        return {r.address: r.pid for r in self._ready() if r.address is not None and r.pid is not None}
 
     def memory(self) -> dict[str, float]:
         """Resident memory of replicas that serve by address, in bytes."""
-        pids = {r.address: r.pid for r in self._ready() if r.address is not None and r.pid is not None}
-        found = {address: resident(pid) for address, pid in pids.items()}
+        found = {address: resident(pid) for address, pid in self.pids().items()}
         return {address: float(size) for address, size in found.items() if size is not None}
 
     def cpu_percent(self) -> float | None:

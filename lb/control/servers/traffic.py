@@ -10,17 +10,22 @@ from msgspec import Struct
 from lb.config.plan.plan import PoolPlan
 from lb.scaling.scaler import Traffic
 from lb.shared.segment import Segment
-from lb.shared.words import ENDPOINT, QUEUE
+from lb.shared.words import BOUNDS_US, ENDPOINT, QUEUE
 from lb.telemetry.series import Series
 
 
 class EndpointCounts(NamedTuple):
-    """Of one endpoint, over all workers: attempts that are over, and what is in flight now. `served` is ns."""
+    """Of one endpoint, over all workers: attempts that are over, by the buckets of their durations, and what is in
+    flight now. `served` is ns."""
 
-    over: int
+    durations: tuple[int, ...]
     failed: int
     served: int
     in_flight: int
+
+    @property
+    def over(self) -> int:
+        return sum(self.durations)
 
 
 class Counts(Struct, frozen=True):
@@ -47,7 +52,7 @@ def read_counts(pool: PoolPlan, segment: Segment) -> Counts | None:
     for endpoint in pool.endpoints:
         series = Series(ENDPOINT, segment.series_total(endpoint.series))
         endpoints[endpoint.address] = EndpointCounts(
-            series["request_duration"],
+            series.buckets("request_duration"),
             series["errors"],
             series.sum_ns("request_duration"),
             segment.inflight(endpoint.slot),
@@ -56,9 +61,11 @@ def read_counts(pool: PoolPlan, segment: Segment) -> Counts | None:
 
 
 class TrafficMeter:
-    """Traffic from look to look. What an endpoint finished between its last look and its end is not seen."""
+    """Traffic from look to look. What an endpoint finished between its last look and its end is not seen. `durations`
+    are those of the attempts in the last traffic, counted by the buckets of BOUNDS_US."""
 
     def __init__(self) -> None:
+        self.durations: tuple[int, ...] = (0,) * (len(BOUNDS_US) + 1)
         self._at = 0
         self._before: Counts | None = None
 
@@ -70,19 +77,21 @@ class TrafficMeter:
             return None
         if counts.dispatched < before.dispatched:
             return None  # the pool is another one with the same name
-        over = failed = served = 0
+        failed = served = 0
+        durations = [0] * (len(BOUNDS_US) + 1)
         for address, found in counts.endpoints.items():
             last = before.endpoints.get(address)
             if last is None or found.over < last.over:
-                last = EndpointCounts(0, 0, 0, 0)  # its series began since
-            over += found.over - last.over
+                last = EndpointCounts((0,) * len(durations), 0, 0, 0)  # its series began since
+            durations = [n + a - b for n, a, b in zip(durations, found.durations, last.durations, strict=True)]
             failed += found.failed - last.failed
             served += found.served - last.served
+        self.durations = tuple(durations)
         return Traffic(
             span,
             # The words are not read at one moment.
             arrived=max(0, counts.arrived - before.arrived),
-            answered=max(0, over - failed),
+            answered=max(0, sum(durations) - failed),
             failed=failed,
             refused=counts.refused - before.refused,
             waited=counts.waited - before.waited,

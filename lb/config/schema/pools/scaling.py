@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from lb.config.schema.base import Integer, Model, Number
 from lb.config.schema.pools.scaling_rules import KpaConfig, RayConfig, StepScalingConfig, TargetTrackingConfig
 from lb.config.schema.pools.schedules import ScheduleConfig
-from lb.config.schema.pools.signals import MetricConfig
+from lb.config.schema.pools.signals import MetricConfig, SignalConfig
 from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
 
 
@@ -82,6 +82,15 @@ class ScalingConfig(Model):
     schedules: list[ScheduleConfig] = []
     """Times with floors and ceilings of their own, under every rule. The highest floor and the lowest ceiling count,
     and a floor before a ceiling."""
+
+    @property
+    def signals(self) -> list[SignalConfig]:
+        """What the rule measures by options of its own."""
+        if self.rule == "hpa":
+            return [*self.metrics]
+        if self.rule == "target_tracking":
+            return [*self.target_tracking.metrics]
+        return [*self.step.alarms] if self.rule == "step" else []
 
     @model_validator(mode="before")
     @classmethod

@@ -72,7 +72,7 @@ class StepAdjustmentConfig(Model):
 class AlarmConfig(SignalConfig):
     """A threshold of one measure, averaged over the ready model servers, and what to do beyond it."""
 
-    threshold: Target = Field(ge=0, le=1_000_000)
+    threshold: Target = Field(ge=0)
     """The alarm is on when the measure is at or beyond this."""
     comparison: Literal["above", "below"] = "above"
     """The side on which the alarm is on."""
