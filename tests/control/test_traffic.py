@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from waiting import until
 
 from lb.clock import MonotonicClock
@@ -85,6 +86,7 @@ class Pool:
         self.reports: dict[str, tuple[float, int]] = {}
         self.waiting = 4
         self.counts: Counts | None = None
+        self.whole: Callable[[Traffic], Traffic | None] = lambda own: own
 
     def signals(self, *asked: str | dict[str, Any]) -> Signals:
         source = Source(
@@ -95,6 +97,7 @@ class Pool:
             lambda: self.cpu,
             lambda: self.memory,
             lambda a: self.reports.get(a, (0.0, 0)),
+            whole=lambda own: self.whole(own),
         )
         wanted = [SignalConfig.model_validate({"type": a} if isinstance(a, str) else a) for a in asked]
         return Signals(source, wanted, MonotonicClock())
@@ -140,6 +143,23 @@ def test_a_pool_without_replicas_has_traffic_only() -> None:
     assert readings == {}
     assert traffic is not None
     assert traffic.arrived == 3
+
+
+def test_daemons_that_share_a_pool_have_one_traffic() -> None:
+    pool = Pool()
+    signals = pool.signals()
+    pool.whole = lambda own: replace(own, arrived=own.arrived + 30, waiting=own.waiting + 6)
+    pool.counts = counts(0)
+    signals.read(["a", "b"], 0, SECOND)
+    pool.counts = counts(10)
+    traffic, readings = signals.read(["a", "b"], 0, 2 * SECOND)
+    assert traffic is not None
+    assert (traffic.arrived, traffic.waiting) == (40, 6)
+    assert readings["requests_per_second"].values == (20.0, 20.0)
+    pool.whole = lambda own: None  # one of them has not been heard of
+    traffic, readings = signals.read(["a", "b"], 0, 3 * SECOND)
+    assert traffic is None
+    assert "requests_per_second" not in readings
 
 
 def test_what_nobody_asked_for_is_not_read() -> None:

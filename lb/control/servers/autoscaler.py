@@ -23,9 +23,10 @@ from lb.scaling.scaler import Decision, Look, Scaler, Traffic
 log = logging.getLogger("tidegate.scaling")
 
 HISTORY = 20
-# One look a second, or five in a short interval: what is in flight at one moment says little about 15 seconds.
+# One look a second, or five in a shorter interval: what is in flight at one moment says little about 15 seconds.
 SAMPLE_INTERVAL = SECOND
 SAMPLES = 5
+LEAST_SAMPLE_INTERVAL = SECOND // 4
 KEEP_INTERVAL = 60 * SECOND  # between two times that what was learned is written
 
 
@@ -210,7 +211,7 @@ class Autoscaler:
         while True:
             interval = self._rule.interval
             left = decided + interval - self._clock.now()
-            tick = min(SAMPLE_INTERVAL, interval // SAMPLES)
+            tick = min(SAMPLE_INTERVAL, max(interval // SAMPLES, LEAST_SAMPLE_INTERVAL))
             await asyncio.sleep(max(MILLISECOND, min(tick, left)) / SECOND)
             now = self._clock.now()
             try:

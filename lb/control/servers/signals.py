@@ -28,7 +28,8 @@ REPORT_AGE = 15 * SECOND  # of a load report: an older one is missing
 class Source(Struct, frozen=True):
     """Where the signals of one pool come from. `counts` gives None where nothing is counted. By address: `pids` the
     processes, `cpu` their percent of one core, `memory` their resident bytes, `report` what it last said of its
-    utilization and when (monotonic ns; 0: never). `wall` gives the seconds since the epoch."""
+    utilization and when (monotonic ns; 0: never). `wall` gives the seconds since the epoch. `whole` makes of this
+    daemon's traffic that of all daemons that share the pool, or None while it is not known."""
 
     inflight: Callable[[str], int]
     waiting: Callable[[], int]
@@ -38,6 +39,7 @@ class Source(Struct, frozen=True):
     memory: Callable[[], Mapping[str, float]]
     report: Callable[[str], tuple[float, int]]
     wall: Callable[[], float] = time.time
+    whole: Callable[[Traffic], Traffic | None] = lambda own: own
 
 
 class Signals:
@@ -82,8 +84,9 @@ class Signals:
     def read(self, ready: Sequence[str], unready: int, now: int) -> tuple[Traffic | None, dict[str, Reading]]:
         """The traffic since the last call, and the readings of the replicas at the addresses `ready`; `unready` more
         are wanted. `now` is monotonic ns. A signal that is missing has no reading."""
-        traffic = self._meter.look(self._source.counts(), now)
-        self._latencies.add(self._meter.durations if traffic is not None else None, now)
+        own = self._meter.look(self._source.counts(), now)
+        self._latencies.add(self._meter.durations if own is not None else None, now)
+        traffic = self._source.whole(own) if own is not None else None
         if not ready:
             return traffic, {}
         # Endpoints with a limit never have more than that, however many are wanted: those who wait are load, too.
