@@ -49,6 +49,7 @@ class Publisher:
     def __init__(self, loaded: Loaded, workers: int, parts: Parts, clock: Clock) -> None:
         self.loaded = loaded
         self.plan: Plan | None = None
+        self._pools: dict[str, PoolPlan] = {}  # of the plan, by name
         self._workers = workers
         self._parts = parts
         self._clock = clock
@@ -106,6 +107,7 @@ class Publisher:
                 {listener.name: listener.udp.receive_buffer for listener in plan.listeners if listener.udp is not None}
             )
             self.plan, self.loaded = plan, loaded
+            self._pools = {pool.name: pool for pool in plan.pools}
             if access_log.commit():
                 parts.fleet.reopen_log()
             set_level(config.log.level)
@@ -194,13 +196,13 @@ class Publisher:
 
     def begun(self, pool: str) -> dict[str, int]:
         """Requests and sessions so far, over all workers, of each endpoint of a pool."""
-        plan = self._pool(pool)
+        plan = self._pools.get(pool)
         endpoints = plan.endpoints if plan is not None else ()
         return {e.address: self._parts.segment.series_sum(e.series, _STARTED, 1) for e in endpoints}
 
     def kept_away(self, pool: str) -> bool:
         """Whether an operator keeps requests away from all endpoints of a pool."""
-        plan = self._pool(pool)
+        plan = self._pools.get(pool)
         endpoints = plan.endpoints if plan is not None else ()
         return bool(endpoints) and all(self._parts.registry.kept_away(e.slot) for e in endpoints)
 
@@ -225,17 +227,14 @@ class Publisher:
 
     def waiting(self, pool: str) -> int:
         """Requests that wait for an endpoint of a pool, over all workers."""
-        plan = self._pool(pool)
+        plan = self._pools.get(pool)
         if plan is None or plan.queue is None:
             return 0
         return Series(QUEUE, self._parts.segment.series_total(plan.queue.series)).running
 
-    def _pool(self, name: str) -> PoolPlan | None:
-        return next((pool for pool in self.plan.pools if pool.name == name), None) if self.plan is not None else None
-
     def counts(self, pool: str) -> Counts | None:
         """What the workers have counted for a pool; None where they count nothing, or do not know it yet."""
-        found = next((p for p in self.plan.pools if p.name == pool), None) if self.plan is not None else None
+        found = self._pools.get(pool)
         return read_counts(found, self._parts.segment) if found is not None else None
 
     def report(self, pool: str, address: str) -> tuple[float, int]:
