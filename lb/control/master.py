@@ -42,6 +42,7 @@ from lb.control.registry import DOWN, ENABLED, MAINTENANCE, UP, Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers.launcher import Launcher
 from lb.control.servers.managed import ManagedPools
+from lb.control.servers.model_server import WARM
 from lb.control.servers.placement import Placement
 from lb.control.servers.pool import ModelServers, ServerContext
 from lb.control.servers.ports import Ports
@@ -296,8 +297,9 @@ class Master:
         cleanup.push_async_callback(load_reports.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         runtime = cleanup.enter_context(runtime_directory())
-        launcher = Launcher()
+        launcher, warm = Launcher(), Launcher(WARM)
         cleanup.callback(launcher.close)
+        cleanup.callback(warm.close)
         context = ServerContext(
             runtime,
             self._on_exit,
@@ -310,7 +312,7 @@ class Master:
             lambda pool, start: self.fleet.tell_start(pool, start),
             lambda pool, address: self.publisher.report(pool, address),
             self._clock,
-            Machine(launcher, Placement(), Ports()),
+            Machine(launcher, warm, Placement(), Ports()),
             state_directory(),
         )
         self.managed = ManagedPools(

@@ -20,6 +20,8 @@ from test_supervisor import QUICK, Pool, running, supervised
 from waiting import until
 
 from lb.config.schema.file import ServeConfig
+from lb.control.servers.launcher import Launcher, ServerProcess
+from lb.control.servers.watcher import Specification
 
 SERVER = str(Path(__file__).with_name("any_server.py"))
 COMMAND = [sys.executable, SERVER, "{address}"]
@@ -283,3 +285,28 @@ async def test_the_last_server_is_not_taken_away_for_new_settings(tmp_path: Path
             pool.supervisor.roll_to(ServeConfig(command=COMMAND, gpus=1, **QUICK))
             await until(lambda: pool.states() == ["ready"])
             assert pool.supervisor.restarts == 0
+
+
+@pytest.mark.parametrize("threads", ["", "1"])
+async def test_a_copy_of_the_launcher_is_made_only_while_it_has_one_thread(
+    monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("WARM_THREAD", threads)
+    launcher, lines, ends = Launcher("warm_module"), [], []
+    command = [sys.executable, "-c", "print('the command'); raise SystemExit(5)"]
+    wanted = Specification(command, {"OF_THE_COPY": "yes"}, [], ["serve", "x"])
+    ServerProcess(launcher, wanted, lambda _: None, lines.append, lambda *end: ends.append(end))
+    await until(lambda: ends)
+    copied = (["a copy, ['serve', 'x'], yes, None"], [(7, "")])
+    assert (lines, ends) == ((["the command"], [(5, "")]) if threads else copied)
+    launcher.close()
+
+
+async def test_a_module_that_cannot_be_loaded_is_not_needed() -> None:
+    launcher, ends = Launcher("no.such.module"), []
+    wanted = Specification([sys.executable, "-c", "raise SystemExit(5)"], {}, [], ["serve"])
+    ServerProcess(launcher, wanted, lambda _: None, lambda _: None, lambda *end: ends.append(end))
+    await until(lambda: ends)
+    assert ends == [(5, "")]
+    launcher.close()

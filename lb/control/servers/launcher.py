@@ -17,18 +17,21 @@ from collections.abc import Callable
 from lb.control import signals
 from lb.control.servers import watcher
 from lb.control.servers.watcher import Specification
+from lb.control.workers.launch import child_environment
 from lb.control.workers.lines import LineReader
 from lb.errors import StartError
 
 _MESSAGE = 4096  # longest message of a watcher
-# Of the interpreter alone, so that it starts in a few milliseconds and stays small.
-_COMMAND = (sys.executable, "-I", "-S", watcher.__file__)
+_COLD = (sys.executable, "-I", "-S")  # the interpreter alone, which starts in a few milliseconds and stays small
+_WARM = (sys.executable, "-P")
 
 
 class Launcher:
     """The process is started when it is first needed, and again when it has died. Servers outlive it."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "") -> None:
+        """`module` is loaded once, for servers that are copies of the process: see lb.control.servers.watcher."""
+        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
@@ -71,7 +74,10 @@ class Launcher:
         try:
             with theirs, signals.held():  # until it ignores them
                 self._process = subprocess.Popen(
-                    [*_COMMAND, str(theirs.fileno())], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
+                    [*(_WARM if self._module else _COLD), watcher.__file__, str(theirs.fileno()), self._module],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env={**child_environment(), "OPENBLAS_NUM_THREADS": "1"} if self._module else None,
                 )
         except OSError:
             ours.close()

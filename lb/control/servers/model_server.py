@@ -24,6 +24,8 @@ from lb.errors import StartError
 # What `python -m backend serve` prints on standard output: for each address it listens on, and when models are loaded.
 LISTENING = "listening on "
 READY = "ready"
+BACKEND = (sys.executable, "-P", "-m", "backend")
+WARM = "backend.warm"  # has what the model server loads before its models
 HOST = "127.0.0.1"  # of servers that are told a port
 
 Command = Callable[[ServeConfig, str], Sequence[str]]
@@ -40,7 +42,7 @@ class Start(Struct, frozen=True):
 
 def serve_command(serve: ServeConfig, listen: str) -> list[str]:
     """The command line of the model server in `backend`, listening on `listen`, which ends with its parent."""
-    command = [sys.executable, "-P", "-m", "backend", "serve", "--die-with-parent"]
+    command = [*BACKEND, "serve", "--die-with-parent"]
     command += ["--models", str(serve.models), "--listen", listen]
     command += ["--providers", ",".join(serve.providers), "--grace", f"{serve.drain_timeout // MILLISECOND}ms"]
     threads = serve.threads or serve.cores
@@ -65,7 +67,9 @@ def prepare(
         listen = f"{HOST}:0" if serve.listen == "tcp" else new_socket(pool, index, runtime_dir)
         environment = {**child_environment(), **serve.env, **placed}
         words = list(command(serve, listen))
-        specification = Specification(words, environment, list(place.cores), "")
+        # Some variables count only while a program is loaded.
+        warm = words[len(BACKEND) :] if tuple(words[: len(BACKEND)]) == BACKEND and not serve.env else []
+        specification = Specification(words, environment, list(place.cores), warm)
         return Start(specification, None if serve.listen == "tcp" else listen)
     cores = len(place.cores or os.sched_getaffinity(0))
     known = {"index": str(index), "pool": pool, "host": HOST, "cores": str(cores)}
@@ -91,7 +95,7 @@ def prepare(
     inherited = {name: value for name, value in os.environ.items() if name not in OF_THE_MASTER}
     said = {name: fill(value, known) for name, value in serve.env.items()}
     words = [fill(word, known) for word in serve.command]
-    return Start(Specification(words, {**inherited, **own, **said, **placed}, list(place.cores), ""), address, taken)
+    return Start(Specification(words, {**inherited, **own, **said, **placed}, list(place.cores), []), address, taken)
 
 
 def same_process(a: ServeConfig, b: ServeConfig) -> bool:

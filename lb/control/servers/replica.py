@@ -110,9 +110,10 @@ class Replica(Struct, frozen=True):
 
 
 class Machine(Struct, frozen=True):
-    """What the servers of all pools share."""
+    """What the servers of all pools share. `warm` starts Tidegate's own model servers."""
 
     launcher: Launcher
+    warm: Launcher
     placement: Placement
     ports: Ports
 
@@ -152,7 +153,7 @@ class ManagedReplica:
         self._process: ServerProcess | None = None
         self._phase: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
-        self._told = asyncio.Event()  # something that may mean that it is ready
+        self._told = asyncio.Event()  # the model server says that it is ready
         self._delay = 0  # of the pause before the next start
         self.due_at = 0  # when that is over, monotonic ns
         self.failed_to_start = False  # the last process ended, or was stopped, before it was ready
@@ -274,11 +275,10 @@ class ManagedReplica:
             self._spawn()
             async with asyncio.timeout(self.serve.start_timeout / SECOND):
                 await self._listening.wait()
-                while reason := await self._probe():
-                    # It may say that it is ready; of others nobody tells.
+                # The model server says that it is ready; others are asked.
+                while not self._told.is_set() and (reason := await self._probe()):
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._told.wait(), PROBE_INTERVAL / SECOND)
-                    self._told.clear()
         except StartError as e:
             self._fail(str(e), None)
         except TimeoutError:
@@ -305,9 +305,8 @@ class ManagedReplica:
         self._start, self.address = start, start.address
         if self.serve.command is not None:
             self._listening.set()  # nobody says so
-        self._process = ServerProcess(
-            around.machine.launcher, start.specification, self._launched, self._heard, self._exited
-        )
+        launcher = around.machine.warm if start.specification.warm else around.machine.launcher
+        self._process = ServerProcess(launcher, start.specification, self._launched, self._heard, self._exited)
 
     def _launched(self, pid: int) -> None:
         log.info("%s: started, pid %d", self.name, pid)

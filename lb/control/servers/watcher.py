@@ -8,6 +8,9 @@ whose master is gone ends its server: a master that was killed leaves no server 
 start a second one beside it. A watcher that is killed takes its server along (PR_SET_PDEATHSIG); what that server had
 started falls to the launcher, which kills it.
 
+A launcher may load a module first, of which servers are copies then: they start without an interpreter that loads
+everything again. It has one thread, or its servers are started by their command.
+
 Messages of the launcher's socket: one byte with three descriptors, namely a Specification as JSON, the watcher's end of
 its socket, and the writing end of the server's output.
 Messages of a watcher's socket: from the master one byte, the number of a signal for the server; to the master
@@ -21,6 +24,7 @@ import contextlib
 import ctypes
 import errno
 import gc
+import importlib
 import json
 import os
 import select
@@ -28,6 +32,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 _GRACE = 2.0  # seconds that a server whose master is gone has after SIGTERM
@@ -40,13 +45,16 @@ _OF_THE_SERVER = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM
 
 
 class Specification(NamedTuple):
-    """How a server is started."""
+    """How a server is started. `warm` are arguments for the launcher's own module, a copy of which is the server then;
+    `command` says the same for a launcher that has none."""
 
     command: list[str]
     environment: dict[str, str]
     cores: list[int]  # CPUs that it may run on; all of the daemon's where there are none
-    cgroup: str  # folder of the control group that it runs in; "": the daemon's
+    warm: list[str]
 
+
+Run = Callable[[list[str]], int]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -101,7 +109,7 @@ def _end_all(patience: float) -> bool:
     return True
 
 
-class _Bell:
+class _Wakeup:
     """A descriptor that can be read once a child has ended."""
 
     def __init__(self) -> None:
@@ -120,11 +128,12 @@ class _Bell:
 class _Watcher:
     """One server, from its start to the end of the last process that it has left."""
 
-    def __init__(self, master: socket.socket, wanted: Specification, output: int) -> None:
+    def __init__(self, master: socket.socket, wanted: Specification, output: int, run: Run | None) -> None:
         self._master = master
         self._wanted = wanted
         self._output = output
-        self._bell = _Bell()
+        self._run = run
+        self._wakeup = _Wakeup()
 
     def run(self) -> None:
         _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
@@ -165,6 +174,11 @@ class _Watcher:
             problem = "it cannot begin"
             try:
                 self._become_the_server(me)
+                if self._run is not None and self._wanted.warm:
+                    os.close(writing)
+                    os._exit(self._copy(self._run))
+                wanted = self._wanted
+                os.execvpe(wanted.command[0], wanted.command, wanted.environment)  # noqa: S606
             except OSError as error:
                 problem = error.strerror or str(error)
             finally:  # whatever happened, this copy of the watcher ends here
@@ -185,9 +199,6 @@ class _Watcher:
         wanted = self._wanted
         if wanted.cores:
             os.sched_setaffinity(0, wanted.cores)
-        if wanted.cgroup:
-            with open(os.path.join(wanted.cgroup, "cgroup.procs"), "w") as file:
-                file.write("0")
         for number in _OF_THE_DAEMON:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
@@ -197,13 +208,24 @@ class _Watcher:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(self._output, 1)
         os.dup2(self._output, 2)
-        os.execvpe(wanted.command[0], wanted.command, wanted.environment)  # noqa: S606 - a shell would be a third party
+
+    def _copy(self, run: Callable[[list[str]], int]) -> int:
+        """This process as the server, without another program; its exit status."""
+        os.environ.clear()
+        os.environ.update(self._wanted.environment)
+        try:
+            return run(self._wanted.warm)
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            return 1
 
     def _watch(self, server: int) -> int:
         """Waits for the server's end; its exit code. Passes signals on, and ends a server whose master is gone."""
         poll = select.poll()
         poll.register(self._master, select.POLLIN)
-        poll.register(self._bell.fd, select.POLLIN)
+        poll.register(self._wakeup.fd, select.POLLIN)
         kill_at = float("inf")
         while True:
             ended = _reap()
@@ -215,8 +237,8 @@ class _Watcher:
                 kill_at = float("inf")
             left = None if kill_at == float("inf") else 1000 * (kill_at - now)
             ready = {fd for fd, _ in poll.poll(left)}
-            if self._bell.fd in ready:
-                self._bell.heard()
+            if self._wakeup.fd in ready:
+                self._wakeup.heard()
             if self._master.fileno() in ready:
                 number = self._asked()
                 if number is None:
@@ -237,21 +259,22 @@ class _Watcher:
 class _Launcher:
     """Starts what the master asks for, until the master is gone and everything has ended."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, run: Run | None) -> None:
         self._control = control
-        self._bell = _Bell()
+        self._run = run
+        self._wakeup = _Wakeup()
         self._watchers: set[int] = set()
         self._left = False  # a watcher was killed, and something of its server may be here
 
     def run(self) -> None:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
-        poll.register(self._bell.fd, select.POLLIN)
+        poll.register(self._wakeup.fd, select.POLLIN)
         open_ = True
         while open_ or self._watchers or self._left:
             ready = {fd for fd, _ in poll.poll(1000 * _PAUSE if self._left else None)}
-            if self._bell.fd in ready:
-                self._bell.heard()
+            if self._wakeup.fd in ready:
+                self._wakeup.heard()
             for pid, code in _reap().items():
                 if pid in self._watchers:
                     self._watchers.discard(pid)
@@ -286,6 +309,7 @@ class _Launcher:
         return True
 
     def _fork(self, specification: int, watcher: int, output: int) -> None:
+        alone = len(os.listdir("/proc/self/task")) == 1  # else a copy would lack what other threads hold
         try:
             pid = os.fork()
         except OSError as error:
@@ -297,28 +321,40 @@ class _Launcher:
             return
         try:
             self._control.close()
-            os.close(self._bell.fd)
+            os.close(self._wakeup.fd)
             with open(os.dup(specification), "rb") as file:
                 wanted = Specification(**json.loads(file.read()))
             os.close(specification)
-            _Watcher(socket.socket(fileno=watcher), wanted, output).run()
+            _Watcher(socket.socket(fileno=watcher), wanted, output, self._run if alone else None).run()
         except BaseException:
             sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
 
 
-def main(control: int) -> None:
-    """The launcher, on its end of the socket."""
+def _load(module: str) -> Run | None:
+    """`run` of a module; None where that cannot be imported, which the server's own command tells better."""
+    try:
+        found: Run = importlib.import_module(module).run
+    except Exception:
+        return None
+    return found
+
+
+def main(control: int, module: str = "") -> None:
+    """The launcher, on its end of the socket. `module` has `run(arguments)`, for servers that are copies of this
+    process."""
     _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
     _prctl(_PR_SET_NAME, ctypes.c_char_p(b"tidegate: start"))
     for number in (signal.SIGTERM, signal.SIGINT, *_OF_THE_DAEMON):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.set_inheritable(control, False)
-    gc.freeze()  # watchers share what was loaded once
-    _Launcher(socket.socket(fileno=control)).run()
+    run = _load(module) if module else None
+    gc.collect()
+    gc.freeze()  # watchers and copies share what was loaded once
+    _Launcher(socket.socket(fileno=control), run).run()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])
