@@ -24,6 +24,7 @@ from lb.config.environment import hidden
 from lb.config.schema.file import Config, PoolConfig
 from lb.control.certificates import CertificateFacts
 from lb.control.servers.model_file import model_problem
+from lb.control.servers.placement import Placement
 from lb.errors import ConfigError
 
 Found = tuple[str, str]
@@ -56,6 +57,7 @@ class Preflight:
                 found = list(_endpoint_file(name, pool, pool.discover.file.path))
                 required = pool.discover.initial == "required"
                 (errors if required else self.warnings).extend(found)
+        self.warnings += _places(config)
         binds = [("admin.bind", config.admin.bind, False)]
         binds += [(f"listeners.{name}.bind", x.bind, x.protocol == "udp") for name, x in config.listeners.items()]
         for path, bind, datagrams in binds:
@@ -79,11 +81,25 @@ def _model_servers(config: Config) -> Iterator[tuple[str, str, bool]]:
         if pool.serve is not None and pool.serve.models is not None:
             yield from _model_server(f"pools.{name}.serve", pool.serve.models)
         if pool.serve is not None and pool.serve.command is not None:
-            yield from _program(f"pools.{name}.serve.command", pool.serve.command[0])
+            path = pool.serve.env.get("PATH")
+            yield from _program(f"pools.{name}.serve.command", pool.serve.command[0], path)
 
 
-def _program(place: str, program: str) -> Iterator[tuple[str, str, bool]]:
-    if shutil.which(program) is None:
+def _places(config: Config) -> Iterator[Found]:
+    """GPUs and cores that servers would wait for."""
+    machine = Placement()
+    pools = {name: pool.serve for name, pool in config.pools.items() if pool.serve is not None}
+    for kind, what in (("gpus", machine.gpus), ("cores", machine.cores)):
+        needs = {name: (serve.min + serve.standby) * (getattr(serve, kind) or 0) for name, serve in pools.items()}
+        wanted = sum(needs.values())
+        if wanted > len(what):
+            name = max(needs, key=lambda name: needs[name])
+            there = f"{wanted:g} {kind} are wanted by the servers of all pools together, and there are {len(what)}"
+            yield f"pools.{name}.serve.{kind}", f"{there}: some servers will wait"
+
+
+def _program(place: str, program: str, path: str | None) -> Iterator[tuple[str, str, bool]]:
+    if shutil.which(program, path=path) is None:
         where = "" if "/" in program else " in PATH"
         yield place, f"{program}: there is no such program{where} that this user may run", False
 

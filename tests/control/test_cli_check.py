@@ -197,3 +197,27 @@ def test_certificates_that_are_not_valid_are_warnings(tmp_path: Path, start: flo
     status, (line,) = check(tmp_path, config)
     assert status == 0
     assert line.startswith(f"listeners.web.tls: warning: the certificate {tmp_path}/site.pem {said}")
+
+
+def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    def said(**serve: Any) -> tuple[int, list[str]]:
+        pools = {"up": {"protocol": "http", "serve": serve}}
+        return check(tmp_path, configuration(tmp_path, pools=pools))
+
+    place = "pools.up.serve.command"
+    wanted = f"{place}: no-such-program: there is no such program in PATH that this user may run"
+    assert said(command=["no-such-program"]) == (1, [wanted])
+    wanted = f"{place}: {tmp_path}/server: there is no such program that this user may run"
+    assert said(command=["./server"]) == (1, [wanted])
+    (tmp_path / "server").touch(mode=0o755)
+    assert said(command=["./server"]) == (0, [])
+    assert said(command=["server"], env={"PATH": str(tmp_path)}) == (0, [])
+
+
+def test_gpus_and_cores_that_are_not_there(tmp_path: Path) -> None:
+    serve = {"command": ["sleep", "60"], "min": 2, "standby": 1, "gpus": 1}
+    config = configuration(tmp_path, pools={"up": {"protocol": "http", "serve": serve}})
+    there = "3 gpus are wanted by the servers of all pools together, and there are 2: some servers will wait"
+    code = "import os; os.environ['CUDA_VISIBLE_DEVICES'] = '0,1'"
+    assert check(tmp_path, config, code) == (0, [f"pools.up.serve.gpus: warning: {there}"])
+    assert check(tmp_path, config, code.replace("0,1", "0,1,2")) == (0, [])

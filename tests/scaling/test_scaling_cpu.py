@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
-from lb.scaling.cpu import MIN_INTERVAL, CpuMeter
+from lb.scaling.cpu import MIN_INTERVAL, CpuMeter, families, resident
 
 
 @pytest.mark.slow
@@ -43,3 +44,37 @@ def test_readers_in_between_get_the_last_value() -> None:
     assert meter.read(me, MIN_INTERVAL + 1) == first
     assert meter.read({}, MIN_INTERVAL + 2) == {}
     assert meter.read(me, MIN_INTERVAL + 3) == {}  # forgotten, so it begins anew
+
+
+CHILD = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_process_has_started_counts_with_it_where_that_is_asked_for() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert families([parent.pid]) == {parent.pid: [parent.pid, child]}
+        alone, together = CpuMeter(), CpuMeter(families=True)
+        deadline = time.monotonic() + 60
+        use = 0.0
+        while use < 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            use = together.read({"p": parent.pid}, time.monotonic_ns()).get("p", 0.0)
+            assert alone.read({"p": parent.pid}, time.monotonic_ns()).get("p", 0.0) < 10
+        one, both = resident([parent.pid]), resident([parent.pid, child])
+        assert one is not None
+        assert both is not None
+        assert both > one
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.kill()
+        parent.communicate()
+    assert resident([parent.pid, child]) is None

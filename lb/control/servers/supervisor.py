@@ -18,7 +18,7 @@ from lb.config.schema.file import ServeConfig
 from lb.control.servers.model_server import Command, new_socket, same_process, serve_command
 from lb.control.servers.replica import Machine, ManagedReplica, Probe, Replica, State, Surroundings
 from lb.errors import StartError
-from lb.scaling.cpu import CpuMeter, resident
+from lb.scaling.cpu import CpuMeter, families, resident
 from lb.upstream.start import Start
 
 log = logging.getLogger("tidegate.supervisor")
@@ -133,7 +133,7 @@ class Supervisor:
         self._restarts_before = 0  # of replicas that are gone
         self._running = False
         self._empty = asyncio.Event()
-        self._cpu = CpuMeter()
+        self._cpu = CpuMeter(families=serve.command is not None)  # Triton's stubs, MLServer's workers
         self.start_time: int | None = None  # ns that the last start took until it was ready
         self._starts: deque[int] = deque(maxlen=STARTS)  # ns from start to ready
 
@@ -197,7 +197,8 @@ class Supervisor:
         return tuple(EndpointSpec(replica.address) for replica in self._ready() if replica.address is not None)
 
     def cpu(self) -> dict[str, float]:
-        """CPU use of ready replicas by address, in percent of one core, over the last half second or more."""
+        """CPU use of ready replicas by address, in percent of one core, over the last half second or more; of a
+        `command` with what it has started."""
         return self._cpu.read(self.pids(), self._clock.now())
 
     def pids(self) -> dict[str, int]:
@@ -205,8 +206,10 @@ class Supervisor:
         return {r.address: r.pid for r in self._ready() if r.address is not None and r.pid is not None}
 
     def memory(self) -> dict[str, float]:
-        """Resident memory of replicas that serve by address, in bytes."""
-        found = {address: resident(pid) for address, pid in self.pids().items()}
+        """Resident memory of replicas that serve by address, in bytes; of a `command` with what it has started."""
+        pids = self.pids()
+        members = families(pids.values()) if self._serve.command is not None else {pid: [pid] for pid in pids.values()}
+        found = {address: resident(members[pid]) for address, pid in pids.items()}
         return {address: float(size) for address, size in found.items() if size is not None}
 
     def cpu_percent(self) -> float | None:
