@@ -129,8 +129,8 @@ def test_another_time_holds_from_the_next_look_on() -> None:
 async def test_it_looks_by_itself() -> None:
     pool = Demand(1)
     pool.on_demand.follow(SECOND // 10)
-    pool.clock.advance(SECOND)
     pool.on_demand.start()
+    pool.clock.advance(SECOND)
     try:
         await until(lambda: pool.target.wanted == 0, "it goes to zero")
     finally:

@@ -205,7 +205,7 @@ async def test_a_deadline_that_no_start_can_meet(start: Start) -> None:
     port = daemon.port()
     assert (await infer(daemon, port)).status_code == 200
     await asyncio.to_thread(eventually, lambda: asleep(daemon), "it goes to zero")
-    hopeless = {**body(), "parameters": {"timeout": 1000}}  # µs
+    hopeless = {**body(), "parameters": {"timeout": 150_000}}  # µs
     async with httpx.AsyncClient(timeout=60) as client:
         answer = await client.post(f"http://127.0.0.1:{port}{DIGITS_INFER}", json=hopeless)
     assert answer.status_code == 503, answer.text
@@ -231,6 +231,27 @@ async def test_a_start_that_fails_says_why(start: Start, tmp_path: Path) -> None
     (replica,) = replicas(daemon)
     assert replica["state"] == "backoff"
     assert "none could be started" in daemon.command("status").stdout
+
+
+async def test_a_start_that_is_longer_than_the_idle_time_is_of_use(start: Start) -> None:
+    daemon = start(config(idle_timeout="100ms"))
+    (request,) = await background(daemon)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    await asyncio.to_thread(eventually, lambda: [r["state"] for r in replicas(daemon)] == ["ready"], "it is ready")
+    await asyncio.to_thread(eventually, lambda: asleep(daemon), "it goes to zero")
+    assert on_demand(daemon)["start_s"] > 0
+
+
+async def test_a_start_that_fails_is_not_tried_for_ever(start: Start, tmp_path: Path) -> None:
+    broken = tmp_path / "models" / "digits" / "1"
+    broken.mkdir(parents=True)
+    (broken / "model.onnx").write_bytes(b"no model")
+    daemon = start(
+        config(models=str(tmp_path / "models"), idle_timeout="1s", backoff={"initial": "100ms", "max": "1s"})
+    )
+    assert (await infer(daemon, daemon.port())).status_code == 503
+    await asyncio.to_thread(eventually, lambda: asleep(daemon), "it goes to zero")
 
 
 async def test_the_model_server_that_starts_is_killed(start: Start) -> None:

@@ -33,7 +33,7 @@ class Use(Struct, frozen=True):
     """What a pool has to do."""
 
     waiting: int = 0  # requests that wait for an endpoint
-    busy: int = 0  # requests at model servers, and sequences that will go on there
+    busy: int = 0  # requests at model servers, sequences that will go on there, and first starts
     begun: Mapping[str, int] = field(default_factory=dict)  # address -> requests that have got this endpoint so far
     kept: int = 0  # model servers that are wanted without any request, by a schedule
 
@@ -75,6 +75,7 @@ class OnDemand:
     def start(self) -> None:
         """Begin to look whether the pool is used, in the running loop."""
         if self._task is None:
+            self._used_at = self._clock.now()
             self._task = asyncio.create_task(self._run(), name=f"on demand {self.pool}")
 
     async def stop(self) -> None:

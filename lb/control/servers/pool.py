@@ -18,7 +18,7 @@ from lb.config.units import SECOND
 from lb.control.servers.autoscaler import Autoscaler
 from lb.control.servers.model_server import same_process
 from lb.control.servers.on_demand import OnDemand, Use
-from lb.control.servers.replica import Machine, Probe, Replica
+from lb.control.servers.replica import Machine, Probe, Replica, State
 from lb.control.servers.scaling_memory import ScalingMemory
 from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
@@ -247,6 +247,9 @@ class ModelServers:
     def _use(self) -> Use:
         name, context = self._name, self._context
         busy = sum(context.busy(name, spec.address) for spec in self.endpoints())
+        # A start that takes longer than `idle_timeout` is to be of use to who comes again; one that fails is not tried
+        # for ever.
+        busy += sum(replica.state == State.STARTING and not replica.restarts for replica in self.replicas())
         kept = self._autoscaler.floor if self._autoscaler else 0
         return Use(context.waiting(name), busy, context.begun(name), kept)
 

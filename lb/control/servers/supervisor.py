@@ -24,6 +24,7 @@ from lb.upstream.start import Start
 log = logging.getLogger("tidegate.supervisor")
 
 STARTS = 8  # whose times are remembered
+SHOWN = 300  # characters of an error that clients are told; headers of gRPC have little room
 
 # Whom to give up first: what serves least.
 GIVE_UP_ORDER = (State.CRASH_LOOP, State.WAITING, State.BACKOFF, State.STOPPING, State.STARTING, State.READY)
@@ -182,7 +183,7 @@ class Supervisor:
             return Start(takes=takes)
         first = min(pausing, key=lambda replica: replica.due_at)
         failed = all(replica.failed_to_start or replica.state is State.CRASH_LOOP for replica in pausing)
-        trouble = f"none could be started ({first.describe().last_error})" if failed else ""
+        trouble = f"none could be started ({first.describe().last_error[:SHOWN]})" if failed else ""
         return Start(first.due_at + takes, takes, trouble)
 
     def replicas(self) -> tuple[Replica, ...]:

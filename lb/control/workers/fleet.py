@@ -140,6 +140,8 @@ class Fleet:
             self._revert(members, publication.plan.generation)
             raise PublishError("; ".join(failures) or "no worker is running")
         self._current = publication
+        on_demand = {pool.name for pool in publication.plan.pools if pool.on_demand}
+        self._starts = {pool: start for pool, start in self._starts.items() if pool in on_demand}
         for member in self.members:
             if member.state in ("idle", "running"):
                 if member.sent != publication.plan.generation:  # it came up while the others answered
@@ -189,11 +191,8 @@ class Fleet:
         finally:
             del member.asked[number]
 
-    def tell_start(self, pool: str, start: Start | None) -> None:
-        """Tells every worker how the start of an endpoint of a pool goes on; None: the pool starts none on demand."""
-        if start is None:
-            self._starts.pop(pool, None)
-            return
+    def tell_start(self, pool: str, start: Start) -> None:
+        """Tells every worker how the start of an endpoint of a pool on demand goes on."""
         if start.lasts:
             self._starts[pool] = start
         for member in self.members:
@@ -351,6 +350,8 @@ class Fleet:
                 future = member.asked.get(message["number"])
                 if future is not None and not future.done():
                     future.set_result(message)
+            case "wake" if self._stopping:
+                pass  # nothing is started any more
             case "wake":
                 self._wake(message["pool"])
             case "ask":
