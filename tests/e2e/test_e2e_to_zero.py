@@ -254,12 +254,18 @@ async def test_a_start_that_fails_is_not_tried_for_ever(start: Start, tmp_path: 
     await asyncio.to_thread(eventually, lambda: asleep(daemon), "it goes to zero")
 
 
+async def process(daemon: Daemon) -> int:
+    """The process of the only replica, once it has one."""
+    found: int = await asyncio.to_thread(eventually, lambda: replicas(daemon)[0]["pid"], "it has a process")
+    return found
+
+
 async def test_the_model_server_that_starts_is_killed(start: Start) -> None:
     daemon = start(config(backoff={"initial": "100ms", "max": "1s"}))
     requests = await background(daemon, 5)
-    (replica,) = replicas(daemon)
-    assert replica["state"] == "starting"
-    os.kill(replica["pid"], signal.SIGKILL)
+    server = await process(daemon)
+    assert replicas(daemon)[0]["state"] == "starting"
+    os.kill(server, signal.SIGKILL)
     answers = await asyncio.gather(*requests)
     assert {answer.status_code for answer in answers} == {503}
     assert "none could be started (signal SIGKILL" in answers[0].json()["error"]
@@ -314,12 +320,12 @@ async def test_a_worker_that_comes_up_knows_why_nothing_starts(start: Start, tmp
 async def test_the_master_is_killed(start: Start) -> None:
     daemon = start(config())
     requests = await background(daemon, 5)
-    (replica,) = replicas(daemon)
+    server = await process(daemon)
     os.kill(daemon.process.pid, signal.SIGKILL)
     answers = await asyncio.gather(*requests)
     assert {answer.status_code for answer in answers} == {503}
     assert "the daemon is stopping" in answers[0].json()["error"]
-    await asyncio.to_thread(eventually, lambda: not alive(replica["pid"]), "the model server is gone")
+    await asyncio.to_thread(eventually, lambda: not alive(server), "the model server is gone")
 
 
 async def test_a_daemon_that_stops_refuses_those_who_wait(start: Start) -> None:
