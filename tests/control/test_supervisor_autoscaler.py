@@ -238,6 +238,8 @@ class Learner(Ray):
         return b"%d" % self.decisions
 
     def restore(self, memory: bytes) -> None:
+        if self._settings.target_ongoing_requests == 7:
+            raise ValueError("seven is another thing")
         self.decisions = int(memory)
 
 
@@ -263,6 +265,8 @@ async def test_what_is_learned_survives_a_restart_and_other_settings(
     assert scaler.status()["learned"] == {"decisions": 3}
     scaler.reconfigure(ScalingConfig.model_validate({"ray": {"target_ongoing_requests": 5}}), 1, 4)
     assert scaler.status()["learned"] == {"decisions": 3}
+    scaler.reconfigure(ScalingConfig.model_validate({"ray": {"target_ongoing_requests": 7}}), 1, 4)
+    assert scaler.status()["learned"] == {"decisions": 0}
     scaler.reconfigure(settings(), 1, 4)
     assert scaler.status()["rule"] == "hpa"
     await scaler.stop()

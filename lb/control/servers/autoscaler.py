@@ -122,7 +122,10 @@ class Autoscaler:
         before, self._settings, self._rule = self._rule, settings, build(settings)
         self._signals.follow(settings.signals)
         if before.name == self._rule.name:
-            self._rule.restore(before.memory())
+            try:
+                self._rule.restore(before.memory())
+            except ValueError as error:
+                log.info("pool %s: what was learned is of no use with these settings: %s", self.pool, error)
 
     def sample(self, now: int) -> Look:
         """Take one look at the pool, at `now` (monotonic ns), for the rule."""
