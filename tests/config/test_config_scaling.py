@@ -75,6 +75,8 @@ def test_a_wait_is_aimed_at_as_a_duration(tmp_path: Path) -> None:
         ("{rule: ray, interval: 1s}", ".interval", "only with rule hpa"),
         ("{rule: hpa, kpa: {}}", ".kpa", "only with rule kpa"),
         ("{kpa: {}, ray: {}}", ".kpa", "only with rule kpa"),
+        ("{rule: kpa, target: 10}", "", "target is an option of kpa; write kpa: {target: …}"),
+        ("{rule: step, alarms: [], cooldown: 3s}", "", "alarms and cooldown are options of step; write step: {alarms:"),
         ("{rule: kap}", ".rule", "kpa"),
         ("{kpa: {target: 0}}", ".kpa.target", "more than 0"),
         ("{kpa: {targets: 3}}", ".kpa.targets", "target"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lb.config.schema.base import Integer, Model, Number
+from lb.config.schema.base import Integer, Model, Number, problem
 from lb.config.schema.pools.scaling_rules import KpaConfig, RayConfig, StepScalingConfig, TargetTrackingConfig
 from lb.config.schema.pools.schedules import ScheduleConfig
 from lb.config.schema.pools.signals import MetricConfig, SignalConfig
@@ -58,7 +58,8 @@ class ScalingConfig(Model):
 
     rule: Rule = "hpa"
     """How the number is found: `hpa` (Kubernetes), `kpa` (Knative), `target_tracking` and `step` (AWS), `ray` (Ray
-    Serve), each with the defaults of those who made it. Default: the rule whose section is there, else `hpa`."""
+    Serve), each with the defaults of those who made it. The options of a rule stand in a section of its name. Default:
+    the rule whose section is there, else `hpa`."""
     metrics: list[MetricConfig] = Field(default=[MetricConfig(type="cpu", target=80)], min_length=1)
     """What is measured; the metric that asks for the most servers wins. Default: `cpu` at 80, as in Kubernetes."""
     interval: Duration = Field(default=15 * SECOND, ge=100 * MILLISECOND, le=HOUR)
@@ -95,9 +96,24 @@ class ScalingConfig(Model):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        """The rule is that of the one section that is there, where none is named."""
-        if isinstance(value, dict) and "rule" not in value:
-            given = [rule for rule in RULES if rule in value]
-            if len(given) == 1:
-                return {"rule": given[0], **value}
+        """Where no rule is named, it is that of the one section that is there."""
+        if not isinstance(value, dict):
+            return value
+        given = [rule for rule in RULES if rule in value]
+        if "rule" not in value and len(given) == 1:
+            value = {"rule": given[0], **value}
+        rule = str(value.get("rule"))
+        options = _SECTIONS[rule].model_fields if rule in _SECTIONS else {}
+        beside = [key for key in value if key in options and key not in cls.model_fields]
+        if beside:
+            what = f"{' and '.join(beside)} {'is an option' if len(beside) == 1 else 'are options'} of {rule}"
+            raise problem("misplaced", f"{what}; write {rule}: {{{', '.join(f'{key}: …' for key in beside)}}}")
         return value
+
+
+_SECTIONS: dict[str, type[Model]] = {
+    "kpa": KpaConfig,
+    "target_tracking": TargetTrackingConfig,
+    "step": StepScalingConfig,
+    "ray": RayConfig,
+}

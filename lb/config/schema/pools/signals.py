@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from lb.config.schema.base import Boolean, Model, Number, problem
-from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration, parse_duration, parse_size
+from lb.config.units import MILLISECOND, SECOND, Duration, parse_duration, parse_size
 
 # Signals in seconds, which files spell as durations, and in bytes, which files spell as sizes.
 _TIMES = ("queue_wait", "latency")
@@ -48,7 +48,7 @@ class SignalConfig(Model):
     """The server that `prometheus` asks, every 5 s."""
     query: str | None = Field(default=None, min_length=1, max_length=4096)
     """What `prometheus` asks: a PromQL expression that gives one number."""
-    timeout: Duration | None = Field(default=None, ge=100 * MILLISECOND, le=MINUTE)
+    timeout: Duration | None = Field(default=None, ge=100 * MILLISECOND, le=10 * SECOND)
     """Longest time for the answer of `prometheus`. Default: `5s`."""
     shared: Boolean | None = None
     """Whether the number of `prometheus` is the sum over all model servers, of which each has its share (`AverageValue`
