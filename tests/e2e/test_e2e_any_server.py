@@ -80,8 +80,13 @@ def test_a_tcp_pool(start: Start) -> None:
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
 
 
-async def test_a_reload_replaces_them_without_a_failed_request(start: Start) -> None:
-    daemon = start(config(env={"GIVEN": "1"}))
+@pytest.mark.parametrize("places", [{}, {"gpus": 1}], ids=["two sets", "one at a time"])
+async def test_a_reload_replaces_them_without_a_failed_request(
+    start: Start, monkeypatch: pytest.MonkeyPatch, places: dict[str, int]
+) -> None:
+    """At once, and where there is no room for two sets."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    daemon = start(config(env={"GIVEN": "1"}, **places))
     await asyncio.to_thread(ready, daemon)
     answers: list[str] = []
     stop = asyncio.Event()
@@ -98,9 +103,11 @@ async def test_a_reload_replaces_them_without_a_failed_request(start: Start) -> 
         for _ in range(6):
             group.create_task(load())
         for given in ("2", "3"):
-            await asyncio.to_thread(daemon.reload, config(env={"GIVEN": given}))
+            before = {r["pid"] for r in await asyncio.to_thread(ready, daemon)}
+            await asyncio.to_thread(daemon.reload, config(env={"GIVEN": given}, **places))
             await asyncio.to_thread(eventually, lambda g=given: answers and answers[-1] == g, f"answers of {given}")
             await asyncio.to_thread(eventually, lambda: not daemon.pool("p")["managed"]["leaving"], "the old ones' end")
+            await asyncio.to_thread(eventually, lambda b=before: not b & set(started(daemon)), "other processes")
         stop.set()
     # Old and new at once only while the workers change over; and never the old ones again.
     assert list(dict.fromkeys(answers)) == ["1", "2", "3"]
