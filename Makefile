@@ -108,6 +108,13 @@ $(STAMPS)/real-models: examples/real-models/fetch.py $(STAMPS)/runtime
 	@$(BIN)/python examples/real-models/fetch.py
 	@touch $@
 
+# Ray for its tests, in an environment of its own: 250 MB that nothing else needs.
+$(STAMPS)/ray: pyproject.toml $(STAMPS)/tools
+	@echo "installing Ray into build/ray"
+	@test -x build/ray/bin/python || $(PYTHON) -m venv build/ray
+	@build/ray/bin/python -m pip install --disable-pip-version-check --progress-bar off -q 'ray>=2.40'
+	@touch $@
+
 # What tests, linters and benchmarks need on top.
 $(STAMPS)/dev: $(STAMPS)/runtime
 	@echo "installing the Python packages of tests and benchmarks"
@@ -135,7 +142,7 @@ dev: build
 run: build
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
-test: dev $(STAMPS)/test-packages
+test: dev $(STAMPS)/test-packages $(STAMPS)/ray
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --durations 20 tests --ignore tests/bench
 	$(BIN)/python -m pytest -q tests/bench
 

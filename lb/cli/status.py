@@ -41,6 +41,9 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
     weighed = [pool for pool in document["pools"] if pool.get("cost") and pool["cost"]["models"]]
     if weighed:
         console.print(_costs(weighed))
+    engines = [pool for pool in document["pools"] if pool.get("engine")]
+    if engines:
+        console.print(_engines(engines))
     discovered = [pool for pool in document["pools"] if pool.get("discovery")]
     if discovered:
         console.print(_discovery(discovered))
@@ -216,6 +219,22 @@ def _discovery(pools: Sequence[dict[str, Any]]) -> Table:
         age, coming = (f"{d[key]:.0f} s" if d[key] is not None else "-" for key in ("age_s", "next_look_s"))
         row = (pool["name"], f"{d['source']} {d['target']}", d["state"], f"{d['endpoints']}{more}", age, coming)
         table.add_row(*map(cell, (*row, d["error"] or "-")))
+    return table
+
+
+def _engines(pools: Sequence[dict[str, Any]]) -> Table:
+    table = table_of("engine", "target", "state", "wanted", "number", "running", "scaled by", "notes")
+    for pool in pools:
+        e = pool["engine"]
+        lease = e.get("lease")
+        who = "this daemon" if e.get("leads", True) else (lease or {}).get("holder") or "nobody"
+        notes = "; ".join(filter(None, (e.get("error"), e.get("held"), e.get("detail")))) or "-"
+        number, running = ("-" if e.get(key) is None else e[key] for key in ("number", "running"))
+        table.add_row(*map(cell, (pool["name"], e["target"], e["state"], e["wanted"], number, running, who, notes)))
+        scaling = e["scaling"]
+        if scaling is not None:
+            limits = f"{scaling['min']} to {scaling['max']}: {scaling['reason']}"
+            table.add_row(*map(cell, (f"{pool['name']} scaling", "", "", scaling["wanted"], "", "", "", limits)))
     return table
 
 

@@ -33,6 +33,8 @@ from lb.control.endpoints.pool_calls import PoolCalls
 from lb.control.endpoints.server_calls import Rules, ServerCalls
 from lb.control.endpoints.steering import Steering
 from lb.control.endpoints.targets import answered_well
+from lb.control.engines.pools import EnginePools
+from lb.control.engines.scaled import EngineContext
 from lb.control.logs import AccessLog, set_level
 from lb.control.options import MasterOptions
 from lb.control.parts import Parts
@@ -73,8 +75,8 @@ _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
 class Master:
     """Runs the daemon: `run` returns its exit status. Everything happens on the running loop.
 
-    For services: `segment`, `fleet`, `publisher`, `managed`, `discovered`, `monitor`, `steering`, `sockets` and
-    `registry` exist from their start on; `state` is starting, running or stopping.
+    For services: `segment`, `fleet`, `publisher`, `managed`, `discovered`, `engines`, `monitor`, `steering`, `sockets`
+    and `registry` exist from their start on; `state` is starting, running or stopping.
     """
 
     segment: Segment
@@ -83,6 +85,7 @@ class Master:
     steering: Steering
     managed: ManagedPools
     discovered: DiscoveredPools
+    engines: EnginePools
     fleet: Fleet
     publisher: Publisher
     certificates: CertificateWatch
@@ -219,7 +222,7 @@ class Master:
         return {
             "pool": pool,
             "arrived": None if counts is None else counts.arrived,
-            "scaling": self.managed.explain(pool),
+            "scaling": self.managed.explain(pool) or self.engines.explain(pool),
         }
 
     def status(self) -> dict[str, Any]:
@@ -322,6 +325,19 @@ class Master:
         cleanup.push_async_callback(self._stop_model_servers)
         self.discovered = DiscoveredPools(lambda pool: self.publisher.endpoints_changed(pool), self._clock)
         cleanup.push_async_callback(self.discovered.close)
+        self.engines = EnginePools(
+            EngineContext(
+                lambda pool: [asked.address for asked in self._endpoints_up(pool)],
+                self._addresses,
+                lambda pool, address: self.publisher.inflight(pool, address),
+                lambda pool: self.publisher.waiting(pool),
+                lambda pool: self.publisher.counts(pool),
+                lambda pool, address: self.publisher.report(pool, address),
+                self._clock,
+                state_directory(),
+            )
+        )
+        cleanup.push_async_callback(self.engines.close)
         self.server_calls = ServerCalls(
             self._endpoints_up,
             self._find_endpoint,
@@ -363,6 +379,7 @@ class Master:
             load_reports,
             self.server_calls,
             self.counts,
+            self.engines,
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
@@ -523,6 +540,13 @@ class Master:
             for endpoint in pool.endpoints
             if self.segment.health(endpoint.slot) == UP and self.segment.admin(endpoint.slot) != MAINTENANCE
         ]
+
+    def _addresses(self, name: str) -> list[str]:
+        """The endpoints of a pool, those included that leave it."""
+        pool = self._pool_plan(name)
+        leaving = self.publisher.leaving.rows().get(name, ())
+        found = [endpoint.address for endpoint in pool.endpoints] if pool is not None else []
+        return [*found, *(row["address"] for row in leaving if row["address"] not in found)]
 
     def _find_endpoint(self, name: str, address: str) -> Asked | None:
         pool = self._pool_plan(name)

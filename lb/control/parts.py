@@ -9,6 +9,7 @@ from lb.control.endpoints.inference_counts import InferenceCounts
 from lb.control.endpoints.models import ModelReadiness
 from lb.control.endpoints.server_calls import ServerCalls
 from lb.control.endpoints.steering import Steering
+from lb.control.engines.pools import EnginePools
 from lb.control.logs import AccessLog
 from lb.control.registry import Registry
 from lb.control.servers.managed import ManagedPools
@@ -41,3 +42,4 @@ class Parts(Struct, frozen=True):
     load_reports: LoadReportMonitor
     server_calls: ServerCalls
     counts: InferenceCounts
+    engines: EnginePools

@@ -113,6 +113,7 @@ class Publisher:
             set_level(config.log.level)
             parts.managed.apply(config, before, plan)
             parts.discovered.apply(config)
+            parts.engines.apply(config)
             self._follow_models(plan, config)
             if parts.models.names() != {p.name: p.models for p in plan.pools if p.name in parts.models.names()}:
                 self._changed.set()

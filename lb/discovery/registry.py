@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -12,8 +13,6 @@ from lb.config.plugins import Family, words_of
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.file import Config, DiscoverConfig, PoolConfig
 from lb.config.units import FileContext
-from lb.discovery.dns import DnsSource
-from lb.discovery.file import FileSource
 from lb.discovery.source import Source
 from lb.errors import ConfigError
 
@@ -23,10 +22,36 @@ SourceType = type[Source]
 # Durations come from a file, with their unit. A relative path would start from here.
 _FROM_FILE = FileContext(Path())
 
-SOURCES: dict[str, SourceType] = {"dns": DnsSource, "file": FileSource}
+
+class _Own(Mapping[str, SourceType]):
+    """Tidegate's own sources; the module of one is imported when it is asked for."""
+
+    _CLASSES = {
+        "dns": "lb.discovery.dns:DnsSource",
+        "file": "lb.discovery.file:FileSource",
+        "kubernetes": "lb.discovery.kubernetes:KubernetesSource",
+        "aws": "lb.discovery.aws:AwsSource",
+        "gcp": "lb.discovery.gcp:GcpSource",
+    }
+
+    def __getitem__(self, name: str) -> SourceType:
+        module, _, kind = self._CLASSES[name].partition(":")
+        found: SourceType = getattr(importlib.import_module(module), kind)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._CLASSES)
+
+    def __len__(self) -> int:
+        return len(self._CLASSES)
 
 
-_ELSEWHERE = "; there are dns, file and those of plug-ins: write dns: {name: models.internal, port: 8001}"
+SOURCES = _Own()
+
+
+_ELSEWHERE = (
+    "; there are dns, file, kubernetes, aws, gcp and those of plug-ins: write dns: {name: models.internal, port: 8001}"
+)
 
 
 def _elsewhere(name: str) -> str:

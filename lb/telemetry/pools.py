@@ -17,6 +17,7 @@ def families(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _sessions(status)
     yield from _managed(status)
     yield from _discovery(status)
+    yield from _engines(status)
 
 
 def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -228,6 +229,36 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("pool", "direction"),
         (((n, way), s[f"scaled_{way}"]) for n, s in scaled for way in ("up", "down")),
     )
+
+
+def _engines(status: Mapping[str, Any]) -> Iterator[Metric]:
+    rows = [((p["name"], p["engine"]["engine"]), p["engine"]) for p in status["pools"] if p.get("engine")]
+    if not rows:
+        return
+    labels = ("pool", "engine")
+    gauges = (
+        ("engine_current", "Whether the last look at the engine of a pool went well", "current"),
+        ("engine_replicas_wanted", "Replicas wished for of an engine", "wanted"),
+        ("engine_replicas", "Replicas that an engine is told to run", "number"),
+        ("engine_replicas_running", "Replicas that an engine runs, as it says", "running"),
+        ("engine_leads", "Whether this daemon is the one that scales the pool", "leads"),
+        ("engine_age_seconds", "Time since an engine last answered well", "age_s"),
+    )
+    for name, text, key in gauges:
+        values = ((labels_of, _engine_value(row, key)) for labels_of, row in rows)
+        yield gauge(name, text, labels, ((labels_of, value) for labels_of, value in values if value is not None))
+    counters = (
+        ("engine_failures", "Looks and changes that an engine did not answer well", "failures"),
+        ("engine_changes", "Changes of the number of replicas that an engine took", "changes"),
+        ("engine_drifts", "Times that somebody else had changed the number of replicas", "drifts"),
+    )
+    for name, text, key in counters:
+        yield counter(name, text, labels, ((labels_of, row.get(key, 0)) for labels_of, row in rows))
+
+
+def _engine_value(row: Mapping[str, Any], key: str) -> float | None:
+    value = row["state"] == "current" if key == "current" else row.get(key, True if key == "leads" else None)
+    return None if value is None else float(value)
 
 
 def _discovery(status: Mapping[str, Any]) -> Iterator[Metric]:

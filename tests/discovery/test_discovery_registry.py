@@ -98,7 +98,7 @@ def test_the_pages_configuration_is_checked(tmp_path: Path) -> None:
 
 
 def test_built_in_names() -> None:
-    assert registry.SOURCES.keys() == {"dns", "file"} < DiscoverConfig.model_fields.keys()
+    assert registry.SOURCES.keys() == {"dns", "file", "kubernetes", "aws", "gcp"} < DiscoverConfig.model_fields.keys()
 
 
 BROKEN = {

@@ -28,6 +28,7 @@ from lb.config.schema.listeners.keepalive import check_pool_keepalive
 from lb.config.schema.listeners.sampling import check_explain
 from lb.config.schema.pools.agent import check_agent
 from lb.config.schema.pools.cost import check_cost
+from lb.config.schema.pools.engine import EngineConfig
 from lb.config.schema.pools.failover import check_failover
 from lb.config.schema.tracing import check_tracing
 
@@ -270,10 +271,12 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     elif _never_waits(pool):
         yield from only_for(pool, path, ("queue",), "has no effect: nobody waits for endpoints without limits")
     yield from check_pool_keepalive(f"{path}.tcp_keepalive", pool.tcp_keepalive, pool.connect_timeout)
-    if pool.scaling is not None and pool.serve is None:
-        yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
+    if pool.scaling is not None and pool.serve is None and pool.engine is None:
+        yield f"{path}.scaling", "only with serve or engine: nothing is known that runs the endpoints"
     if pool.scaling is not None:
         yield from check_scaling(f"{path}.scaling", pool.scaling, pool.serve)
+    if pool.engine is not None:
+        yield from _engine(f"{path}.engine", pool, pool.engine)
     if pool.serve is not None:
         yield from _serve(path, pool)
     if pool.policy.key is not None and pool.policy.key.model and pool.protocol != "oip":
@@ -299,6 +302,35 @@ def _never_waits(pool: PoolConfig) -> bool:
     limited = pool.max_in_flight is not None or any(endpoint.max_in_flight for endpoint in pool.endpoints)
     on_demand = pool.serve is not None and pool.serve.on_demand
     return pool.discover is None and pool.agent is None and not (pool.learns_limits or limited or on_demand)
+
+
+def _engine(path: str, pool: PoolConfig, engine: EngineConfig) -> Iterator[Found]:
+    if engine.ray is not None:
+        if pool.serve is None:
+            yield f"{path}.ray", "needs serve, which says what the actors run"
+        yield from only_for(engine, path, ("min", "max"), "not with ray: serve says it")
+        yield from only_for(engine, path, ("lease",), "not with ray: its actors are this daemon's alone")
+        if pool.serve is not None and pool.serve.command is not None:
+            yield (
+                f"{path}.ray",
+                "runs the model server of serve.models only: a command listens on this machine",
+            )
+        for name in ("gpus", "cores", "vertical"):
+            if pool.serve is not None and getattr(pool.serve, name) is not None:
+                yield f"{path}.ray", f"not with serve.{name}, which is of this machine; ray has cpus and gpus"
+    elif pool.serve is not None:
+        yield f"{path}.{engine.kind}", "not with serve, whose model servers are run by local or ray"
+    elif pool.discover is None:
+        yield f"{path}.{engine.kind}", "needs discover: new replicas have to be found"
+    for signal in pool.scaling.signals if pool.scaling is not None else ():
+        if signal.type in ("cpu", "memory", "gpu", "gpu_memory"):
+            text = f"measures {signal.type}, which is not known of other machines"
+            yield (
+                f"{path[: -len('.engine')]}.scaling",
+                f"{text}: use in_flight, requests_per_second, latency or prometheus",
+            )
+    if engine.external is not None and pool.scaling is None:
+        yield f"{path}.external", "needs scaling, which says how many replicas there should be"
 
 
 def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:

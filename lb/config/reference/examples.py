@@ -57,8 +57,73 @@ from lb.config.schema.file import (
 )
 from lb.config.schema.listeners.keepalive import PoolTcpKeepaliveConfig, TcpKeepaliveConfig
 from lb.config.schema.listeners.udp import UdpConfig
+from lb.config.schema.pools.engine import (
+    AwsEngineConfig,
+    EngineConfig,
+    ExternalEngineConfig,
+    GcpEngineConfig,
+    KubernetesEngineConfig,
+    LeaseConfig,
+    RayEngineConfig,
+    RedisConfig,
+)
+from lb.config.schema.pools.platforms import (
+    AwsSourceConfig,
+    GcpSourceConfig,
+    KubernetesConfig,
+    KubernetesSourceConfig,
+)
 
 EXAMPLES: dict[type[BaseModel], str] = {
+    EngineConfig: """
+kubernetes: {target: deployment/chat}
+min: 2
+max: 20
+""",
+    KubernetesEngineConfig: """
+target: deployment/chat
+namespace: models
+""",
+    AwsEngineConfig: """
+group: chat-models
+region: eu-central-1
+lifecycle_hook: drain
+""",
+    GcpEngineConfig: """
+project: models
+zone: europe-west3-a
+group: chat
+""",
+    RayEngineConfig: """
+address: auto
+cpus: 2
+gpus: 1
+""",
+    ExternalEngineConfig: """
+keda: 0.0.0.0:6000
+""",
+    LeaseConfig: """
+redis: redis://10.0.0.5:6379/0
+""",
+    RedisConfig: """
+url: redis://10.0.0.5:6379/0
+""",
+    KubernetesConfig: """
+namespace: models
+""",
+    KubernetesSourceConfig: """
+service: chat
+port: http
+""",
+    AwsSourceConfig: """
+target_group: arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/chat/0123456789abcdef
+""",
+    GcpSourceConfig: """
+project: models
+zone: europe-west3-a
+group: chat
+port: 8001
+""",
     TcpKeepaliveConfig: """
 idle: 120s
 """,

@@ -3,6 +3,7 @@
     GET  /metrics  /healthz  /readyz  /api/v1/status  /
          /api/v1/transitions?pool=&endpoint=&last=100   the last changes of endpoints, newest first
          /api/v1/scaling?pool=   why a pool has as many model servers as it has, and the requests that have arrived
+         /apis/external.metrics.k8s.io/v1beta1 …   what pools need, for Kubernetes (lb.control.admin.external_metrics)
          /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
@@ -29,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from lb.control import counters, sockets
+from lb.control.admin import external_metrics
 from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.origin import is_cross_site, is_local
 from lb.control.admin.token import AdminToken
@@ -124,6 +126,8 @@ class AdminServer:
                 web.post("/api/v1/explain", self._explain),
                 web.get("/api/v1/endpoint", self._left),
                 web.post("/api/v1/endpoint", self._operate),
+                web.get(external_metrics.PATH, self._external_metrics),
+                web.get(external_metrics.PATH + "/namespaces/{namespace}/{metric}", self._external_metric),
             ]
         )
         self._runner = web.AppRunner(
@@ -255,6 +259,18 @@ class AdminServer:
             return _json(self._master.scaling(request.query.get("pool", "")))
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
+
+    async def _external_metrics(self, request: web.Request) -> web.Response:
+        return _json(external_metrics.resources())
+
+    async def _external_metric(self, request: web.Request) -> web.Response:
+        """Of one pool (`?labelSelector=pool=NAME`) or all; the namespace says nothing here."""
+        metric, selector = request.match_info["metric"], request.query.get("labelSelector", "")
+        try:
+            found = external_metrics.values(self._master.engines, metric, selector)
+        except ValueError as error:
+            return _json({"error": str(error)}, 400)
+        return _json(found) if found is not None else _json({"error": f"there is no metric {metric}"}, 404)
 
     async def _reload(self, request: web.Request) -> web.Response:
         result = await self._master.reload()

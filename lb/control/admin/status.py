@@ -20,7 +20,11 @@
              vertical, on_demand: {asleep, since_s, idle_s, idle_timeout_s, wakes, start_s, trouble} | None} | None,
              cost: {unit, models: {name: {relative, unit_s, samples}}} | None,
              discovery: {source, target, state: waiting | current | partial | stale, endpoints, left_out, age_s,
-             next_look_s, looks, failures, changes, error} | None}],
+             next_look_s, looks, failures, changes, error} | None,
+             engine: {engine, target, state: waiting | current | stale, min, max, wanted, number, running, detail,
+             drift, drift_s, drifts, age_s, leads, held, looks, failures, changes, conflicts, error,
+             lease: {lease, identity, holder, leads, token, terms, renewed_s, failures, error,
+             daemons: {identity: {in_flight, waiting, age_s, fresh}}} | None, scaling} | None}],
      removed_pools: [{name, leaving: [the same]}],
      sequences: {capacity, opened, lost, evicted}, sessions: {capacity, evicted},
      cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted},
@@ -162,6 +166,7 @@ def _receive_buffer(listening: Listening) -> dict[str, int]:
 
 def _pools(master: Master, plan: Plan, leaving: Mapping[str, list[dict[str, Any]]], now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
+    engines = master.engines.status(now)
     open_, learned = master.publisher.open_sequences(), AffinityTable(master.segment, True).open(now)
     models, agents = master.models.status(), master.agents.status()
     costs = Costs(master.segment).rows()
@@ -196,6 +201,7 @@ def _pools(master: Master, plan: Plan, leaving: Mapping[str, list[dict[str, Any]
                 "cost": _cost(pool, costs),
                 "managed": managed.get(pool.name),
                 "discovery": discovery.get(pool.name),
+                "engine": engines.get(pool.name),
             }
         )
     return rows

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
 from lb.control import signals
 from lb.control.servers import watcher
@@ -24,6 +25,20 @@ from lb.errors import StartError
 _MESSAGE = 4096  # longest message of a watcher
 _COLD = (sys.executable, "-I", "-S")  # the interpreter alone, which starts in a few milliseconds and stays small
 _WARM = (sys.executable, "-P")
+
+
+class Process(Protocol):
+    """A server that runs, here or elsewhere. `pid` is None before it runs, and where it is another machine's."""
+
+    @property
+    def pid(self) -> int | None: ...
+    def signal(self, number: signal.Signals) -> None: ...
+
+
+Launch = Callable[
+    [Specification, Callable[[int], None], Callable[[str], None], Callable[[int | None, str], None]], Process
+]
+"""Starts a server; then `on_start`, `on_line` and `on_exit` of ServerProcess. Raises StartError."""
 
 
 class Launcher:
@@ -48,6 +63,16 @@ class Launcher:
                 os.close(specification)
         except OSError as error:
             raise StartError(f"cannot start {wanted.command[0]}: {error.strerror or error}") from error
+
+    def start(
+        self,
+        wanted: Specification,
+        on_start: Callable[[int], None],
+        on_line: Callable[[str], None],
+        on_exit: Callable[[int | None, str], None],
+    ) -> ServerProcess:
+        """A server on this machine (a Launch). Raises StartError."""
+        return ServerProcess(self, wanted, on_start, on_line, on_exit)
 
     def close(self) -> None:
         """Ends the process; to be called when no server is left."""

@@ -18,6 +18,7 @@ from msgspec import Struct, field
 
 from lb.config.plan.plan import EndpointSpec, Plan
 from lb.config.schema.file import Config, PoolConfig, ServeConfig
+from lb.config.schema.pools.engine import EngineConfig
 from lb.control.servers.model_server import same_process
 from lb.errors import TidegateError
 
@@ -64,12 +65,23 @@ class Server(Protocol):
         """Why there are as many as there are; None where their number is fixed."""
 
 
+class _Settings(Struct, frozen=True):
+    """What model servers are, and what runs them; others with other settings replace them."""
+
+    serve: ServeConfig
+    engine: EngineConfig | None
+
+    @property
+    def on_demand(self) -> bool:
+        return self.serve.on_demand
+
+
 class _Pool(Struct):
     name: str
-    serve: ServeConfig
+    serve: _Settings
     server: Server
     fallback: tuple[EndpointSpec, ...] = ()  # the static endpoints it had before, until a model server is ready
-    successor: tuple[ServeConfig, Server] | None = None
+    successor: tuple[_Settings, Server] | None = None
     leaving: list[Server] = field(default_factory=list)  # replaced, but workers may not know of the new ones yet
     served: bool = False  # a model server was ready once, or is started when a request comes
     rolling: bool = False  # the servers are replaced one at a time
@@ -182,7 +194,7 @@ class ManagedPools:
             return None
         return await known.server.woken()
 
-    def _apply(self, name: str, pool: PoolConfig, serve: ServeConfig, before: Plan | None) -> None:
+    def _apply(self, name: str, pool: PoolConfig, serve: _Settings, before: Plan | None) -> None:
         known = self._pools.get(name)
         if known is None:
             fallback = tuple(_endpoints(before, name))
@@ -190,10 +202,10 @@ class ManagedPools:
             if serve.on_demand:
                 self._serve_on_demand(self._pools[name])
             return
-        if known.successor is not None and not same_process(known.successor[0], serve):
+        if known.successor is not None and not _same_servers(known.successor[0], serve):
             self._stop(name, known.successor[1])
             known.successor = None
-        if same_process(known.serve, serve):
+        if _same_servers(known.serve, serve):
             known.serve = serve
             self._spawn(known.server.reconfigure(pool))
         elif known.successor is None and known.server.wanted == 0:
@@ -201,7 +213,7 @@ class ManagedPools:
             self._stop(name, known.server)
             known.serve, known.server, known.epoch = serve, self._start(name, pool), next(self._epochs)
             self._changed(name)  # what the cache has is of those before
-        elif known.successor is None and _is_placed(known.serve) and _is_placed(serve):
+        elif known.successor is None and _is_placed(known.serve.serve) and _is_placed(serve.serve):
             log.info("pool %s: its servers are replaced by ones with the new settings, one at a time", name)
             known.serve, known.epoch = serve, next(self._epochs)
             self._spawn(self._roll(known, pool))
@@ -288,12 +300,17 @@ class ManagedPools:
             log.error("a managed pool failed", exc_info=error)
 
 
-def _managed(config: Config) -> dict[str, ServeConfig]:
-    return {name: pool.serve for name, pool in config.pools.items() if pool.serve is not None}
+def _managed(config: Config) -> dict[str, _Settings]:
+    return {name: _Settings(p.serve, p.engine) for name, p in config.pools.items() if p.serve is not None}
 
 
 def _is_placed(serve: ServeConfig) -> bool:
     return serve.gpus is not None or serve.cores is not None
+
+
+def _same_servers(a: _Settings, b: _Settings) -> bool:
+    """Whether both say the same of each process, and of what runs it: all but how many there are."""
+    return same_process(a.serve, b.serve) and a.engine == b.engine
 
 
 def _names(specs: Sequence[EndpointSpec], addresses: Set[str]) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -16,7 +16,8 @@ from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig, ServeConfig
 from lb.config.units import SECOND
 from lb.control.servers.autoscaler import Autoscaler
-from lb.control.servers.model_server import same_process
+from lb.control.servers.local_engine import LocalEngine
+from lb.control.servers.model_server import same_process, serve_command
 from lb.control.servers.on_demand import OnDemand, Use
 from lb.control.servers.replica import Machine, Probe, Replica, State
 from lb.control.servers.scaling_memory import ScalingMemory
@@ -25,6 +26,9 @@ from lb.control.servers.supervisor import Supervisor
 from lb.control.servers.traffic import Counts
 from lb.control.servers.vertical import VerticalScaler
 from lb.upstream.start import Start
+
+if TYPE_CHECKING:
+    from lb.control.servers.ray_processes import RayProcesses
 
 
 class ServerContext(Struct, frozen=True):
@@ -51,9 +55,10 @@ class ModelServers:
     def __init__(self, name: str, pool: PoolConfig, changed: Callable[[], None], context: ServerContext) -> None:
         self._name = name
         self._context = context
+        self._ray = _of_ray(name, pool)
         self._supervisor = Supervisor(
             name,
-            _serve(pool),
+            _serve(pool) if self._ray is None else self._ray.settings(_serve(pool)),
             runtime_dir=context.runtime_dir,
             on_change=changed,
             on_exit=lambda address: context.exited(name, address),
@@ -61,8 +66,11 @@ class ModelServers:
             clock=context.clock,
             machine=context.machine,
             probe=_probe(pool),
+            command=serve_command if self._ray is None else self._ray.command,
+            launch=None if self._ray is None else self._ray.launch,
             on_move=self._moved,
         )
+        self._engine = LocalEngine(name, pool, self._supervisor)
         self._autoscaler: Autoscaler | None = None
         self._demand: OnDemand | None = None
         self._told: Start | None = None
@@ -105,6 +113,8 @@ class ModelServers:
             await self._demand.stop()
         self._moves.set()
         await self._supervisor.stop()
+        if self._ray is not None:
+            await self._ray.close()
 
     def wake(self) -> None:
         if self._demand is None:
@@ -158,12 +168,14 @@ class ModelServers:
 
     def status(self) -> dict[str, Any]:
         """{wanted, standby, replicas: [{index, pid, address, state, restarts, started_at, last_error, output, gpus,
-        cores}], restarts, scaling: … | None, vertical: … | None, on_demand: … | None}."""
+        cores}], restarts, engine: {engine, target, state, number, running, error}, scaling: … | None,
+        vertical: … | None, on_demand: … | None}."""
         return {
             "wanted": self._supervisor.wanted,
             "standby": _serve(self._pool).standby,
             "replicas": [asdict(replica) for replica in self._supervisor.replicas()],
             "restarts": self._supervisor.restarts,
+            "engine": self._engine.status() if self._ray is None else {**self._engine.status(), **self._ray.status()},
             "scaling": self._autoscaler.status() if self._autoscaler else None,
             "vertical": self._vertical.status() if self._vertical else None,
             "on_demand": self._demand_status(self._demand) if self._demand else None,
@@ -284,6 +296,14 @@ def _probe(pool: PoolConfig) -> Probe:
     if _serve(pool).command is None:
         return "grpc"
     return "oip" if pool.protocol == "oip" else "tcp"
+
+
+def _of_ray(name: str, pool: PoolConfig) -> RayProcesses | None:
+    if pool.engine is None or pool.engine.ray is None:
+        return None
+    from lb.control.servers.ray_processes import RayProcesses
+
+    return RayProcesses(name, pool.engine.ray)
 
 
 def _serve(pool: PoolConfig) -> ServeConfig:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from lb.clock import Clock
 from lb.config.schema.file import HealthConfig, ServeConfig
 from lb.config.units import SECOND, format_duration
-from lb.control.servers.launcher import Launcher, ServerProcess
+from lb.control.servers.launcher import Launch, Launcher, Process
 from lb.control.servers.model_server import HOST, LISTENING, READY, Command, Start, give_back, prepare
 from lb.control.servers.placement import NOWHERE, Claim, Placement
 from lb.control.servers.ports import Ports
@@ -127,6 +127,7 @@ class Surroundings(Struct, frozen=True):
     machine: Machine
     probe: Probe
     command: Command
+    launch: Launch | None  # elsewhere; None: on this machine
     inflight: Callable[[str], int]
     exited: Callable[[str], None]  # the process behind an address that had been ready is gone
     moved: Callable[[ManagedReplica, State], None]  # the state was another before
@@ -150,7 +151,7 @@ class ManagedReplica:
         self._patience = serve.ready.timeout if serve.ready is not None else PROBE_TIMEOUT
         self._start: Start | None = None
         self._claim: Claim | None = None
-        self._process: ServerProcess | None = None
+        self._process: Process | None = None
         self._phase: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
         self._told = asyncio.Event()  # the model server says that it is ready
@@ -305,8 +306,10 @@ class ManagedReplica:
         self._start, self.address = start, start.address
         if self.serve.command is not None:
             self._listening.set()  # nobody says so
-        launcher = around.machine.warm if start.specification.warm else around.machine.launcher
-        self._process = ServerProcess(launcher, start.specification, self._launched, self._heard, self._exited)
+        # Elsewhere, or here as a copy of a process that has loaded all but the models where there is such a one.
+        here = around.machine.warm if start.specification.warm else around.machine.launcher
+        launch = around.launch or here.start
+        self._process = launch(start.specification, self._launched, self._heard, self._exited)
 
     def _launched(self, pid: int) -> None:
         log.info("%s: started, pid %d", self.name, pid)

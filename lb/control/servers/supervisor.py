@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import ServeConfig
+from lb.control.servers.launcher import Launch
 from lb.control.servers.model_server import Command, new_socket, same_process, serve_command
 from lb.control.servers.replica import Machine, ManagedReplica, Probe, Replica, State, Surroundings
 from lb.errors import StartError
@@ -94,7 +95,8 @@ def choose_serving(wanted: Sequence[tuple[int, State]], serving: Set[int], numbe
 
 class Supervisor:
     """Runs the servers of `pool`. All methods belong to the loop that runs `start`. `machine` is what pools share;
-    `probe` is the type of the check that finds out whether a server is ready, where `serve` does not say.
+    `probe` is the type of the check that finds out whether a server is ready, where `serve` does not say;
+    `launch` starts a process (default: on this machine).
 
     `on_change()` is called when `endpoints()` has changed. `on_exit(address)` is called the moment the process behind
     an endpoint is seen to be gone, before `on_change`, whether it crashed or was stopped. `inflight(address)` counts
@@ -116,6 +118,7 @@ class Supervisor:
         probe: Probe = "grpc",
         command: Command = serve_command,
         on_move: Callable[[], None] = lambda: None,
+        launch: Launch | None = None,
     ) -> None:
         self.pool = pool
         self._on_move = on_move
@@ -124,7 +127,16 @@ class Supervisor:
         self._on_exit = on_exit
         self._clock = clock
         self._around = Surroundings(
-            pool, runtime_dir, clock, machine, probe, command, inflight, self._exited, self._moved
+            pool,
+            runtime_dir,
+            clock,
+            machine,
+            probe,
+            command,
+            launch,
+            inflight,
+            self._exited,
+            self._moved,
         )
         self._replicas: dict[int, ManagedReplica] = {}
         self._number = serve.min

@@ -1,4 +1,5 @@
-"""Pools whose endpoints are found while the daemon runs: by DNS, in a file, or by a source that a plug-in adds."""
+"""Pools whose endpoints are found while the daemon runs: by DNS, in a file, by a platform such as Kubernetes, or by a
+source that a plug-in adds."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from lb.config.address import HostPort, UnixPath, parse_address
 from lb.config.schema.base import FilePath, Integer, Model, problem
+from lb.config.schema.pools.platforms import AwsSourceConfig, GcpSourceConfig, KubernetesSourceConfig
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
 
 DNS_PORT = 53
+SOURCES = ("dns", "file", "kubernetes", "aws", "gcp")
 
 
 def _dns_name(value: str) -> str:
@@ -88,8 +91,9 @@ class FileSourceConfig(Model):
 
 
 class DiscoverConfig(Model):
-    """Where a pool's endpoints come from, instead of `endpoints`: exactly one of `dns`, `file`, or the name of a source
-    that a plug-in adds, with its options. Whatever goes wrong with the source, the last good set of endpoints stays."""
+    """Where a pool's endpoints come from, instead of `endpoints`: exactly one of `dns`, `file`, `kubernetes`, `aws`,
+    `gcp`, or the name of a source that a plug-in adds, with its options. Whatever goes wrong with the source, the last
+    good set of endpoints stays."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": {"type": "object"}})
 
@@ -97,6 +101,12 @@ class DiscoverConfig(Model):
     """By DNS."""
     file: FileSourceConfig | None = None
     """In a file."""
+    kubernetes: KubernetesSourceConfig | None = None
+    """By the EndpointSlices of a service of Kubernetes."""
+    aws: AwsSourceConfig | None = None
+    """By a target group of AWS."""
+    gcp: GcpSourceConfig | None = None
+    """By a managed instance group of Google Cloud."""
     initial: Literal["wait", "empty", "required"] = "wait"
     """What a start, or a reload that brings this section, does until the first endpoints are known. `wait`: waits at
     most `initial_timeout` for them, then goes on without. `empty`: goes on at once; requests get 503 meanwhile.
@@ -109,20 +119,22 @@ class DiscoverConfig(Model):
 
     @model_validator(mode="after")
     def _one(self) -> DiscoverConfig:
-        given = [name for name in ("dns", "file") if getattr(self, name) is not None] + list(self.model_extra or {})
+        given = [name for name in SOURCES if getattr(self, name) is not None] + list(self.model_extra or {})
         if len(given) != 1:
             what = f"not {' and '.join(given)} together" if given else "none is given"
-            raise problem("only_one", f"exactly one of dns, file and the sources of plug-ins is needed; {what}")
+            raise problem(
+                "only_one", f"exactly one of {', '.join(SOURCES)} and the sources of plug-ins is needed; {what}"
+            )
         return self
 
     @property
     def source(self) -> str:
         """Name of the source."""
-        return (
-            "dns" if self.dns is not None else "file" if self.file is not None else next(iter(self.model_extra or {}))
-        )
+        own = (name for name in SOURCES if getattr(self, name) is not None)
+        return next(own, "") or next(iter(self.model_extra or {}))
 
     @property
     def options(self) -> Any:
-        """The source's options: a checked model of `dns` and `file`, what the file says for a plug-in's."""
-        return self.dns or self.file or next(iter((self.model_extra or {}).values()))
+        """The source's options: a checked model of Tidegate's own, what the file says for a plug-in's."""
+        own = (getattr(self, name) for name in SOURCES if getattr(self, name) is not None)
+        return next(own, None) or next(iter((self.model_extra or {}).values()))

@@ -15,6 +15,7 @@ from lb.config.schema.pools.affinity import AffinityConfig
 from lb.config.schema.pools.agent import AgentConfig
 from lb.config.schema.pools.cost import CostConfig, expand_cost
 from lb.config.schema.pools.discover import DiscoverConfig
+from lb.config.schema.pools.engine import EngineConfig, expand_engine
 from lb.config.schema.pools.failover import PrioritiesConfig, ZonesConfig
 from lb.config.schema.pools.health import HealthConfig
 from lb.config.schema.pools.outlier import Outlier, outlier_of
@@ -204,7 +205,14 @@ class PoolConfig(Model):
     queue: QueueConfig = QueueConfig()
     """How requests wait for an endpoint; see `max_in_flight`. Not for `udp`, whose datagrams do not wait."""
     scaling: ScalingConfig | None = None
-    """Automatic number of model servers between `min` and `max` of `serve`. Default: always `min`."""
+    """Automatic number of model servers between `min` and `max` of `serve`, or of replicas between those of `engine`.
+    Default: always `min`; with `engine` the number stays as it is."""
+    engine: (
+        Annotated[EngineConfig, BeforeValidator(expand_engine, json_schema_input_type=str | EngineConfig)] | None
+    ) = None
+    """What runs the replicas of the pool, so that `scaling` can change their number: [Engines](howto/engines.md).
+    Beside `discover`, or with `ray` beside `serve`. Default: `local`, which runs the model servers of `serve` as
+    processes on this machine; replicas of pools without `serve` are not scaled."""
     affinity: AffinityConfig = AffinityConfig()
     """Which requests stay with the endpoint that had the ones before."""
     outlier: Outlier = Field(default_factory=lambda data: outlier_of(data.get("protocol"), data.get("affinity")))
