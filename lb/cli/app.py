@@ -164,11 +164,16 @@ def models(options: Options) -> int:
 
 
 def scaling(options: Options) -> int:
-    """Show why a pool has as many model servers as it has, and record its load.
+    """Show why a pool has as many model servers as it has, record its load, and compare rules on a trace.
 
     `explain` shows what the last decision was made of. `record` writes the requests that arrive, second by second, as a
-    trace.
+    trace. `simulate` replays a trace against rules in simulated time.
     """
+    if options.action == "simulate":
+        from lb.scaling.simulate.cli import main as simulate
+
+        return simulate(options.arguments)
+
     from lb.cli import scaling as commands
 
     if options.action == "explain":
@@ -335,6 +340,9 @@ def _parser() -> argparse.ArgumentParser:
     # Nothing that follows is an option of ours.
     text = "List, inspect, verify or purge the model cache (`tidegate models cache --help`)."
     made = actions.add_parser("cache", help=text, add_help=False, prefix_chars="\0")
+    made.add_argument("arguments", nargs="*")
+    text = "Replay a trace against scaling rules, in simulated time (`tidegate scaling simulate --help`)."
+    made = of_scaling.add_parser("simulate", help=text, add_help=False, prefix_chars="\0")
     made.add_argument("arguments", nargs="*")
     made = command(bench, add_help=False, prefix_chars="\0")
     made.add_argument("arguments", nargs="*")

@@ -1,0 +1,163 @@
+"""`tidegate scaling simulate`: rules side by side on a trace."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lb.config.schema.file import ScalingConfig
+from lb.config.units import parse_duration
+from lb.errors import TidegateError
+from lb.scaling.registry import RULES, build
+from lb.scaling.scaler import Scaler
+from lb.scaling.simulate.page import write
+from lb.scaling.simulate.run import Result, Setup, simulate
+from lb.scaling.simulate.trace import read
+
+DESCRIPTION = (
+    "Replay a trace of requests against scaling rules, in simulated time. The pool has one queue and equal replicas. A "
+    "request is late, a violation, when its answer comes more than the SLO after it. A replica is paid for from the "
+    "order to start until it has stopped."
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command with these arguments; the exit status. Raises TidegateError."""
+    parser = argparse.ArgumentParser(prog="tidegate scaling simulate", description=DESCRIPTION, allow_abbrev=False)
+    _add_options(parser)
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as ended:  # after --help, or what is wrong with the command line
+        return int(ended.code or 0)
+    return _run(options)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--trace", metavar="FILE", type=Path, required=True, help="CSV with `second` or `minute`, and `requests`.")
+    add("--where", metavar="COLUMN=VALUE", help="Only the rows of the trace that have this value.")
+    add("--scale", metavar="X", type=_positive, default=1.0, help="Multiplies the trace's requests. Default: 1.")
+    add("--service-time", metavar="TIME", type=_time, default="20ms", help="Of one request. Default: 20ms.")
+    add(
+        "--service", choices=("fixed", "exponential"), default="fixed",
+        help="Whether all service times are alike, or exponential with that mean. Default: fixed.",
+    )  # fmt: skip
+    add("--concurrency", metavar="N", type=_number(1), default=1, help="Requests a replica serves at once. Default: 1.")
+    add("--start-time", metavar="TIME", type=_time, default="30s", help="From order to ready. Default: 30s.")
+    add("--slo", metavar="TIME", type=_time, default="200ms", help="From a request to its answer. Default: 200ms.")
+    add("--min", metavar="N", type=_number(0), default=1, help="Fewest replicas. Default: 1.")
+    add("--max", metavar="N", type=_number(1), default=500, help="Most replicas. Default: 500.")
+    add(
+        "--rules", metavar="NAMES", type=_names, default=",".join(RULES),
+        help=f"Rules to compare, with commas. Default: all of {', '.join(RULES)}.",
+    )  # fmt: skip
+    add("--seed", metavar="N", type=_number(0), default=1, help="Of the random times. Default: 1.")
+    add("--page", metavar="FILE", type=Path, help="Draw the comparison as a page (.html), or the drawing alone (.svg).")
+    add("--json", action="store_true", help="Print the results as JSON.")
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Simulates each rule and shows what came of it. Raises TidegateError."""
+    if options.min > options.max:
+        raise TidegateError(f"--min {options.min} is more than --max {options.max}")
+    trace = read(options.trace, options.scale, options.where)
+    setup = Setup(
+        options.service_time, options.concurrency, options.start_time, options.slo, options.min, options.max,
+        options.seed, options.service == "exponential",
+    )  # fmt: skip
+    results = {name: simulate(trace, setup, rule(name, setup)) for name in options.rules}
+    if options.page is not None:
+        title = f"{options.trace.stem}: {', '.join(options.rules)}"
+        write(options.page, results, trace.length, title, _told(options))
+    if options.json:
+        print(json.dumps({name: _figures(result) for name, result in results.items()}, indent=1))
+    else:
+        _show(results)
+    return 0
+
+
+def rule(name: str, setup: Setup) -> Scaler:
+    """A rule with its defaults, told what its users would tell it: how many requests a replica serves at once, and the
+    objective."""
+    settings: dict[str, Any] = {"rule": name}
+    if name == "kpa":
+        settings["kpa"] = {"container_concurrency": setup.concurrency}
+    if name == "auto":
+        settings["objective"] = f"{setup.objective // 1000}us"
+    return build(ScalingConfig.model_validate(settings))
+
+
+def _figures(result: Result) -> dict[str, float]:
+    return {
+        "requests": result.requests,
+        "violations": result.violations,
+        "replica_seconds": result.replica_seconds,
+        "changes": result.changes,
+        "peak": result.peak,
+    }
+
+
+def _show(results: Mapping[str, Result]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("rule")
+    for title in ("requests", "late", "of all", "replica seconds", "changes", "peak"):
+        table.add_column(title, justify="right")
+    for name, r in results.items():
+        share = f"{100 * r.violations / r.requests:.3f} %" if r.requests else ""
+        table.add_row(
+            name, f"{r.requests:,}", f"{r.violations:,}", share, f"{r.replica_seconds:,.0f}", f"{r.changes:,}",
+            f"{r.peak:,}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _told(options: argparse.Namespace) -> str:
+    """The command that makes the page again; without what has no say in it."""
+    words = ["tidegate", "scaling", "simulate", "--trace", str(options.trace)]
+    if options.where is not None:
+        words += ["--where", options.where]
+    for name in ("service_time", "start_time", "slo"):
+        words += [f"--{name.replace('_', '-')}", f"{getattr(options, name) / 1e6:g}ms"]
+    for name in ("scale", "service", "concurrency", "min", "max", "seed"):
+        words += [f"--{name}", f"{getattr(options, name)}"]
+    return shlex.join([*words, "--rules", ",".join(options.rules)])
+
+
+def _time(text: str) -> int:
+    try:
+        value = parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+    return value
+
+
+def _number(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    return number
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in RULES:
+            raise argparse.ArgumentTypeError(f"no such rule: {name!r} (there are: {', '.join(RULES)})")
+    return names
