@@ -69,8 +69,8 @@ def test_looks_are_those_of_a_daemon(trace: Path) -> None:
     simulate(read(trace), SETUP, rule)
     before, while_starting, after = rule.looks[9], rule.looks[12], rule.looks[15]
     assert (before.wanted, before.ready, before.start_time) == (1, 1, None)
-    assert (while_starting.wanted, while_starting.ready, while_starting.start_time) == (4, 1, 5 * SECOND)
-    assert (after.wanted, after.ready) == (4, 4)
+    assert (while_starting.wanted, while_starting.ready, while_starting.start_time) == (4, 1, None)
+    assert (after.wanted, after.ready, after.start_time) == (4, 4, 5 * SECOND)
     assert while_starting.readings["cpu"].unready == 3
     assert before.traffic is not None
     assert before.traffic.arrived == 40

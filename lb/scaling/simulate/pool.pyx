@@ -227,6 +227,7 @@ cdef class SimulatedPool:
     cdef uint64_t random
     cdef readonly int64_t ready
     cdef readonly int64_t starting
+    cdef readonly bint started        # whether a start has ended
     cdef readonly int64_t queued
     cdef int64_t draining             # replicas that serve their last requests
     # Starts under way, a ring in the order of their ends: when, how many.
@@ -285,7 +286,7 @@ cdef class SimulatedPool:
         self.waited = self.served = self.busy = self.waiting = self.paid = 0.0
 
     def scale_to(self, int64_t replicas) -> None:
-        """Want so many from now on. The newest go first: those that start are given up, others finish their requests."""
+        """Want so many from now on. The newest go first: those that start are given up, others finish first."""
         cdef int64_t more = replicas - self.ready - self.starting
         cdef size_t last
         cdef int64_t given_up
@@ -293,6 +294,7 @@ cdef class SimulatedPool:
             raise ValueError(f"a pool cannot have {replicas} replicas")
         if more > 0:
             if self.start == 0:
+                self.started = True
                 self.ready += more
             else:
                 self.begin(more)
@@ -315,7 +317,7 @@ cdef class SimulatedPool:
         self.pass_time(until)
 
     def finish(self) -> None:
-        """Everything that happens later, with the replicas there are. Requests that nobody is there to serve are late."""
+        """Everything that happens later, with the replicas there are. Who is not served is late."""
         self.run(INT64_MAX - 1)
         self.late += self.queued
         self.queued = 0
@@ -340,6 +342,7 @@ cdef class SimulatedPool:
                     self.fill()
             elif starts <= comes:
                 self.pass_time(starts)
+                self.started = True
                 self.ready += self.start_sizes[self.starts_first]
                 self.starting -= self.start_sizes[self.starts_first]
                 self.starts_first = (self.starts_first + 1) & (self.starts_room - 1)

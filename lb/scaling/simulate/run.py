@@ -58,7 +58,6 @@ def simulate(trace: Trace, setup: Setup, scaler: Scaler, wall: float = 0.0) -> R
     )  # fmt: skip
     tick = min(SECOND, scaler.interval)
     wanted = peak = setup.minimum
-    started = False
     requests = late = changes = 0
     paid = 0.0
     plot = _Plot(trace.length)
@@ -70,12 +69,11 @@ def simulate(trace: Trace, setup: Setup, scaler: Scaler, wall: float = 0.0) -> R
         pool.advance(now)
         requests, late, paid = requests + pool.arrived, late + pool.late, paid + pool.paid
         plot.add(now, span, pool)
-        scaler.see(_look(pool, setup, now, span, wanted, started, wall))
+        scaler.see(_look(pool, setup, now, span, wanted, wall))
         if now - decided >= scaler.interval:
             decided = now
             replicas = scaler.decide(now).replicas
             if replicas != wanted:
-                started = started or replicas > wanted
                 wanted, peak, changes = replicas, max(peak, replicas), changes + 1
                 pool.scale_to(wanted)
     pool.forget()
@@ -84,14 +82,14 @@ def simulate(trace: Trace, setup: Setup, scaler: Scaler, wall: float = 0.0) -> R
     return Result(requests, late, round(paid / SECOND, 3), changes, peak, plot.points())
 
 
-def _look(pool: SimulatedPool, setup: Setup, now: int, span: int, wanted: int, started: bool, wall: float) -> Look:
+def _look(pool: SimulatedPool, setup: Setup, now: int, span: int, wanted: int, wall: float) -> Look:
     traffic = Traffic(
         span, pool.arrived, pool.answered, 0, 0, int(pool.waited), int(pool.served), pool.busy / span,
         pool.waiting / span,
     )  # fmt: skip
     return Look(
         now, wanted, pool.ready, setup.minimum, setup.maximum, wall + now / SECOND, traffic,
-        _readings(pool, setup, span, wanted), setup.start if started else None,
+        _readings(pool, setup, span, wanted), setup.start if pool.started else None,
     )  # fmt: skip
 
 
