@@ -5,12 +5,12 @@ NVML is loaded with the first reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
 class Use(NamedTuple):
-    """Of one process: percent of time that its GPUs are busy (whoever keeps them so), and bytes of its own there."""
+    """Percent of time that the GPUs are busy (whoever keeps them so), and bytes of its own there."""
 
     busy: float
     memory: int
@@ -40,22 +40,26 @@ class GpuMeter:
         self._loader = loader
         self._nvml: Any = None
 
-    def read(self, pids: Mapping[str, int]) -> dict[str, Use]:
-        """The use by name. A process that is on no GPU is left out; one on several has the mean of their use. Blocks on
-        the driver. Raises GpuUnavailable."""
+    def read(self, processes: Mapping[str, Sequence[int]]) -> dict[str, Use]:
+        """The use by name, of all processes of a name. What is on no GPU is left out; on several it is their mean use.
+        Blocks on the driver. Raises GpuUnavailable."""
         if self._nvml is None:
             self._nvml = self._loader()
         nvml = self._nvml
-        busy: dict[int, list[float]] = {}
-        memory: dict[int, int] = {}
+        found: dict[str, tuple[list[float], int]] = {}
+        names = {pid: name for name, pids in processes.items() for pid in pids}
         try:
             for i in range(nvml.nvmlDeviceGetCount()):
                 device = nvml.nvmlDeviceGetHandleByIndex(i)
                 percent = float(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
+                here: dict[str, int] = {}
                 for process in nvml.nvmlDeviceGetComputeRunningProcesses(device):
-                    busy.setdefault(process.pid, []).append(percent)
-                    # None where the driver does not tell, as under MIG without rights.
-                    memory[process.pid] = memory.get(process.pid, 0) + (process.usedGpuMemory or 0)
+                    if (name := names.get(process.pid)) is not None:
+                        # None where the driver does not tell, as under MIG without rights.
+                        here[name] = here.get(name, 0) + (process.usedGpuMemory or 0)
+                for name, size in here.items():
+                    busy, memory = found.get(name, ([], 0))
+                    found[name] = ([*busy, percent], memory + size)
         except nvml.NVMLError as error:
             raise GpuUnavailable(f"NVML: {error}") from None
-        return {name: Use(sum(busy[pid]) / len(busy[pid]), memory[pid]) for name, pid in pids.items() if pid in busy}
+        return {name: Use(sum(busy) / len(busy), memory) for name, (busy, memory) in found.items()}

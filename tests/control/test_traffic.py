@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -249,17 +252,17 @@ class TestGpu:
             0: [SimpleNamespace(pid=7, usedGpuMemory=100), SimpleNamespace(pid=8, usedGpuMemory=None)],
             1: [SimpleNamespace(pid=7, usedGpuMemory=50)],
         }
-        assert GpuMeter(lambda: gpu).read({"a": 7, "b": 8, "c": 9}) == {"a": (50.0, 150), "b": (80.0, 0)}
+        assert GpuMeter(lambda: gpu).read({"a": [6, 7], "b": [8], "c": [9]}) == {"a": (50.0, 150), "b": (80.0, 0)}
 
     def test_a_gpu_that_fails(self) -> None:
         gpu = FakeGpu()
         gpu.broken = True
         meter = GpuMeter(lambda: gpu)
         with pytest.raises(GpuUnavailable, match="GPU is lost"):
-            meter.read({"a": 7})
+            meter.read({"a": [7]})
         gpu.broken = False
         gpu.processes[0] = [SimpleNamespace(pid=7, usedGpuMemory=1)]
-        assert meter.read({"a": 7}) == {"a": (80.0, 1)}
+        assert meter.read({"a": [7]}) == {"a": (80.0, 1)}
 
     async def test_a_machine_without_one_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
         def load() -> Any:
@@ -276,10 +279,11 @@ class TestGpu:
 
     async def test_it_is_read_beside_the_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
         gpu = FakeGpu()
-        gpu.processes[0] = [SimpleNamespace(pid=7, usedGpuMemory=1 << 30)]
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        gpu.processes[0] = [SimpleNamespace(pid=child.pid, usedGpuMemory=1 << 30)]
         monkeypatch.setattr("lb.control.servers.gpus.GpuMeter", lambda: GpuMeter(lambda: gpu))
         pool, clock = Pool(), MonotonicClock()
-        pool.pids = {"a": 7}
+        pool.pids = {"a": os.getpid()}
         signals = pool.signals("gpu", "gpu_memory")
         assert "gpu" not in signals.read(["a"], 0, clock.now())[1]
         signals.start()
@@ -291,3 +295,5 @@ class TestGpu:
         signals.follow([])
         assert signals.describe(clock.now()) == {}
         await signals.stop()
+        child.kill()
+        child.wait()

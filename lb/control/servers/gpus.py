@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from lb.control.servers.polled import MeasureFailed
+from lb.scaling.cpu import families
 from lb.scaling.gpu import GpuMeter, GpuUnavailable, Use
 
 
@@ -19,6 +20,10 @@ class GpuSignals:
     async def ask(self) -> Mapping[str, Use]:
         """Raises MeasureFailed."""
         try:
-            return await asyncio.to_thread(self._meter.read, dict(self._pids()))
+            return await asyncio.to_thread(self._read, dict(self._pids()))
         except GpuUnavailable as error:
             raise MeasureFailed(str(error)) from None
+
+    def _read(self, pids: Mapping[str, int]) -> Mapping[str, Use]:
+        members = families(pids.values())  # a server may be a shell, or have a process for each model
+        return self._meter.read({address: members[pid] for address, pid in pids.items()})
