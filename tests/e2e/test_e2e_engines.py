@@ -32,6 +32,7 @@ from lb.wire.services import Stub
 
 Start = Callable[..., Daemon]
 GET = request("GET", "/x")
+CPU = {"metrics": [{"type": "cpu", "target": 70}]}
 DNS = {"dns": {"name": "a.b", "port": 1}}
 
 
@@ -215,7 +216,7 @@ async def test_an_autoscaler_of_kubernetes_asks(start: Start) -> None:
                         break
                     await asyncio.sleep(0.1)
                 assert await wanted() == 4
-                path = f"{external_metrics.PATH}/namespaces/default/tidegate_replicas_wanted?labelSelector=pool=chat"
+                path = f"{external_metrics.PATH}/namespaces/default/tidegate-replicas-wanted?labelSelector=pool=chat"
                 code, body = await asyncio.to_thread(daemon.admin, path)
                 assert (code, json.loads(body)["items"][0]["value"]) == (200, "4")
                 assert (await asyncio.to_thread(daemon.admin, external_metrics.PATH))[0] == 200
@@ -234,6 +235,9 @@ async def test_an_autoscaler_of_kubernetes_asks(start: Start) -> None:
         ({"engine": {"aws": {"group": "x"}, "min": 5, "max": 2}, "discover": DNS}, "more than max"),
         ({"engine": "external", "discover": DNS}, "needs scaling"),
         ({"engine": "nomad", "discover": DNS}, "nomad"),
+        ({"engine": {"aws": {"group": "x"}}, "discover": DNS, "scaling": CPU}, "cpu is not known of other machines"),
+        ({"engine": "ray", "serve": {"command": ["x"]}}, "runs the model server of serve.models only"),
+        ({"engine": "ray", "protocol": "oip", "serve": {"models": "/", "cores": 1}}, "not with serve.cores"),
     ],
 )  # fmt: skip
 def test_mistakes_are_said(tmp_path: Path, pool: dict[str, Any], message: str) -> None:

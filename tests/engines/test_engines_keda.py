@@ -52,13 +52,13 @@ def reference(**metadata: str) -> Any:
 async def test_the_metric_is_the_number_itself(scaler: tuple[Any, Pool]) -> None:
     stub, pool = scaler
     spec = (await stub.GetMetricSpec(reference(pool="chat"))).metricSpecs
-    assert [(s.metricName, s.targetSize, s.targetSizeFloat) for s in spec] == [("tidegate_replicas_wanted", 1, 1.0)]
+    assert [(s.metricName, s.targetSize, s.targetSizeFloat) for s in spec] == [("tidegate-replicas-wanted", 1, 1.0)]
     pool.wanted = 5
-    for name in ("tidegate_replicas_wanted", "s0-tidegate_replicas_wanted", ""):
+    for name in ("tidegate-replicas-wanted", "s0-tidegate-replicas-wanted", ""):
         request = messages.GetMetricsRequest(scaledObjectRef=reference(pool="chat"), metricName=name)
         (value,) = (await stub.GetMetrics(request)).metricValues
         assert (value.metricName, value.metricValue, value.metricValueFloat) == (
-            name or "tidegate_replicas_wanted",
+            name or "tidegate-replicas-wanted",
             5,
             5,
         )
@@ -101,14 +101,14 @@ def test_external_metrics_have_the_form_of_the_api() -> None:
     engines: Any = Engines()
     listed = external_metrics.resources()
     assert (listed["kind"], listed["groupVersion"]) == ("APIResourceList", "external.metrics.k8s.io/v1beta1")
-    assert external_metrics.values(engines, "tidegate_replicas_wanted", "pool=chat")["items"] == []
+    assert external_metrics.values(engines, "tidegate-replicas-wanted", "pool=chat")["items"] == []
     chat.wanted = 4
-    found = external_metrics.values(engines, "tidegate_replicas_wanted", "")
+    found = external_metrics.values(engines, "tidegate-replicas-wanted", "")
     assert found is not None
     assert [(i["metricLabels"], i["value"]) for i in found["items"]] == [({"pool": "chat"}, "4")]
-    waiting = external_metrics.values(engines, "tidegate_requests_waiting", "pool=digits")
+    waiting = external_metrics.values(engines, "tidegate-requests-waiting", "pool=digits")
     assert waiting is not None
     assert [i["value"] for i in waiting["items"]] == ["3"]
     assert external_metrics.values(engines, "other", "") is None
     with pytest.raises(ValueError, match="only pool=NAME"):
-        external_metrics.values(engines, "tidegate_requests", "app=x")
+        external_metrics.values(engines, "tidegate-requests", "app=x")

@@ -311,10 +311,7 @@ def _engine(path: str, pool: PoolConfig, engine: EngineConfig) -> Iterator[Found
         yield from only_for(engine, path, ("min", "max"), "not with ray: serve says it")
         yield from only_for(engine, path, ("lease",), "not with ray: its actors are this daemon's alone")
         if pool.serve is not None and pool.serve.command is not None:
-            yield (
-                f"{path}.ray",
-                "runs the model server of serve.models only: a command listens on this machine",
-            )
+            yield f"{path}.ray", "runs the model server of serve.models only: a command listens on this machine"
         for name in ("gpus", "cores", "vertical"):
             if pool.serve is not None and getattr(pool.serve, name) is not None:
                 yield f"{path}.ray", f"not with serve.{name}, which is of this machine; ray has cpus and gpus"
@@ -324,11 +321,8 @@ def _engine(path: str, pool: PoolConfig, engine: EngineConfig) -> Iterator[Found
         yield f"{path}.{engine.kind}", "needs discover: new replicas have to be found"
     for signal in pool.scaling.signals if pool.scaling is not None else ():
         if signal.type in ("cpu", "memory", "gpu", "gpu_memory"):
-            text = f"measures {signal.type}, which is not known of other machines"
-            yield (
-                f"{path[: -len('.engine')]}.scaling",
-                f"{text}: use in_flight, requests_per_second, latency or prometheus",
-            )
+            text = f"{signal.type} is not known of other machines; use in_flight, requests_per_second or prometheus"
+            yield f"{path.removesuffix('.engine')}.scaling", text
     if engine.external is not None and pool.scaling is None:
         yield f"{path}.external", "needs scaling, which says how many replicas there should be"
 

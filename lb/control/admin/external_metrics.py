@@ -17,7 +17,7 @@ from lb.control.engines.scaled import ScaledPool
 
 VERSION = "external.metrics.k8s.io/v1beta1"
 PATH = f"/apis/{VERSION}"
-METRICS = ("tidegate_replicas_wanted", "tidegate_requests", "tidegate_requests_waiting")
+METRICS = ("tidegate-replicas-wanted", "tidegate-requests", "tidegate-requests-waiting")
 
 
 def resources() -> dict[str, Any]:
@@ -54,6 +54,6 @@ def _chosen(engines: EnginePools, selector: str) -> set[str]:
 
 
 def _value(pool: ScaledPool, metric: str) -> int | None:
-    if metric == "tidegate_replicas_wanted":
+    if metric == "tidegate-replicas-wanted":
         return pool.advice()
-    return round(pool.busy() if metric == "tidegate_requests" else pool.waiting())
+    return round(pool.busy() if metric == "tidegate-requests" else pool.waiting())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidegate.scaling")
 
-METRIC = "tidegate_replicas_wanted"
+METRIC = "tidegate-replicas-wanted"
 ACTIVE_FOR = 30.0  # s after its last request that a pool is active: KEDA asks every 30 s
 LOOK = 0.1  # s between two looks at whether a pool is active
 
