@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -442,3 +443,43 @@ def test_a_stream_of_grpc_waits(start: Start) -> None:
         call = channel.stream_stream(SERVICE + "ModelStreamInfer")
         (answer,) = call(iter([request.SerializeToString()]), timeout=60)
     assert not wire.ModelStreamInferResponse.FromString(answer).error_message
+
+
+async def test_a_server_of_another_kind(start: Start, tmp_path: Path) -> None:
+    """Over HTTP, which knows no health calls: each request wakes it."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "a.txt").write_text("hello")
+    command = [sys.executable, "-m", "http.server", "{port}", "--bind", "{host}", "--directory", str(tmp_path / "site")]
+    pool = {"protocol": "http", "serve": {"command": command, "ready": "/", "min": 0, "idle_timeout": "1s"}}
+    daemon = start({"listeners": {"web": http_listener(route("/", "digits"))}, "pools": {"digits": pool}})
+    port = daemon.port()
+    async with httpx.AsyncClient(timeout=60) as client:
+        for _ in range(2):
+            answers = await asyncio.gather(*(client.get(f"http://127.0.0.1:{port}/a.txt") for _ in range(4)))
+            assert {(answer.status_code, answer.text) for answer in answers} == {(200, "hello")}
+            await asyncio.to_thread(eventually, lambda: asleep(daemon), "it goes to zero")
+
+
+async def test_a_server_that_stands_by_answers_at_zero(start: Start) -> None:
+    daemon = start(config(standby=1, idle_timeout="500ms"))
+    await asyncio.to_thread(eventually, lambda: [r["state"] for r in replicas(daemon)] == ["standby"], "one stands by")
+    (standby,) = replicas(daemon)
+    assert (await infer(daemon, daemon.port())).status_code == 200
+    assert standby["pid"] in [r["pid"] for r in replicas(daemon) if r["state"] == "ready"]
+    await asyncio.to_thread(eventually, lambda: on_demand(daemon)["asleep"], "it goes to zero")
+    await asyncio.to_thread(eventually, lambda: [r["state"] for r in replicas(daemon)] == ["standby"], "one stands by")
+
+
+async def test_a_schedule_keeps_model_servers_without_requests(start: Start) -> None:
+    settings = config(max=2, idle_timeout="500ms")
+    settings["pools"]["digits"]["scaling"] = {
+        "interval": "200ms",
+        "schedules": [{"from": "2020-01-01", "until": "2120-01-01", "min": 1}],
+    }
+    daemon = start(settings)
+    await asyncio.to_thread(eventually, lambda: [r["state"] for r in replicas(daemon)] == ["ready"], "it is started")
+    await asyncio.sleep(2)
+    assert not on_demand(daemon)["asleep"]
+    settings["pools"]["digits"]["scaling"]["schedules"][0]["until"] = "2021-01-01"
+    assert (await asyncio.to_thread(daemon.reload, settings))["ok"]
+    await asyncio.to_thread(eventually, lambda: asleep(daemon), "it goes to zero")
