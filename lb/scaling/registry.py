@@ -8,6 +8,12 @@ from lb.config.schema.file import ScalingConfig
 from lb.scaling.scaler import Scaler
 
 
+def _auto(settings: ScalingConfig) -> Scaler:
+    from lb.scaling.rules.auto import Auto
+
+    return Auto(settings.objective, settings.forecast == "follow")
+
+
 def _hpa(settings: ScalingConfig) -> Scaler:
     from lb.scaling.rules.hpa import Hpa
 
@@ -39,6 +45,7 @@ def _ray(settings: ScalingConfig) -> Scaler:
 
 
 RULES: dict[str, Callable[[ScalingConfig], Scaler]] = {
+    "auto": _auto,
     "hpa": _hpa,
     "kpa": _kpa,
     "target_tracking": _target_tracking,

@@ -38,6 +38,10 @@ def problems(folder: Path, text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
+        ("{}", "auto"),
+        ("{objective: 200ms, forecast: dry_run}", "auto"),
+        ("{schedules: [{from: 2026-12-24, min: 2}]}", "auto"),
+        ("{tolerance: 0.2}", "hpa"),
         ("{metrics: [{type: in_flight, target: 2}]}", "hpa"),  # as files had it before there were rules
         ("{rule: hpa}", "hpa"),
         ("{rule: kpa}", "kpa"),
@@ -74,7 +78,10 @@ def test_a_wait_is_aimed_at_as_a_duration(tmp_path: Path) -> None:
         ("{rule: target_tracking, metrics: [{type: cpu, target: 1}]}", ".metrics", "target_tracking.metrics"),
         ("{rule: ray, interval: 1s}", ".interval", "only with rule hpa"),
         ("{rule: hpa, kpa: {}}", ".kpa", "only with rule kpa"),
-        ("{kpa: {}, ray: {}}", ".kpa", "only with rule kpa"),
+        ("{rule: auto, metrics: [{type: cpu, target: 1}]}", ".metrics", "only with rule hpa"),
+        ("{rule: kpa, objective: 200ms}", ".objective", "only with rule auto"),
+        ("{rule: hpa, forecast: dry_run}", ".forecast", "only with rule auto"),
+        ("{kpa: {}, ray: {}}", ".ray", "only with rule ray"),
         ("{rule: kpa, target: 10}", "", "target is an option of kpa; write kpa: {target: …}"),
         ("{rule: step, alarms: [], cooldown: 3s}", "", "alarms and cooldown are options of step; write step: {alarms:"),
         ("{rule: kap}", ".rule", "kpa"),

@@ -68,6 +68,21 @@ async def test_a_rule_scales_by_the_traffic_and_is_explained(start: Start) -> No
     assert "ongoing_requests" in text
 
 
+async def test_without_any_setting_it_learns(start: Start) -> None:
+    daemon = start(digits_config({}, min=1, max=3))
+    messages = [digit_request(sample["image"]) for sample in digit_samples()]
+
+    def learned() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(daemon.admin("/api/v1/scaling?pool=digits")[1])["scaling"]["learned"]
+        return found
+
+    async with load(daemon.port(), messages, clients=8) as running:
+        await asyncio.to_thread(eventually, lambda: learned()["service_ms"], "a service time")
+    assert running.reasons == []
+    assert 0 < learned()["service_ms"] < 1000
+    assert daemon.pool("digits")["managed"]["scaling"]["rule"] == "auto"
+
+
 async def test_a_trace_has_every_request(start: Start, tmp_path: Path) -> None:
     daemon = start(digits_config({"rule": "hpa"}, min=1, max=2))
     file, messages = tmp_path / "trace.csv", [digit_request(sample["image"]) for sample in digit_samples()]

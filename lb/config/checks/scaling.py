@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lb.config.schema.base import only_for
-from lb.config.schema.pools.scaling import RULES, ScalingConfig
+from lb.config.schema.pools.scaling import OF_HPA, RULES, ScalingConfig
 from lb.config.schema.pools.scaling_rules import INFINITY, AlarmConfig
 from lb.config.schema.pools.schedules import ScheduleConfig
 from lb.config.schema.pools.serve import ServeConfig
 from lb.config.schema.pools.signals import SignalConfig
 
 _OF_PROMETHEUS = ("url", "query", "timeout", "shared")
-_OF_HPA = ("metrics", "interval", "tolerance", "up", "down")
+_OF_AUTO = ("objective", "forecast")
 
 
 def check_scaling(path: str, scaling: ScalingConfig, serve: ServeConfig | None) -> Iterator[tuple[str, str]]:
@@ -22,11 +22,13 @@ def check_scaling(path: str, scaling: ScalingConfig, serve: ServeConfig | None) 
     for section in sections:
         yield f"{path}.{section}", f"only with rule {section}, and it is {scaling.rule}"
     if scaling.rule != "hpa":
-        for name in _OF_HPA:
+        for name in OF_HPA:
             if name in given:
                 has = hasattr(getattr(scaling, scaling.rule, None), name)
                 meant = f"; {scaling.rule} has its own: {scaling.rule}.{name}" if has else ""
                 yield f"{path}.{name}", f"only with rule hpa{meant}"
+    if scaling.rule != "auto":
+        yield from only_for(scaling, path, _OF_AUTO, f"only with rule auto, and it is {scaling.rule}")
     place = {"hpa": "metrics", "target_tracking": "target_tracking.metrics", "step": "step.alarms"}.get(scaling.rule)
     for i, signal in enumerate(scaling.signals):
         yield from _signal(f"{path}.{place}[{i}]", signal)

@@ -47,19 +47,27 @@ def _down(value: Any) -> Any:
     return {**_DOWN, **value} if isinstance(value, dict) else value
 
 
-Rule = Literal["hpa", "kpa", "target_tracking", "step", "ray"]
+Rule = Literal["auto", "hpa", "kpa", "target_tracking", "step", "ray"]
 RULES: tuple[str, ...] = get_args(Rule)
+OF_HPA = ("metrics", "interval", "tolerance", "up", "down")
 
 
 class ScalingConfig(Model):
-    """When model servers are added and removed, by a rule. `metrics`, `interval`, `tolerance`, `up` and `down` are
-    those of the rule `hpa`: desired = ceil(current * measured / target), the highest over all metrics. Which rule for
-    what: [Scale](howto/scale.md)."""
+    """When model servers are added and removed, by a rule. An empty mapping (`scaling: {}`) is the rule `auto`, which
+    learns. `metrics`, `interval`, `tolerance`, `up` and `down` are those of the rule `hpa`: desired = ceil(current *
+    measured / target), the highest over all metrics. Which rule for what: [Scale](howto/scale.md)."""
 
-    rule: Rule = "hpa"
-    """How the number is found: `hpa` (Kubernetes), `kpa` (Knative), `target_tracking` and `step` (AWS), `ray` (Ray
-    Serve), each with the defaults of those who made it. The options of a rule stand in a section of its name. Default:
-    the rule whose section is there, else `hpa`."""
+    rule: Rule = "auto"
+    """How the number is found: `auto`, which learns what the pool can do and what its load is like; or `hpa`
+    (Kubernetes), `kpa` (Knative), `target_tracking` and `step` (AWS), `ray` (Ray Serve), each with the defaults of
+    those who made it. The options of these stand in a section of the rule's name, but for those of `hpa`. Default: the
+    rule whose section or keys are there, else `auto`."""
+    objective: Duration | None = Field(default=None, ge=1 * MILLISECOND, le=HOUR)
+    """Of `auto`: the time from a request to its answer that should not be exceeded. Default: none; a request may wait
+    as long as it is served."""
+    forecast: Literal["follow", "dry_run"] = "follow"
+    """Of `auto`: whether forecasts of the load add model servers, or are made and shown alone. Forecasts never remove
+    any."""
     metrics: list[MetricConfig] = Field(default=[MetricConfig(type="cpu", target=80)], min_length=1)
     """What is measured; the metric that asks for the most servers wins. Default: `cpu` at 80, as in Kubernetes."""
     interval: Duration = Field(default=15 * SECOND, ge=100 * MILLISECOND, le=HOUR)
@@ -96,12 +104,12 @@ class ScalingConfig(Model):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        """Where no rule is named, it is that of the one section that is there."""
+        """Where no rule is named, it is that of the one section that is there, or `hpa` with one of its keys."""
         if not isinstance(value, dict):
             return value
-        given = [rule for rule in RULES if rule in value]
-        if "rule" not in value and len(given) == 1:
-            value = {"rule": given[0], **value}
+        if "rule" not in value:
+            given = [rule for rule in RULES if rule in value] + ["hpa" for key in OF_HPA if key in value]
+            value = {"rule": given[0], **value} if given else value
         rule = str(value.get("rule"))
         options = _SECTIONS[rule].model_fields if rule in _SECTIONS else {}
         beside = [key for key in value if key in options and key not in cls.model_fields]
