@@ -52,7 +52,7 @@ class Decision(Struct, frozen=True):
 
 
 class Scaler(Protocol):
-    """A rule with its memory. Every member passes `tests/scaling/contract.py`."""
+    """A rule with its memory. Every member passes `tests/scaling/scaling_contract.py`."""
 
     @property
     def name(self) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from compiled.inference_batch_size import BatchSize
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.compiled.inference_batch_size import BatchSize
 
 SECOND = 1_000_000_000
 NOW = 100 * SECOND

@@ -12,10 +12,10 @@ import backend_models
 import numpy as np
 import pytest
 from backend_process import DIGITS, infer_request
+from compiled.inference_engine import on_the_loop, submit
+from compiled.inference_queue import Queue, Waiting
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.compiled.inference_engine import on_the_loop, submit
-from tests.compiled.inference_queue import Queue, Waiting
 
 from backend import session
 from backend.binding_runs import BindingRuns

@@ -8,10 +8,10 @@ import asyncio
 import numpy as np
 import pytest
 from backend_models import ELEMENTS
+from compiled.inference_engine import read
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.compiled.inference_engine import read
 
 from backend.calls import check
 from backend.datatypes import DATATYPES, TensorSpec

@@ -11,7 +11,7 @@ from typing import Any
 
 import botocore.session
 import pytest
-from contract import PlatformContract
+from engine_contract import PlatformContract
 from ports import free_port, wait_for_port
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "discovery"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from contract import PlatformContract
+from engine_contract import PlatformContract
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "discovery"))
 

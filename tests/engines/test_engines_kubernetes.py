@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from contract import PlatformContract
 from emulated_kubernetes import EmulatedKubernetes
+from engine_contract import PlatformContract
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "discovery"))
 

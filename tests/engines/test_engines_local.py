@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from contract import EngineContract
+from engine_contract import EngineContract
 from waiting import until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "discovery"))

@@ -6,11 +6,11 @@ import math
 from array import array
 
 import pytest
-from contract import ScalerContract
 from hypothesis import given
 from hypothesis import strategies as st
 from looks import MINUTE, Pool
 from property import examples
+from scaling_contract import ScalerContract
 
 from lb.config.units import MILLISECOND, SECOND
 from lb.scaling.rules.auto import REFERENCES, Auto

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from contract import ScalerContract
 from looks import MINUTE
+from scaling_contract import ScalerContract
 
 from lb.config.schema.file import ScalingConfig
 from lb.config.schema.pools.scaling import RULES

@@ -7,11 +7,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from contract import ScalerContract
 from hypothesis import given
 from hypothesis import strategies as st
 from looks import SECOND, START, of, traffic
 from property import examples
+from scaling_contract import ScalerContract
 
 from lb.config.schema.file import ScalingConfig, ScheduleConfig
 from lb.scaling import registry
