@@ -66,6 +66,7 @@ class LoadForecast:
 
     def _begin(self) -> None:
         self._ahead = 1
+        self._found: Forecast | None = None
         self._methods = [
             Method("persistence", Persistence()),
             Method("seasonal_naive", SeasonalNaive(DAY_BINS, 60)),
@@ -95,7 +96,12 @@ class LoadForecast:
         self._seconds += span
 
     def forecast(self) -> Forecast | None:
-        """What to expect; None before the first bin has ended."""
+        """What to expect; None before the first bin has ended. It changes when a bin ends."""
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def _find(self) -> Forecast | None:
         expected = self._combined([method.forecaster.expect(self._ahead) for method in self._methods])
         if expected is None:
             return None
@@ -140,6 +146,7 @@ class LoadForecast:
         if ahead != self._ahead:
             self._ahead = ahead
             self._expected.clear()
+            self._found = None
 
     def _finish(self, number: int) -> None:
         """The bin is over. Time that nobody saw is not taken for one without requests: its bins repeat the last."""
@@ -157,6 +164,7 @@ class LoadForecast:
         self._requests = self._seconds = 0.0
 
     def _learn(self, value: float) -> None:
+        self._found = None
         self._values.append(value)
         if len(self._values) > HISTORY_BINS + DAY_BINS:
             del self._values[:DAY_BINS]

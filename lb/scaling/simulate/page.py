@@ -16,6 +16,7 @@ from lb.scaling.simulate.run import Point, Result
 
 WIDTH, LEFT, RIGHT, TOP = 960, 76, 16, 30
 PANEL, GAP = 190, 44
+COLUMN = 135  # of the legend
 # Colour in the light and in the dark scheme, dashes: told apart by lightness and dashes as well as by hue.
 LOOKS = (
     ("#0a5fd0", "#62aaff", ""),
@@ -59,7 +60,7 @@ def write(path: Path, results: Mapping[str, Result], length: int, title: str, to
 def chart(results: Mapping[str, Result], length: int, title: str) -> str:
     """Three panels under each other, as one SVG document. `length` is the trace's, in ns."""
     first = next(iter(results.values())).points
-    columns = max(1, (WIDTH - LEFT - RIGHT) // 110)
+    columns = max(1, (WIDTH - LEFT - RIGHT) // COLUMN)
     top = TOP + 20 * (1 + (len(results) - 1) // columns)
     height = top + 3 * (PANEL + GAP)
     parts = [_legend(list(results), columns)]
@@ -123,7 +124,7 @@ def _running(points: Sequence[Point]) -> list[float]:
 def _legend(names: Sequence[str], columns: int) -> str:
     parts = []
     for index, name in enumerate(names):
-        x, y = LEFT + 110 * (index % columns), 20 + 20 * (index // columns)
+        x, y = LEFT + COLUMN * (index % columns), 20 + 20 * (index // columns)
         parts.append(f'<path class="line r{index % len(LOOKS)}" d="M{x} {y - 4}h24"/>')
         parts.append(f'<text x="{x + 29}" y="{y}">{escape(name if len(name) < 12 else name.replace("_", " "))}</text>')
     return "".join(parts)
@@ -157,10 +158,16 @@ def _unit(length: int) -> tuple[int, str]:
 
 def _places(times: Sequence[int], values: Sequence[float], begin: int, highest: float, length: int, steps: bool) -> str:
     parts: list[str] = []
+    before = ""
     for at, value in zip(times, values, strict=True):
-        x = LEFT + (WIDTH - LEFT - RIGHT) * at / length
-        y = begin + PANEL * (1 - value / highest)
-        parts.append(f"M{x:.1f} {y:.1f}" if not parts else f"H{x:.1f}V{y:.1f}" if steps else f"L{x:.1f} {y:.1f}")
+        x, y = f"{LEFT + (WIDTH - LEFT - RIGHT) * at / length:.1f}", f"{begin + PANEL * (1 - value / highest):.1f}"
+        if not parts:
+            parts.append(f"M{x} {y}")
+        elif not steps:
+            parts.append(f"L{x} {y}")
+        elif y != before:
+            parts.append(f"H{x}V{y}")
+        before = y
     return "".join(parts) + f"H{WIDTH - RIGHT}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from msgspec import Struct
 
 from lb.config.units import SECOND
@@ -10,7 +12,7 @@ from lb.scaling.scaler import Look, Scaler, Traffic
 from lb.scaling.simulate.pool import SimulatedPool
 from lb.scaling.simulate.trace import Trace
 
-POINTS = 600  # of a plot: more than its pixels say nothing
+POINTS = 400  # of a plot: more than its pixels say nothing
 
 
 class Setup(Struct, frozen=True):
@@ -89,30 +91,38 @@ def _look(pool: SimulatedPool, setup: Setup, now: int, span: int, wanted: int, w
     )  # fmt: skip
     return Look(
         now, wanted, pool.ready, setup.minimum, setup.maximum, wall + now / SECOND, traffic,
-        _readings(pool, setup, span, wanted), setup.start if pool.started else None,
+        _Readings(pool, setup, span, wanted), setup.start if pool.started else None,
     )  # fmt: skip
 
 
-def _readings(pool: SimulatedPool, setup: Setup, span: int, wanted: int) -> dict[str, Reading]:
-    """Of equal replicas, which share the load equally."""
-    ready = pool.ready
-    if not ready:
-        return {}
-    unready = max(0, wanted - ready)
-    busy = pool.busy / span / ready
-    waiting = pool.waiting / span / ready
+class _Readings(Mapping[str, Reading]):
+    """The signals of equal replicas, which share the load equally. Each is computed for the rule that asks for it."""
 
-    def each(value: float) -> Reading:
-        return Reading((value,) * ready, 0, unready)
+    def __init__(self, pool: SimulatedPool, setup: Setup, span: int, wanted: int) -> None:
+        self._ready = ready = pool.ready
+        self._unready = max(0, wanted - ready)
+        if not ready:
+            self._values: dict[str, float] = {}
+            return
+        busy = pool.busy / span / ready
+        waiting = pool.waiting / span / ready
+        wait = pool.waited / pool.answered if pool.answered else pool.waiting / max(1, pool.arrived)
+        self._values = {
+            "in_flight": busy + waiting,
+            "cpu": min(100.0, 100.0 * busy / setup.concurrency),
+            "requests_per_second": pool.arrived * SECOND / span / ready,
+            "queue_length": waiting,
+            "queue_wait": wait / SECOND,
+        }
 
-    wait = pool.waited / pool.answered if pool.answered else pool.waiting / max(1, pool.arrived)
-    return {
-        "in_flight": each(busy + waiting),
-        "cpu": each(min(100.0, 100.0 * busy / setup.concurrency)),
-        "requests_per_second": each(pool.arrived * SECOND / span / ready),
-        "queue_length": each(waiting),
-        "queue_wait": each(wait / SECOND),
-    }
+    def __getitem__(self, signal: str) -> Reading:
+        return Reading((self._values[signal],) * self._ready, 0, self._unready)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class _Sums(Struct):
