@@ -14,16 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lb.config.schema.file import ScalingConfig
-from lb.config.units import parse_duration
+from lb.config.units import MICROSECOND, parse_duration
 from lb.errors import TidegateError
 from lb.scaling.registry import RULES, build
-from lb.scaling.rules.auto import Auto
 from lb.scaling.scaler import Scaler
 from lb.scaling.simulate.page import write
 from lb.scaling.simulate.run import Result, Setup, simulate
 from lb.scaling.simulate.trace import read
 
-NAMES = tuple(dict.fromkeys((Auto.name, *RULES)))
 DESCRIPTION = (
     "Replay a trace of requests against scaling rules, in simulated time. The pool has one queue and equal replicas. A "
     "request is late, a violation, when its answer comes more than the SLO after it. A replica is paid for from the "
@@ -58,8 +56,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--min", metavar="N", type=_number(0), default=1, help="Fewest replicas. Default: 1.")
     add("--max", metavar="N", type=_number(1), default=500, help="Most replicas. Default: 500.")
     add(
-        "--rules", metavar="NAMES", type=_names, default=",".join(NAMES),
-        help=f"Rules to compare, with commas. Default: all of {', '.join(NAMES)}.",
+        "--rules", metavar="NAMES", type=_names, default=",".join(RULES),
+        help=f"Rules to compare, with commas. Default: all of {', '.join(RULES)}.",
     )  # fmt: skip
     add("--seed", metavar="N", type=_number(0), default=1, help="Of the random times. Default: 1.")
     add("--page", metavar="FILE", type=Path, help="Draw the comparison as a page (.html), or the drawing alone (.svg).")
@@ -89,9 +87,9 @@ def _run(options: argparse.Namespace) -> int:
 def rule(name: str, setup: Setup) -> Scaler:
     """A rule with its defaults, told what its users would tell it: how many requests a replica serves at once, and the
     objective."""
-    if name == Auto.name:
-        return Auto(setup.objective)
     settings: dict[str, Any] = {"rule": name}
+    if name == "auto":
+        settings["objective"] = f"{setup.objective / MICROSECOND:f}us"
     if name == "kpa":
         settings["kpa"] = {"container_concurrency": setup.concurrency}
     return build(ScalingConfig.model_validate(settings))
@@ -160,6 +158,6 @@ def _number(least: int) -> Callable[[str], int]:
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in NAMES:
-            raise argparse.ArgumentTypeError(f"no such rule: {name!r} (there are: {', '.join(NAMES)})")
+        if name not in RULES:
+            raise argparse.ArgumentTypeError(f"no such rule: {name!r} (there are: {', '.join(RULES)})")
     return names
