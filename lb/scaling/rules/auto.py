@@ -51,7 +51,7 @@ TIE = 0.05
 # s of the mean load that are late before there is evidence, divided by the headroom; the longer the hold the fewer.
 PRIOR = 1.0
 # What a replica second beyond the budget has to save, as a part of the requests that it can serve.
-PRICE = 0.05
+PRICE = 0.02
 # Before the first replica has started.
 ASSUMED_START = 10.0
 # Without an objective a request may wait as long as it is served.

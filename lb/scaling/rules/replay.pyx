@@ -33,7 +33,9 @@ cdef double BOLD = 3600.0
 cdef double SLACK_SHARE = 0.02
 # References whose late requests differ by less are alike: as a factor, and as a part of all requests.
 cdef double ABOUT = 1.25
-cdef double NOTHING = 0.0003
+cdef double NOTHING = 0.00002
+# Of what comes now, however little of the highest a candidate asks for.
+cdef double LEAST_HEADROOM = 1.0
 # Chances below e^-20 are none.
 cdef double UNLIKELY = 20.0
 
@@ -77,6 +79,15 @@ cdef inline double late_within(double servers, double load, double patience, dou
     if exponent > UNLIKELY:
         return 0.0
     return pow(load / servers, sqrt(2.0 * (servers + 1.0)) - 1.0) * exp(-exponent)
+
+
+cdef inline double waiting_within(double servers, double load) noexcept nogil:
+    """Requests that wait on the mean while the pool keeps up: Sakasegawa's approximation (1977) for equal service
+    times."""
+    cdef double use = load / servers
+    if use >= 0.98:
+        return 0.0                    # the backlog says it
+    return 0.5 * pow(use, sqrt(2.0 * (servers + 1.0))) / (1.0 - use)
 
 
 cdef inline void serve(tg_pool *pool, const tg_shape *shape, double rate, double span, double weight) noexcept nogil:
@@ -144,7 +155,7 @@ cdef inline void want(
         pool.paid += weight * CHANGE * abs(wanted - pool.wanted)
     pool.wanted = wanted
     pool.ready = wanted
-    for i in range(parts + 1):
+    for i in range(parts):
         if pool.least[i] < pool.ready:
             pool.ready = pool.least[i]
 
@@ -496,6 +507,11 @@ cdef class Replay:
             serve(&self.candidates[i].pool, &self.shape, rate, span, self.weight)
         for i in range(COUNT):
             serve(self.references[i], &self.shape, rate, span, self.weight)
+            # Rules that count requests see those that wait for chance alone, too.
+            if self.references[i].ready > 0:
+                self.references[i].waiting += waiting_within(
+                    self.references[i].ready * self.shape.places, self.shape.steady * self.shape.service
+                )
         self.now += span
         self.requests += self.weight * requests
         self.seconds += self.weight * span
@@ -507,6 +523,8 @@ cdef class Replay:
         while self.start_age >= part - EPSILON and passed <= PARTS:
             self.start_age -= part
             passed += 1
+        if self.start_age < 0.5 * part:
+            parts += 1                # the present part, so that on the mean the parts are as long as a start
         base = 1.0 / self.shape.rate
         for i in range(self.count):
             c = &self.candidates[i]
@@ -710,9 +728,10 @@ cdef class Replay:
     cdef inline double asked(self, const tg_candidate *c, double backlog, int ready) noexcept nogil:
         """Requests/s that candidate `c` has replicas for: those that come, and the backlog there will be when replicas
         that are ordered now serve."""
-        cdef double rate = self.peaks[c.predictor * self.holds + c.hold].highest
+        cdef double rate = fmax(c.headroom * self.peaks[c.predictor * self.holds + c.hold].highest,
+                                LEAST_HEADROOM * self.mean[1])
         cdef double grows = fmax(self.mean[c.predictor] - ready * self.shape.rate, 0.0) * self.start
-        return c.headroom * rate + (backlog + grows) / fmax(c.drain * self.start, self.span)
+        return rate + (backlog + grows) / fmax(c.drain * self.start, self.span)
 
 
 cdef void *taken(size_t count, size_t size) except NULL:
