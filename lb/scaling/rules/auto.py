@@ -44,14 +44,14 @@ FIRST_SECONDS = 30.0
 # What happened five days ago counts for 1/e.
 MEMORY = 5 * 86_400.0
 CHOOSE_SECONDS = 10.0
-BUDGET = 0.92
+BUDGET = 0.95
 HORIZON = 0.3
-STRESS = 0.3
+STRESS = 0.1
 TIE = 0.05
 # s of the mean load that are late before there is evidence, divided by the headroom; the longer the hold the fewer.
-PRIOR = 1.0
+PRIOR = 20.0
 # What a replica second beyond the budget has to save, as a part of the requests that it can serve.
-PRICE = 0.02
+PRICE = 0.05
 # Before the first replica has started.
 ASSUMED_START = 10.0
 # Without an objective a request may wait as long as it is served.
