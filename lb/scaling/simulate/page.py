@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from msgspec import Struct
+
 from lb.config.units import DAY, HOUR, MINUTE, SECOND
 from lb.errors import TidegateError
 from lb.scaling.simulate.run import Point, Result
@@ -72,11 +74,13 @@ def chart(results: Mapping[str, Result], length: int, title: str) -> str:
     for number, (name, values, load) in enumerate(panels):
         begin = top + number * (PANEL + GAP) + 18
         lines = [values(first)] if load else [values(result.points) for result in results.values()]
-        highest = _round_up(max((max(line, default=0.0) for line in lines), default=0.0))
-        parts.append(_axes(begin, name, highest, length, last=number == len(panels) - 1))
+        highest = max((max(line, default=0.0) for line in lines), default=0.0)
+        # Rules differ by powers of ten; the load is one line.
+        scale = _linear(highest) if load else _logarithmic(highest)
+        parts.append(_axes(begin, name, scale, length, last=number == len(panels) - 1))
         times = [p.at for p in first]
         for index, line in enumerate(lines):
-            place = _places(times, line, begin, highest, length, steps=name.startswith("replicas"))
+            place = _places(times, line, begin, scale, length, steps=name.startswith("replicas"))
             if load:
                 parts.append(f'<path class="load" d="{place}V{begin + PANEL}H{LEFT}Z"/>')
             else:
@@ -130,13 +134,33 @@ def _legend(names: Sequence[str], columns: int) -> str:
     return "".join(parts)
 
 
-def _axes(begin: int, name: str, highest: float, length: int, last: bool) -> str:
+class _Scale(Struct, frozen=True):
+    """From a value to its height, 0 to 1, and the values that the axis names."""
+
+    height: Callable[[float], float]
+    ticks: Sequence[float]
+
+
+def _linear(highest: float) -> _Scale:
+    top = _round_up(highest)
+    return _Scale(lambda value: value / top, (0.0, top / 2, top))
+
+
+def _logarithmic(highest: float) -> _Scale:
+    decades = max(1, math.ceil(math.log10(max(highest, 1.0)) - 1e-9))
+    top = math.log10(1 + 10**decades)
+    step = -(-decades // 4)
+    ticks = (0.0, *(10.0**n for n in range(0 if step == 1 else step, decades + 1, step)))
+    return _Scale(lambda value: math.log10(1 + value) / top, ticks)
+
+
+def _axes(begin: int, name: str, scale: _Scale, length: int, last: bool) -> str:
     parts = [f'<text x="{LEFT}" y="{begin - 8}">{escape(name)}</text>']
-    for quarter in range(0, 5, 2):
-        y = begin + PANEL - PANEL * quarter / 4
-        parts.append(f'<path class="rule" d="M{LEFT} {y:g}H{WIDTH - RIGHT}"/>')
-        label = f"{highest * quarter / 4:,.6g}"
-        parts.append(f'<text class="soft" x="{LEFT - 8}" y="{y + 4:g}" text-anchor="end">{label}</text>')
+    for tick in scale.ticks:
+        y = begin + PANEL * (1 - scale.height(tick))
+        parts.append(f'<path class="rule" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        label = f"{tick / 1e6:g} million" if tick >= 1e6 else f"{tick:,.0f}" if tick >= 10 else f"{tick:g}"
+        parts.append(f'<text class="soft" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     if last:
         unit, word = _unit(length)
         step = _round_up(length / unit / 8)
@@ -156,11 +180,11 @@ def _unit(length: int) -> tuple[int, str]:
     return SECOND, "s"
 
 
-def _places(times: Sequence[int], values: Sequence[float], begin: int, highest: float, length: int, steps: bool) -> str:
+def _places(times: Sequence[int], values: Sequence[float], begin: int, scale: _Scale, length: int, steps: bool) -> str:
     parts: list[str] = []
     before = ""
     for at, value in zip(times, values, strict=True):
-        x, y = f"{LEFT + (WIDTH - LEFT - RIGHT) * at / length:.1f}", f"{begin + PANEL * (1 - value / highest):.1f}"
+        x, y = f"{LEFT + (WIDTH - LEFT - RIGHT) * at / length:.1f}", f"{begin + PANEL * (1 - scale.height(value)):.1f}"
         if not parts:
             parts.append(f"M{x} {y}")
         elif not steps:
