@@ -159,7 +159,7 @@ def _axes(begin: int, name: str, scale: _Scale, length: int, last: bool) -> str:
     for tick in scale.ticks:
         y = begin + PANEL * (1 - scale.height(tick))
         parts.append(f'<path class="rule" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        label = f"{tick / 1e6:g} million" if tick >= 1e6 else f"{tick:,.0f}" if tick >= 10 else f"{tick:g}"
+        label = f"{tick / 1e6:g} M" if tick >= 1e6 else f"{tick:,.0f}" if tick >= 10 else f"{tick:g}"
         parts.append(f'<text class="soft" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     if last:
         unit, word = _unit(length)
