@@ -1,4 +1,7 @@
-"""The simulation of scaling beside the real daemon: emulated servers that start, serve and stop, under a real load."""
+"""The simulation of scaling beside the real daemon: emulated servers that start, serve and stop, under a real load.
+
+It measures, so it has a target of its own: `make test-scaling-agreement`, on a machine that does nothing else.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,6 @@ class Played:
         return Trace(BIN, counts)
 
 
-@pytest.mark.slow
 async def test_the_simulation_says_what_the_daemon_does(start: Start) -> None:
     """Late requests and replica seconds within a tenth."""
     daemon = start(config())
