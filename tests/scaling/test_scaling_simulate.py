@@ -117,6 +117,31 @@ def test_the_command_prints_json_by_rule_the_same_for_one_seed(trace: Path, caps
     assert printed[0] != printed[2]
 
 
+def file_of(tmp_path: Path, **pool: Any) -> str:
+    path = tmp_path / "tidegate.yaml"
+    web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "small"}]}
+    path.write_text(json.dumps({"listeners": {"web": web}, "pools": {"small": {"protocol": "oip", **pool}}}))
+    return str(path)
+
+
+def test_the_rules_of_a_file_are_compared_within_their_limits(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve = {"models": "/srv/models", "min": 2, "max": 3}
+    path = file_of(tmp_path, serve=serve, scaling={"kpa": {"container_concurrency": 1}})
+    assert main(command(trace, "--rules", "kpa", "--config", path, "--json")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == ["pool small", "kpa"]
+    assert printed["pool small"]["peak"] == 3
+    assert printed["pool small"]["violations"] > printed["kpa"]["violations"]
+
+
+def test_a_file_without_a_rule_is_told(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = file_of(tmp_path, endpoints=["127.0.0.1:9"])
+    assert main(command(trace, "--config", path)) != 0
+    assert "has `serve` and `scaling`" in capsys.readouterr().err
+
+
 def test_the_command_prints_a_table(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(trace, "--rules", "kpa", "--scale", "0.5", "--service", "exponential")) == 0
     out = capsys.readouterr().out

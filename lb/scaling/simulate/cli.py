@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lb.config.load import load
 from lb.config.schema.file import ScalingConfig
 from lb.config.units import MICROSECOND, parse_duration
 from lb.errors import TidegateError
@@ -56,6 +58,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--min", metavar="N", type=_number(0), default=1, help="Fewest replicas. Default: 1.")
     add("--max", metavar="N", type=_number(1), default=500, help="Most replicas. Default: 500.")
     add(
+        "--config", metavar="FILE", type=Path,
+        help="The rules of this file's pools as well, each with the pool's options, `min` and `max`.",
+    )  # fmt: skip
+    add(
         "--rules", metavar="NAMES", type=_names, default=",".join(RULES),
         help=f"Rules to compare, with commas. Default: all of {', '.join(RULES)}.",
     )  # fmt: skip
@@ -73,15 +79,33 @@ def _run(options: argparse.Namespace) -> int:
         options.service_time, options.concurrency, options.start_time, options.slo, options.min, options.max,
         options.seed, options.service == "exponential",
     )  # fmt: skip
-    results = {name: simulate(trace, setup, rule(name, setup)) for name in options.rules}
+    compared = {
+        **(_of_file(options.config, setup) if options.config is not None else {}),
+        **{name: (setup, rule(name, setup)) for name in options.rules},
+    }
+    results = {name: simulate(trace, one, scaler) for name, (one, scaler) in compared.items()}
     if options.page is not None:
-        title = f"{options.trace.stem}: {', '.join(options.rules)}"
+        title = f"{options.trace.stem}: {', '.join(results)}"
         write(options.page, results, trace.length, title, _told(options))
     if options.json:
         print(json.dumps({name: _figures(result) for name, result in results.items()}, indent=1))
     else:
         _show(results)
     return 0
+
+
+def _of_file(path: Path, setup: Setup) -> dict[str, tuple[Setup, Scaler]]:
+    """The rule of each pool of the file that has one, between the pool's limits, by `pool NAME`. Raises ConfigError,
+    and TidegateError where no pool has one."""
+    pools = load(path, files=False).pools
+    found = {
+        f"pool {name}": (replace(setup, minimum=pool.serve.min, maximum=pool.serve.max), build(pool.scaling))
+        for name, pool in pools.items()
+        if pool.scaling is not None and pool.serve is not None
+    }
+    if not found:
+        raise TidegateError(f"no pool of {path} has `serve` and `scaling`")
+    return found
 
 
 def rule(name: str, setup: Setup) -> Scaler:
@@ -128,6 +152,8 @@ def _told(options: argparse.Namespace) -> str:
         words += [f"--{name.replace('_', '-')}", f"{getattr(options, name) / 1e6:g}ms"]
     for name in ("scale", "service", "concurrency", "min", "max", "seed"):
         words += [f"--{name}", f"{getattr(options, name)}"]
+    if options.config is not None:
+        words += ["--config", str(options.config)]
     return shlex.join([*words, "--rules", ",".join(options.rules)])
 
 
