@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from rich.console import Console
+from waiting import eventually
 
 from bench.clients import cli, perf, table
 from bench.clients.rig import KINDS, Target, alone, behind_a_daemon
@@ -68,7 +69,11 @@ def test_a_run_without_an_end_is_ended_with_what_it_started(tmp_path: Path, monk
     monkeypatch.setattr(perf, "LIMIT", 1.0)
     assert perf.run(program, 1, 1, ["grpc"]) == {"grpc": "no end in 1 s"}
     pid = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+    def ended() -> bool:
+        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+    eventually(ended, "what it started has ended")
 
 
 def test_environments_say_what_they_lack(tmp_path: Path) -> None:
