@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine, Set
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
 from lb.config.schema.file import Config, PoolConfig
+from lb.control.background import Background
 from lb.control.engines.scaled import EngineContext, ScaledPool
-from lb.errors import TidegateError
 
 if TYPE_CHECKING:
     from lb.control.engines.keda import KedaServer
@@ -24,20 +23,20 @@ class EnginePools:
         self._context = context
         self._pools: dict[str, ScaledPool] = {}
         self._keda: dict[str, KedaServer] = {}  # by the address
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(log, "the engine of a pool failed")
 
     def apply(self, config: Config) -> None:
         """All workers have the plan of `config` now."""
         wanted = {name: pool for name, pool in config.pools.items() if _scaled_elsewhere(pool)}
         for name, known in list(self._pools.items()):
             if name not in wanted or not known.same_engine(wanted[name]):
-                self._spawn(self._pools.pop(name).stop())
+                self._background.spawn(self._pools.pop(name).stop())
         for name, pool in wanted.items():
             if name not in self._pools:
                 self._pools[name] = ScaledPool(name, pool, self._context)
                 self._pools[name].start()
             elif self._pools[name].pool != pool:
-                self._spawn(self._pools[name].reconfigure(pool))
+                self._background.spawn(self._pools[name].reconfigure(pool))
 
         self._serve_keda({p.engine.external.keda for p in wanted.values() if p.engine and p.engine.external} - {None})
 
@@ -61,33 +60,19 @@ class EnginePools:
     async def close(self) -> None:
         """Scales no more; the numbers of replicas stay as they are."""
         for name in list(self._pools):
-            self._spawn(self._pools.pop(name).stop())
+            self._background.spawn(self._pools.pop(name).stop())
         self._serve_keda(set())
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.wait()
 
     def _serve_keda(self, wanted: Set[str | None]) -> None:
         for stale in self._keda.keys() - wanted:
-            self._spawn(self._keda.pop(stale).stop())
+            self._background.spawn(self._keda.pop(stale).stop())
         for bind in wanted - self._keda.keys():
             if bind is not None:
                 from lb.control.engines.keda import KedaServer
 
                 self._keda[bind] = KedaServer(bind, self.get)
-                self._spawn(self._keda[bind].start())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, TidegateError):
-            log.error("%s", error)
-        elif error is not None:
-            log.error("the engine of a pool failed", exc_info=error)
+                self._background.spawn(self._keda[bind].start())
 
 
 def _scaled_elsewhere(pool: PoolConfig) -> bool:

@@ -8,10 +8,9 @@ two sets of them.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -19,8 +18,8 @@ from msgspec import Struct, field
 from lb.config.plan.plan import EndpointSpec, Plan
 from lb.config.schema.file import Config, PoolConfig, ServeConfig
 from lb.config.schema.pools.engine import EngineConfig
+from lb.control.background import Background
 from lb.control.servers.model_server import same_process
-from lb.errors import TidegateError
 
 log = logging.getLogger("tidegate.master")
 
@@ -107,7 +106,7 @@ class ManagedPools:
         self._changed = changed
         self._pools: dict[str, _Pool] = {}
         self._epochs = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(log, "a managed pool failed")
         self._stopping: list[tuple[str, Server]] = []  # with the pool
 
     def endpoints(self, config: Config, running: Plan | None) -> dict[str, Sequence[EndpointSpec]]:
@@ -178,8 +177,7 @@ class ManagedPools:
         """Drains and stops every model server."""
         for name in list(self._pools):
             self._retire(self._pools.pop(name))
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.wait()
 
     def kill(self) -> None:
         """Ends every model server at once; a `stop` under way is over soon then."""
@@ -207,7 +205,7 @@ class ManagedPools:
             known.successor = None
         if _same_servers(known.serve, serve):
             known.serve = serve
-            self._spawn(known.server.reconfigure(pool))
+            self._background.spawn(known.server.reconfigure(pool))
         elif known.successor is None and known.server.wanted == 0:
             log.info("pool %s: it is at zero; its model servers will have the new settings", name)
             self._stop(name, known.server)
@@ -216,13 +214,13 @@ class ManagedPools:
         elif known.successor is None and _is_placed(known.serve.serve) and _is_placed(serve.serve):
             log.info("pool %s: its servers are replaced by ones with the new settings, one at a time", name)
             known.serve, known.epoch = serve, next(self._epochs)
-            self._spawn(self._roll(known, pool))
+            self._background.spawn(self._roll(known, pool))
         elif known.successor is None:
             log.info("pool %s: its model servers are replaced by ones with the new settings", name)
             known.successor = (serve, self._start(name, pool, known.server.wanted))
         else:
             known.successor = (serve, known.successor[1])
-            self._spawn(known.successor[1].reconfigure(pool))
+            self._background.spawn(known.successor[1].reconfigure(pool))
 
     async def _roll(self, known: _Pool, pool: PoolConfig) -> None:
         await known.server.reconfigure(pool)
@@ -239,7 +237,7 @@ class ManagedPools:
         server = self._factory(name, pool, lambda: self._on_change(name))
         if held is not None:
             server.hold(held)
-        self._spawn(server.start())
+        self._background.spawn(server.start())
         return server
 
     def _on_change(self, name: str) -> None:
@@ -253,7 +251,7 @@ class ManagedPools:
                 pool.leaving.append(pool.server)
                 pool.serve, pool.server, pool.successor = serve, server, None
                 pool.epoch = next(self._epochs)
-                self._spawn(server.release())
+                self._background.spawn(server.release())
                 log.info("pool %s: the model servers with the new settings are ready and take over", name)
         if pool.rolling and not pool.server.rolling:
             # The result cache has answers of those before, which served until now.
@@ -284,20 +282,7 @@ class ManagedPools:
                 self._pools[pool].restarts_before += server.status()["restarts"]
 
         self._stopping.append((pool, server))
-        self._spawn(stop())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, TidegateError):
-            log.error("%s", error)
-        elif error is not None:
-            log.error("a managed pool failed", exc_info=error)
+        self._background.spawn(stop())
 
 
 def _managed(config: Config) -> dict[str, _Settings]:
