@@ -49,7 +49,9 @@ async def test_the_bad_one_of_two_gets_few_requests_and_heals(
     assert bad.served[status] <= REQUESTS // 8
     row = daemon.pool("app")["endpoints"][0]
     assert row["health"] == "unchecked"
-    assert row["errors"]["faults"] == bad.served[status]
+    # A hedge there that the other's answer came before is given up: its status is read no more.
+    given_up = daemon.metrics("tidegate_route_hedge_results_total")[frozenset({("route", "app"), ("result", "lost")})]
+    assert bad.served[status] - given_up <= row["errors"]["faults"] <= bad.served[status]
     assert row["failing"] > 0
     assert 0 < row["turns"] < 1
     assert row["steering"]["ejection_state"] in ("well", "ejected"), "if it had five failures by now"
