@@ -199,6 +199,9 @@ cdef class SimulatedAttempt(Attempt):
     cdef Call call                    # None: none is under way
 
     cdef bint begin(self, Scan *scan) noexcept:
+        cdef Exchange exchange = <Exchange>self.owner
+        if exchange.pool.protocol == POOL_OIP:
+            exchange.idempotent = True
         return True
 
     cdef void launch(self) noexcept:
@@ -213,6 +216,7 @@ cdef class SimulatedAttempt(Attempt):
         exchange.arm_wait()
         if exchange.route.hedge is not None:
             exchange.watch()
+            exchange.arm_look()
 
     cdef void stop(self) noexcept:
         cdef Call call = self.call
@@ -227,8 +231,7 @@ cdef class SimulatedAttempt(Attempt):
         return self.pool.protocol == POOL_OIP or self.pool.protocol == POOL_GRPC
 
     cdef bint repeatable(self) noexcept:
-        cdef Exchange exchange = <Exchange>self.owner
-        return exchange.idempotent or exchange.pool.protocol == POOL_OIP
+        return (<Exchange>self.owner).idempotent
 
     cdef Attempt twin(self):
         return SimulatedAttempt.__new__(SimulatedAttempt)

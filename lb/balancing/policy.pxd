@@ -10,6 +10,7 @@ cdef class Policy:
     cdef readonly bint by_in_flight
     cdef readonly bint by_cost
     cdef readonly bint by_service
+    cdef readonly bint keeps_progress
     cdef readonly bint limits
     cdef readonly bint reads_reports
     cdef readonly object probes       # type: PolicyOptions | None
@@ -20,4 +21,5 @@ cdef class Policy:
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
     cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int in_flight_at_start, int cost)
     cpdef void abandoned(self, int index, uint64_t now, uint64_t waited_ns)
+    cdef double usual_gap(self, int index) noexcept
     cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns)

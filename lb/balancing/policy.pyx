@@ -34,9 +34,11 @@ cdef class Policy:
         # Whether, in a pool that weighs its requests, `learn` takes a latency as it was, with the `cost` of the
         # request that had it. Else it gets the one that the request would have had if all there had cost the same.
         self.by_cost = False
-        # Whether an endpoint's latency is to it the time from one answer to the next while there is work, its service
-        # time, and it keeps when the last answer came (the set's `progress`).
+        # Whether an endpoint's latency is to it the time from one answer to the next while there is work: its service
+        # time.
         self.by_service = False
+        # Whether it keeps when an endpoint's last answer came (the set's `progress`), and knows its `usual_gap`.
+        self.keeps_progress = False
         # Whether it finds the number of requests that each endpoint is good for (the set's `learned`).
         self.limits = False
         # Whether it reads the endpoints' load reports, so that answers have to be looked through for them.
@@ -71,6 +73,11 @@ cdef class Policy:
     cpdef void abandoned(self, int index, uint64_t now, uint64_t waited_ns):
         """A request left endpoint `index` at `now` without an answer, after `waited_ns`: its client had gone, or its
         time was over. It is still counted in flight. Only told where `limits`; else `learn` takes it for a latency."""
+
+    cdef double usual_gap(self, int index) noexcept:
+        """The time in ns from one answer of endpoint `index` to the next while there is work; 0: it is not known. Only
+        asked where it `keeps_progress`."""
+        return self.endpoints.latency_ns(index)
 
     cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns):
         """Endpoint `index` has answered a probe: it has `rif` requests in flight, whoever sent them, and they take

@@ -340,7 +340,7 @@ cdef class Pool:
         cdef double usual
         if self.slow != NULL:
             slow = &self.slow[index]
-            usual = self.endpoints.latency_ns(index)
+            usual = self.policy.usual_gap(index) if self.policy.keeps_progress else self.endpoints.latency_ns(index)
             if slow.count == 0 and usual > 0.0 and self.silence(index, now, waited) > SLOWER * usual:
                 slow.count = HEAD_START  # it does not look slow, but stuck
             slow.until = now + min(waited << min(slow.count, <int>DOUBLINGS), <uint64_t>LONGEST)
@@ -349,7 +349,7 @@ cdef class Pool:
 
     cdef uint64_t silence(self, int index, uint64_t now, uint64_t waited) noexcept:
         cdef uint64_t progress
-        if self.policy.by_service:
+        if self.policy.keeps_progress:
             progress = self.endpoints.progress(index)
             return now - progress if now > progress else 0
         return waited if self.slow[index].alive + waited <= now else 0

@@ -21,7 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.emulator.spec import Exponential, Failure, Normal, Parallel, Serial, Service
+from bench.emulator.spec import Exponential, Failure, Normal, Parallel, Serial, Service, Stall
 from bench.errors import BenchError
 from bench.load.arrivals import Constant, Poisson, Steps, Trace
 from bench.scenarios import SCENARIOS as REAL
@@ -154,6 +154,17 @@ def test_nothing_is_left_of_a_run() -> None:
     before = left()
     run()
     assert left() == before
+
+
+def test_hedges_are_simulated_as_a_file_has_them_that_says_nothing() -> None:
+    servers = (Service(Serial(Normal(10, 0.2))),) * 5
+    servers += (replace(servers[0], stalls=(Stall(1000, 2000),)),)
+    usual = simulate(scenario(servers, 200, seconds=4), "")
+    assert any(answer.attempts == 2 for answer in usual.answers)
+    assert usual.percentile(100) < 500
+    without = simulate(scenario(servers, 200, seconds=4), "", route="hedge: 'off'")
+    assert all(answer.attempts == 1 for answer in without.answers)
+    assert without.percentile(100) > 1500
 
 
 def test_a_server_joins() -> None:

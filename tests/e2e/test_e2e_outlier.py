@@ -75,9 +75,11 @@ async def moody() -> AsyncIterator[Callable[[str], Any]]:
 
 
 def config(endpoints: list[Moody], workers: int = 4, **pool: Any) -> dict[str, Any]:
+    """Without hedges: on a busy machine they would be some of the requests that are counted."""
     addresses = [e.address for e in endpoints]
     settings = {"protocol": "http", "policy": "round_robin", "avoid_failing": False, "endpoints": addresses, **pool}
-    return {"workers": workers, "listeners": {"web": http_listener(route("/", "http"))}, "pools": {"http": settings}}
+    listener = http_listener(route("/", "http", hedge="off"))
+    return {"workers": workers, "listeners": {"web": listener}, "pools": {"http": settings}}
 
 
 def ejection_state(daemon: Daemon, endpoint: Moody) -> dict[str, Any]:
@@ -98,10 +100,11 @@ async def test_failures_in_a_row_are_counted_over_all_workers(start: Start, mood
         assert 20 <= d.served[500] <= 20 + 32
         await until(lambda: len(running.failures) >= 20, "the failures at the clients")
         assert len(running.failures) <= 20 + 32
-        # On probation one failure is enough, and then it stays away for twice as long.
+        # On probation one failure is enough, and then it stays away for twice as long. Others may be under way by then,
+        # but no more than the probation has requests.
         failed = d.served[500]
         await until(lambda: ejection_state(daemon, d)["ejections"].get("probation", 0) >= 1, "the failed probation")
-        assert d.served[500] == failed + 1
+        assert failed < d.served[500] <= failed + 10
         d.status, before, d.peak = 200, len(running.failures), 0
         await until(lambda: ejection_state(daemon, d)["ejection_state"] == "well", "the return")
         served = d.served[200]

@@ -149,7 +149,8 @@ async def test_a_server_that_is_killed(place: str) -> None:
 async def test_a_server_that_stops_gracefully(place: str) -> None:
     """No call that it took fails; those it did not take are refused or find no connection: safe to send elsewhere.
 
-    grpcio 1.85 may forget one call that comes at the moment of its stop: its own client is not answered, either.
+    grpcio 1.85 may forget one call that comes at the moment of its stop: its own client is not answered, either. On a
+    busy machine the server may be gone before that call's time is over.
     """
     with GrpcServer(place) as server:
         async with channel_to(place) as channel:
@@ -160,8 +161,8 @@ async def test_a_server_that_stops_gracefully(place: str) -> None:
             kinds: Counter[int] = Counter()
             while CONNECT not in kinds:
                 kinds[await start(channel, b"Echo", b"x", timeout=2).kind()] += 1
-            assert kinds[TIMEOUT] <= 1
-            assert set(kinds) <= {0, REFUSED, CONNECT, TIMEOUT}
+            assert kinds[TIMEOUT] + kinds[RESET] <= 1
+            assert set(kinds) <= {0, REFUSED, CONNECT, TIMEOUT, RESET}
             assert {(await call.wait())[:2] for call in held} == {(0, 0)}
             server.process.wait(20)
 

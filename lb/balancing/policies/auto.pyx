@@ -2,9 +2,9 @@
 
 Each endpoint's load curve (lb/balancing/load_curve) says how long a request takes there by the number that it finds,
 whatever kind of server it is. A choice costs what a request would take at an endpoint that has nothing else to do, and
-one to four times what it would take beyond that, the more the busier the pool is: who waits makes all wait that come
-after, so that the choice that is best for one is not best for all (Naor, "The regulation of queue size by levying
-tolls", Econometrica 37(1), 1969; Krishnan, "Joining the right queue: a state-dependent decision rule", IEEE
+one to two and a half times what it would take beyond that, the more the busier the pool is: who waits makes all wait
+that come after, so that the choice that is best for one is not best for all (Naor, "The regulation of queue size by
+levying tolls", Econometrica 37(1), 1969; Krishnan, "Joining the right queue: a state-dependent decision rule", IEEE
 Transactions on Automatic Control 35(1), 1990). Work that is late is taken into account while it is: an endpoint that
 has been silent for far longer than usual stands still, long before an average could say so.
 
@@ -31,10 +31,10 @@ from lb.config.units import MILLISECOND, MINUTE, Duration
 
 # Endpoints that are compared, of many: the best of so many is hardly worse than the best of all.
 cdef int WINDOW = 64
-# What waiting counts for at most, where requests wait for this part of their time. docs/adr/auto.md has the figures by
-# which both were chosen.
-cdef double WAITING = 4.0
-cdef double WAITS = 0.6
+# What waiting counts for at most, where requests wait for this part of their time. It grows with the fourth power of
+# that part: a pool that has time to spare pays little. docs/adr/auto.md has the figures by which these were chosen.
+cdef double WAITING = 2.5
+cdef double WAITS = 0.45
 cdef double WAITS_WEIGHT = 1.0 / 64
 # What is left, at least, of the expected time between two answers; and from how many such times on nothing is said.
 cdef double LEAST_LEFT = 0.3
@@ -51,7 +51,7 @@ cdef double NEW = 1.0 / 16
 cdef uint64_t PRESSED_NS = 1_000_000_000
 cdef int STRETCH = 2
 # From so many answers on, what is known of an endpoint fades as slowly as `decay` says.
-cdef double SURE = 64.0
+cdef double SURE = 24.0
 # Of an endpoint of which nothing is known.
 cdef int FIRST_LIMIT = 16
 
@@ -71,8 +71,8 @@ class AutoOptions(DecayOptions):
 
 
 cdef class Auto(Policy):
-    """The least (time of a request alone + one to four times the time that it waits), of equal ones the next in turn;
-    where weights differ, that times load / weight.
+    """The least (time of a request alone + one to two and a half times the time that it waits), of equal ones the next
+    in turn; where weights differ, that times load / weight.
 
     An endpoint of which nothing is known gets one request to show itself by. What is known of an idle one fades, so
     that a slow one is tried again. Over 64 endpoints it compares 64 at a time, in turn.
@@ -91,6 +91,7 @@ cdef class Auto(Policy):
         self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         self.by_in_flight = True
         self.by_cost = True
+        self.keeps_progress = True
         self.decay = float(options.decay)
         self.limits = options.limits
         self.waiting = 1.0
@@ -195,7 +196,9 @@ cdef class Auto(Policy):
     cdef void note_wait(self, double share) noexcept:
         """`share` of the time of the request that is sent now it will wait."""
         self.waits += (share - self.waits) * WAITS_WEIGHT
-        self.waiting = 1.0 + (WAITING - 1.0) * min(1.0, self.waits / WAITS)
+        cdef double pressure = min(1.0, self.waits / WAITS)
+        pressure *= pressure
+        self.waiting = 1.0 + (WAITING - 1.0) * pressure * pressure
 
     cdef double cost(self, int index, double load, Choice choice) noexcept:
         """Nanoseconds, what a request waits counted `waiting` times."""
@@ -218,6 +221,14 @@ cdef class Auto(Policy):
         elif silent > LATE * max(curve_gap(endpoints.records[index]), gap) + LATE_MORE_NS:
             takes += silent
         return alone + self.waiting * max(takes - alone, 0.0)
+
+    cdef double usual_gap(self, int index) noexcept:
+        """What is in flight is answered one after another in the time that the last of it takes, whether one by one or
+        several at a time."""
+        cdef EndpointSet endpoints = self.endpoints
+        cdef double load = max(endpoints.outstanding(index) * endpoints.scale, 1.0)
+        cdef double takes = curve_latency(endpoints.records[index], load)
+        return max(curve_gap(endpoints.records[index]), takes / max(load - 0.5, 1.0)) if takes > 0 else 0.0
 
     cdef double faded(self, int index, uint64_t now) noexcept:
         """How many times less what is known of an endpoint says after so long without a word of it, the sooner the

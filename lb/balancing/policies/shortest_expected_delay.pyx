@@ -80,6 +80,7 @@ cdef class ShortestExpectedDelay(Policy):
         self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         self.by_cost = True
         self.by_service = True
+        self.keeps_progress = True
         self.decay = float(options.decay)
         # Of each endpoint, the load that this worker's requests find there, themselves included: an average.
         self.usual_in_flight = array("d", (1.0,)) * endpoints.size

@@ -578,9 +578,8 @@ cdef class Exchange(Waiter):
             return
         self.watched = True
         self.limit = UINT64_MAX
-        self.look_at = now
-        if not self.pool.policy.by_service:   # else its endpoint may stand still long before that
-            self.look_at += policy.unseen
+        # Its endpoint may stand still long before the answer is late; that is found out no sooner than `stuck_at` says.
+        self.look_at = now + (policy.soonest if self.pool.policy.keeps_progress else policy.unseen)
 
     cdef void arm_look(self) noexcept:
         if self.watched:
@@ -632,9 +631,9 @@ cdef class Exchange(Waiter):
         cdef int endpoint = self.attempt.endpoint
         cdef double service, patience
         cdef uint64_t known = self.route.hedge.patience
-        if not self.pool.policy.by_service:
+        if not self.pool.policy.keeps_progress:
             return UINT64_MAX
-        service = min(self.pool.endpoints.latency_ns(endpoint), <double>FOREVER_NS)
+        service = min(self.pool.policy.usual_gap(endpoint), <double>FOREVER_NS)
         if service <= 0.0:
             return UINT64_MAX
         if self.pool.give_ups(endpoint) >= HEAD_START:
@@ -652,8 +651,8 @@ cdef class Exchange(Waiter):
         """Its endpoint answers, or is given up: how long was nothing heard of it, this request being there?"""
         cdef double service
         cdef uint64_t since
-        if self.pool.policy.by_service:
-            service = self.pool.endpoints.latency_ns(self.attempt.endpoint)
+        if self.pool.policy.keeps_progress:
+            service = self.pool.policy.usual_gap(self.attempt.endpoint)
             since = max(self.waits_since, self.pool.endpoints.progress(self.attempt.endpoint))
             if service > 0.0 and now > since:
                 self.route.hedge.learn_silence(now, <uint64_t>min(1000.0 * (now - since) / service, 1e15))
@@ -741,7 +740,7 @@ cdef class Exchange(Waiter):
             self.stop_watching()
         if self.waits_since:
             self.route.hedge.learn(now, now - self.waits_since)
-            if self.pool.policy.by_service:
+            if self.pool.policy.keeps_progress:
                 self.learn_silence(now)
             self.waits_since = 0
         if self.hedge is not None or self.attempt_timer is not None:

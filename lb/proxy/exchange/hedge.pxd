@@ -34,6 +34,7 @@ cdef class HedgePolicy:
     cdef Latencies silences           # of endpoints, in thousandths of the time that one takes on average
     cdef uint64_t known               # the delay in use; 0 = too little is known
     cdef uint64_t unseen              # that, less the tick in which the poller looks
+    cdef uint64_t soonest             # the same of the least delay
     cdef uint64_t patience            # the silence in use
     cdef uint64_t look_at             # from when on these two are found anew
     # As routes have it that say nothing (lb.config.plan.routes.SAFE_HEDGES).

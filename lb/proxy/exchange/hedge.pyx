@@ -98,6 +98,7 @@ cdef class HedgePolicy:
     def __init__(self, plan, Segment segment not None, Counted words not None, tools):
         self.per_mille = plan.per_mille
         self.least = plan.delay_ns
+        self.soonest = self.least - min(self.least, <uint64_t>TICK_NS)
         self.samples = plan.samples
         self.careful = plan.careful
         self.gain = 1.0
