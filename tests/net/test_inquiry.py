@@ -132,7 +132,7 @@ async def test_a_unix_socket_whose_queue_is_full(poller: Poller, tmp_path: Path)
 async def test_a_connection_to_itself_is_none(poller: Poller) -> None:
     """As a connect to a free port of the ephemeral range may become; here each try has the port that it goes to."""
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))            # of that range, and held by nobody
+        one.bind(("127.0.0.1", 0))  # of that range, and held by nobody
         port = one.getsockname()[1]
     refused = 0
     for _ in range(50):
