@@ -78,7 +78,7 @@ HEALTH = {"type": "tcp", "interval": "100ms", "timeout": "30s", "fall": 1, "rise
 
 
 def config(endpoints: list[dict[str, Any]], top: dict[str, Any] | None = None, **pool: Any) -> dict[str, Any]:
-    settings = {"protocol": "http", "endpoints": endpoints, "health": HEALTH, **pool}
+    settings = {"protocol": "http", "endpoints": endpoints, "health": HEALTH, "policy": "round_robin", **pool}
     listeners = {"web": http_listener(route("/", "http"))}
     return {**(top or {}), "listeners": listeners, "pools": {"http": settings}}
 
@@ -202,7 +202,7 @@ async def test_priorities_of_srv_records(start: Start, endpoint: Callable[..., A
 
     offer((10, first), (20, second), (30, third))
     dns = {"name": "_x._tcp.test", "type": "SRV", "resolvers": [names.address]}
-    settings = {"protocol": "http", "discover": {"dns": dns}}
+    settings = {"protocol": "http", "policy": "round_robin", "discover": {"dns": dns}}
     daemon = await asyncio.to_thread(
         start, {"listeners": {"web": http_listener(route("/", "http"))}, "pools": {"http": settings}}
     )
