@@ -108,7 +108,7 @@ cdef class PoolQueue(Source):
     cdef uint64_t start_takes         # ns from a start to ready, the shortest of late
     cdef readonly str trouble         # why no endpoint can be started; None: nothing is known to be wrong
     cdef bint passing                 # the trouble is only that of those who wait now
-    cdef bint refusing                # they are refused with the next flush
+    cdef bint refusing                # with the next flush those are refused who wait in vain
 
     # Q_WAITS: `waiter` is in line, by `priority` (0 goes first) and `due` (monotonic ns at which its answer has to be
     # there; NEVER = none), and is told what becomes of it. Else it is not, and is not told.
@@ -135,7 +135,7 @@ cdef class PoolQueue(Source):
     cdef uint64_t start_left(self, uint64_t now) noexcept
 
     cdef void ask_to_wake(self, uint64_t now) noexcept
-    cdef void turn_all_away(self, int why, uint64_t now) noexcept
+    cdef void refuse_at_zero(self, uint64_t now) noexcept
     cdef uint64_t waiting(self, int worker) noexcept
     cdef uint64_t waiting_elsewhere(self) noexcept
     cdef uint64_t blocked_here(self) noexcept

@@ -29,7 +29,8 @@ refuses all has, always, and would get every retry. But nobody holds up others f
 A pool on demand may be at zero: no endpoint takes requests, since none runs. The first request has the master start
 one, and all that come wait for it in the same line. One whose deadline comes before an endpoint can be ready, going by
 the starts so far, is refused at once, and has one started all the same: its client comes again. Retries wait, too, but
-start nothing. A start that fails ends the wait of all.
+start nothing. A start that fails, or has no place, ends the wait of all; one that is put off, of those for whom it
+comes too late then.
 """
 
 import logging
@@ -63,6 +64,7 @@ cdef enum:
     TRIED = 16                        # of those who would leave before their turn, one waits: do clients still leave?
     SPARED = 2                        # service times for which the first goes without, rather than where it has failed
     WAKE_NS = 50_000_000              # between two words to the master that requests wait for an endpoint
+    AGAIN_NS = 2_000_000_000          # after which a client may come again where nobody knows when one will start
 
 
 cdef dict REFUSED = {Q_FULL: "queue-full", Q_HOPELESS: "queue-late", Q_SHED: "queue-shed"}
@@ -262,7 +264,10 @@ cdef class PoolQueue(Source):
             self.poller.mark(self)
 
     cdef uint64_t turn_after(self, uint64_t now) noexcept:
-        return <uint64_t>min(<double>self.start_left(now) + wait_of(self, UINT64_MAX, 0, now), <double>LONGEST_NS)
+        cdef double after = <double>self.start_left(now) + wait_of(self, UINT64_MAX, 0, now)
+        if after <= 0 and self.trouble is not None and self.at_zero():
+            after = <double>AGAIN_NS
+        return <uint64_t>min(after, <double>LONGEST_NS)
 
     # Those who wait for the start of an endpoint.
 
@@ -300,28 +305,33 @@ cdef class PoolQueue(Source):
 
     def tell_start(self, start):
         """What the master knows of the start of an endpoint (lb.upstream.start.Start). Where that has trouble, those
-        who wait at zero are refused."""
+        who wait at zero are refused, and where it takes longer than was known, those for whom that is too long."""
         self.ready_at = start.ready_at
         self.start_takes = start.takes
         self.trouble = start.trouble or None
         self.passing = not start.lasts
-        self.refusing = self.trouble is not None and self.line.count > 0
+        self.refusing = self.line.count > 0
         if self.refusing:
             self.poller.mark(self)
         elif self.passing:
             self.trouble = None
 
-    cdef void turn_all_away(self, int why, uint64_t now) noexcept:
-        """All but those who wait for an endpoint of their own."""
+    cdef void refuse_at_zero(self, uint64_t now) noexcept:
+        """Those who wait for the start in vain: all where it has trouble, else those who have to be answered, or may
+        wait no longer, before an endpoint can be ready. Not those who wait for an endpoint of their own."""
+        cdef uint64_t service = <uint64_t>service_of(self, now)
         cdef Waiter waiter
         cdef size_t at = 0
         while at < self.line.count:
             waiter = <Waiter>entry_at(&self.line, at).waiter
-            if waiter.endpoint_bound:
+            if waiter.endpoint_bound or self.trouble is None and self.ready_at <= self.patience_of(waiter) and (
+                    waiter.wanted_by == NEVER or self.ready_at + service <= waiter.wanted_by):
                 at += 1
                 continue
             self.over(waiter, now)            # the next one stands at `at` now
-            waiter.turned_away(why)
+            if self.trouble is None:
+                tg_add(&self.words[QUEUE_ENDED_LATE], 1)
+            waiter.turned_away(Q_HOPELESS if self.trouble is None else Q_NO_START)
 
     # Who gives up its place for one of a higher priority.
 
@@ -361,7 +371,7 @@ cdef class PoolQueue(Source):
         if self.refusing:
             self.refusing = False
             if self.at_zero():
-                self.turn_all_away(Q_NO_START, now)
+                self.refuse_at_zero(now)
             if self.passing:
                 self.trouble = None
         while not self.at_zero() and self.serve_one(now, impatient):

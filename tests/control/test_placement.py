@@ -93,3 +93,44 @@ def test_the_gpus_of_the_daemon_are_those_it_may_use(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
     assert visible_gpus() == found
+
+
+def test_whether_a_place_is_about_to_come_free() -> None:
+    placement = Placement(["a", "b"], [])
+    held = [placement.claim(1, 0, lambda: None) for _ in range(2)]
+    told: list[tuple[str, bool]] = []
+    first = placement.claim(1, 0, lambda: told.append(("has it", True)), lambda: told.append(("first", first.soon)))
+    second = placement.claim(1, 0, lambda: None, lambda: told.append(("second", second.soon)))
+    assert (first.soon, second.soon, told) == (False, False, [])
+    held[0].end_soon()
+    held[0].end_soon()
+    assert (first.soon, second.soon, told) == (True, False, [("first", True)])
+    held[1].end_soon()
+    assert (first.soon, second.soon, told) == (True, True, [("first", True), ("second", True)])
+    # Who gives it up after all, as the other: the one behind has to wait for longer.
+    held[0].release()
+    assert (first.place is not None, second.soon) == (True, True)
+    assert ("has it", True) in told
+    held[1].release()
+    assert second.place is not None
+
+
+def test_who_waits_behind_another_that_gets_the_place_is_told() -> None:
+    placement = Placement(["a"], [])
+    held = placement.claim(1, 0, lambda: None)
+    placement.claim(1, 0, lambda: None)
+    second = placement.claim(1, 0, lambda: None)
+    held.end_soon()
+    assert not second.soon
+    assert second.why == "waits for 1 of 1 GPUs, of which 1 are taken, behind others"
+
+
+def test_a_place_comes_free_for_what_another_does_not_want() -> None:
+    placement = Placement(["a"], [0])
+    gpu, core = placement.claim(1, 0, lambda: None), placement.claim(0, 1, lambda: None)
+    both = placement.claim(1, 1, lambda: None)
+    assert both.wants == "GPUs and cores"
+    gpu.end_soon()
+    assert not both.soon
+    core.end_soon()
+    assert both.soon

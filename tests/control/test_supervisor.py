@@ -274,26 +274,26 @@ async def test_how_the_start_goes_on(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     async with running(tmp_path, min=0, env={"STANDIN_BROKEN": str(broken)}, backoff=LONG) as pool:
         clock = MonotonicClock()
-        assert pool.supervisor.next_ready() == Start()
+        assert pool.supervisor.next_ready().start == Start()
         pool.supervisor.scale_to(1)
-        assert pool.supervisor.next_ready() == Start()  # nothing is known of how long it takes
+        assert pool.supervisor.next_ready().start == Start()  # nothing is known of how long it takes
         await pool.ready(1)
-        took = pool.supervisor.next_ready().takes
+        took = pool.supervisor.next_ready().start.takes
         assert took > 0
         pool.supervisor.scale_to(0)
         await until(lambda: pool.states() == [], "it is gone")
-        assert pool.supervisor.next_ready() == Start(takes=took)
+        assert pool.supervisor.next_ready().start == Start(takes=took)
         before = clock.now()
         pool.supervisor.scale_to(1)
-        assert before + took <= pool.supervisor.next_ready().ready_at <= clock.now() + took
+        assert before + took <= pool.supervisor.next_ready().start.ready_at <= clock.now() + took
         await pool.ready(1)
-        took = pool.supervisor.next_ready().takes
+        took = pool.supervisor.next_ready().start.takes
         pool.supervisor.scale_to(0)
         await until(lambda: pool.states() == [], "it is gone")
         broken.touch()
         pool.supervisor.scale_to(1)
         await until(lambda: pool.states() == ["backoff"], "it fails")
-        failed = pool.supervisor.next_ready()
+        failed = pool.supervisor.next_ready().start
         assert failed.trouble == "none could be started (exit code 1: error: the model is broken)"
         assert clock.now() + 50 * SECOND < failed.ready_at < clock.now() + 61 * SECOND + took
 
@@ -305,8 +305,29 @@ async def test_a_server_that_was_ready_and_died_is_no_trouble(tmp_path: Path) ->
         assert replica.pid is not None
         os.kill(replica.pid, signal.SIGKILL)
         await until(lambda: pool.states() == ["backoff"], "it is seen")
-        start = pool.supervisor.next_ready()
+        start = pool.supervisor.next_ready().start
         assert (start.trouble, start.ready_at > MonotonicClock().now() + 50 * SECOND) == ("", True)
+
+
+async def test_a_server_without_a_place_is_trouble_until_another_stops(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    with machine(cores=[core]) as around:
+        (tmp_path / "b").mkdir()
+        first = Pool(tmp_path, around, cores=1)
+        async with supervised(first), supervised(Pool(tmp_path / "b", around, cores=1)) as second:
+            await first.ready(1)
+            assert second.states() == ["waiting"]
+            found = second.supervisor.next_ready()
+            assert found.start == Start(trouble="its model server waits for free cores")
+            assert found.detail == "it waits for 1 of 1 cores, of which 1 are taken"
+            told = len(second.moves)
+            first.inflight[first.addresses()[0]] = 1
+            first.supervisor.scale_to(0)
+            assert (first.states(), second.states()) == (["draining"], ["waiting"])
+            assert second.supervisor.next_ready().start == Start()
+            assert second.moves[told:] == ["waiting"]
+            first.inflight.clear()
+            await second.ready(1)
 
 
 async def test_who_is_told_of_each_step(tmp_path: Path) -> None:

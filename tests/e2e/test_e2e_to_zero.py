@@ -234,6 +234,28 @@ async def test_a_start_that_fails_says_why(start: Start, tmp_path: Path) -> None
     assert "none could be started" in daemon.command("status").stdout
 
 
+async def test_a_model_server_without_a_place_refuses_until_one_comes_free(start: Start) -> None:
+    cores = len(os.sched_getaffinity(0))
+    settings = config(cores=cores)
+    settings["pools"]["others"] = digits_pool(min=1, cores=cores)
+    daemon = start(settings)
+    port, url = daemon.port(), f"127.0.0.1:{daemon.port()}"
+    refused = await infer(daemon, port)
+    assert refused.status_code == 503
+    assert refused.json()["error"] == ("no endpoint of pool digits is available: its model server waits for free cores")
+    assert int(refused.headers["retry-after"]) >= 1
+    async with grpc.aio.insecure_channel(url) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await channel.unary_unary(SERVICE + "ModelMetadata")(b"\x0a\x06digits", timeout=60)
+    assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert f"it waits for {cores} of {cores} cores, of which {cores} are taken" in daemon.command("status").stdout
+    # The other pool goes: who comes now finds a model server.
+    del settings["pools"]["others"]
+    assert (await asyncio.to_thread(daemon.reload, settings))["ok"]
+    await asyncio.to_thread(eventually, lambda: replicas(daemon)[0]["state"] != "waiting", "it has a place")
+    assert (await infer(daemon, port)).status_code == 200
+
+
 async def test_a_start_that_is_longer_than_the_idle_time_is_of_use(start: Start) -> None:
     daemon = start(config(idle_timeout="100ms"))
     (request,) = await background(daemon)

@@ -104,6 +104,35 @@ async def test_a_failed_start_refuses_those_who_wait_and_says_why(site: Site) ->
     assert waiting(gate) == 1
 
 
+async def test_a_trouble_whose_end_nobody_knows_names_a_time_all_the_same(site: Site) -> None:
+    gate = await at_zero(site)
+    tell(gate, trouble="its model server waits for free GPUs")
+    answer = await ask(gate, "/1")
+    assert b"no endpoint of pool pool is available: its model server waits for free GPUs" in answer
+    assert 2 <= retry_after(answer) <= 4
+
+
+async def test_a_start_that_is_put_off_refuses_those_for_whom_it_comes_too_late(site: Site) -> None:
+    """As where the process that they waited for has died, and the next start comes after a long pause."""
+    gate = await at_zero(site, {"queue": replace(QUEUE, timeout_ns=60 * SECOND)}, route={"timeout_ns": 20 * SECOND})
+    hurried = await wait(gate, "/1")
+    tell(gate, ready_at=monotonic_ns() + 10 * SECOND, takes=SECOND)
+    await settle(lambda: waiting(gate) == 1, "it goes on waiting")
+    tell(gate, ready_at=monotonic_ns() + 30 * SECOND, takes=SECOND)
+    answer = await hurried
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"whose start takes too long to answer in time" in answer
+    assert 30 <= retry_after(answer) <= 46
+    assert line(gate)["ended.late"] == 1
+
+
+async def test_a_start_that_is_put_off_beyond_the_time_of_the_queue(site: Site) -> None:
+    gate = await at_zero(site, {"queue": replace(QUEUE, timeout_ns=20 * SECOND)})
+    request = await wait(gate, "/1")
+    tell(gate, ready_at=monotonic_ns() + 30 * SECOND, takes=SECOND)
+    assert b"whose start takes too long to answer in time" in await request
+
+
 async def test_a_trouble_that_does_not_last_is_that_of_those_who_wait(site: Site) -> None:
     gate = await at_zero(site)
     request = await wait(gate, "/1")

@@ -29,16 +29,37 @@ NOWHERE = Place()
 
 
 class Claim:
-    """A server's wish for a place, from `Placement.claim` to `release`. `place` is None while it waits, and `why` says
-    for what."""
+    """A server's wish for a place, from `Placement.claim` to `release`. `place` is None while it waits; then `why` says
+    for what, and `soon` whether servers that stop are about to give it back."""
 
-    def __init__(self, owner: Placement, gpus: float, cores: int, granted: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        owner: Placement,
+        gpus: float,
+        cores: int,
+        granted: Callable[[], None],
+        changed: Callable[[], None],
+    ) -> None:
         self.place: Place | None = None
         self.why = ""
+        self.soon = False
+        self.ending = False  # its server stops
         self.gpus = gpus
         self.cores = cores
         self.granted = granted
+        self.changed = changed
         self._owner = owner
+
+    @property
+    def wants(self) -> str:
+        """What it is a claim for, without numbers: GPUs, cores, or both."""
+        return " and ".join(filter(None, ("GPUs" if self.gpus else "", "cores" if self.cores else "")))
+
+    def end_soon(self) -> None:
+        """The server that has the place has begun to stop. Again: without effect."""
+        if self.place is not None and not self.ending:
+            self.ending = True
+            self._owner.foresee()
 
     def release(self) -> None:
         """Gives the place back, or waits no more. Again: without effect."""
@@ -66,10 +87,12 @@ class Placement:
         """Numbers of the cores that servers can have."""
         return tuple(sorted(os.sched_getaffinity(0)) if self._given_cores is None else self._given_cores)
 
-    def claim(self, gpus: float, cores: int, granted: Callable[[], None]) -> Claim:
+    def claim(
+        self, gpus: float, cores: int, granted: Callable[[], None], changed: Callable[[], None] = lambda: None
+    ) -> Claim:
         """Asks for GPUs (below 1: for a share of one) and cores. The claim has its place at once, or else `granted` is
-        called when it gets it."""
-        claim = Claim(self, gpus, cores, granted)
+        called when it gets it. `changed` is called when it waits for another reason than before."""
+        claim = Claim(self, gpus, cores, granted, changed)
         self._waiting.append(claim)
         self._serve(told=claim)
         return claim
@@ -85,21 +108,26 @@ class Placement:
             return
         self._serve()
 
+    def foresee(self, told: Claim | None = None) -> None:
+        """Tells those that wait what they wait for now; `told` is asked by its caller, not called."""
+        now, later = self._turns(self._places()), self._turns(self._places(staying=True))
+        changed = []
+        for (claim, _, behind), (_, place, _) in zip(now, later, strict=True):
+            found = self._reason(claim, behind), place is not None
+            if found != (claim.why, claim.soon):
+                claim.why, claim.soon = found
+                changed.append(claim)
+        for claim in changed:
+            if claim is not told and claim in self._waiting:  # one before it may have ended it
+                claim.changed()
+
     def _serve(self, told: Claim | None = None) -> None:
         """Gives places to those that wait; `told` is asked by its caller, not called."""
-        granted, short_of = [], {"gpus": False, "cores": False}
-        for claim in tuple(self._waiting):
-            if (claim.gpus and short_of["gpus"]) or (claim.cores and short_of["cores"]):
-                claim.why = self._reason(claim, behind=True)
-                place = None
-            else:
-                place = self._find(claim)
-                claim.why = "" if place else self._reason(claim)
+        granted = []
+        for claim, place, _ in self._turns(self._places()):
             if place is None:
-                short_of["gpus"] = short_of["gpus"] or claim.gpus > 0
-                short_of["cores"] = short_of["cores"] or claim.cores > 0
                 continue
-            claim.place = place
+            claim.place, claim.why, claim.soon = place, "", False
             self._waiting.remove(claim)
             self._holding.append(claim)
             if claim is not told:
@@ -107,42 +135,63 @@ class Placement:
         for claim in granted:
             if claim in self._holding:  # one before it may have ended it
                 claim.granted()
+        self.foresee(told)
 
-    def _find(self, claim: Claim) -> Place | None:
-        taken = self._taken_gpus()
+    def _places(self, staying: bool = False) -> list[Place]:
+        """Those that servers have, or only those of servers that stay."""
+        return [c.place for c in self._holding if c.place is not None and not (staying and c.ending)]
+
+    def _turns(self, taken: Sequence[Place]) -> list[tuple[Claim, Place | None, bool]]:
+        """What each that waits gets where others have `taken` theirs; and whether it is kept from it by those in
+        front."""
+        turns, taken = [], list(taken)
+        short_of = {"gpus": False, "cores": False}
+        for claim in self._waiting:
+            behind = bool((claim.gpus and short_of["gpus"]) or (claim.cores and short_of["cores"]))
+            place = None if behind else self._find(claim, taken)
+            if place is None:
+                short_of["gpus"] = short_of["gpus"] or claim.gpus > 0
+                short_of["cores"] = short_of["cores"] or claim.cores > 0
+            else:
+                taken.append(place)
+            turns.append((claim, place, behind))
+        return turns
+
+    def _find(self, claim: Claim, taken: Sequence[Place]) -> Place | None:
+        shares = self._shares(taken)
         if claim.gpus >= 1:
-            gpus = [gpu for gpu in self.gpus if not taken[gpu]][: int(claim.gpus)]
+            gpus = [gpu for gpu in self.gpus if not shares[gpu]][: int(claim.gpus)]
             enough = len(gpus) == claim.gpus
         elif claim.gpus > 0:
             # The fullest that has room: whole ones stay whole.
-            room = [gpu for gpu in self.gpus if taken[gpu] + claim.gpus <= 1 + _EPSILON]
-            gpus = sorted(room, key=lambda gpu: -taken[gpu])[:1]
+            room = [gpu for gpu in self.gpus if shares[gpu] + claim.gpus <= 1 + _EPSILON]
+            gpus = sorted(room, key=lambda gpu: -shares[gpu])[:1]
             enough = bool(gpus)
         else:
             gpus, enough = [], True
-        used = {core for other in self._holding if other.place for core in other.place.cores}
+        used = {core for place in taken for core in place.cores}
         cores = [core for core in self.cores if core not in used][: claim.cores]
         if not enough or len(cores) < claim.cores:
             return None
         return Place(tuple(gpus), min(claim.gpus, 1.0) if claim.gpus else 1.0, tuple(cores))
 
-    def _taken_gpus(self) -> dict[str, float]:
-        taken = dict.fromkeys(self.gpus, 0.0)
-        for other in self._holding:
-            if other.place is not None:
-                for gpu in other.place.gpus:
-                    taken[gpu] += other.place.share
-        return taken
+    def _shares(self, taken: Sequence[Place]) -> dict[str, float]:
+        shares = dict.fromkeys(self.gpus, 0.0)
+        for place in taken:
+            for gpu in place.gpus:
+                shares[gpu] += place.share
+        return shares
 
-    def _reason(self, claim: Claim, behind: bool = False) -> str:
+    def _reason(self, claim: Claim, behind: bool) -> str:
         """What a claim waits for."""
+        taken = self._places()
         parts = []
         if claim.gpus:
-            taken = sum(self._taken_gpus().values())
-            parts.append(f"{claim.gpus:g} of {len(self.gpus)} GPUs, of which {taken:g} are taken")
+            held = sum(self._shares(taken).values())
+            parts.append(f"{claim.gpus:g} of {len(self.gpus)} GPUs, of which {held:g} are taken")
         if claim.cores:
-            held = sum(len(other.place.cores) for other in self._holding if other.place)
-            parts.append(f"{claim.cores} of {len(self.cores)} cores, of which {held} are taken")
+            held = sum(len(place.cores) for place in taken)
+            parts.append(f"{claim.cores} of {len(self.cores)} cores, of which {held:g} are taken")
         return f"waits for {' and '.join(parts)}" + (", behind others" if behind else "")
 
 

@@ -127,7 +127,7 @@ class ModelServers:
     async def woken(self) -> str:
         self.wake()
         while not self.endpoints():
-            trouble = self._supervisor.next_ready().trouble
+            trouble = self._supervisor.next_ready().start.trouble
             if trouble or self._stopped:
                 return trouble or "its model servers are stopping"
             self._moves.clear()
@@ -278,14 +278,14 @@ class ModelServers:
         """Requests wait for the model servers that serve, not for those that are to follow them or have gone before."""
         if self._demand is None or self._held or self._stopped:
             return
-        start = self._supervisor.next_ready()
+        start = self._supervisor.next_ready().start
         if start != self._told:
             self._told = start
             self._context.starting(self._name, start)
 
     def _demand_status(self, demand: OnDemand) -> dict[str, Any]:
-        start = self._supervisor.next_ready()
-        return {**demand.status(), "start_s": start.takes / SECOND or None, "trouble": start.trouble or None}
+        coming = self._supervisor.next_ready()
+        return {**demand.status(), "start_s": coming.start.takes / SECOND or None, "trouble": coming.detail or None}
 
     def _inflight(self, address: str) -> int:
         return self._context.inflight(self._name, address)

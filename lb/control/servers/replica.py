@@ -40,6 +40,7 @@ DRAIN_QUIET = SECOND // 4
 # What a server has after SIGTERM at least, when its requests took all of the drain time.
 MIN_TERM_GRACE = 2 * SECOND
 LINES = 20  # of a server's output that status shows
+SHOWN = 300  # characters of an error in a line of status
 
 
 Probe = Literal["grpc", "oip", "tcp"]
@@ -109,6 +110,19 @@ class Replica(Struct, frozen=True):
     cores: tuple[int, ...] = ()
 
 
+class Prospect(Struct, frozen=True):
+    """What can be expected of a replica that is wanted. Times are monotonic ns. `trouble` is what clients are told of
+    its last failure, or of what it waits for; `detail` is for operators."""
+
+    state: State
+    begun_at: int = 0  # when the process that starts was started
+    due_at: int = 0  # when the pause before the next start is over
+    failed_to_start: bool = False  # the last process ended, or was stopped, before it was ready
+    soon: bool = False  # what it waits for is about to be given back
+    trouble: str = ""
+    detail: str = ""
+
+
 class Machine(Struct, frozen=True):
     """What the servers of all pools share. `warm` starts Tidegate's own model servers."""
 
@@ -130,7 +144,7 @@ class Surroundings(Struct, frozen=True):
     launch: Launch | None  # elsewhere; None: on this machine
     inflight: Callable[[str], int]
     exited: Callable[[str], None]  # the process behind an address that had been ready is gone
-    moved: Callable[[ManagedReplica, State], None]  # the state was another before
+    moved: Callable[[ManagedReplica, State], None]  # the state was another before, or what it waits for is
 
 
 class ManagedReplica:
@@ -156,8 +170,8 @@ class ManagedReplica:
         self._listening = asyncio.Event()
         self._told = asyncio.Event()  # the model server says that it is ready
         self._delay = 0  # of the pause before the next start
-        self.due_at = 0  # when that is over, monotonic ns
-        self.failed_to_start = False  # the last process ended, or was stopped, before it was ready
+        self._due_at = 0  # when that is over, monotonic ns
+        self._failed_to_start = False  # the last process ended, or was stopped, before it was ready
         self._stop_by = 0  # when a process that is to end is killed
         self._started_at: int | None = None
         self._ready_at: int | None = None
@@ -172,11 +186,6 @@ class ManagedReplica:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
-
-    @property
-    def started_at(self) -> int:
-        """When the last process was started, monotonic ns; 0: none was."""
-        return self._started_at or 0
 
     @property
     def start_time(self) -> int | None:
@@ -198,6 +207,15 @@ class ManagedReplica:
             place.gpus,
             place.cores,
         )
+
+    def prospect(self) -> Prospect:
+        """What can be expected of it."""
+        if self.state is State.WAITING and self._claim is not None:
+            why = f"its model server waits for free {self._claim.wants}"
+            return Prospect(self.state, soon=self._claim.soon, trouble=why, detail=f"it {self._claim.why}")
+        begun = self._started_at if self._started_at is not None and self.pid is not None else self._around.clock.now()
+        error = f"none could be started ({self._last_error[:SHOWN]})"
+        return Prospect(self.state, begun, self._due_at, self._failed_to_start, trouble=error, detail=error)
 
     def start(self) -> None:
         """Begin; call it once, in the running loop."""
@@ -223,7 +241,10 @@ class ManagedReplica:
             self._step(Event.DUE)
             return
         self._claim = self._around.machine.placement.claim(
-            serve.gpus or 0, serve.cores or 0, lambda: self._step(Event.DUE)
+            serve.gpus or 0,
+            serve.cores or 0,
+            lambda: self._step(Event.DUE),
+            lambda: self._around.moved(self, self.state),
         )
         if self._claim.place is None:
             log.warning("%s: %s", self.name, self._claim.why)
@@ -252,6 +273,8 @@ class ManagedReplica:
             self._around.exited(exited)
         if before is not self.state:
             self._around.moved(self, before)
+        if self.state in (State.DRAINING, State.STOPPING) and self._claim is not None:
+            self._claim.end_soon()
 
     def _enter(self) -> asyncio.Task[None] | None:
         """Start what is done in the new state; it ends with an event of its own or is cancelled by another one."""
@@ -375,10 +398,10 @@ class ManagedReplica:
         now = self._around.clock.now()
         self._leave()
         self.address, self._last_error, self._last_output = None, error, tuple(self._lines)
-        self.failed_to_start = self._ready_at is None
+        self._failed_to_start = self._ready_at is None
         # Time spent on starting does not make a run stable.
         self._delay = self._restarts.died(now if self._ready_at is None else self._ready_at, now)
-        self.due_at = now + self._delay
+        self._due_at = now + self._delay
         often = self._restarts.crash_loop
         log.log(
             logging.ERROR if often else logging.WARNING,

@@ -15,17 +15,16 @@ from msgspec.structs import replace
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import ServeConfig
+from lb.control.servers.coming import Coming, coming
 from lb.control.servers.launcher import Launch
 from lb.control.servers.model_server import Command, new_socket, same_process, serve_command
 from lb.control.servers.replica import Machine, ManagedReplica, Probe, Replica, State, Surroundings
 from lb.errors import StartError
 from lb.scaling.cpu import CpuMeter, families, resident
-from lb.upstream.start import Start
 
 log = logging.getLogger("tidegate.supervisor")
 
 STARTS = 8  # whose times are remembered
-SHOWN = 300  # characters of an error that clients are told; headers of gRPC have little room
 
 # Whom to give up first: what serves least.
 GIVE_UP_ORDER = (State.CRASH_LOOP, State.WAITING, State.BACKOFF, State.STOPPING, State.STARTING, State.READY)
@@ -101,7 +100,7 @@ class Supervisor:
     `on_change()` is called when `endpoints()` has changed. `on_exit(address)` is called the moment the process behind
     an endpoint is seen to be gone, before `on_change`, whether it crashed or was stopped. `inflight(address)` counts
     the requests that the data path has there now. `on_move()` is called when a replica has begun to start, is ready,
-    has failed or is gone.
+    has failed or is gone, and when one that waits for a place waits for another reason.
     """
 
     def __init__(
@@ -182,21 +181,10 @@ class Supervisor:
         """How many there were, also of replicas that are gone: it never falls."""
         return self._restarts_before + sum(replica.restarts for replica in self.replicas())
 
-    def next_ready(self) -> Start:
+    def next_ready(self) -> Coming:
         """How the start of the first replica that requests could go to goes on."""
-        takes = min(self._starts, default=0)
-        wanted = [replica for replica in self._replicas.values() if replica.wanted]
-        now = self._clock.now()
-        starting = [r.started_at if r.pid is not None else now for r in wanted if r.state is State.STARTING]
-        pausing = [replica for replica in wanted if replica.state in (State.BACKOFF, State.CRASH_LOOP)]
-        if starting:
-            return Start(min(starting) + takes if takes else 0, takes)
-        if not pausing or any(replica.state is State.READY for replica in wanted):
-            return Start(takes=takes)
-        first = min(pausing, key=lambda replica: replica.due_at)
-        failed = all(replica.failed_to_start or replica.state is State.CRASH_LOOP for replica in pausing)
-        trouble = f"none could be started ({first.describe().last_error[:SHOWN]})" if failed else ""
-        return Start(first.due_at + takes, takes, trouble)
+        wanted = [replica.prospect() for replica in self._replicas.values() if replica.wanted]
+        return coming(wanted, takes=min(self._starts, default=0))
 
     def replicas(self) -> tuple[Replica, ...]:
         """All of them by index, those that drain or stop included."""
