@@ -294,7 +294,7 @@ async def test_how_the_start_goes_on(tmp_path: Path) -> None:
         pool.supervisor.scale_to(1)
         await until(lambda: pool.states() == ["backoff"], "it fails")
         failed = pool.supervisor.next_ready().start
-        assert failed.trouble == "none could be started (exit code 1: error: the model is broken)"
+        assert failed.trouble == "its model server ended before it was ready"
         assert clock.now() + 50 * SECOND < failed.ready_at < clock.now() + 61 * SECOND + took
 
 
@@ -307,6 +307,49 @@ async def test_a_server_that_was_ready_and_died_is_no_trouble(tmp_path: Path) ->
         await until(lambda: pool.states() == ["backoff"], "it is seen")
         start = pool.supervisor.next_ready().start
         assert (start.trouble, start.ready_at > MonotonicClock().now() + 50 * SECOND) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("serve", "trouble", "shown"),
+    [
+        ({"command": ["/no/such/server"]}, "its model server could not be started", "/no/such/server"),
+        (
+            {"command": [sys.executable, "-c", "print('the key of /srv/models is 1234'); raise SystemExit(3)"]},
+            "its model server ended before it was ready",
+            "exit code 3: the key of /srv/models is 1234",
+        ),
+        (
+            {"command": [sys.executable, "-c", "print('/srv/models'); import time; time.sleep(60)"]},
+            "its model server was not ready in time",
+            "not ready within 1s",
+        ),
+    ],
+    ids=["no program", "it ends", "it takes too long"],
+)
+async def test_clients_are_told_the_kind_of_a_failure_alone(
+    tmp_path: Path, serve: dict[str, Any], trouble: str, shown: str
+) -> None:
+    """Not what a process has written, nor paths."""
+    async with running(tmp_path, backoff=LONG, start_timeout="1s", **serve) as pool:
+        await until(lambda: pool.supervisor.next_ready().start.trouble != "", "it fails", 10)
+        await until(lambda: pool.states() == ["backoff"], "it is gone", 10)
+        found = pool.supervisor.next_ready()
+        assert found.start.trouble == trouble
+        assert found.detail.startswith("none could be started (")
+        assert shown in found.detail
+
+
+async def test_clients_are_told_of_a_server_that_ends_again_and_again(tmp_path: Path) -> None:
+    async with running(tmp_path, crash_loop={"restarts": 1, "within": "1h"}) as pool:
+        for n in (1, 2):
+            await until(lambda n=n: [r.restarts for r in pool.supervisor.replicas()] == [n - 1], "its start")  # type: ignore[misc]
+            await pool.ready(1)
+            (replica,) = pool.supervisor.replicas()
+            assert replica.pid is not None
+            os.kill(replica.pid, signal.SIGKILL)
+            await until(lambda: pool.states() != ["ready"], "it is seen")
+        assert pool.states() == ["crash_loop"]
+        assert pool.supervisor.next_ready().start.trouble == "its model server ends again and again"
 
 
 async def test_a_server_without_a_place_is_trouble_until_another_stops(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from lb.wire import grpc_service_pb2 as wire
 
 Start = Callable[..., Daemon]
 SERVICE = "/inference.GRPCInferenceService/"
+FAILED = "no endpoint of pool digits is available: its model server ended before it was ready"
 
 
 def config(listener: dict[str, Any] | None = None, **serve: Any) -> dict[str, Any]:
@@ -223,15 +224,22 @@ async def test_a_start_that_fails_says_why(start: Start, tmp_path: Path) -> None
     answers = await asyncio.gather(*(infer(daemon, daemon.port()) for _ in range(10)))
     for answer in answers:
         assert answer.status_code == 503
-        assert answer.json()["error"].startswith(
-            "no endpoint of pool digits is available: none could be started (exit code 1: "
-        )
+        assert answer.json() == {"error": FAILED}
         assert 1 <= int(answer.headers["retry-after"]) <= 46
     async with httpx.AsyncClient() as client:
         assert (await client.get(f"http://127.0.0.1:{daemon.port()}/v2/health/ready")).status_code == 400
+    # Clients of gRPC, by the worker and by the master, hear no more: neither paths nor what the process has written.
+    request = wire.ModelInferRequest(model_name="digits").SerializeToString()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{daemon.port()}") as channel:
+        for method, message in (("ModelInfer", request), ("ModelMetadata", b"\x0a\x06digits")):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await channel.unary_unary(SERVICE + method)(message, timeout=60)
+            assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.UNAVAILABLE, FAILED)
+    # Operators do.
     (replica,) = replicas(daemon)
     assert replica["state"] == "backoff"
-    assert "none could be started" in daemon.command("status").stdout
+    assert str(tmp_path / "models") in replica["last_error"]
+    assert "none could be started (exit code 1: " in daemon.command("status").stdout
 
 
 async def test_a_model_server_without_a_place_refuses_until_one_comes_free(start: Start) -> None:
@@ -291,7 +299,7 @@ async def test_the_model_server_that_starts_is_killed(start: Start) -> None:
     os.kill(server, signal.SIGKILL)
     answers = await asyncio.gather(*requests)
     assert {answer.status_code for answer in answers} == {503}
-    assert "none could be started (signal SIGKILL" in answers[0].json()["error"]
+    assert answers[0].json() == {"error": FAILED}
     # The next start goes well, and so does who comes then.
     await asyncio.to_thread(eventually, lambda: replicas(daemon)[0]["state"] == "ready", "it starts again")
     assert (await infer(daemon, daemon.port())).status_code == 200
@@ -337,7 +345,7 @@ async def test_a_worker_that_comes_up_knows_why_nothing_starts(start: Start, tmp
         return daemon.worker_pids() not in (before, [None]) and daemon.admin("/readyz")[0] == 200
 
     await asyncio.to_thread(eventually, replaced, "a new worker")
-    assert "none could be started" in (await infer(daemon, port)).json()["error"]
+    assert (await infer(daemon, port)).json() == {"error": FAILED}
 
 
 async def test_the_master_is_killed(start: Start) -> None:

@@ -88,16 +88,16 @@ async def test_a_pool_without_limits_has_requests_wait_at_zero_only(site: Site) 
 async def test_a_failed_start_refuses_those_who_wait_and_says_why(site: Site) -> None:
     gate = await at_zero(site)
     requests = [await wait(gate, f"/{i}") for i in range(3)]
-    tell(gate, ready_at=monotonic_ns() + 30 * SECOND, trouble="none could be started (exit status 1: no memory)")
+    tell(gate, ready_at=monotonic_ns() + 30 * SECOND, trouble="its model server ended")
     for request in requests:
         answer = await request
         assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"no endpoint of pool pool is available: none could be started (exit status 1: no memory)" in answer
+        assert b"no endpoint of pool pool is available: its model server ended" in answer
         assert 30 <= retry_after(answer) <= 46
     # Until something else is told, nobody waits; the master hears of each all the same.
     gate.master.woken.clear()
     await asyncio.sleep(0.1)
-    assert b"exit status 1: no memory" in await ask(gate, "/4")
+    assert b"its model server ended" in await ask(gate, "/4")
     assert gate.master.woken == ["pool"]
     tell(gate)
     await wait(gate, "/5")

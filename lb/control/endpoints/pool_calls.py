@@ -76,9 +76,9 @@ class PoolCalls:
             if method in METHODS:
                 return await self._server_calls.answer(pool, method, request)
             return Answer(Status.UNIMPLEMENTED, f"{method} is no call of a whole pool", b"")
-        except Exception as error:  # one that nobody foresaw must not leave the client without an answer
+        except Exception:  # one that nobody foresaw must not leave the client without an answer
             log.exception("pool %s: %s was not answered", pool, method)
-            return Answer(Status.INTERNAL, f"internal error: {error!r}", b"")
+            return Answer(Status.INTERNAL, "internal error", b"")
 
     async def _configured(self, pool: str, request: bytes) -> Answer:
         """A ModelConfig of servers that have none, by the model's metadata."""
@@ -131,7 +131,7 @@ class PoolCalls:
             (answer,) = await ask(endpoint, method, [request], self._timeout)
             if isinstance(answer, bytes):
                 return Answer(0, "", answer)
-            errors.append(error_of(method, answer))
+            errors.append(_told(method, answer))
         return worst(pool, errors)
 
     async def _common(self, pool: str) -> Answer:
@@ -147,7 +147,7 @@ class PoolCalls:
         found = await asyncio.gather(*(ask(endpoint, METADATA, [b""], self._timeout) for endpoint in endpoints))
         said = [answer for (answer,) in found if isinstance(answer, bytes)]
         if not said:
-            return worst(pool, [error_of(METADATA, answer) for (answer,) in found if not isinstance(answer, bytes)])
+            return worst(pool, [_told(METADATA, answer) for (answer,) in found if not isinstance(answer, bytes)])
         try:
             return Answer(0, "", common_metadata(said))
         except DecodeError:
@@ -239,12 +239,12 @@ class _Statistics:
         answers, errors = {}, []
         for address, answer in said.items():
             if not isinstance(answer, bytes):
-                errors.append(error_of(STATISTICS, answer))
+                errors.append(_told(STATISTICS, answer))
                 continue
             try:
                 answers[address] = wire.ModelStatisticsResponse.FromString(answer)
             except DecodeError:
-                errors.append(Answer(Status.INTERNAL, f"{address}: the answer is not a ModelStatisticsResponse", b""))
+                errors.append(Answer(Status.INTERNAL, "an endpoint's answer is not a ModelStatisticsResponse", b""))
         if not answers:
             return worst(self._pool, errors)
         if self._sums is None:
@@ -266,3 +266,9 @@ class _Statistics:
                 self._pool, endpoint.address, silent[0].details,
             )  # fmt: skip
         return answers
+
+
+def _told(method: str, failure: CallFailed) -> Answer:
+    """An endpoint's own error, for a client. Of an endpoint that gave none it is told no more than that: addresses and
+    why there is no talking to them are for operators."""
+    return error_of(method, failure) if failure.told else Answer(failure.code, "an endpoint did not answer", b"")

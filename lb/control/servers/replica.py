@@ -42,6 +42,12 @@ MIN_TERM_GRACE = 2 * SECOND
 LINES = 20  # of a server's output that status shows
 SHOWN = 300  # characters of an error in a line of status
 
+# What clients are told of a failure: its kind alone. What a process has written, paths and addresses are for operators.
+NOT_STARTED = "its model server could not be started"
+NOT_IN_TIME = "its model server was not ready in time"
+NEVER_READY = "its model server ended before it was ready"
+ENDS_ALWAYS = "its model server ends again and again"
+
 
 Probe = Literal["grpc", "oip", "tcp"]
 
@@ -178,6 +184,7 @@ class ManagedReplica:
         self._lines: deque[str] = deque(maxlen=LINES)
         self._last_output: tuple[str, ...] = ()
         self._last_error = ""
+        self._trouble = ""  # the same for clients
         self._hung = ""  # why its process was killed
 
     def __repr__(self) -> str:
@@ -214,8 +221,8 @@ class ManagedReplica:
             why = f"its model server waits for free {self._claim.wants}"
             return Prospect(self.state, soon=self._claim.soon, trouble=why, detail=f"it {self._claim.why}")
         begun = self._started_at if self._started_at is not None and self.pid is not None else self._around.clock.now()
-        error = f"none could be started ({self._last_error[:SHOWN]})"
-        return Prospect(self.state, begun, self._due_at, self._failed_to_start, trouble=error, detail=error)
+        detail = f"none could be started ({self._last_error[:SHOWN]})"
+        return Prospect(self.state, begun, self._due_at, self._failed_to_start, trouble=self._trouble, detail=detail)
 
     def start(self) -> None:
         """Begin; call it once, in the running loop."""
@@ -304,8 +311,9 @@ class ManagedReplica:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._told.wait(), PROBE_INTERVAL / SECOND)
         except StartError as e:
-            self._fail(str(e), None)
+            self._fail(str(e), NOT_STARTED, None)
         except TimeoutError:
+            self._trouble = NOT_IN_TIME
             self._last_error = f"not ready within {format_duration(self.serve.start_timeout)}: {reason}"
             log.error("%s: %s; it is stopped", self.name, self._last_error)
             self._stop_by = self._around.clock.now() + MIN_TERM_GRACE
@@ -386,18 +394,22 @@ class ManagedReplica:
             self._step(Event.ENDED, exited)
             return
         if self.state is State.STOPPING:
-            self._fail(self._last_error, exited)  # it was stopped for a reason that says more than its end
+            # It was stopped for a reason that says more than its end.
+            self._fail(self._last_error, self._trouble, exited)
         elif self._hung:
-            self._fail(self._hung, exited)
+            self._fail(self._hung, ENDS_ALWAYS, exited)
         else:
             last = self._lines[-1] if self._lines else ""
-            self._fail(problem or ": ".join(filter(None, (describe_exit(code), last))), exited)
+            error = problem or ": ".join(filter(None, (describe_exit(code), last)))
+            kind = NOT_STARTED if problem else ENDS_ALWAYS if exited else NEVER_READY
+            self._fail(error, kind, exited)
 
-    def _fail(self, error: str, exited: str | None) -> None:
+    def _fail(self, error: str, trouble: str, exited: str | None) -> None:
         """There is no process although one is wanted: try again later."""
         now = self._around.clock.now()
         self._leave()
         self.address, self._last_error, self._last_output = None, error, tuple(self._lines)
+        self._trouble = trouble
         self._failed_to_start = self._ready_at is None
         # Time spent on starting does not make a run stable.
         self._delay = self._restarts.died(now if self._ready_at is None else self._ready_at, now)
