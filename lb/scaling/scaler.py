@@ -43,12 +43,14 @@ class Look(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True):
-    """Replicas from now on, within the limits, and why. `recommended` is before windows, steps and limits."""
+    """Replicas from now on, within the limits, and why. `recommended` is before windows, steps and limits; `foreseen`
+    are those that are to be there before their requests come, as by a forecast: they alone start a pool at zero."""
 
     replicas: int
     recommended: int
     reason: str
     detail: Mapping[str, Any] = field(default_factory=dict)  # per signal or recommender: what it saw and asks for
+    foreseen: int = 0
 
 
 class Scaler(Protocol):

@@ -86,6 +86,8 @@ class Scheduled:
 
     def decide(self, now: int) -> Decision:
         decision = self._rule.decide(now)
+        if self.floor > decision.foreseen:
+            decision = replace(decision, foreseen=self.floor)
         if not self._on:
             return decision
         return replace(decision, reason=f"{decision.reason}; schedule {' and '.join(self._on)}")

@@ -120,6 +120,15 @@ def test_scaling_never_stops_the_last_but_may_start_the_first() -> None:
     assert (pool.target.wanted, pool.on_demand.asleep, pool.turns) == (4, False, [True, False])
 
 
+def test_what_scaling_has_started_is_there_for_a_while() -> None:
+    """Else a forecast would start model servers that the next look stops."""
+    pool = Demand()
+    pool.after(100)
+    pool.on_demand.scale_to(2)
+    assert pool.after(9) == 2
+    assert pool.after(1) == 0
+
+
 def test_another_time_holds_from_the_next_look_on() -> None:
     pool = Demand(1)
     pool.on_demand.follow(3 * SECOND)

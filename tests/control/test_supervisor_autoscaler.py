@@ -21,8 +21,9 @@ from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
 from lb.control.servers.traffic import Counts
 from lb.scaling import registry
+from lb.scaling.plan import plan
 from lb.scaling.rules.ray import Ray
-from lb.scaling.scaler import Decision
+from lb.scaling.scaler import Decision, Look
 
 SECOND = 1_000_000_000
 NOWHERE = ScalingMemory("digits", None)
@@ -112,6 +113,43 @@ def test_no_scaling_without_a_reading() -> None:
     scaler.sample(15 * SECOND)
     assert scaler.step(15 * SECOND).reason == "in_flight is missing"
     assert pool.calls == []
+
+
+@pytest.mark.parametrize(
+    ("waiting", "schedules", "replicas"),
+    [(0, [], 0), (3, [], 4), (0, [{"from": "2020-01-01", "until": "2120-01-01", "min": 2}], 2)],
+    ids=["nobody", "requests", "a schedule"],
+)
+def test_what_a_rule_holds_starts_nothing_at_zero(
+    waiting: int, schedules: list[dict[str, Any]], replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went to zero for want of requests while the rule, of which windows are longer than that, wants four."""
+
+    class Holder(Ray):
+        def __init__(self, settings: ScalingConfig) -> None:
+            super().__init__(settings.ray)
+
+        def see(self, look: Look) -> None:
+            self.last = look
+
+        def decide(self, now: int) -> Decision:
+            return plan(self.last, 4, 4, "four")
+
+    monkeypatch.setitem(registry.RULES, "ray", Holder)
+    pool = FakePool(0)
+    scaler = pool.scaler(ScalingConfig.model_validate({"rule": "ray", "schedules": schedules}), 0)
+    pool.counts = Counts(0, 0, 0, 0, {})
+    scaler.sample(SECOND)
+    pool.waiting = waiting
+    pool.counts = Counts(0, 0, 0, waiting, {})
+    scaler.sample(2 * SECOND)
+    decision = scaler.step(2 * SECOND)
+    assert (decision.replicas, pool.wanted) == (replicas, replicas)
+    assert decision.reason.endswith("; at zero without a request") == (waiting == 0)
+    # Where there are some, it is the rule's business.
+    pool.scale_to(1)
+    scaler.sample(3 * SECOND)
+    assert scaler.step(3 * SECOND).replicas == 4
 
 
 def test_another_rule_takes_over() -> None:

@@ -464,6 +464,23 @@ async def test_scaling_goes_on_from_one(start: Start) -> None:
     assert (await infer(daemon, port)).status_code == 200
 
 
+async def test_what_the_rule_auto_holds_does_not_wake_it(start: Start) -> None:
+    """It holds replicas for the load of the last minutes, and a pool is at zero after seconds here."""
+    settings = config(max=2, idle_timeout="1s")
+    settings["pools"]["digits"]["scaling"] = {}
+    daemon = start(settings)
+    url = f"http://127.0.0.1:{daemon.port()}{DIGITS_INFER}"
+    async with httpx.AsyncClient(timeout=60) as client:
+        for _ in range(20):
+            assert (await client.post(url, json=body())).status_code == 200
+            await asyncio.sleep(0.1)
+    await asyncio.to_thread(eventually, lambda: asleep(daemon), "it goes to zero")
+    assert on_demand(daemon)["wakes"] == 1
+    await asyncio.sleep(2)
+    assert (on_demand(daemon)["wakes"], replicas(daemon)) == (1, [])
+    assert "at zero without a request" in daemon.command("scaling", "explain", "digits").stdout
+
+
 def test_a_stream_of_grpc_waits(start: Start) -> None:
     daemon = start(config())
     request = wire.ModelInferRequest(model_name="digits")

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from looks import MINUTE, Pool
+from msgspec.structs import replace
 from property import examples
 from scaling_contract import ScalerContract
 
 from lb.config.units import MILLISECOND, SECOND
 from lb.scaling.rules.auto import REFERENCES, Auto
 from lb.scaling.rules.replay import Replay
-from lb.scaling.scaler import Look, Scaler
+from lb.scaling.scaler import Look, Scaler, Traffic
 from lb.scaling.simulate.cli import rule
-from lb.scaling.simulate.run import Setup, simulate
+from lb.scaling.simulate.pool import SimulatedPool
+from lb.scaling.simulate.run import Setup, looked, simulate
 from lb.scaling.simulate.trace import Trace
 
 SETUP = Setup(20 * MILLISECOND, 1, 30 * SECOND, 200 * MILLISECOND, 1, 200)
@@ -134,6 +136,83 @@ def test_who_waits_is_answered_before_a_second_has_passed() -> None:
     _, looks = spied(setup, [500] * 20)
     first = next(look for look in looks if look.wanted > 5)
     assert first.at <= 0.5 * SECOND
+
+
+class Sleeper:
+    """A simulated pool on demand: the first request orders a replica, 300 s without any stop all of them."""
+
+    def __init__(self, setup: Setup, counts: list[int]) -> None:
+        self.pool = SimulatedPool(
+            array("q", counts), SECOND, setup.service, setup.concurrency, setup.start, setup.objective, 0, 1, False
+        )
+        self.setup = setup
+        self.auto = Auto(setup.objective)
+        self.now = self.used_at = self.wanted = 0
+        self.wakes: list[str] = []
+
+    def until(self, seconds: int) -> None:
+        while self.now < seconds * SECOND:
+            self.now += self.auto.interval
+            pool = self.pool
+            pool.forget()
+            pool.advance(self.now)
+            unused = not (pool.arrived or pool.waiting or pool.busy)
+            self.used_at = self.used_at if unused else self.now
+            if self.wanted == 0 and not unused:
+                self._order(1, "a request")
+            elif self.wanted and self.now - self.used_at >= 300 * SECOND:
+                self._order(0, "")
+            floor = min(self.wanted, 1)
+            look = looked(pool, self.setup, self.now, self.auto.interval, self.wanted, 0.0)
+            self.auto.see(replace(look, minimum=floor))
+            decision = self.auto.decide(self.now)
+            asked = min(decision.replicas, decision.foreseen) if unused and not self.wanted else decision.replicas
+            self._order(max(asked, floor), "the rule")
+
+    def _order(self, n: int, why: str) -> None:
+        if n != self.wanted:
+            if self.wanted == 0:
+                self.wakes.append(why)
+            self.wanted = n
+            self.pool.scale_to(n)
+
+
+def test_requests_before_any_replica_could_have_started_teach_nothing() -> None:
+    """A steady load for four replicas, from zero, twice. What is late while the first one starts says nothing of the
+    load, which never changes: neither of the way to scale that is followed nor of the rules beside it."""
+    setup = Setup(20 * MILLISECOND, 1, 10 * SECOND, 200 * MILLISECOND, 0, 200)
+    sleeper = Sleeper(setup, ([200] * 1800 + [0] * 600) * 2)
+    for begin in (0, 2400):
+        sleeper.until(begin + 1790)
+        assert 4 < sleeper.wanted <= 6
+        learned = sleeper.auto.learned()
+        assert learned["headroom"] <= 1.25
+        followed, hpa = (float(told.split()[1]) for told in learned["replayed"][:2])  # percent that are late
+        assert (followed < 0.05, hpa < 0.001) == (True, True)
+        sleeper.until(begin + 2390)
+        assert sleeper.wanted == 0
+    assert sleeper.wakes == ["a request", "a request"]
+
+
+def test_what_is_held_for_the_first_replica_does_not_say_what_a_replica_is_like() -> None:
+    """A server without a limit gets all that was held at once: 200 requests, which it serves one after the other."""
+    auto, at = Auto(), 0
+
+    def look(ready: int, **traffic: float) -> None:
+        nonlocal at
+        at += SECOND
+        auto.see(Look(at, 1, ready, 1, 100, traffic=Traffic(SECOND, **traffic)))  # type: ignore[arg-type]
+
+    for _ in range(5):
+        look(0, waiting=200.0)
+    for second in range(4):
+        left = 200 - 50 * second
+        look(1, answered=50, in_flight=left - 25.0, served=int(50 * (second + 0.5) * SECOND))
+        assert auto.learned()["service_ms"] / auto.learned()["concurrency"] == pytest.approx(20)
+    for _ in range(20):
+        look(1, arrived=10, answered=10, in_flight=0.2, served=10 * 20 * MILLISECOND)
+    assert auto.learned()["service_ms"] == pytest.approx(20)
+    assert auto.learned()["concurrency"] == 1
 
 
 def test_forecasts_are_made_and_not_followed_in_a_dry_run() -> None:

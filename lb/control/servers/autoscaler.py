@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from lb.clock import Clock
 from lb.config.schema.file import ScalingConfig
@@ -143,6 +144,9 @@ class Autoscaler:
         """Decide on the looks since the last decision, and act on it."""
         before = self._target.wanted
         decision = self._rule.decide(now)
+        if before == 0 and decision.replicas > decision.foreseen and self._is_unused():
+            why = f"{decision.reason}; at zero without a request"
+            decision = replace(decision, replicas=decision.foreseen, reason=why)
         self._last, self._decided_at = decision, now
         self._counts.decisions += 1
         if decision.replicas != before:
@@ -154,6 +158,10 @@ class Autoscaler:
         else:
             log.debug("pool %s: stays at %d: %s", self.pool, before, decision.reason)
         return decision
+
+    def _is_unused(self) -> bool:
+        traffic = self._look.traffic if self._look is not None else None
+        return traffic is None or not (traffic.arrived or traffic.waiting)
 
     def status(self) -> dict[str, Any]:
         """For status and metrics: rule, limits, the last decision with its metrics, counts, the last scale events."""

@@ -92,7 +92,8 @@ class OnDemand:
     def scale_to(self, n: int) -> None:
         """What `scaling` asks for. More than none wakes the pool; that none are left is for `look` to say."""
         if self.asleep and n > 0:
-            self._turn(False, self._clock.now(), "scaling asks for model servers, which wakes it")
+            self._used_at = self._clock.now()  # it is to be there for those who come
+            self._turn(False, self._used_at, "scaling asks for model servers, which wakes it")
         self._target.scale_to(max(n, self.floor))
 
     def wake(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from lb.config.units import MILLISECOND, SECOND
 from lb.scaling.forecast.combined import LoadForecast
@@ -59,6 +60,10 @@ PATIENCE_OF_SERVICE = 1.0
 # Answers after which what was learned before counts for 1/e.
 ANSWERS = 200.0
 LEAST_SERVICE = 1e-6
+# Times the replicas that a load needs: those that pools of the replay begin with after a time without any.
+AMPLE = 1.45
+# Requests that were held while there was no replica; fewer are not seen in what a replica is measured by.
+PILE = 4.0
 # Time without any request after which a pool that never had one shrinks.
 IDLE = 300 * SECOND
 
@@ -102,6 +107,9 @@ class Auto:
         self._sums = _Sums()
         self._since_choice = 0.0
         self._shaped = False  # whether a look was replayed
+        self._empty = False  # whether there was no replica when the replay saw the load last
+        self._held = 0.0  # requests that came while there was no replica, and are not answered yet
+        self._piled = False  # whether the service was measured by these alone
         self._asked_at = 0
         self._ready = 0  # replicas that were ready in the look before
         self._queued_at = 0  # replicas that were ready in the look before, if requests queued in it
@@ -123,7 +131,7 @@ class Auto:
         sums.in_flight += traffic.in_flight * traffic.span
         sums.waiting += traffic.waiting * traffic.span
         sums.wanted += look.wanted * traffic.span
-        if sums.span >= SPAN or traffic.waiting > look.ready * self._shape.places:
+        if sums.span >= SPAN or traffic.waiting > look.ready * self._shape.places > 0:
             self._learn(look, sums)
             self._sums = _Sums()
 
@@ -137,13 +145,16 @@ class Auto:
             return plan(look, 0, 0, f"no request for {IDLE // SECOND} s")
         replicas = self._replay.wanted(self._candidate, look.traffic.waiting, look.ready, look.wanted)
         reason = f"{self._told()}: {replicas}"
+        foreseen = 0
         forecast = self._forecast.forecast()
         if forecast is not None and forecast.used and self._follow:
             expected = math.ceil(forecast.quantile / self._rate() - 1e-9)
+            if forecast.quantile * self._start() >= 1.0:
+                foreseen = expected
             if expected > replicas:
                 replicas, reason = expected, f"forecast of {forecast.quantile:.4g} requests/s: {expected}"
         allowed = replicas if self._known() else max(replicas, look.wanted)
-        return plan(look, replicas, allowed, reason, "too little that was seen")
+        return replace(plan(look, replicas, allowed, reason, "too little that was seen"), foreseen=foreseen)
 
     def learned(self) -> Mapping[str, Any]:
         replay, shape = self._replay, self._shape
@@ -158,7 +169,7 @@ class Auto:
             "predictor": NAMES[predictor],
             "hold_s": HOLDS[hold],
             "headroom": headroom,
-            "drain_s": drain * (shape.start or ASSUMED_START),
+            "drain_s": drain * self._start(),
             "replayed": [
                 self._score("followed", *followed),
                 *(self._score(name, *replay.reference(i)) for i, name in enumerate(REFERENCES)),
@@ -196,21 +207,30 @@ class Auto:
     def _learn(self, look: Look, sums: _Sums) -> None:
         """A look is complete."""
         shape, span = self._shape, sums.span / SECOND
+        replay, start = self._replay, self._start()
         self._measure(look, sums)
+        if not look.ready:
+            # What is late before there is a replica is late whatever the way to scale, and says nothing of any.
+            self._empty = True
+            replay.note(span, sums.arrived)
         if shape.service is None:
             return
         service, objective = shape.service, self._objective
         patience = PATIENCE_OF_SERVICE * service if objective is None else objective / SECOND - service
-        start = ASSUMED_START if shape.start is None else shape.start
-        replay = self._replay
-        if not self._shaped:
-            replay.begin(look.wanted)
-            self._shaped = True
         replay.shaped(service, shape.places, patience, start, look.minimum, look.maximum)
-        replay.spend(sums.wanted / SECOND)
-        replay.see(span, sums.arrived)
         self._forecast.see(look.wall, span, sums.arrived, start + INTERVAL / SECOND)
-        self._since_choice += span
+        if look.ready:
+            if self._empty:
+                # The backlog is nobody's, and all begin with what the load needs.
+                needed = math.ceil(AMPLE * replay.steady() / self._rate())
+                replay.begin(min(max(needed, look.minimum, 1), look.maximum))
+            elif not self._shaped:
+                replay.begin(look.wanted)
+            self._empty = False
+            replay.spend(sums.wanted / SECOND)
+            replay.see(span, sums.arrived)
+        self._shaped = True
+        self._since_choice += span if look.ready else 0.0
         if self._since_choice >= CHOOSE_SECONDS and self._known():
             self._since_choice = 0.0
             self._candidate = replay.choose(self._candidate, BUDGET, HORIZON, STRESS, TIE, PRIOR, PRICE)
@@ -219,16 +239,22 @@ class Auto:
         shape = self._shape
         if look.start_time is not None:
             shape.start = look.start_time / SECOND
+        queued = sums.waiting >= sums.span * look.ready * shape.places
+        if not look.ready:
+            self._held = sums.waiting / sums.span
+        elif self._held > PILE and not queued:
+            self._measure_pile(look, sums)
+            return
         if sums.over:
             # Where times are not added up, by Little's law.
             seen = (sums.served or sums.in_flight) / sums.over / SECOND
-            share = 1.0 - math.exp(-sums.over / ANSWERS)
+            share = 1.0 if self._piled else 1.0 - math.exp(-sums.over / ANSWERS)
+            self._piled = False
             seen = max(seen, LEAST_SERVICE)
             shape.service = seen if shape.service is None else shape.service + share * (seen - shape.service)
         if not look.ready:
             return
         each = sums.in_flight / sums.span / look.ready
-        queued = sums.waiting >= sums.span * look.ready * shape.places
         if queued and self._queued_at == look.ready and each > 0:
             # With a queue in front of them for all of the look, replicas have all that they can work on at once.
             shape.places = shape.places + 0.2 * (each - shape.places) if shape.saturated else each
@@ -237,6 +263,21 @@ class Auto:
             shape.places = each
         self._queued_at = look.ready if queued else 0
         self._ready = look.ready
+
+    def _measure_pile(self, look: Look, sums: _Sums) -> None:
+        """All requests that were held for the first replica are there at once: neither how many these are nor how long
+        they take says what a replica is like. How many it answers does, and that is gone by until they are over."""
+        shape = self._shape
+        if sums.over and (shape.service is None or self._piled):
+            seen = max(sums.span * look.ready / sums.over / SECOND, LEAST_SERVICE)
+            shape.service = seen if shape.service is None else min(shape.service, seen)
+            self._piled = True
+        self._held = max(0.0, self._held - sums.over)
+        self._queued_at, self._ready = 0, look.ready
+
+    def _start(self) -> float:
+        """s that a replica takes to start."""
+        return self._shape.start or ASSUMED_START
 
     def _known(self) -> bool:
         """Whether there is enough to choose a candidate by, and to remove replicas."""

@@ -10,6 +10,7 @@ A *reference* is a rule that people know, with its defaults: what it costs is wh
 
 from libc.math cimport INFINITY, ceil, exp, floor, fmax, fmin, pow, sqrt
 from libc.stdlib cimport abs, calloc, free
+from libc.string cimport memset
 
 from collections.abc import Sequence
 
@@ -118,6 +119,7 @@ cdef inline void serve(tg_pool *pool, const tg_shape *shape, double rate, double
 cdef inline void set_up(tg_pool *pool, int wanted) noexcept nogil:
     cdef int i
     pool.wanted = pool.ready = wanted
+    pool.backlog = pool.busy = pool.waiting = 0.0
     for i in range(PARTS + 1):
         pool.least[i] = wanted
 
@@ -308,6 +310,15 @@ cdef struct tg_alarms:
     int below
 
 
+cdef void calm(tg_alarms *self, double now) noexcept nogil:
+    """No data point, no cooldown; the next data point ends a minute from now."""
+    self.busy.total = self.busy.seconds = 0.0
+    self.decided = now
+    self.above = self.below = 0
+    self.cooldown.base = -1
+    self.cooldown.out_until = self.cooldown.in_until = 0.0
+
+
 cdef bint point(tg_alarms *self, const tg_shape *shape, double now, double span, double *use) noexcept nogil:
     """Whether a data point has ended: the use of a ready replica."""
     note(&self.busy, self.pool.busy, span)
@@ -434,7 +445,6 @@ cdef class Replay:
         self.rungs = len(headrooms)
         self.memory = memory
         self.weight = 1.0
-        self.target_tracking.cooldown.base = self.step.cooldown.base = -1
         self.references = [&self.hpa.pool, &self.kpa.pool, &self.target_tracking.pool, &self.step.pool, &self.ray.pool]
         self.smoothings = <double *>taken(self.means, sizeof(double))
         self.mean = <double *>taken(self.predictors, sizeof(double))
@@ -474,8 +484,18 @@ cdef class Replay:
         return self.count
 
     def begin(self, int wanted) -> None:
-        """Every pool of the replay has so many ready replicas."""
+        """Every pool of the replay has so many ready replicas, no backlog, and a rule that remembers nothing; what was
+        found so far stays."""
         cdef int i
+        self.hpa.count = self.hpa.next = 0
+        self.hpa.busy.total = self.hpa.busy.seconds = 0.0
+        self.kpa.panic_until = self.kpa.peak = 0.0
+        self.ray.direction = 0
+        self.hpa.decided = self.kpa.decided = self.now
+        memset(&self.kpa.window, 0, sizeof(tg_window))
+        memset(&self.ray.window, 0, sizeof(tg_window))
+        calm(&self.target_tracking, self.now)
+        calm(&self.step, self.now)
         for i in range(self.count):
             set_up(&self.candidates[i].pool, wanted)
         for i in range(COUNT):
@@ -492,6 +512,16 @@ cdef class Replay:
         self.shape.minimum = minimum
         self.shape.maximum = maximum
         self.start = start
+
+    def note(self, double span, double requests) -> None:
+        """`requests` came in `span` s to a pool without any replica: the load is known, and nobody is judged by it."""
+        self.span = span
+        self.predict(requests / span, span)
+        self.keep(span)
+
+    def steady(self) -> float:
+        """Requests/s, the mean of some seconds."""
+        return self.mean[1]
 
     def see(self, double span, double requests) -> None:
         """`requests` came in `span` s. Each candidate is served, then it decides."""

@@ -71,7 +71,7 @@ def simulate(trace: Trace, setup: Setup, scaler: Scaler, wall: float = 0.0) -> R
         pool.advance(now)
         requests, late, paid = requests + pool.arrived, late + pool.late, paid + pool.paid
         plot.add(now, span, pool)
-        scaler.see(_look(pool, setup, now, span, wanted, wall))
+        scaler.see(looked(pool, setup, now, span, wanted, wall))
         if now - decided >= scaler.interval:
             decided = now
             replicas = scaler.decide(now).replicas
@@ -84,7 +84,8 @@ def simulate(trace: Trace, setup: Setup, scaler: Scaler, wall: float = 0.0) -> R
     return Result(requests, late, round(paid / SECOND, 3), changes, peak, plot.points())
 
 
-def _look(pool: SimulatedPool, setup: Setup, now: int, span: int, wanted: int, wall: float) -> Look:
+def looked(pool: SimulatedPool, setup: Setup, now: int, span: int, wanted: int, wall: float) -> Look:
+    """A look at the pool after `span` ns in which it did what it counts now."""
     traffic = Traffic(
         span, pool.arrived, pool.answered, 0, 0, int(pool.waited), int(pool.served), pool.busy / span,
         pool.waiting / span,
