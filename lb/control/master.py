@@ -304,19 +304,19 @@ class Master:
         cleanup.callback(launcher.close)
         cleanup.callback(warm.close)
         context = ServerContext(
-            runtime,
-            self._on_exit,
-            lambda pool, address: self.publisher.inflight(pool, address),
-            lambda pool, address: self.publisher.busy(pool, address),
-            lambda pool: self.publisher.waiting(pool),
-            lambda pool: self.publisher.counts(pool),
-            lambda pool: self.publisher.begun(pool),
-            lambda pool: self.publisher.kept_away(pool),
-            lambda pool, start: self.fleet.tell_start(pool, start),
-            lambda pool, address: self.publisher.report(pool, address),
-            self._clock,
-            Machine(launcher, warm, Placement(), Ports()),
-            state_directory(),
+            runtime_dir=runtime,
+            exited=self._on_exit,
+            inflight=lambda pool, address: self.publisher.inflight(pool, address),
+            busy=lambda pool, address: self.publisher.busy(pool, address),
+            waiting=lambda pool: self.publisher.waiting(pool),
+            counts=lambda pool: self.publisher.counts(pool),
+            begun=lambda pool: self.publisher.begun(pool),
+            kept_away=lambda pool: self.publisher.kept_away(pool),
+            starting=lambda pool, start: self.fleet.tell_start(pool, start),
+            report=lambda pool, address: self.publisher.report(pool, address),
+            clock=self._clock,
+            machine=Machine(launcher, warm, Placement(), Ports()),
+            state_dir=state_directory(),
         )
         self.managed = ManagedPools(
             lambda name, pool, changed: ModelServers(name, pool, changed, context),
@@ -327,14 +327,14 @@ class Master:
         cleanup.push_async_callback(self.discovered.close)
         self.engines = EnginePools(
             EngineContext(
-                lambda pool: [asked.address for asked in self._endpoints_up(pool)],
-                self._addresses,
-                lambda pool, address: self.publisher.inflight(pool, address),
-                lambda pool: self.publisher.waiting(pool),
-                lambda pool: self.publisher.counts(pool),
-                lambda pool, address: self.publisher.report(pool, address),
-                self._clock,
-                state_directory(),
+                up=lambda pool: [asked.address for asked in self._endpoints_up(pool)],
+                known=self._addresses,
+                inflight=lambda pool, address: self.publisher.inflight(pool, address),
+                waiting=lambda pool: self.publisher.waiting(pool),
+                counts=lambda pool: self.publisher.counts(pool),
+                report=lambda pool, address: self.publisher.report(pool, address),
+                clock=self._clock,
+                state_dir=state_directory(),
             )
         )
         cleanup.push_async_callback(self.engines.close)

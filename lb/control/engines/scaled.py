@@ -31,7 +31,7 @@ log = logging.getLogger("tidegate.scaling")
 FOLLOW = SECOND // 2  # between two looks at what the scaler may choose
 
 
-class EngineContext(Struct, frozen=True):
+class EngineContext(Struct, frozen=True, kw_only=True):
     """What scaled pools need of the master. The callables take the pool's name: its endpoints that are up, and all of
     them with those that leave; requests at one of them; requests that wait for any; its counters; what an endpoint
     reported last, and when. `state_dir` is where what scaling learns is kept; None: nowhere."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lb.control.servers.ray_processes import RayProcesses
 
 
-class ServerContext(Struct, frozen=True):
+class ServerContext(Struct, frozen=True, kw_only=True):
     """What servers need of the master. The callables take (pool, address); `waiting` and `counts` the pool."""
 
     runtime_dir: Path
