@@ -261,6 +261,9 @@ def _managed(pools: Sequence[dict[str, Any]]) -> Table:
         if vertical is not None and vertical["needed"] is not None:
             text = f"{vertical['cores']} cores each, {vertical['advised'] or vertical['cores']} advised: "
             text += f"{vertical['needed']:.2f} needed, memory {vertical['memory'] / 2**20:.0f} MiB"
+            if vertical["runs"] is not None:
+                text += f"; batch {vertical['batch'] or '-'}, {vertical['instances'] or '-'} runs at once: "
+                text += vertical["runs"]
             table.add_row(*map(cell, (f"{pool['name']} size", "", "", "", "", text)))
         demand = pool["managed"].get("on_demand")
         if demand is not None:

@@ -71,6 +71,16 @@ def test_a_command_is_for_every_protocol_but_udp(tmp_path: Path, protocol: str) 
             {"command": ["x"], "vertical": {}},
             ".vertical: needs cores to begin with: the server of a command is not told how many threads it has",
         ),
+        ({"command": ["x"], "batch": 4}, ".batch: has no effect without {batch} in command or env"),
+        ({"command": ["x", "{instances}"]}, ".instances: {instances} has no value"),
+        (
+            {"command": ["x"], "vertical": {"max_batch": 4}},
+            ".vertical.max_batch: needs batch to begin with, and {batch} in command or env",
+        ),
+        (
+            {"command": ["x", "{batch}"], "batch": 4, "vertical": {"max_batch": 2}},
+            ".vertical.max_batch: 2 is less than batch, which is 4",
+        ),
         (
             {"command": ["x"], "cores": 1, "vertical": {"min_cores": 3, "max_cores": 2}},
             ".vertical.min_cores: 3 is more than max_cores",

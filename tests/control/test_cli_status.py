@@ -73,7 +73,15 @@ DOCUMENT: dict[str, Any] = {
                 "replicas": [REPLICA],
                 "next": [{**REPLICA, "index": 1, "last_error": "no such file"}],
                 "leaving": [{**REPLICA, "state": "draining"}],
-                "vertical": {"cores": 4, "advised": None, "needed": 2.5, "memory": 512 << 20},
+                "vertical": {
+                    "cores": 4,
+                    "advised": None,
+                    "needed": 2.5,
+                    "memory": 512 << 20,
+                    "batch": 16,
+                    "instances": None,
+                    "runs": "it fits",
+                },
                 "scaling": {"wanted": 1, "min": 1, "max": 4, "reason": "no decision yet"},
             },
         },
@@ -104,7 +112,7 @@ def test_everything_an_operator_looks_for_is_there() -> None:
         "digits/1 (next)     77   crash_loop  GPU 0; cores 2, 3  6         no such file",
         "digits/0 (leaving)  77   draining",
         "digits/1 wrote:\n  Traceback",
-        f"digits size{' ' * 55}4 cores each, 4 advised: 2.50 needed, memory 512 MiB",
+        f"digits size{' ' * 55}4 cores each, 4 advised: 2.50 needed, memory 512 MiB; batch 16, - runs at once: it fits",
         "1 wanted, 1 to 4: no decision yet",
     ):
         assert part in text

@@ -13,7 +13,10 @@ from waiting import until
 from lb.clock import ManualClock, MonotonicClock
 from lb.config.schema.file import ServeConfig, VerticalConfig
 from lb.config.units import MIB, MINUTE
+from lb.control.servers.model_server import prepare, serve_command
+from lb.control.servers.ports import Ports
 from lb.control.servers.vertical import VerticalScaler
+from lb.scaling.runs import UP_LOOKS, Runs
 
 
 class Fake:
@@ -71,6 +74,66 @@ def test_nothing_while_servers_are_being_replaced_and_nothing_in_a_dry_run(tmp_p
     look(dry, 60)
     assert pool.rolled == []
     assert (dry.status()["cores"], dry.status()["advised"]) == (2, 3)
+
+
+CROWDED = Runs({4: (100, 100 * 10_000_000)}, 4, 400, 400 * 20_000_000, 1.0, 0.5)  # full runs, and a wait of two
+
+
+def fitted(pool: Fake, serve: ServeConfig, runs: Runs, looks: int = UP_LOOKS, **settings: object) -> VerticalScaler:
+    one = scaler(pool, serve, **settings)
+    for _ in range(looks):
+        one.fit(runs)
+    return one
+
+
+def test_a_larger_batch_and_then_more_runs_at_once(tmp_path: Path) -> None:
+    pool = Fake(1.0)
+    one = fitted(pool, ServeConfig(models=tmp_path, batch=4, threads=2), CROWDED, max_batch=8, max_instances=4)
+    assert [(serve.batch, serve.instances) for serve in pool.rolled] == [(8, None)]
+    assert (one.status()["batch"], one.status()["instances"]) == (8, 2)
+    eights = Runs({8: (100, 100 * 10_000_000)}, 8, 800, 800 * 20_000_000, 2.0, 0.5)
+    for _ in range(UP_LOOKS):
+        one.fit(eights)
+    assert [(serve.batch, serve.instances) for serve in pool.rolled[1:]] == [(8, 4)]
+    assert serve_command(pool.rolled[1], "unix:/s")[-6:] == ["--threads", "2", "--max-batch", "8", "--concurrency", "4"]
+
+
+def test_batches_of_a_command_are_told_in_its_place(tmp_path: Path) -> None:
+    pool = Fake(1.0)
+    serve = ServeConfig(command=["x", "--rows={batch}"], env={"WORKERS": "{instances}"}, batch=4, instances=1)
+    fitted(pool, serve, CROWDED, max_batch=64)
+    (rolled,) = pool.rolled
+    started = prepare(rolled, "p", 0, tmp_path, Ports()).specification
+    assert (started.command, started.environment["WORKERS"]) == (["x", "--rows=8"], "1")
+    # Nobody told it its cores.
+    look(scaler(pool, serve, max_batch=64), 60)
+    assert len(pool.rolled) == 1
+
+
+def test_batches_stay_without_a_limit_and_in_a_dry_run(tmp_path: Path) -> None:
+    pool = Fake(1.0)
+    serve = ServeConfig(models=tmp_path, batch=4, threads=2)
+    fitted(pool, serve, CROWDED)
+    one = fitted(pool, serve, CROWDED, max_batch=8, dry_run=True)
+    assert pool.rolled == []
+    assert one.status()["batch"] == 4
+
+
+async def test_servers_are_asked_for_their_runs_where_these_may_change(tmp_path: Path) -> None:
+    asked: list[float | None] = []
+
+    async def measure(now: int, cores: float | None) -> Runs:
+        asked.append(cores)
+        return CROWDED
+
+    pool = Fake(1.0)
+    serve = ServeConfig(models=tmp_path, batch=4, threads=2)
+    config = VerticalConfig.model_validate({"interval": "100ms", "max_batch": 8, "max_cores": 2, "min_cores": 2})
+    one = VerticalScaler("p", pool, serve, config, ManualClock(), measure)
+    one.start()
+    await until(lambda: bool(pool.rolled), "the third look")
+    await one.stop()
+    assert (asked[0], pool.rolled[0].batch) == (0.5, 8)
 
 
 async def test_a_fault_is_logged_and_the_next_round_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -172,3 +172,31 @@ async def test_a_reload_replaces_as_many_model_servers_as_the_load_has(start: St
         assert len(replaced()) == 3
         await running.until(100)
     assert running.reasons == []
+
+
+async def test_servers_with_more_runs_at_once_take_over_without_a_failed_request(start: Start, tmp_path: Path) -> None:
+    """Requests wait, one run is under way all the time, and half of the cores that a server is to have is idle."""
+    slow(tmp_path / "models")
+    vertical = {"max_instances": 2, "min_cores": 2, "max_cores": 2, "interval": "300ms"}
+    settings = {"min": 2, "models": str(tmp_path / "models"), "threads": 2, "instances": 1, "vertical": vertical}
+    daemon = start(digits_config(**digits_pool(**settings)))
+    await asyncio.to_thread(eventually, lambda: len(ready_replicas(daemon)) == 2, "two model servers")
+    before = set(ready_replicas(daemon))
+    count = {"name": "count", "datatype": "INT64", "shape": [], "data": [30_000]}
+    most = 0
+
+    def grown() -> bool:
+        nonlocal most
+        managed = daemon.pool("digits")["managed"]
+        most = max(most, len(managed["replicas"]))
+        after = set(ready_replicas(daemon))
+        return managed["vertical"]["instances"] == 2 and len(after) == 2 and not before & after
+
+    async with load(
+        daemon.port(), [request("POST", "/v2/models/slow/infer", {"inputs": [count]})], clients=12
+    ) as running:
+        await asyncio.to_thread(eventually, grown, "two model servers with two runs at once", 60)
+    assert running.reasons == []
+    assert most <= 3
+    shown = daemon.command("status").stdout
+    assert "2 runs at once" in shown

@@ -702,7 +702,7 @@ KEYS: tuple[Advice, ...] = (
     Advice("expectbody healthbody bodyregex rstring", "health", "type: http, body: {contains: ok}", within="health"),
     # model servers
     Advice(
-        "replicas count instances numreplicas instancegroup instancegroups minreplicas minimum workers processes",
+        "replicas count numreplicas instancegroup instancegroups minreplicas minimum workers processes",
         "serve",
         "min: 2",
         within="serve",

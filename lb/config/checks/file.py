@@ -336,9 +336,7 @@ def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
         if pool.protocol != "oip":
             yield f"{path}.serve", "only for protocol oip: the model server speaks nothing else; others have a command"
         yield from only_for(serve, f"{path}.serve", ("ready", "port"), "only with command")
-    vertical = serve.vertical
-    if vertical is not None and vertical.max_cores is not None and vertical.min_cores > vertical.max_cores:
-        yield f"{path}.serve.vertical.min_cores", f"{vertical.min_cores} is more than max_cores"
+    yield from _sizes(f"{path}.serve", serve)
     if serve.min > serve.max:
         yield f"{path}.serve.min", f"{serve.min} is more than max, which is {serve.max}"
     if pool.scaling is not None and "max" not in serve.model_fields_set:
@@ -356,6 +354,27 @@ def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.serve.providers", f"{provider} is there twice"
 
 
+def _sizes(path: str, serve: ServeConfig) -> Iterator[Found]:
+    """Cores, batch and runs at once of each server."""
+    vertical = serve.vertical
+    if vertical is not None and vertical.max_cores is not None and vertical.min_cores > vertical.max_cores:
+        yield f"{path}.vertical.min_cores", f"{vertical.min_cores} is more than max_cores"
+    for name, option in (("batch", "--max-batch"), ("instances", "--concurrency")):
+        number: int | None = getattr(serve, name)
+        most: int | None = getattr(vertical, f"max_{name}") if vertical is not None else None
+        if most is not None and number is not None and number > most:
+            yield f"{path}.vertical.max_{name}", f"{most} is less than {name}, which is {number}"
+        if serve.command is None:
+            given = [word for word in serve.args if word == option or word.startswith(f"{option}=")]
+            if given and (number is not None or most is not None):
+                yield f"{path}.args", f"{option} is what serve.{name} says; one of both"
+        elif serve.has_placeholder(name) != (number is not None):
+            text = f"has no effect without {{{name}}} in command or env" if number else f"{{{name}}} has no value"
+            yield f"{path}.{name}", text
+        elif most is not None and number is None:
+            yield f"{path}.vertical.max_{name}", f"needs {name} to begin with, and {{{name}}} in command or env"
+
+
 def _other_server(path: str, protocol: str, serve: ServeConfig) -> Iterator[Found]:
     """Of a server that is started by its `command`."""
     if protocol == "udp":
@@ -370,7 +389,8 @@ def _other_server(path: str, protocol: str, serve: ServeConfig) -> Iterator[Foun
         yield f"{path}.command", "{socket} has no value with listen: tcp; write {port} or {address}"
     if isinstance(serve.port, int) and serve.max + serve.standby > 1:
         yield f"{path}.port", f"is one port for {serve.max + serve.standby} servers; write a range such as 9000-9099"
-    if serve.vertical is not None and serve.cores is None:
+    vertical = serve.vertical
+    if vertical is not None and serve.cores is None and not (vertical.max_batch or vertical.max_instances):
         yield (
             f"{path}.vertical",
             "needs cores to begin with: the server of a command is not told how many threads it has",

@@ -48,6 +48,10 @@ def serve_command(serve: ServeConfig, listen: str) -> list[str]:
     threads = serve.threads or serve.cores
     if threads is not None:
         command += ["--threads", str(threads)]
+    if serve.batch is not None:
+        command += ["--max-batch", str(serve.batch)]
+    if serve.instances is not None:
+        command += ["--concurrency", str(serve.instances)]
     return [*command, *serve.args]
 
 
@@ -73,6 +77,7 @@ def prepare(
         return Start(specification, None if serve.listen == "tcp" else listen)
     cores = len(place.cores or os.sched_getaffinity(0))
     known = {"index": str(index), "pool": pool, "host": HOST, "cores": str(cores)}
+    known |= {name: str(n) for name, n in (("batch", serve.batch), ("instances", serve.instances)) if n is not None}
     taken: dict[str, int] = {}
     try:
         if serve.listen == "unix":

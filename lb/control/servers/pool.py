@@ -16,6 +16,7 @@ from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig, ServeConfig
 from lb.config.units import SECOND
 from lb.control.servers.autoscaler import Autoscaler
+from lb.control.servers.batches import RunsMeter
 from lb.control.servers.local_engine import LocalEngine
 from lb.control.servers.model_server import same_process, serve_command
 from lb.control.servers.on_demand import OnDemand, Use
@@ -192,7 +193,13 @@ class ModelServers:
             await stale.stop()
         self._supervisor.roll_to(serve)
         if serve.vertical is not None and not self._stopped:
-            self._vertical = VerticalScaler(self._name, self._supervisor, serve, serve.vertical, self._context.clock)
+            meter = RunsMeter(
+                lambda: [spec.address for spec in self._supervisor.endpoints()],
+                lambda: self._context.waiting(self._name),
+            )
+            self._vertical = VerticalScaler(
+                self._name, self._supervisor, serve, serve.vertical, self._context.clock, meter.ask
+            )
             self._vertical.start()
 
     async def _scale(self, pool: PoolConfig) -> None:

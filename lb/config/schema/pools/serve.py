@@ -29,7 +29,7 @@ from lb.config.units import DAY, HOUR, MILLISECOND, MINUTE, SECOND, Duration, Fi
 _Text = Annotated[str, *text(r"[^\x00]*", "holds a NUL")]
 _Variable = Annotated[str, *text(r"[A-Za-z_][A-Za-z0-9_]*", "is not the name of a variable")]
 
-PLACEHOLDERS = ("address", "host", "port", "socket", "index", "pool", "cores")
+PLACEHOLDERS = ("address", "host", "port", "socket", "index", "pool", "cores", "batch", "instances")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)(?::([A-Za-z0-9_-]+))?\}", re.ASCII)
 
 
@@ -119,7 +119,8 @@ def _ready(value: Any) -> Any:
 class VerticalConfig(Model):
     """The size of each server by what servers of the pool have used, as the Vertical Pod Autoscaler of Kubernetes has
     it: the 90th percentile of the cores in use and 15 % more, rounded up. A size stays while it is between bounds that
-    come closer the longer the servers were seen. What is changed is `cores`, and without them `threads`."""
+    come closer the longer the servers were seen. What is changed is `cores`, and without them `threads`. With
+    `max_batch` and `max_instances` also the batch and the runs at once, by what servers say of their runs."""
 
     dry_run: Boolean = False
     """Only say in status what would be changed."""
@@ -127,6 +128,13 @@ class VerticalConfig(Model):
     """Cores, or threads, that a server has at least."""
     max_cores: Integer | None = Field(default=None, ge=1, le=1024)
     """Most cores, or threads, of a server. Default: those that the daemon may use."""
+    max_batch: Integer | None = Field(default=None, ge=1, le=1_000_000)
+    """Most rows of a batch. `batch` doubles up to that while requests wait for longer than a run takes, runs are full,
+    and each row gets cheaper by more of them. Default: `batch` stays as it is."""
+    max_instances: Integer | None = Field(default=None, ge=1, le=1024)
+    """Most runs at once. `instances` doubles up to that while requests wait for longer than a run takes, runs are under
+    way all the time, and a fifth of the cores is idle; it halves where less than a fifth of the runs is under way.
+    Default: `instances` stays as it is."""
     half_life: Duration = Field(default=DAY, ge=MINUTE)
     """Time in which what was seen loses half of its weight. Shorter follows changes sooner, and nights."""
     interval: Duration = Field(default=MINUTE, ge=100 * MILLISECOND, le=HOUR)
@@ -175,7 +183,8 @@ class ServeConfig(Model):
     arguments and in `env` are replaced: `{port}`, the port that Tidegate has chosen for the server's requests;
     `{host}`, which is 127.0.0.1; `{address}`, which is both; `{port:NAME}`, a further free port for each NAME;
     `{socket}`, the path of a Unix socket, on which requests come instead; `{index}`, the replica's number from 0;
-    `{pool}`; `{cores}`, the number of CPU cores that the server may use. A program without a slash is looked for in
+    `{pool}`; `{cores}`, the number of CPU cores that the server may use; `{batch}` and `{instances}`, the numbers of
+    these names in this section. A program without a slash is looked for in
     `PATH`; a relative path starts from the folder of this file. The server stays in the foreground, ends at SIGTERM,
     and is killed after `drain_timeout`."""
     ready: Annotated[ReadyConfig, BeforeValidator(_ready, json_schema_input_type=str | ReadyConfig)] | None = None
@@ -220,6 +229,13 @@ class ServeConfig(Model):
     threads: Integer | None = Field(default=None, ge=1, le=1024)
     """Threads that one model server computes with. Default: `cores`, else as many as the model server chooses. With
     `models` only."""
+    batch: Integer | None = Field(default=None, ge=1, le=1_000_000)
+    """Rows up to which a server merges requests that wait: `--max-batch` of the model server, and `{batch}` in a
+    `command`. A model whose configuration has a `max_batch_size` keeps that. Default: the model server's, which is
+    32."""
+    instances: Integer | None = Field(default=None, ge=1, le=1024)
+    """Runs of models that a server has at once: `--concurrency` of the model server, and `{instances}` in a `command`.
+    Default: as many as it computes with threads."""
     start_timeout: Duration = Field(default=60 * SECOND, ge=100 * MILLISECOND)
     """Longest time from start to ready, in which models are loaded and warmed up; then the server is ended and
     tried again. Building TensorRT engines may need minutes."""
@@ -237,8 +253,9 @@ class ServeConfig(Model):
     """Further arguments of `python -m backend serve`. With `models` only."""
 
     vertical: VerticalConfig | None = None
-    """Cores or threads of each server by what was used. Servers with another number take the place of those that run
-    one at a time, so there is no need for room for two sets. Default: every server has what this section says."""
+    """Cores or threads of each server by what was used, and batch and runs at once. Servers with another number take
+    the place of those that run one at a time, so there is no need for room for two sets. Default: every server has what
+    this section says."""
 
     @model_validator(mode="after")
     def _one(self) -> ServeConfig:
