@@ -231,6 +231,8 @@ def _engines(pools: Sequence[dict[str, Any]]) -> Table:
         notes = "; ".join(filter(None, (e.get("error"), e.get("held"), e.get("detail")))) or "-"
         number, running = ("-" if e.get(key) is None else e[key] for key in ("number", "running"))
         table.add_row(*map(cell, (pool["name"], e["target"], e["state"], e["wanted"], number, running, who, notes)))
+        if e.get("on_demand") is not None:
+            table.add_row(*map(cell, (f"{pool['name']} on demand", "", "", "", "", "", "", _on_demand(e["on_demand"]))))
         scaling = e["scaling"]
         if scaling is not None:
             limits = f"{scaling['min']} to {scaling['max']}: {scaling['reason']}"

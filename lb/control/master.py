@@ -330,7 +330,10 @@ class Master:
                 up=lambda pool: [asked.address for asked in self._endpoints_up(pool)],
                 known=self._addresses,
                 inflight=lambda pool, address: self.publisher.inflight(pool, address),
+                busy=lambda pool, address: self.publisher.busy(pool, address),
                 waiting=lambda pool: self.publisher.waiting(pool),
+                begun=lambda pool: self.publisher.begun(pool),
+                starting=lambda pool, start: self.fleet.tell_start(pool, start),
                 counts=lambda pool: self.publisher.counts(pool),
                 report=lambda pool, address: self.publisher.report(pool, address),
                 clock=self._clock,
@@ -359,7 +362,7 @@ class Master:
             self.access_log.fileno,
             self._recover_cache,
             self.pool_calls.answer,
-            self.managed.wake,
+            self._wake,
         )
         tickets = TicketRing(self._clock.now())
         parts = Parts(
@@ -522,10 +525,17 @@ class Master:
             if self.segment.health(endpoint.slot) != DOWN
         ]
 
+    def _wake(self, name: str) -> None:
+        """Requests wait in a worker for an endpoint of a pool that has none."""
+        self.managed.wake(name)
+        self.engines.wake(name)
+
     async def _woken(self, name: str) -> str | None:
         """Has a model server started where a pool on demand is at zero, and waits until it is in the plan: "", or why
         none is. None of another pool."""
         trouble = await self.managed.woken(name)
+        if trouble is None:
+            trouble = await self.engines.woken(name)
         if trouble == "":
             await self.publisher.publish()
         return trouble

@@ -58,6 +58,7 @@ class Keeper:
         self._wanted: int | None = None
         self._seen: Seen | None = None
         self._seen_at = 0  # when the look was asked for, monotonic ns: what it says is as old as that
+        self._taken: int | None = None  # what the engine was told since that look
         self._agreed: int | None = None  # what was wanted when the engine had that number last
         self._drift_since: int | None = None
         self._drift_told: tuple[int, int] | None = None
@@ -89,6 +90,13 @@ class Keeper:
         """Other limits from now on."""
         self._limits = (minimum, maximum)
         self.scale_to(self._within(self.wanted))
+
+    @property
+    def failing(self) -> bool:
+        """Whether no replica can be had at the moment: the engine has none, as far as is known, nor was it told to have
+        any, and the last look, or the change after it, failed."""
+        number = self._taken if self._taken is not None else self._seen.number if self._seen is not None else 0
+        return bool(self._error) and number == 0
 
     def leads(self, now: int) -> bool:
         """Whether this daemon is the one that changes the number."""
@@ -122,7 +130,7 @@ class Keeper:
         if self._error:
             log.info("pool %s: %s answers again", self.engine.pool, self.engine.describe())
         self._error = ""
-        self._seen, self._seen_at = seen, at
+        self._seen, self._seen_at, self._taken = seen, at, None
         if self._wanted is None or not self.leads(at):
             self._wanted = self._within(seen.number)
         elif self._within(self._wanted) != self._wanted:  # other limits came while nothing was known
@@ -138,6 +146,7 @@ class Keeper:
 
     def told(self, number: int) -> None:
         """The engine has taken `number`."""
+        self._taken = number
         self._changes += 1
         log.info("pool %s: %s is to have %d replicas", self.engine.pool, self.engine.describe(), number)
 

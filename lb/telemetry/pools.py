@@ -203,7 +203,8 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
         "replica_restarts", "Restarts of model servers", ("pool",),
         (((n,), m["restarts"]) for n, m in pools),
     )  # fmt: skip
-    on_demand = [(n, m["on_demand"]) for n, m in pools if m.get("on_demand")]
+    elsewhere = [(p["name"], p["engine"]) for p in status["pools"] if p.get("engine")]
+    on_demand = [(n, m["on_demand"]) for n, m in (*pools, *elsewhere) if m.get("on_demand")]
     if on_demand:
         yield gauge(
             "pool_asleep",

@@ -17,9 +17,11 @@ SECOND = 1_000_000_000
 class Target:
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
+        self.deaf = False  # as an engine that cannot be told
 
     def scale_to(self, n: int) -> None:
-        self.wanted = n
+        if not self.deaf:
+            self.wanted = n
 
 
 class Demand:
@@ -118,6 +120,29 @@ def test_scaling_never_stops_the_last_but_may_start_the_first() -> None:
     assert (pool.target.wanted, pool.on_demand.asleep) == (0, True)
     pool.on_demand.scale_to(4)
     assert (pool.target.wanted, pool.on_demand.asleep, pool.turns) == (4, False, [True, False])
+
+
+def test_it_follows_what_another_daemon_does() -> None:
+    pool = Demand()
+    pool.target.wanted = 3
+    assert pool.after(100) == 3
+    assert not pool.on_demand.asleep
+    pool.target.wanted = 0
+    assert pool.after(1) == 0
+    assert (pool.on_demand.asleep, pool.on_demand.status()["wakes"]) == (True, 0)
+
+
+def test_a_wake_that_was_not_taken_is_repeated_while_somebody_waits() -> None:
+    pool = Demand()
+    pool.target.deaf = True
+    pool.on_demand.wake()
+    assert pool.after(1, waiting=1) == 0
+    pool.target.deaf = False
+    assert pool.after(1, waiting=1) == 1
+    assert pool.on_demand.status()["wakes"] == 1
+    pool.target.wanted = 0
+    assert pool.after(1) == 0
+    assert pool.on_demand.asleep
 
 
 def test_what_scaling_has_started_is_there_for_a_while() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from daemon import Daemon, http_listener, route
 from endpoints import Endpoint
@@ -60,6 +61,8 @@ class Cluster:
                 self.ending.append(self.endpoints.pop())
             if changed:
                 self.tell()
+            if not wanted:
+                self.finish()
             await asyncio.sleep(0.02)
 
     def tell(self) -> None:
@@ -68,6 +71,13 @@ class Cluster:
             self.api.slice(endpoint.name, "chat", [self._row(True)], ports=self._ports(endpoint))
         for endpoint in self.ending:
             self.api.slice(endpoint.name, "chat", [self._row(False)], ports=self._ports(endpoint))
+
+    def finish(self) -> None:
+        """Pods that end are gone."""
+        for endpoint in self.ending:
+            self.api.remove(f"/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/{endpoint.name}")
+            endpoint.server.close()
+        self.ending.clear()
 
     @staticmethod
     def _row(ready: bool) -> dict[str, Any]:
@@ -190,6 +200,57 @@ async def test_while_the_api_is_silent_nothing_changes_and_requests_are_served(s
         await until_in_thread(lambda: engine(daemon)["state"] == "current", "a good look")
 
 
+async def get(port: int) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=60) as client:
+        return await client.get(f"http://127.0.0.1:{port}/x")
+
+
+async def test_to_zero_and_back(start: Start) -> None:
+    async with cluster() as world:
+        daemon = await asyncio.to_thread(start, config(world.api.url, lease="off", min=0, idle_timeout="1s"))
+        port = await asyncio.to_thread(daemon.port)
+
+        def asleep() -> bool:
+            return bool(engine(daemon)["on_demand"]["asleep"]) and not daemon.pool("chat")["endpoints"]
+
+        for wakes in (1, 2):
+            await until_in_thread(asleep, "it goes to zero")
+            assert world.endpoints == []
+            answers = await asyncio.gather(*(get(port) for _ in range(20)))
+            assert {answer.status_code for answer in answers} == {200}
+            status = await asyncio.to_thread(engine, daemon)
+            assert (status["on_demand"]["wakes"], status["min"]) == (wakes, 0)
+        await until_in_thread(asleep, "it goes to zero")
+        text = (await asyncio.to_thread(daemon.command, "status")).stdout
+        assert "the next request starts a model server" in text
+        samples = await asyncio.to_thread(daemon.metrics, "tidegate_pool_asleep")
+        assert samples == {frozenset({("pool", "chat")}): 1}
+        # Where none can be had nobody is kept waiting.
+        world.api.fault = 503
+        refused = await get(port)
+        assert refused.status_code == 503
+        assert refused.json()["error"] == (
+            "no endpoint of pool chat is available: what runs its replicas cannot be told to start one"
+        )
+        assert int(refused.headers["retry-after"]) >= 1
+        world.api.fault = 0
+        url = f"http://127.0.0.1:{port}/x"
+        await until_in_thread(lambda: httpx.get(url, timeout=60).status_code == 200, "an answer")
+
+
+async def test_a_request_at_a_daemon_that_does_not_scale_wakes_the_pool(start: Start) -> None:
+    async with cluster() as world:
+        settings = config(world.api.url, min=0, idle_timeout="1s")
+        daemons = [await asyncio.to_thread(start, settings) for _ in range(2)]
+        await until_in_thread(lambda: sum(engine(daemon)["leads"] for daemon in daemons) == 1, "one leader")
+        await until(lambda: world.api.replicas("chat") == 0, "it goes to zero", 30)
+        leads = [(await asyncio.to_thread(engine, daemon))["leads"] for daemon in daemons]
+        follower = daemons[leads.index(False)]
+        await until_in_thread(lambda: not follower.pool("chat")["endpoints"], "it knows of no endpoint")
+        answers = await asyncio.gather(*(get(follower.port()) for _ in range(5)))
+        assert {answer.status_code for answer in answers} == {200}
+
+
 async def test_an_autoscaler_of_kubernetes_asks(start: Start) -> None:
     async with cluster() as world:
         settings = config(world.api.url)
@@ -235,6 +296,8 @@ async def test_an_autoscaler_of_kubernetes_asks(start: Start) -> None:
         ({"engine": {"aws": {"group": "x"}, "min": 5, "max": 2}, "discover": DNS}, "more than max"),
         ({"engine": "external", "discover": DNS}, "needs scaling"),
         ({"engine": "nomad", "discover": DNS}, "nomad"),
+        ({"engine": {"aws": {"group": "x"}, "idle_timeout": "1m"}, "discover": DNS}, "has no effect without min: 0"),
+        ({"engine": {"aws": {"group": "x"}, "min": 0}, "ready_endpoints": 1, "discover": DNS}, "min: 0 of engine"),
         ({"engine": {"aws": {"group": "x"}}, "discover": DNS, "scaling": CPU}, "cpu is not known of other machines"),
         ({"engine": "ray", "serve": {"command": ["x"]}}, "runs the model server of serve.models only"),
         ({"engine": "ray", "protocol": "oip", "serve": {"models": "/", "cores": 1}}, "not with serve.cores"),

@@ -28,7 +28,7 @@ class EngineContract:
 
     @abstractmethod
     async def build(self) -> Engine:
-        """An engine over a world that has two replicas and lets there be 1 to 9."""
+        """An engine over a world that has two replicas and lets there be 0 to 9."""
 
     @abstractmethod
     async def number(self) -> int:
@@ -39,10 +39,10 @@ class EngineContract:
         """Somebody else tells the world."""
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[Keeper]:
+    async def kept(self, fewest: int = 1) -> AsyncIterator[Keeper]:
         engine = await self.build()
         engine.interval = self.interval  # type: ignore[misc]
-        keeper = Keeper(engine, 1, 9, MonotonicClock())
+        keeper = Keeper(engine, fewest, 9, MonotonicClock())
         task = asyncio.create_task(keeper.run())
         try:
             yield keeper
@@ -90,6 +90,14 @@ class EngineContract:
                 await until(lambda number=number: keeper.status(0)["number"] == number, f"{number} replicas")
                 assert await self.number() == number
                 assert keeper.status(0)["drift"] == 0
+
+    async def test_to_zero_and_back(self) -> None:
+        async with self.kept(fewest=0) as keeper:
+            await until(lambda: keeper.status(0)["looks"], "the first look")
+            for number in (0, 1):
+                keeper.scale_to(number)
+                await until(lambda number=number: keeper.status(0)["number"] == number, f"{number} replicas")
+                assert (await self.number(), keeper.wanted) == (number, number)
 
     async def test_drift_is_reported_and_mended(self, caplog: pytest.LogCaptureFixture) -> None:
         async with self.kept() as keeper:

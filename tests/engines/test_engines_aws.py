@@ -67,7 +67,7 @@ class Cloud:
         self.url, self.vpc, self.name = region.url, region.vpc, name
         self.ec2, self.asg, self.elb = region.ec2, region.asg, region.elb
         self.asg.create_auto_scaling_group(
-            AutoScalingGroupName=name, LaunchConfigurationName="models", MinSize=1, MaxSize=9, DesiredCapacity=2,
+            AutoScalingGroupName=name, LaunchConfigurationName="models", MinSize=0, MaxSize=9, DesiredCapacity=2,
             VPCZoneIdentifier=region.subnet,
         )  # fmt: skip
         self.targets = self.target_group(name, 9001, "ip")
@@ -143,8 +143,8 @@ async def test_the_group_s_own_limits_are_said(cloud: Cloud) -> None:
     ours = engine(cloud)
     seen = await ours.look()
     assert (seen.number, seen.running) == (2, 2)
-    assert "limits are 1 to 9" in seen.detail
-    with pytest.raises(PlatformError, match="allows 1 to 9 instances, not 50"):
+    assert "limits are 0 to 9" in seen.detail
+    with pytest.raises(PlatformError, match="allows 0 to 9 instances, not 50"):
         await ours.change(50, seen)
     await ours.close()
 

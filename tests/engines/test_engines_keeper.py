@@ -161,6 +161,24 @@ def test_other_limits_hold_at_once_and_after_a_time_without_looks() -> None:
     assert one.to_change(clock.now()) == 6
 
 
+def test_no_replica_can_be_had_where_there_is_none_and_the_engine_does_not_answer() -> None:
+    one, clock = keeper(0, low=0)
+    one.fail(PlatformError("no answer"))
+    assert one.failing
+    one.observe(Seen(1, 1), clock.now())
+    assert not one.failing
+    one.fail(PlatformError("no answer"))
+    assert not one.failing  # there was one at the last look
+    # What the engine has taken since then counts for more than that look.
+    one.told(0)
+    assert one.failing
+    one.told(1)
+    assert not one.failing
+    one.observe(Seen(0, 0), clock.now())
+    one.fail(PlatformError("no answer"))
+    assert one.failing
+
+
 def test_a_number_below_zero_is_refused() -> None:
     one, _ = keeper()
     with pytest.raises(ValueError, match="-1 replicas"):

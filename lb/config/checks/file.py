@@ -54,6 +54,7 @@ _HTTP_ONLY = (
     "upgrade_idle_timeout",
     "explain",
 )
+_NONE_AT_ZERO = "not with min: 0 of {}: without requests the pool has no endpoint"
 _CACHING = ("cache", "cache_ttl")
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
 _STREAM_ONLY = (
@@ -300,15 +301,14 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
 def _never_waits(pool: PoolConfig) -> bool:
     """Whether no endpoint has a limit, now or later, and requests need not wait for the start of one."""
     limited = pool.max_in_flight is not None or any(endpoint.max_in_flight for endpoint in pool.endpoints)
-    on_demand = pool.serve is not None and pool.serve.on_demand
-    return pool.discover is None and pool.agent is None and not (pool.learns_limits or limited or on_demand)
+    return pool.discover is None and pool.agent is None and not (pool.learns_limits or limited or pool.on_demand)
 
 
 def _engine(path: str, pool: PoolConfig, engine: EngineConfig) -> Iterator[Found]:
     if engine.ray is not None:
         if pool.serve is None:
             yield f"{path}.ray", "needs serve, which says what the actors run"
-        yield from only_for(engine, path, ("min", "max"), "not with ray: serve says it")
+        yield from only_for(engine, path, ("min", "max", "idle_timeout"), "not with ray: serve says it")
         yield from only_for(engine, path, ("lease",), "not with ray: its actors are this daemon's alone")
         if pool.serve is not None and pool.serve.command is not None:
             yield f"{path}.ray", "runs the model server of serve.models only: a command listens on this machine"
@@ -319,6 +319,13 @@ def _engine(path: str, pool: PoolConfig, engine: EngineConfig) -> Iterator[Found
         yield f"{path}.{engine.kind}", "not with serve, whose model servers are run by local or ray"
     elif pool.discover is None:
         yield f"{path}.{engine.kind}", "needs discover: new replicas have to be found"
+    if not engine.on_demand:
+        if engine.ray is None:
+            yield from only_for(engine, path, ("idle_timeout",), "has no effect without min: 0")
+    elif pool.protocol == "udp":
+        yield f"{path}.min", "0 is not for protocol udp: nobody waits there for the start of a replica"
+    elif pool.ready_endpoints:
+        yield f"{path.removesuffix('.engine')}.ready_endpoints", _NONE_AT_ZERO.format("engine")
     for signal in pool.scaling.signals if pool.scaling is not None else ():
         if signal.type in ("cpu", "memory", "gpu", "gpu_memory"):
             text = f"{signal.type} is not known of other machines; use in_flight, requests_per_second or prometheus"
@@ -347,7 +354,7 @@ def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
     if not serve.on_demand:
         yield from only_for(serve, f"{path}.serve", ("idle_timeout",), "has no effect without min: 0")
     elif pool.ready_endpoints:
-        yield f"{path}.ready_endpoints", "not with min: 0 of serve: without requests the pool has no endpoint"
+        yield f"{path}.ready_endpoints", _NONE_AT_ZERO.format("serve")
     if serve.backoff.initial > serve.backoff.max:
         yield f"{path}.serve.backoff.initial", "is longer than max"
     for provider in {p for p in serve.providers if serve.providers.count(p) > 1}:

@@ -43,7 +43,11 @@ from lb.config.schema.pools.failover import groups_of
 from lb.config.schema.pools.outlier import outlier_plan
 from lb.config.schema.pools.queue import queue_plan
 from lb.config.schema.tracing import tracing_plan
+from lb.config.units import MINUTE
 from lb.errors import ConfigError
+
+# For which requests may wait for the first replica of an engine: a machine may have to boot.
+START_ELSEWHERE = 5 * MINUTE
 
 
 class Allocator(Protocol):
@@ -284,10 +288,9 @@ def _pool(
     # An agent may limit its endpoint at any time.
     configured = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
     learned = pool.learns_limits and not configured
-    on_demand = pool.serve is not None and pool.serve.on_demand
-    queues = pool.protocol != "udp" and (configured or pool.learns_limits or on_demand)
+    queues = pool.protocol != "udp" and (configured or pool.learns_limits or pool.on_demand)
     counts = pool.protocol != "udp" and (queues or pool.protocol != "tcp")
-    start = pool.serve.start_timeout if pool.serve is not None and on_demand else 0
+    start = (START_ELSEWHERE if pool.serve is None else pool.serve.start_timeout) if pool.on_demand else 0
     return PoolPlan(
         name=name,
         protocol=pool.protocol,
@@ -319,7 +322,7 @@ def _pool(
         series=(series := allocator.series("pool", name) if counts else -1),
         learns_limits=pool.learns_limits,
         queue=queue_plan(pool.queue, series, learned=learned, start=start) if queues else None,
-        on_demand=on_demand,
+        on_demand=pool.on_demand,
         shaped=pool.shaped or bool(groups),
         slow_start=pool.slow_start is not None,
         groups=groups,

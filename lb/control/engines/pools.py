@@ -48,6 +48,16 @@ class EnginePools:
         """The pool of that name, if an engine elsewhere runs it."""
         return self._pools.get(pool)
 
+    def wake(self, pool: str) -> None:
+        """Requests wait in a worker for an endpoint of a pool that has none."""
+        if pool in self._pools:
+            self._pools[pool].wake()
+
+    async def woken(self, pool: str) -> str | None:
+        """Waits until a pool on demand has an endpoint: "", or why it has none. None of another pool."""
+        known = self._pools.get(pool)
+        return await known.woken() if known is not None else None
+
     def explain(self, pool: str) -> dict[str, Any] | None:
         """Why a pool has as many replicas as it has; None where no engine elsewhere runs it, or it is not scaled."""
         known = self._pools.get(pool)

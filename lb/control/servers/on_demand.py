@@ -94,6 +94,7 @@ class OnDemand:
         if self.asleep and n > 0:
             self._used_at = self._clock.now()  # it is to be there for those who come
             self._turn(False, self._used_at, "scaling asks for model servers, which wakes it")
+            self._wakes += 1
         self._target.scale_to(max(n, self.floor))
 
     def wake(self) -> None:
@@ -101,11 +102,18 @@ class OnDemand:
         self._used_at = self._clock.now()
         if self.asleep:
             self._turn(False, self._used_at, "a request came, which wakes it")
-            self._target.scale_to(1)
+            self._wakes += 1
+        if self._target.wanted == 0:
+            self._target.scale_to(1)  # again, where an engine could not take it
 
     def look(self) -> None:
         """Wake the pool where requests wait, and let it fall asleep where there have been none for `idle_timeout`."""
         use, now = self._use(), self._clock.now()
+        if self.asleep and self._target.wanted > 0:  # another daemon has woken it, or it was never at zero
+            self._used_at = now
+            self._turn(False, now, "it has model servers")
+        elif not self.asleep and self._target.wanted == 0 and not use.waiting:
+            self._turn(True, now, "it has no model server")
         if use.waiting:
             self.wake()
         if use.busy or use.kept or any(n > self._begun.get(address, 0) for address, n in use.begun.items()):
@@ -128,7 +136,6 @@ class OnDemand:
 
     def _turn(self, asleep: bool, now: int, why: str) -> None:
         self.asleep, self._since = asleep, now
-        self._wakes += not asleep
         log.info("pool %s: %s", self.pool, why)
         self._turned()
 

@@ -119,10 +119,14 @@ class EngineConfig(RareModel):
     """Actors of Ray, which run what `serve` says."""
     external: ExternalEngineConfig | None = None
     """Whatever an autoscaler of Kubernetes scales, which asks Tidegate."""
-    min: Integer = Field(default=1, ge=1, le=100_000)
-    """Fewest replicas. Not with `ray`: `serve.min` says it."""
+    min: Integer = Field(default=1, ge=0, le=100_000)
+    """Fewest replicas. 0: all stop after `idle_timeout`, and the next request has one started and waits for it:
+    [To zero](howto/engines.md#to-zero). Not with `ray`: `serve.min` says it."""
     max: Integer = Field(default=10, ge=1, le=100_000)
     """Most replicas. Not with `ray`: `serve.max` says it."""
+    idle_timeout: Duration = Field(default=5 * MINUTE, ge=SECOND)
+    """With `min: 0`, the time without a request after which all replicas stop. Not with `ray`: `serve.idle_timeout`
+    says it."""
     lease: LeaseConfig | Literal["off"] | None = None
     """How several daemons agree on who scales. Default: with `kubernetes` a Lease beside the workload, else `off`:
     this daemon is the only one of the pool."""
@@ -133,6 +137,11 @@ class EngineConfig(RareModel):
         if self.min > self.max:
             raise problem("min", f"min is {self.min}, which is more than max, {self.max}")
         return self
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether the pool may have no replica, and gets one when a request comes."""
+        return self.min == 0
 
     @property
     def kind(self) -> str:

@@ -255,6 +255,11 @@ class PoolConfig(Model):
     use the same. Default: no TLS."""
 
     @property
+    def on_demand(self) -> bool:
+        """Whether the pool may have no endpoint, and gets one when a request comes."""
+        return any(section is not None and section.on_demand for section in (self.serve, self.engine))
+
+    @property
     def panic(self) -> int:
         """`panic_threshold` with its default."""
         if self.panic_threshold is None:
