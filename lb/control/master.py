@@ -532,7 +532,7 @@ class Master:
 
     async def _woken(self, name: str) -> str | None:
         """Has a model server started where a pool on demand is at zero, and waits until it is in the plan: "", or why
-        none is. None of another pool."""
+        none is. Of another pool at once why none starts, or None."""
         trouble = await self.managed.woken(name)
         if trouble is None:
             trouble = await self.engines.woken(name)

@@ -94,7 +94,7 @@ class Proxy:
         self.contexts = {}          # (listener, TlsPlan) or PoolTlsPlan -> what TLS begins from, while it is unchanged
         self.wakeups = Wakeups(self.poller, segment.worker, wakeups)
         self.queues = {}            # pool -> PoolQueue: who waits goes on waiting after a reload
-        self.starts = {}            # pool on demand -> what was told last of the start of an endpoint
+        self.starts = {}            # pool -> what was told last of the start of an endpoint, where the master starts it
         self.wake = None
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.tools = HedgeTools(self.poller)
@@ -120,8 +120,11 @@ class Proxy:
             queue.wake = wake
 
     def tell_start(self, pool: str, start: Start) -> None:
-        """What the master knows of the start of an endpoint of a pool that may have none."""
+        """What the master knows of the start of an endpoint of a pool whose endpoints it starts."""
         self.starts[pool] = start
+        for known in self.pools:
+            if known.name == pool:
+                known.tell_start(start)
         if pool in self.queues:
             self.queues[pool].tell_start(start)
 
@@ -331,7 +334,11 @@ class Proxy:
         old, self.queues = self.queues, queues
         for name in old.keys() - queues.keys():
             old[name].tell_start(GONE)
-            self.starts.pop(name, None)
+        started = {pool.name for pool in plan.pools if pool.managed or pool.on_demand}
+        self.starts = {name: start for name, start in self.starts.items() if name in started}
+        for pool in pools:
+            if pool.name in self.starts:
+                pool.tell_start(self.starts[pool.name])
         self.wakeups.wakes.difference_update([q for name, q in old.items() if name not in queues and not len(q)])
 
     def commit_probers(self, pools):

@@ -60,6 +60,9 @@ cdef class Pool:
     cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
     cdef readonly bint on_demand      # it may have no endpoint, and gets one when a request comes
+    cdef readonly str trouble         # why no endpoint can be started; None: nothing is known to be wrong
+    cdef uint64_t ready_at            # when an endpoint is ready at the earliest (monotonic ns); 0 = unknown
+    cdef bint told                    # of the start of its endpoints, which the master runs
     cdef tuple warmths                # per endpoint, where there is a queue: its Warmth
     cdef readonly bint avoids         # endpoints whose recent attempts failed take a part of their turns
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
@@ -113,6 +116,8 @@ cdef class Pool:
     cdef int acquire_sticky(self, int index, Choice choice) noexcept
     # Whether an endpoint takes requests, if not now.
     cdef bint takes_requests(self) noexcept
+    # Nanoseconds after which a client may come again that has found no endpoint, as none has started; 0 = unknown.
+    cdef uint64_t again_after(self, uint64_t now) noexcept
     # The same, or one is started when a request comes, and nothing is known to be wrong with that.
     cdef bint welcomes_requests(self) noexcept
     # Steps of `acquire`: among those of all groups; among those of the group that is entered, TAKEN_AGAIN when there is

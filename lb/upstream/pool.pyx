@@ -17,12 +17,13 @@ from lb.upstream.affinity.cookie cimport EndpointCookie
 from lb.upstream.load.cost cimport PoolCosts
 from lb.upstream.connections.deferred_release cimport DeferredRelease, DeferringChannel
 from lb.upstream.load.outlier cimport Outlier
-from lb.upstream.queue cimport ALL_MODELS_BLOCKED, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
+from lb.upstream.queue cimport AGAIN_NS, ALL_MODELS_BLOCKED, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.affinity.sequences cimport Sequences
 from lb.upstream.load.service_time cimport Warmth
 from lb.upstream.affinity.sessions cimport Sessions
 
 from lb.balancing import registry
+from lb.upstream.start import Start
 
 log = logging.getLogger("tidegate.balancing")
 
@@ -369,6 +370,17 @@ cdef class Pool:
             if self.endpoints.state_weight(i) > 0:
                 return True
         return False
+
+    def tell_start(self, start: Start) -> None:
+        """What the master knows of the start of an endpoint, for those who find none."""
+        self.told = True
+        self.ready_at = start.ready_at
+        self.trouble = start.trouble or None
+
+    cdef uint64_t again_after(self, uint64_t now) noexcept:
+        if not self.told or self.takes_requests():
+            return 0
+        return self.ready_at - now if now < self.ready_at else AGAIN_NS
 
     cdef bint welcomes_requests(self) noexcept:
         if self.takes_requests():

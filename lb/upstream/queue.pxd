@@ -25,6 +25,9 @@ cdef enum verdict:
     Q_NOBODY                          # no endpoint is left that could have room some day
     Q_NO_START                        # there is none, and none could be started
 
+cdef enum:
+    AGAIN_NS = 2_000_000_000          # after which a client may come again where nobody knows when an endpoint starts
+
 cdef enum priority:
     HIGH = 0
     NORMAL

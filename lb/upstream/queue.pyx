@@ -64,7 +64,6 @@ cdef enum:
     TRIED = 16                        # of those who would leave before their turn, one waits: do clients still leave?
     SPARED = 2                        # service times for which the first goes without, rather than where it has failed
     WAKE_NS = 50_000_000              # between two words to the master that requests wait for an endpoint
-    AGAIN_NS = 2_000_000_000          # after which a client may come again where nobody knows when one will start
 
 
 cdef dict REFUSED = {Q_FULL: "queue-full", Q_HOPELESS: "queue-late", Q_SHED: "queue-shed"}

@@ -21,6 +21,7 @@ class Server:
         self.drain.set()
         self.ready: tuple[EndpointSpec, ...] = ()
         self.restarts = 0
+        self.stuck = ""
         self.wanted = pool.serve.min if pool.serve else 0
         self.held = self.rolling = False
 
@@ -53,6 +54,9 @@ class Server:
     async def woken(self) -> str:
         self.wake()
         return ""
+
+    def trouble(self) -> str:
+        return self.stuck
 
     def kill(self) -> None:
         self.killed = True
@@ -186,6 +190,15 @@ async def test_a_pool_on_demand_is_never_waited_for() -> None:
     managed.pools.wake("gone")  # a reload has removed it meanwhile
     assert await managed.pools.woken("p") == ""
     assert await managed.pools.woken("other") is None
+
+
+async def test_a_pool_that_is_never_at_zero_says_at_once_why_it_has_none() -> None:
+    managed = Managed()
+    await managed.apply(serving(min=2))
+    assert await managed.pools.woken("p") is None
+    managed.servers[0].stuck = "its model server waits for free GPUs"
+    assert await managed.pools.woken("p") == "its model server waits for free GPUs"
+    assert managed.servers[0].wanted == 2
 
 
 async def test_a_pool_on_demand_needs_no_endpoints_of_before() -> None:

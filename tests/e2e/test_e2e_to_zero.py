@@ -264,6 +264,35 @@ async def test_a_model_server_without_a_place_refuses_until_one_comes_free(start
     assert (await infer(daemon, port)).status_code == 200
 
 
+async def test_a_pool_that_is_never_at_zero_says_why_it_has_no_model_server(start: Start) -> None:
+    cores = len(os.sched_getaffinity(0))
+    settings = config(cores=cores)
+    settings["pools"]["busy"] = digits_pool(min=1, cores=cores)
+    daemon = start(settings)  # which waits for the first model servers of pools that are never at zero
+    settings["pools"]["digits"] = digits_pool(min=1, cores=cores)
+    assert (await asyncio.to_thread(daemon.reload, settings))["ok"]
+    port, url = daemon.port(), f"127.0.0.1:{daemon.port()}"
+    await asyncio.to_thread(eventually, lambda: [r["state"] for r in replicas(daemon)] == ["waiting"], "it waits")
+    told = "no endpoint of pool digits is available: its model server waits for free cores"
+    refused = await infer(daemon, port)
+    assert (refused.status_code, refused.json()["error"]) == (503, told)
+    assert int(refused.headers["retry-after"]) >= 1
+    tensor = wire.ModelInferRequest(model_name="digits").SerializeToString()
+    async with grpc.aio.insecure_channel(url) as channel:
+        for method, request in (("ModelInfer", tensor), ("ModelMetadata", b"\x0a\x06digits"), ("ServerMetadata", b"")):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await channel.unary_unary(SERVICE + method)(request, timeout=60)
+            assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.UNAVAILABLE, told)
+            if method == "ModelInfer":
+                assert "grpc-retry-pushback-ms" in dict(failed.value.trailing_metadata() or ())
+    # The other pool goes: who comes now finds a model server.
+    del settings["pools"]["busy"]
+    assert (await asyncio.to_thread(daemon.reload, settings))["ok"]
+    await asyncio.to_thread(eventually, lambda: replicas(daemon)[0]["state"] == "ready", "it is ready")
+    await asyncio.to_thread(eventually, lambda: daemon.pool("digits")["endpoints"], "requests go there")
+    assert (await infer(daemon, port)).status_code == 200
+
+
 async def test_a_start_that_is_longer_than_the_idle_time_is_of_use(start: Start) -> None:
     daemon = start(config(idle_timeout="100ms"))
     (request,) = await background(daemon)

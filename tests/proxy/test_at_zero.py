@@ -112,6 +112,50 @@ async def test_a_trouble_whose_end_nobody_knows_names_a_time_all_the_same(site: 
     assert 2 <= retry_after(answer) <= 4
 
 
+@pytest.mark.parametrize("queue", [QUEUE, None])
+async def test_a_pool_that_always_has_some_says_why_it_has_none(site: Site, queue: Any) -> None:
+    """Nobody waits there: with `min` of 1 or more model servers start without a request."""
+    gate = await site.gate([], pool={"queue": queue, "managed": True})
+    assert retry_after(await ask(gate, "/1")) == 1  # nothing is known yet
+    tell(gate, trouble="its model server waits for free GPUs")
+    answer = await ask(gate, "/2")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"no endpoint of pool pool is available: its model server waits for free GPUs" in answer
+    assert 2 <= retry_after(answer) <= 4
+    # A reload keeps it, and a start that is under way has a time.
+    site.reload_pool(gate, retries=3)
+    assert b"waits for free GPUs" in await ask(gate, "/3")
+    tell(gate, ready_at=monotonic_ns() + 30 * SECOND, takes=SECOND)
+    answer = await ask(gate, "/4")
+    assert b"no endpoint of pool pool is available" in answer
+    assert b"GPUs" not in answer
+    assert 30 <= retry_after(answer) <= 46
+    # It is not run by the master any more.
+    site.reload_pool(gate, managed=False)
+    assert retry_after(await ask(gate, "/5")) == 1
+    assert gate.master.woken == []
+
+
+async def test_what_is_known_of_a_start_is_nothing_to_those_who_find_an_endpoint(site: Site) -> None:
+    endpoint = Held()
+    gate = await site.gate([await site.endpoint(endpoint)], pool={"managed": True})
+    tell(gate, trouble="its model server waits for free GPUs")
+    endpoint.answer()
+    assert (await ask(gate, "/1")).endswith(b"/1")
+
+
+@pytest.mark.parametrize("queue", [QUEUE, None])
+async def test_a_grpc_call_of_a_pool_that_always_has_some_is_told_why(site: Site, queue: Any) -> None:
+    gate = await site.gate([], pool={"protocol": "grpc", "queue": queue, "managed": True})
+    tell(gate, trouble="its model server waits for free cores", ready_at=monotonic_ns() + 5 * SECOND)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await channel.unary_unary("/test.Kinds/Unary")(b"hello")
+    assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert failed.value.details() == "no endpoint of pool pool is available: its model server waits for free cores"
+    assert int(dict(failed.value.trailing_metadata() or ())["grpc-retry-pushback-ms"]) > 4_000
+
+
 async def test_a_start_that_is_put_off_refuses_those_for_whom_it_comes_too_late(site: Site) -> None:
     """As where the process that they waited for has died, and the next start comes after a long pause."""
     gate = await at_zero(site, {"queue": replace(QUEUE, timeout_ns=60 * SECOND)}, route={"timeout_ns": 20 * SECOND})

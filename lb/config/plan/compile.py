@@ -323,6 +323,7 @@ def _pool(
         learns_limits=pool.learns_limits,
         queue=queue_plan(pool.queue, series, learned=learned, start=start) if queues else None,
         on_demand=pool.on_demand,
+        managed=pool.serve is not None,
         shaped=pool.shaped or bool(groups),
         slow_start=pool.slow_start is not None,
         groups=groups,

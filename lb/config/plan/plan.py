@@ -169,6 +169,7 @@ class PoolPlan(Struct, frozen=True):
     keepalive: KeepalivePlan | None = None  # of its connections; None = off
     count_models: bool = False  # its model servers have no statistics: workers count inferences (oip)
     on_demand: bool = False  # it may have no endpoint, and gets one when a request comes
+    managed: bool = False  # the master starts its endpoints, and tells how that goes on
     cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
 
 

@@ -56,6 +56,9 @@ class Server(Protocol):
     async def woken(self) -> str:
         """Wakes them and waits until one is ready: "", or why none could be started."""
 
+    def trouble(self) -> str:
+        """Why none of them starts, for clients; "": nothing is known to be wrong."""
+
     def kill(self) -> None:
         """Ends all of them at once; a `stop` under way is over then."""
 
@@ -186,10 +189,13 @@ class ManagedPools:
             server.kill()
 
     async def woken(self, pool: str) -> str | None:
-        """Waits until a pool on demand has an endpoint: "", or why none could be started. None of another pool."""
+        """Waits until a pool on demand has an endpoint: "", or why none could be started. Of another pool at once why
+        none starts, or None."""
         known = self._pools.get(pool)
-        if known is None or not known.serve.on_demand:
+        if known is None:
             return None
+        if not known.serve.on_demand:
+            return known.server.trouble() or None
         return await known.server.woken()
 
     def _apply(self, name: str, pool: PoolConfig, serve: _Settings, before: Plan | None) -> None:

@@ -128,12 +128,15 @@ class ModelServers:
     async def woken(self) -> str:
         self.wake()
         while not self.endpoints():
-            trouble = self._supervisor.next_ready().start.trouble
+            trouble = self.trouble()
             if trouble or self._stopped:
                 return trouble or "its model servers are stopping"
             self._moves.clear()
             await self._moves.wait()
         return ""
+
+    def trouble(self) -> str:
+        return self._supervisor.next_ready().start.trouble
 
     def replicas(self) -> Sequence[Replica]:
         return self._supervisor.replicas()
@@ -283,7 +286,7 @@ class ModelServers:
 
     def _tell_start(self) -> None:
         """Requests wait for the model servers that serve, not for those that are to follow them or have gone before."""
-        if self._demand is None or self._held or self._stopped:
+        if self._held or self._stopped:
             return
         start = self._supervisor.next_ready().start
         if start != self._told:

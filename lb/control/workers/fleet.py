@@ -140,8 +140,8 @@ class Fleet:
             self._revert(members, publication.plan.generation)
             raise PublishError("; ".join(failures) or "no worker is running")
         self._current = publication
-        on_demand = {pool.name for pool in publication.plan.pools if pool.on_demand}
-        self._starts = {pool: start for pool, start in self._starts.items() if pool in on_demand}
+        started = {pool.name for pool in publication.plan.pools if pool.managed or pool.on_demand}
+        self._starts = {pool: start for pool, start in self._starts.items() if pool in started}
         for member in self.members:
             if member.state in ("idle", "running"):
                 if member.sent != publication.plan.generation:  # it came up while the others answered
@@ -192,7 +192,7 @@ class Fleet:
             del member.asked[number]
 
     def tell_start(self, pool: str, start: Start) -> None:
-        """Tells every worker how the start of an endpoint of a pool on demand goes on."""
+        """Tells every worker how the start of an endpoint of a pool goes on."""
         if start.lasts:
             self._starts[pool] = start
         for member in self.members:

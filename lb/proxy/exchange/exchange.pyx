@@ -1074,7 +1074,9 @@ cdef void refuse_exchange(Exchange exchange, int why) noexcept:
     if why == Q_NOBODY and exchange.wanted and exchange.pool.takes_requests():
         exchange.model_not_ready()
         return
-    if why == Q_NOBODY:
+    if why == Q_NOBODY and exchange.pool.trouble is not None and not exchange.pool.takes_requests():
+        exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available: {exchange.pool.trouble}")
+    elif why == Q_NOBODY:
         exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available")
     elif why == Q_HOPELESS:
         exchange.fail(FAIL_QUEUE_LATE, f"the queue of pool {pool} is too long to answer in time")
@@ -1105,11 +1107,14 @@ cdef void refuse_at_zero(Exchange exchange, int why) noexcept:
 
 cdef uint64_t turn_after(Exchange exchange, int status) noexcept:
     """Nanoseconds after which the client may have its turn; 0: nothing is known of that."""
+    cdef uint64_t now = exchange.client.poller.now, after = 0
     if status == failure_of(FAIL_RATE_LIMIT).status:
         return exchange.rate.wait
-    if status == failure_of(FAIL_NO_ENDPOINT).status and exchange.pool is not None and exchange.pool.queue is not None:
-        return exchange.pool.queue.turn_after(exchange.client.poller.now)
-    return 0
+    if status != failure_of(FAIL_NO_ENDPOINT).status or exchange.pool is None:
+        return 0
+    if exchange.pool.queue is not None:
+        after = exchange.pool.queue.turn_after(now)
+    return after if after else exchange.pool.again_after(now)
 
 
 cdef Refusal refusal_of(Exchange exchange, int status, str message):
