@@ -100,8 +100,8 @@ class HedgeConfig(Model):
     """When: a quantile of how long the answers of the pool have taken to begin of late (`p50` to `p99.9`), or a
     duration. A later quantile costs less and helps fewer. By quantile, a hedge waits for twice the
     endpoint's average, too, where the policy knows that. With `shortest_expected_delay` that is for each request that
-    is there; and where the endpoint has answered nobody for an unusual time (of the silences a tenth of the share that
-    the quantile leaves), all that wait there have their hedges at once."""
+    is there. With it and with `auto`, where the endpoint has answered nobody for an unusual time (of the silences a
+    tenth of the share that the quantile leaves), all that wait there have their hedges at once."""
     floor: Duration = Field(default=MILLISECOND, ge=MILLISECOND)
     """With a quantile, the least delay."""
     samples: Integer = Field(default=100, ge=1, le=1_000_000)
