@@ -144,8 +144,8 @@ run: build
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
 test: dev $(STAMPS)/test-packages $(STAMPS)/ray
-	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --durations 20 tests --ignore tests/bench
-	$(BIN)/python -m pytest -q tests/bench
+	$(BIN)/python tools/suite.py -n $(TEST_PROCESSES) --dist loadfile --durations 20 tests --ignore tests/bench
+	$(BIN)/python tools/suite.py tests/bench
 
 # Parts that need neither a daemon nor a peer.
 FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)

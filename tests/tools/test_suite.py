@@ -1,0 +1,61 @@
+"""tools/suite.py asks what failed beside others once more, alone, and lets nothing pass that fails then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSES = "def test_passes():\n    pass\n"
+FAILS = "def test_fails():\n    assert False\n"
+# The second run has no workers.
+FAILS_BESIDE_OTHERS = "import os\ndef test_in_haste():\n    assert 'PYTEST_XDIST_WORKER' not in os.environ\n"
+
+
+def suite(folder: Path, **files: str) -> tuple[int, str]:
+    (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    for name, text in files.items():
+        (folder / f"test_{name}.py").write_text(text)
+    command = [sys.executable, str(ROOT / "tools" / "suite.py"), "-n", "2", "."]
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def test_all_pass(tmp_path: Path) -> None:
+    status, output = suite(tmp_path, passes=PASSES)
+    assert status == 0
+    assert "alone" not in output
+
+
+def test_what_fails_alone_too_fails(tmp_path: Path) -> None:
+    status, output = suite(tmp_path, passes=PASSES, fails=FAILS, haste=FAILS_BESIDE_OTHERS)
+    assert status == 1
+    assert "Again, alone: " in output
+    assert "passed alone" not in output
+
+
+def test_what_fails_beside_others_alone_is_named(tmp_path: Path) -> None:
+    status, output = suite(tmp_path, passes=PASSES, haste=FAILS_BESIDE_OTHERS)
+    assert status == 0
+    assert "1 failed" in output  # the first run is printed whole
+    assert output.endswith("Failed beside other tests, passed alone:\n  test_haste.py::test_in_haste\n")
+
+
+def test_many_failures_are_not_asked_again(tmp_path: Path) -> None:
+    status, output = suite(tmp_path, **{f"haste{n}": FAILS_BESIDE_OTHERS for n in range(4)})
+    assert status == 1
+    assert "Again" not in output
+
+
+def test_a_file_that_cannot_be_imported_fails(tmp_path: Path) -> None:
+    status, _ = suite(tmp_path, passes=PASSES, broken="import nothing_of_this_name\n")
+    assert status not in {0, 5}
+
+
+def test_no_tests_at_all_fail(tmp_path: Path) -> None:
+    status, _ = suite(tmp_path)
+    assert status == 5
