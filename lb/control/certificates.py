@@ -105,6 +105,9 @@ class TlsFiles:
                 elif file.kind == "secret":
                     if len(content.strip()) < SECRET_LEAST:
                         raise ValueError(f"is shorter than {SECRET_LEAST} bytes")
+                elif file.kind == "password":
+                    if not content.strip():
+                        raise ValueError("is empty")
                 else:
                     certificate.count_authorities(content)
             except OSError as error:
@@ -156,11 +159,15 @@ def warn(config: Config, facts: Sequence[CertificateFacts], now: float) -> None:
         say_state(fact, fact.state(now))
         say_staple(fact, fact.staple_state(now))
     for file in tls_files(config):
-        if file.kind in ("key", "secret") and _readable_by_everyone(file.path):
-            log.warning("%s: the key %s can be read by everyone on this machine", file.where, file.path)
+        if file.kind in ("key", "secret", "password") and _readable_by_everyone(file.path):
+            what = "password" if file.kind == "password" else "key"
+            log.warning("%s: the %s %s can be read by everyone on this machine", file.where, what, file.path)
     for name, pool in config.pools.items():
         if pool.tls is not None and pool.tls.insecure_skip_verify:
             log.warning("pools.%s.tls: insecure_skip_verify is on: anybody can pose as its endpoints", name)
+    tier = config.cache.tier if config.cache is not None else None
+    if tier is not None and tier.tls is not None and tier.tls.insecure_skip_verify:
+        log.warning("cache.tier.tls: insecure_skip_verify is on: anybody can pose as its servers")
 
 
 def say_state(fact: CertificateFacts, state: str) -> None:

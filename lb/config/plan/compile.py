@@ -28,7 +28,15 @@ from lb.config.plan.plan import (
     SniRoutePlan,
 )
 from lb.config.plan.wire import Packed, form, joined
-from lb.config.schema.file import MAX_WORKERS, Config, ListenerConfig, PolicyConfig, PoolConfig, RouteConfig
+from lb.config.schema.file import (
+    MAX_WORKERS,
+    CacheConfig,
+    Config,
+    ListenerConfig,
+    PolicyConfig,
+    PoolConfig,
+    RouteConfig,
+)
 from lb.config.schema.limits import limits_plan
 from lb.config.schema.listeners.hop import port_of
 from lb.config.schema.listeners.http2 import Http2Config
@@ -42,6 +50,7 @@ from lb.config.schema.pools.cost import cost_plan
 from lb.config.schema.pools.failover import groups_of
 from lb.config.schema.pools.outlier import outlier_plan
 from lb.config.schema.pools.queue import queue_plan
+from lb.config.schema.tier import tier_plan
 from lb.config.schema.tracing import tracing_plan
 from lb.config.units import MINUTE
 from lb.errors import ConfigError
@@ -135,7 +144,7 @@ def compile_plan(
             )
             for name, pool in config.pools.items()
         ),
-        cache=CachePlan(config.cache.size, config.cache.max_object) if config.cache else None,
+        cache=_cache(config.cache, material) if config.cache is not None else None,
         access_log=AccessLogPlan(config.log.access),
         drain_timeout_ns=config.shutdown.drain_timeout,
         tracing=tracing_plan(config.tracing),
@@ -262,6 +271,10 @@ def _form(
         plan = compile_route(member.route, name, series, pools, _caching(config, member.first, cached))
         known = memory.forms.put(key, (member.first, form(plan)))
     return known[1]
+
+
+def _cache(cache: CacheConfig, material: Material) -> CachePlan:
+    return CachePlan(cache.size, cache.max_object, tier_plan(cache.tier, material))
 
 
 def _cached(config: Config, member: Member) -> bool:

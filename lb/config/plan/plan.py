@@ -25,6 +25,7 @@ from lb.config.plan.routes import (
     RewritePlan,
     SplitPlan,
 )
+from lb.config.plan.tier import TierPlan
 from lb.config.plan.tls import PoolTlsPlan, TlsPlan
 from lb.config.plan.wire import Packed, plain, typed
 
@@ -323,6 +324,7 @@ class CachePlan(Struct, frozen=True):
 
     size: int
     max_object: int
+    tier: TierPlan | None = None
 
 
 class AccessLogPlan(Struct, frozen=True):

@@ -50,6 +50,8 @@ from lb.config.schema.file import (
     ShutdownConfig,
     SniRouteConfig,
     TextMatch,
+    TierConfig,
+    TierTlsConfig,
     TlsConfig,
     TracingConfig,
     VerticalConfig,
@@ -360,6 +362,19 @@ down: {window: 2m, policies: [{type: replicas, value: 1, period: 1m}]}
 size: 1GiB
 max_object: 4MiB
 ttl: 10m
+""",
+    TierConfig: """
+type: redis
+servers: ["cache.example.org:6379"]
+secret_file: /etc/tidegate/cache.secret
+username: tidegate
+password_file: /etc/tidegate/cache.password
+tls: {ca_file: /etc/tidegate/cache-ca.pem}
+""",
+    TierTlsConfig: """
+ca_file: /etc/tidegate/cache-ca.pem
+cert: /etc/tidegate/cache-client.pem
+key: /etc/tidegate/cache-client.key
 """,
     LogConfig: """
 level: info

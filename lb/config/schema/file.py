@@ -51,6 +51,7 @@ from lb.config.schema.routes.route import (
     RouteConfig,
     ShareConfig,
 )
+from lb.config.schema.tier import TierConfig, TierTlsConfig
 from lb.config.schema.tracing import TracingConfig
 from lb.config.units import KIB, MIB, SECOND, TIB, Duration, FileContext, Size
 
@@ -116,6 +117,8 @@ __all__ = [
     "StepScalingConfig",
     "TargetTrackingConfig",
     "TextMatch",
+    "TierConfig",
+    "TierTlsConfig",
     "TlsConfig",
     "TracingConfig",
     "VerticalConfig",
@@ -136,6 +139,8 @@ class CacheConfig(Model):
     """Largest answer that is kept. A quarter of `size` at most. Default: `1MiB`, or that quarter where it is less."""
     ttl: Duration = Field(default=60 * SECOND, ge=1_000_000)
     """How long an answer is kept, unless its route says otherwise."""
+    tier: TierConfig | None = None
+    """Servers in which several daemons share answers. Default: none."""
 
 
 # What other daemons take for no log or for an output. Who wants such a file writes ./off.

@@ -17,6 +17,7 @@ from lb.config.units import MILLISECOND, SECOND, Duration
 
 if TYPE_CHECKING:
     from lb.config.schema.file import Config
+    from lb.config.schema.tier import TierConfig
 
 # What a listener of protocol https speaks, most wanted first.
 HTTPS_ALPN = ("h2", "http/1.1")
@@ -101,12 +102,12 @@ class PoolTlsConfig(Model):
 
 
 class TlsFile(Struct, frozen=True):
-    """A file that a TLS section names, or the key of a cookie; `key_of` is the certificate's file where it is a key, or
-    a response about it."""
+    """A file that a TLS section names, the key of a cookie, or a secret of a cache tier; `key_of` is the certificate's
+    file where it is a key, or a response about it."""
 
     where: str
     path: Path
-    kind: Literal["certificate", "key", "authorities", "secret", "staple", "revocations"]
+    kind: Literal["certificate", "key", "authorities", "secret", "password", "staple", "revocations"]
     key_of: Path | None = None
     served: bool = False  # a listener's, so that it needs a name
     default: bool = False  # the listener's first
@@ -114,7 +115,8 @@ class TlsFile(Struct, frozen=True):
 
 
 def tls_files(config: Config) -> Iterator[TlsFile]:
-    """Every file that the TLS sections and the cookies of `config` name; a certificate comes before its key."""
+    """Every file that the TLS sections, the cookies and the cache tier of `config` name; a certificate comes before its
+    key."""
     for name, listener in config.listeners.items():
         if listener.tls is None:
             continue
@@ -136,6 +138,19 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
             yield from _files_towards(f"pools.{name}.health.tls", pool.health.tls)
         if pool.affinity.cookie is not None and pool.affinity.cookie.key_file is not None:
             yield TlsFile(f"pools.{name}.affinity.cookie.key_file", pool.affinity.cookie.key_file, "secret")
+    if config.cache is not None and config.cache.tier is not None:
+        yield from _files_of_tier("cache.tier", config.cache.tier)
+
+
+def _files_of_tier(where: str, tier: TierConfig) -> Iterator[TlsFile]:
+    yield TlsFile(f"{where}.secret_file", tier.secret_file, "secret")
+    if tier.password_file is not None:
+        yield TlsFile(f"{where}.password_file", tier.password_file, "password")
+    if tier.tls is not None and tier.tls.ca_file is not None:
+        yield TlsFile(f"{where}.tls.ca_file", tier.tls.ca_file, "authorities")
+    if tier.tls is not None and tier.tls.cert is not None and tier.tls.key is not None:
+        yield TlsFile(f"{where}.tls.cert", tier.tls.cert, "certificate")
+        yield TlsFile(f"{where}.tls.key", tier.tls.key, "key", tier.tls.cert)
 
 
 def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:

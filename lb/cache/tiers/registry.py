@@ -1,0 +1,23 @@
+"""Kinds of tiers by their names in the configuration; each is imported when the configuration has it."""
+
+from __future__ import annotations
+
+from lb.cache.tiers.entry import Codec
+from lb.cache.tiers.store import Invalidated, TierStore
+from lb.cache.tiers.tier import Tier
+from lb.config.plan.tier import TierPlan
+
+
+def build(plan: TierPlan, invalidated: Invalidated) -> Tier:
+    """The tier of a configuration, to be started. Raises TierError when a package is missing."""
+    return Tier(store(plan), Codec(plan.secret), plan.timeout_ns, plan.connect_timeout_ns, plan.ttl_max_ns, invalidated)
+
+
+def store(plan: TierPlan) -> TierStore:
+    if plan.type == "memcached":
+        from lb.cache.tiers.memcached import MemcachedStore
+
+        return MemcachedStore(plan)
+    from lb.cache.tiers.redis import RedisStore
+
+    return RedisStore(plan)

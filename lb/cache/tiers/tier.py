@@ -1,0 +1,357 @@
+"""A cache tier as the data path has it: gets that end in time, puts that nobody waits for, purges that are not lost.
+
+A tier is never the reason of an error. While it is down or slow, `available` is False, and a get is a miss without
+waiting.
+
+    get     one round trip; a miss also tells the generations of the request's tags, which the later put has to bring
+    put     to a queue of limited size; what does not fit is dropped and counted
+    purge   a new generation for the tag. Until the server has it, requests with the tag are misses here, and it is
+            tried again after every outage
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from lb.cache.tiers.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker, State
+from lb.cache.tiers.entry import Codec, Entry
+from lb.cache.tiers.store import Invalidated, TierError, TierStore
+from lb.clock import Clock, MonotonicClock
+from lb.config.units import MIB, MILLISECOND, SECOND
+
+log = logging.getLogger("tidegate.cache")
+
+QUEUE = 16 * MIB  # of values that wait to be put
+MOST_IN_FLIGHT = 64  # gets at a time
+_BATCH = 32  # puts in one round trip
+CLAIM = 5  # s in which one daemon refreshes a stale entry
+
+
+class Found(Struct, frozen=True):
+    """What a get has found. `generations` are those of the tags that were asked about, for an Entry that is put later;
+    None where they are not known, and nothing can be put."""
+
+    entry: Entry | None = None
+    generations: tuple[tuple[bytes, bytes], ...] | None = None
+
+
+NOTHING = Found()
+
+
+class Counts(Struct):
+    """Since the start. A get is exactly one of the first six."""
+
+    hits: int = 0
+    misses: int = 0
+    invalid: int = 0  # something is kept, but it is no entry of ours: torn, foreign or of another layout
+    timeouts: int = 0
+    errors: int = 0
+    skipped: int = 0  # not asked: the breaker is open, or too many gets are in flight
+    stored: int = 0
+    dropped: int = 0  # puts that the queue or the server had no room for, or that a tier which is down did not get
+    purges: int = 0
+    invalidations: int = 0
+
+
+class TierStatus(Struct, frozen=True):
+    """For the admin API and metrics."""
+
+    server: str
+    state: State
+    opened: int  # how often the breaker has
+    slow_share: float
+    last_error: str
+    queued_bytes: int
+    pending_purges: int
+    counts: Counts
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"counts": asdict(self.counts)}
+
+
+class Tier:
+    """Runs on one event loop, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        store: TierStore,
+        codec: Codec,
+        timeout: int,
+        connect_timeout: int,
+        ttl_max: int,
+        invalidated: Invalidated = lambda tag: None,
+        clock: Clock | None = None,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """`timeout`, ns, is for a get; `connect_timeout` for a connection, and for what no request waits for.
+        `invalidated` is told of purges by other daemons, where the servers tell us."""
+        self.counts = Counts()
+        self._store, self._codec, self._invalidated = store, codec, invalidated
+        self._clock, self._wall = clock or MonotonicClock(), wall
+        self._timeout, self._limit, self._ttl_max = timeout, (timeout + connect_timeout) / SECOND, ttl_max
+        self._breaker = Breaker(timeout // 2)
+        self._in_flight = 0
+        self._queue: deque[tuple[bytes, Entry]] = deque()
+        self._queued = 0  # bytes
+        self._purging: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._work, self._mend = asyncio.Event(), asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._down_since: int | None = None
+        self._said_down = False
+        self._error = ""
+
+    def start(self) -> None:
+        self._mend.set()
+        for run in (self._mending, self._working, self._watching):
+            self._spawn(run())
+
+    async def stop(self) -> None:
+        """Puts that wait are dropped; purges that wait end with asyncio.CancelledError."""
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            # A client's library may take a cancellation for the end of a timeout of its own, and go on.
+            await asyncio.wait(tasks, timeout=0.1)
+        for future in (future for waiting in self._purging.values() for future in waiting):
+            future.cancel()
+        await self._store.close()
+
+    @property
+    def available(self) -> bool:
+        """Whether a get would ask the servers. False: it is a miss, at the cost of this look."""
+        return self._breaker.state == "closed" and self._in_flight < MOST_IN_FLIGHT
+
+    def status(self) -> TierStatus:
+        breaker = self._breaker
+        return TierStatus(
+            self._store.describe(), breaker.state, breaker.opened, round(breaker.slow_share, 3), self._error,
+            self._queued, len(self._purging), self.counts,
+        )  # fmt: skip
+
+    async def get(self, key: bytes, tags: Sequence[bytes] = ()) -> Found:
+        """What is kept under `key` with every tag in its present generation. Ends within the timeout, never raises. An
+        entry may be stale; it is never past its `stale_until`."""
+        if not self.available:
+            self.counts.skipped += 1
+            return NOTHING
+        # The call goes on without us when it is late: a connection that is being made is of use to the next one.
+        call = self._call(self._fetch(key, tags))
+        done, _ = await asyncio.wait((call,), timeout=self._timeout / SECOND)
+        if done:
+            return call.result() if not call.cancelled() else NOTHING
+        self.counts.timeouts += 1
+        self._failed("no answer in time")
+        return NOTHING
+
+    async def _fetch(self, key: bytes, tags: Sequence[bytes]) -> Found:
+        started = self._clock.now()
+        try:
+            async with asyncio.timeout(self._limit):
+                data, tokens = await self._store.fetch(key, tags)
+                took = self._clock.now() - started
+                for i, tag in enumerate(tags):
+                    if not self._codec.is_generation(tag, tokens[i]):
+                        data, tokens[i] = None, await self._first_generation(tag, tokens[i])
+        except (TierError, TimeoutError) as error:
+            if self._clock.now() - started <= self._timeout:
+                self.counts.errors += 1
+                self._failed(str(error))
+            return NOTHING
+        if took > self._timeout:
+            return NOTHING  # has been counted as a timeout
+        if self._breaker.succeeded(self._clock.now(), took):
+            self._opened("most answers are slow")
+        return self._found(key, data, tags, tokens)
+
+    async def _first_generation(self, tag: bytes, present: bytes | None) -> bytes | None:
+        fresh = self._codec.new_generation(tag)
+        if present is not None:  # nobody with our secret has written it
+            await self._store.renew(tag, fresh)
+            return fresh
+        return await self._store.begin(tag, fresh)
+
+    def _found(self, key: bytes, data: bytes | None, tags: Sequence[bytes], tokens: Sequence[bytes | None]) -> Found:
+        generations = tuple((tag, token) for tag, token in zip(tags, tokens, strict=True) if token is not None)
+        known = generations if len(generations) == len(tags) and not self._is_purging(tags) else None
+        miss = Found(None, known)
+        if data is None or known is None:
+            self.counts.misses += 1
+            return miss
+        entry = self._codec.decode(key, data)
+        if entry is None:
+            self.counts.invalid += 1
+            return miss
+        if entry.stale_until <= self._wall() or set(entry.tags) != set(known):
+            self.counts.misses += 1
+            return miss
+        self.counts.hits += 1
+        return Found(entry, known)
+
+    def _is_purging(self, tags: Sequence[bytes]) -> bool:
+        return bool(self._purging) and any(tag in self._purging for tag in tags)
+
+    async def claim(self, key: bytes) -> bool:
+        """Whether this daemon is the one that refreshes the stale entry of `key`; the others go on with what they have.
+        True where the tier does not answer: each daemon for itself then."""
+        if not self.available:
+            return True
+        claimed: bool = await self._call(self._claim(key))
+        return claimed
+
+    async def _claim(self, key: bytes) -> bool:
+        try:
+            async with asyncio.timeout(self._limit):
+                return await self._store.claim(key, CLAIM)
+        except (TierError, TimeoutError) as error:
+            self._failed(str(error))
+            return True
+
+    def put(self, key: bytes, entry: Entry) -> bool:
+        """Queues an entry, whose tags have the generations of the get before. False: it is dropped."""
+        size = len(entry.value)
+        room = self._queued + size <= QUEUE and self._codec.fits(entry)
+        if self._breaker.state != "closed" or not room or entry.stale_until <= self._wall():
+            self.counts.dropped += 1
+            return False
+        self._queue.append((key, entry))
+        self._queued += size
+        self._work.set()
+        return True
+
+    def purge(self, tag: bytes) -> asyncio.Future[None]:
+        """From now on nothing that was computed before counts for `tag`. The future is done when the server knows, and
+        with it all daemons."""
+        self.counts.purges += 1
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # A purge of the tag that is on its way may set its generation before the fill that this one is about begins.
+        self._purging.setdefault(tag, []).append(future)
+        self._work.set()
+        return future
+
+    # Tasks.
+
+    async def _working(self) -> None:
+        """Purges, then puts, one batch after the other, while the tier is up."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._breaker.state == "closed" and (self._purging or self._queue):
+                try:
+                    async with asyncio.timeout(self._limit):
+                        await self._work_off()
+                except (TierError, TimeoutError) as error:
+                    self._failed(str(error) or "no answer in time")
+                    await asyncio.sleep(0)  # lets the breaker's opening be seen between two tries
+
+    async def _work_off(self) -> None:
+        for tag in list(self._purging):
+            covered = len(self._purging[tag])
+            await self._store.renew(tag, self._codec.new_generation(tag))
+            waiting = self._purging.pop(tag)
+            if later := waiting[covered:]:
+                self._purging[tag] = later
+            for future in waiting[:covered]:
+                if not future.done():
+                    future.set_result(None)
+        batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+        self._queued -= sum(len(entry.value) for _, entry in batch)
+        self.counts.dropped += len(batch)  # unless the server says otherwise
+        now = self._wall()
+        items = [
+            (key, self._codec.encode(key, entry), max(1, min(entry.stale_until - now, self._ttl_max) // MILLISECOND))
+            for key, entry in batch
+        ]
+        stored = await self._store.keep(items) if items else 0
+        self.counts.stored += stored
+        self.counts.dropped -= stored
+
+    async def _mending(self) -> None:
+        """While the breaker is open: probes, which no request waits for."""
+        while True:
+            await self._mend.wait()
+            while self._breaker.state != "closed":
+                await asyncio.sleep(max(0, self._breaker.retry_at - self._clock.now()) / SECOND)
+                self._breaker.probe()
+                try:
+                    async with asyncio.timeout(self._limit):
+                        await self._store.ping()
+                except (TierError, TimeoutError) as error:
+                    self._breaker.probe_failed(self._clock.now())
+                    self._say_down(str(error) or "no answer in time")
+                else:
+                    self._breaker.probe_succeeded(self._clock.now())
+            self._mend.clear()
+            self._say_up()
+            self._work.set()
+
+    async def _watching(self) -> None:
+        """Hears of purges by others. What was missed while nobody listened may be any tag."""
+        pause, listened = FIRST_PAUSE, False
+
+        def invalidated(tag: bytes | None) -> None:
+            nonlocal pause, listened
+            pause = FIRST_PAUSE
+            if tag is None and not listened:  # it listens for the first time: nothing was missed
+                listened = True
+                return
+            self.counts.invalidations += 1
+            self._invalidated(tag)
+
+        while True:
+            with contextlib.suppress(TierError):
+                await self._store.watch(invalidated)
+            await asyncio.sleep(pause / SECOND * random.uniform(0.5, 1))  # noqa: S311 - it spreads load, it guards nothing
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _call(self, run: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task that counts as in flight until it ends."""
+
+        def ended(_: object) -> None:
+            self._in_flight -= 1
+
+        self._in_flight += 1
+        task = self._spawn(run)
+        task.add_done_callback(ended)
+        return task
+
+    def _spawn(self, run: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(run)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # The breaker.
+
+    def _failed(self, why: str) -> None:
+        self._error = why or "no answer in time"
+        if self._breaker.failed(self._clock.now()):
+            self._opened(self._error)
+
+    def _opened(self, why: str) -> None:
+        self._say_down(why)
+        self.counts.dropped += len(self._queue)
+        self._queue.clear()
+        self._queued = 0
+        self._mend.set()
+
+    def _say_down(self, why: str) -> None:
+        self._error = why
+        if not self._said_down:
+            self._said_down, self._down_since = True, self._clock.now()
+            log.warning("cache tier %s is not used for now: %s", self._store.describe(), why)
+
+    def _say_up(self) -> None:
+        if self._said_down and self._down_since is not None:
+            seconds = (self._clock.now() - self._down_since) / SECOND
+            log.info("cache tier %s is used again, after %.1f s", self._store.describe(), seconds)
+        self._said_down = False
