@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -273,6 +274,50 @@ async def test_servers_that_are_killed_under_load_and_come_back(kind: str, tmp_p
             over = True
             await asyncio.gather(*asking)
             assert tier.status().opened >= 2
+    finally:
+        servers.stop()
+
+
+async def test_one_server_of_three_that_is_away_costs_its_own_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no time, once that has been noticed. A purge of a tag that it has waits for it, others do not."""
+    servers = TierServers("memcacheds", tmp_path)
+    servers.start()
+    tags = [b"model:%d" % number for number in range(30)]
+    try:
+        async with running(servers.plan(timeout_ns=200 * MILLISECOND)) as tier:
+            entries = {number: await filled(tier, number, (tag,)) for number, tag in enumerate(tags)}
+            servers.processes[1].send_signal(signal.SIGSTOP)
+            hits = set()
+
+            async def ask() -> int:
+                before = tier.counts.timeouts + tier.counts.errors
+                hits.clear()
+                for number, tag in enumerate(tags):
+                    found = (await tier.get(key_of(number), (tag,))).entry
+                    assert found is None or found == entries[number]
+                    hits.update([number] if found is not None else [])
+                return tier.counts.timeouts + tier.counts.errors - before
+
+            while await ask() or not hits:  # the tier itself may open for a moment
+                await asyncio.sleep(0.05)
+            assert 0 < len(hits) < len(tags)
+            assert 1 <= len(caplog.records) <= 3
+
+            purges = [tier.purge(tag) for tag in tags]
+            await until(lambda: tier.status().pending_purges < len(tags) and not tier._queue)
+            await asyncio.sleep(0.2)
+            pending = tier.status().pending_purges
+            assert 0 < pending < len(tags)
+            assert await filled(tier, min(hits), ()) is not None
+            servers.resume()
+            await asyncio.gather(*purges)
+            await ask()
+            assert not hits
+            await until(lambda: tier.available)
+            again = await filled(tier, 7, (b"model:7",))
+            assert (await tier.get(key_of(7), (b"model:7",))).entry == again
     finally:
         servers.stop()
 

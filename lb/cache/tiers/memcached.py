@@ -5,26 +5,32 @@
     hello
 
 Answers come in the order of the requests. The opaque number that comes back with them (`O`) tells that a connection is
-not a step behind. Keys are spread over the servers by ketama; a server that is down is not replaced by its neighbours,
-which would have the generations of another time. Source: memcached, doc/protocol.txt, "Meta Commands".
+not a step behind. Keys are spread over the servers by ketama. A server that is down is not replaced by its neighbours,
+which would have the generations of another time: what has to do with it is a miss.
+Source: memcached, doc/protocol.txt, "Meta Commands".
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
+import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
+from lb.cache.tiers.breaker import Breaker
 from lb.cache.tiers.ketama import Ketama
 from lb.cache.tiers.keys import claim_name, entry_name, short_tag_name
-from lb.cache.tiers.store import GENERATION_TTL, TierError, TierStore
+from lb.cache.tiers.store import GENERATION_TTL, AwayError, TierError, TierStore
 from lb.config.address import UnixPath, parse_address
 from lb.config.plan.tier import TierPlan
 from lb.config.units import MIB, SECOND
+
+log = logging.getLogger("tidegate.cache")
 
 _MOST = 1024 * MIB  # the largest item that a server can be told to take
 _LINE = 8 * 1024
@@ -52,7 +58,7 @@ class MemcachedStore(TierStore):
 
     async def fetch(self, key: bytes, tags: Sequence[bytes]) -> tuple[bytes | None, list[bytes | None]]:
         names = [entry_name(self._prefix, key), *(short_tag_name(self._prefix, tag) for tag in tags)]
-        value, *generations = await _all(self._ask(name, b"mg", b"v") for name in names)
+        value, *generations = await asyncio.gather(*(self._ask(name, b"mg", b"v") for name in names))
         return _value(value), [_value(generation) for generation in generations]
 
     async def begin(self, tag: bytes, generation: bytes) -> bytes | None:
@@ -69,32 +75,36 @@ class MemcachedStore(TierStore):
 
     async def keep(self, items: Sequence[tuple[bytes, bytes, int]]) -> int:
         # Whole seconds, up: the entry itself says when it is over. At least one, for 0 is for ever.
-        replies = await _all(
-            self._ask(entry_name(self._prefix, key), b"ms", b"T%d" % -(-ttl // 1000), value)
-            for key, value, ttl in items
-        )
-        return sum(reply.status == b"HD" for reply in replies)
+        return sum(await asyncio.gather(*(self._keep(key, value, -(-ttl // 1000)) for key, value, ttl in items)))
+
+    async def _keep(self, key: bytes, value: bytes, seconds: int) -> bool:
+        try:
+            reply = await self._ask(entry_name(self._prefix, key), b"ms", b"T%d" % seconds, value)
+        except AwayError:
+            return False
+        return reply.status == b"HD"
 
     async def claim(self, key: bytes, seconds: int) -> bool:
         reply = await self._ask(claim_name(self._prefix, key), b"ms", b"T%d ME" % seconds, b"1")
         return reply.status != b"NS"
 
     async def ping(self) -> None:
-        # `mn` has no opaque number, and any answer to a key that is not there is as good.
-        name = self._prefix + b"ping"
-        await _all(server.ask(b"mg", name, b"v") for server in self._servers)
+        """Returns when one server has answered: the others are left alone by themselves."""
+        failed = await asyncio.gather(*(server.probe() for server in self._servers))
+        if all(failed):
+            raise TierError(failed[0])
 
     async def close(self) -> None:
         for server in self._servers:
             server.close("closed")
 
     async def _ask(self, name: bytes, verb: bytes, flags: bytes, value: bytes | None = None) -> Reply:
-        return await self._servers[self._ketama.server(name)].ask(verb, name, flags, value)
-
-
-async def _all(asking: Iterable[Coroutine[None, None, Reply]]) -> list[Reply]:
-    """All answers; the first failure otherwise."""
-    return await asyncio.gather(*asking)
+        try:
+            return await self._servers[self._ketama.server(name)].ask(verb, name, flags, value)
+        except AwayError as error:
+            if all(server.away for server in self._servers):  # that is the tier's own breaker's matter
+                raise TierError(str(error)) from None
+            raise
 
 
 def _value(reply: Reply) -> bytes | None:
@@ -102,14 +112,71 @@ def _value(reply: Reply) -> bytes | None:
 
 
 class _Server:
-    """One server, with the connection to it."""
+    """One server with the connection to it, and a breaker of its own: a server that is down costs the keys that it has,
+    and no others."""
 
     def __init__(self, address: str, plan: TierPlan) -> None:
         self._address, self._plan = address, plan
+        self._breaker = Breaker(plan.timeout_ns // 2)
+        self._mending: asyncio.Task[None] | None = None
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
 
+    @property
+    def away(self) -> bool:
+        """Whether the server is left alone for now."""
+        return self._breaker.state != "closed"
+
     async def ask(self, verb: bytes, name: bytes, flags: bytes, value: bytes | None = None) -> Reply:
+        """Raises AwayError while the server is left alone."""
+        if self.away:
+            raise AwayError(f"{self._address} is left alone for now")
+        started = time.monotonic_ns()
+        # Requests wait for gets only; what they do not wait for has the connection's own limit.
+        limit = self._plan.timeout_ns / SECOND if verb == b"mg" else None
+        try:
+            async with asyncio.timeout(limit):
+                reply = await self._exchange(verb, name, flags, value)
+        except (TierError, TimeoutError) as error:
+            why = str(error) or f"{self._address}: no answer in time"
+            if self._breaker.failed(time.monotonic_ns()):
+                self._left_alone(why)
+            raise TierError(why) from None
+        now = time.monotonic_ns()
+        if self._breaker.succeeded(now, now - started):
+            self._left_alone(f"{self._address}: most answers are slow")
+        return reply
+
+    async def probe(self) -> str:
+        """Asks the server whatever its breaker says. Returns what is wrong, "" for nothing."""
+        self._breaker.probe()
+        try:
+            # `mn` has no opaque number, and any answer to a key that is not there is as good.
+            await self._exchange(b"mg", self._plan.prefix.encode() + b"ping", b"v", None)
+        except TierError as error:
+            self._breaker.probe_failed(time.monotonic_ns())
+            self._mend()
+            return str(error)
+        self._breaker.probe_succeeded(time.monotonic_ns())
+        return ""
+
+    def _left_alone(self, why: str) -> None:
+        if len(self._plan.servers) > 1:  # else the tier says it
+            log.warning("cache tier memcached: one of its servers is not used for now: %s", why)
+        self._mend()
+
+    def _mend(self) -> None:
+        if self._mending is None or self._mending.done():
+            self._mending = asyncio.get_running_loop().create_task(self._probing())
+
+    async def _probing(self) -> None:
+        while self._breaker.state != "closed":
+            await asyncio.sleep(max(0, self._breaker.retry_at - time.monotonic_ns()) / SECOND)
+            await self.probe()
+        if len(self._plan.servers) > 1:
+            log.info("cache tier memcached: %s is used again", self._address)
+
+    async def _exchange(self, verb: bytes, name: bytes, flags: bytes, value: bytes | None) -> Reply:
         connection = self._connection
         if connection is None or connection.broken:
             connection = await self._connect()
@@ -142,8 +209,9 @@ class _Server:
         return connection
 
     def close(self, why: str) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
+        for task in (self._connecting, self._mending):
+            if task is not None:
+                task.cancel()
         if self._connection is not None:
             self._connection.close(why)
 

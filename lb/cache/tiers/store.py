@@ -19,6 +19,10 @@ class TierError(TidegateError):
     """No usable answer from the servers of a tier, in one line for the operator."""
 
 
+class AwayError(TierError):
+    """The one server that has to do with the call is left alone for now. It says nothing about the others."""
+
+
 class TierStore(ABC):
     """The servers of a tier. Keys are 32 bytes, tags up to LONGEST_TAG. Every call raises TierError, and may be
     cancelled without harm to others."""

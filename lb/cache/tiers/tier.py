@@ -25,7 +25,7 @@ from msgspec.structs import asdict
 
 from lb.cache.tiers.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker, State
 from lb.cache.tiers.entry import Codec, Entry
-from lb.cache.tiers.store import Invalidated, TierError, TierStore
+from lb.cache.tiers.store import AwayError, Invalidated, TierError, TierStore
 from lb.clock import Clock, MonotonicClock
 from lb.config.units import MIB, MILLISECOND, SECOND
 
@@ -34,6 +34,7 @@ log = logging.getLogger("tidegate.cache")
 QUEUE = 16 * MIB  # of values that wait to be put
 MOST_IN_FLIGHT = 64  # gets at a time
 _BATCH = 32  # puts in one round trip
+_AWAY = 1  # s after which a purge is tried again whose server is away
 CLAIM = 5  # s in which one daemon refreshes a stale entry
 
 
@@ -162,6 +163,9 @@ class Tier:
                 for i, tag in enumerate(tags):
                     if not self._codec.is_generation(tag, tokens[i]):
                         data, tokens[i] = None, await self._first_generation(tag, tokens[i])
+        except AwayError:
+            self.counts.skipped += 1
+            return NOTHING
         except (TierError, TimeoutError) as error:
             if self._clock.now() - started <= self._timeout:
                 self.counts.errors += 1
@@ -212,6 +216,8 @@ class Tier:
         try:
             async with asyncio.timeout(self._limit):
                 return await self._store.claim(key, CLAIM)
+        except AwayError:
+            return True
         except (TierError, TimeoutError) as error:
             self._failed(str(error))
             return True
@@ -247,16 +253,27 @@ class Tier:
             self._work.clear()
             while self._breaker.state == "closed" and (self._purging or self._queue):
                 try:
-                    async with asyncio.timeout(self._limit):
-                        await self._work_off()
+                    away = await self._work_off()
                 except (TierError, TimeoutError) as error:
                     self._failed(str(error) or "no answer in time")
-                    await asyncio.sleep(0)  # lets the breaker's opening be seen between two tries
+                    continue
+                if away and not self._queue:
+                    self._work.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_AWAY):
+                            await self._work.wait()
 
-    async def _work_off(self) -> None:
+    async def _work_off(self) -> bool:
+        """True: some purges have to wait, as their server is away."""
+        away = False
         for tag in list(self._purging):
             covered = len(self._purging[tag])
-            await self._store.renew(tag, self._codec.new_generation(tag))
+            try:
+                async with asyncio.timeout(self._limit):
+                    await self._store.renew(tag, self._codec.new_generation(tag))
+            except AwayError:
+                away = True
+                continue
             waiting = self._purging.pop(tag)
             if later := waiting[covered:]:
                 self._purging[tag] = later
@@ -271,9 +288,12 @@ class Tier:
             (key, self._codec.encode(key, entry), max(1, min(entry.stale_until - now, self._ttl_max) // MILLISECOND))
             for key, entry in batch
         ]
-        stored = await self._store.keep(items) if items else 0
-        self.counts.stored += stored
-        self.counts.dropped -= stored
+        if items:
+            async with asyncio.timeout(self._limit):
+                stored = await self._store.keep(items)
+            self.counts.stored += stored
+            self.counts.dropped -= stored
+        return away
 
     async def _mending(self) -> None:
         """While the breaker is open: probes, which no request waits for."""
