@@ -2,6 +2,7 @@
  *
  *   first page    geometry, decided once by whoever comes first
  *   stripes       counters, one stripe per worker and one for the master, each with a single writer
+ *   generations   a counter of purges for each slot of tags; a power of two of them
  *   shards        state, hash buckets, nodes and chunks; a power of two of them, all alike
  *
  * A region of zero bytes is a valid empty cache. Chunk numbers start at 1; 0 means none.
@@ -13,9 +14,12 @@
 #include <stdint.h>
 #include <string.h>
 
-#define TG_CACHE_MAGIC 0x54474331ull /* "TGC1": the upper half of the geometry word; the lower is the number of shards */
+#include "atomics.h"
+
+#define TG_CACHE_MAGIC 0x54474332ull /* "TGC2": the upper half of the geometry word; the lower is the number of shards */
 #define TG_CHUNK 512u
 #define TG_CACHE_PAGE 4096u
+#define TG_TAGS 8u /* of an entry, at most */
 
 /* Counters only grow. */
 typedef struct {
@@ -28,7 +32,9 @@ typedef struct {
     uint64_t expired;       /* stale entries that the hand met */
     uint64_t broken_locks;  /* locks taken from the dead */
     uint64_t corrupt;       /* entries or shards found damaged */
-    uint64_t reserved[7];
+    uint64_t purges;        /* of a tag each */
+    uint64_t rejected_purged; /* a tag of the answer was purged while the answer was made */
+    uint64_t reserved[5];
 } tg_cache_stripe;
 
 /* One per chunk, apart from the chunks, so that a word that readers check or set is never an object's bytes. */
@@ -44,13 +50,26 @@ typedef struct {
     uint64_t expires_ns;
 } tg_node;
 
-/* Precedes the bytes in an object's first chunk. */
+/* A tag of an entry: where its generation is counted, and the generation from before the answer was made. */
+typedef struct {
+    uint32_t slot;
+    uint32_t generation;
+} tg_tag;
+
+/* What is known of an answer before it is made. Zeroes: no tags. */
+typedef struct {
+    uint32_t count; /* of tags; more than TG_TAGS: the answer cannot be kept */
+    tg_tag tags[TG_TAGS];
+} tg_fill;
+
+/* Precedes the bytes in an object's first chunk, with as many tags as the entry has. */
 typedef struct {
     unsigned char key[32];
     uint64_t stored_ns;
     uint64_t checksum; /* over the other fields and the bytes */
     uint64_t size;
-    uint64_t reserved;
+    uint64_t count; /* of tags */
+    tg_tag tags[TG_TAGS];
 } tg_entry;
 
 typedef struct {
@@ -73,18 +92,43 @@ typedef struct {
     char *chunks;
     uint32_t mask;  /* of buckets */
     uint32_t count; /* of chunks */
+    const uint32_t *generations; /* the table of the whole cache */
+    uint32_t generation_mask;
     uint64_t holder; /* owner of the lock found alive, not asked about again before this time */
     uint64_t holder_known_until;
 } tg_shard_view;
 
 _Static_assert(sizeof(tg_cache_stripe) == 128, "a stripe is two cache lines");
 _Static_assert(sizeof(tg_node) == 40, "a node has 40 bytes");
-_Static_assert(sizeof(tg_entry) == 64, "an entry has 64 bytes");
+_Static_assert(sizeof(tg_entry) == 128, "a head has 64 bytes and 8 for each tag");
 _Static_assert(sizeof(tg_shard) == 128, "a shard's state is two cache lines");
 
 static inline char *tg_chunk(const tg_shard_view *v, uint32_t id) { return v->chunks + (size_t)(id - 1u) * TG_CHUNK; }
 
-static inline uint64_t tg_chunks_for(uint64_t size) { return (sizeof(tg_entry) + size + TG_CHUNK - 1u) / TG_CHUNK; }
+/* Bytes in front of the object's own; `count` of tags is at most TG_TAGS. */
+static inline uint64_t tg_head_size(uint64_t count) { return offsetof(tg_entry, tags) + count * sizeof(tg_tag); }
+
+static inline uint64_t tg_chunks_for(uint64_t head, uint64_t size) { return (head + size + TG_CHUNK - 1u) / TG_CHUNK; }
+
+/* A table's size follows from the region's size alone, so that all processes find the same. One counter for each KiB of the
+ * region, within 4 and 256 KiB: fewer tags than that are in use at once, and the table stays in the processor's cache. */
+static inline uint32_t tg_generations_for(uint64_t region) {
+    uint32_t count = 1024;
+    while (count < 65536u && count < region / 1024)
+        count *= 2;
+    return count;
+}
+
+/* Whether no tag was purged since the generations were read. Acquires: what a purge announces is seen by whoever sees the
+ * purge. A count above TG_TAGS is damage, or a fill with too many tags. */
+static inline int tg_tags_hold(const uint32_t *generations, uint32_t mask, const tg_tag *tags, uint64_t count) {
+    if (count > TG_TAGS)
+        return 0;
+    for (uint64_t i = 0; i < count; i++)
+        if (tg_load32(&generations[tags[i].slot & mask]) != tags[i].generation)
+            return 0;
+    return 1;
+}
 
 /* Which of the buckets and shards: the key is a keyed digest, so that any of its bits will do. */
 static inline uint32_t tg_key_tag(const unsigned char *key) {
@@ -133,11 +177,15 @@ static inline uint64_t tg_mix(uint64_t lane, uint64_t word) {
     return ((lane << 29) | (lane >> 35)) * 0x9e3779b97f4a7c15ull; /* 2^64 / golden ratio, odd */
 }
 
+/* The entry's count of tags is at most TG_TAGS. */
 static inline uint64_t tg_checksum(const tg_entry *e, const char *data, size_t n) {
     uint64_t lanes[4], words[4];
     memcpy(lanes, e->key, sizeof lanes);
     lanes[0] = tg_mix(lanes[0], e->stored_ns);
     lanes[1] = tg_mix(lanes[1], e->size);
+    lanes[2] = tg_mix(lanes[2], e->count);
+    for (uint64_t i = 0; i < e->count; i++)
+        lanes[i & 3] = tg_mix(lanes[i & 3], ((uint64_t)e->tags[i].slot << 32) | e->tags[i].generation);
     while (n >= sizeof words) {
         memcpy(words, data, sizeof words);
         for (int i = 0; i < 4; i++)

@@ -7,6 +7,7 @@ cdef extern from "cache.h" nogil:
     enum:
         TG_CHUNK
         TG_CACHE_PAGE
+        TG_TAGS
     const uint64_t TG_CACHE_MAGIC
     ctypedef struct tg_cache_stripe:
         uint64_t hits
@@ -18,6 +19,8 @@ cdef extern from "cache.h" nogil:
         uint64_t expired
         uint64_t broken_locks
         uint64_t corrupt
+        uint64_t purges
+        uint64_t rejected_purged
     ctypedef struct tg_node:
         uint32_t sequence
         uint32_t visited
@@ -28,12 +31,19 @@ cdef extern from "cache.h" nogil:
         uint32_t chunks
         uint32_t tag
         uint64_t expires_ns
+    ctypedef struct tg_tag:
+        uint32_t slot
+        uint32_t generation
+    ctypedef struct tg_fill:
+        uint32_t count
+        tg_tag tags[8]
     ctypedef struct tg_entry:
         unsigned char key[32]
         uint64_t stored_ns
         uint64_t checksum
         uint64_t size
-        uint64_t reserved
+        uint64_t count
+        tg_tag tags[8]
     ctypedef struct tg_shard:
         uint64_t lock
         uint32_t fresh
@@ -52,10 +62,15 @@ cdef extern from "cache.h" nogil:
         char *chunks
         uint32_t mask
         uint32_t count
+        const uint32_t *generations
+        uint32_t generation_mask
         uint64_t holder
         uint64_t holder_known_until
     char *tg_chunk(const tg_shard_view *v, uint32_t id) noexcept
-    uint64_t tg_chunks_for(uint64_t size) noexcept
+    uint64_t tg_head_size(uint64_t count) noexcept
+    uint64_t tg_chunks_for(uint64_t head, uint64_t size) noexcept
+    uint32_t tg_generations_for(uint64_t region) noexcept
+    bint tg_tags_hold(const uint32_t *generations, uint32_t mask, const tg_tag *tags, uint64_t count) noexcept
     uint32_t tg_key_tag(const unsigned char *key) noexcept
     uint32_t tg_key_shard(const unsigned char *key) noexcept
     uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t size) noexcept

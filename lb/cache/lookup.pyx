@@ -15,9 +15,12 @@ from lb.cache.layout cimport (
     tg_chunk,
     tg_chunks_for,
     tg_entry,
+    tg_head_size,
     tg_key_tag,
     tg_node,
     tg_shard_view,
+    tg_tags_hold,
+    TG_TAGS,
 )
 from lb.shared.atomics cimport (
     tg_fence_acquire,
@@ -49,6 +52,7 @@ cdef tg_node *find(
         if tg_load32_relaxed(&node.tag) == tag:
             sequence[0] = tg_load32(&node.sequence)
             if sequence[0] & 1:
+                # With room for all tags: behind those that it has are bytes of the object, which are not looked at.
                 memcpy(entry, tg_chunk(v, at), sizeof(tg_entry))
                 tg_fence_acquire()
                 if tg_load32_relaxed(&node.sequence) == sequence[0] and memcmp(entry.key, key, 32) == 0:
@@ -58,13 +62,17 @@ cdef tg_node *find(
     return NULL
 
 
-cdef bint copy_out(const tg_shard_view *v, uint32_t id, char *target, size_t size) noexcept nogil:
+cdef inline bint holds(const tg_shard_view *v, const tg_entry *entry) noexcept nogil:
+    return tg_tags_hold(v.generations, v.generation_mask, entry.tags, entry.count)
+
+
+cdef bint copy_out(const tg_shard_view *v, uint32_t id, size_t head, char *target, size_t size) noexcept nogil:
     """Copy an object's bytes, neighbouring chunks in one go; False when its chain leads nowhere."""
     cdef uint32_t first
-    cdef size_t piece = min(size, <size_t> (TG_CHUNK - sizeof(tg_entry)))
+    cdef size_t piece = min(size, TG_CHUNK - head)
     if piece == 0:
         return True  # an empty object; there may be no target either
-    memcpy(target, tg_chunk(v, id) + sizeof(tg_entry), piece)
+    memcpy(target, tg_chunk(v, id) + head, piece)
     target += piece
     size -= piece
     id = tg_load32_relaxed(&v.nodes[id].link)
@@ -97,13 +105,18 @@ cdef Py_ssize_t shard_read(
     cdef uint32_t chunks = tg_load32_relaxed(&node.chunks)
     if now >= expires:
         return READ_MISS
-    # Both before the size is used as one: a length that does not fit its chunks is damage, or an entry gone meanwhile.
-    cdef bint whole = chunks <= v.count and entry.size <= <uint64_t> chunks * TG_CHUNK
-    whole = whole and tg_chunks_for(entry.size) == chunks
+    # All before the size is used as one: a length that does not fit its chunks is damage, or an entry gone meanwhile.
+    cdef bint whole = chunks <= v.count and entry.size <= <uint64_t> chunks * TG_CHUNK and entry.count <= TG_TAGS
+    cdef size_t head = tg_head_size(entry.count) if whole else 0
+    whole = whole and tg_chunks_for(head, entry.size) == chunks
+    if whole and not holds(v, &entry):
+        # Nobody needs to find this out again; a stranger who has the node by now is lost early: a miss.
+        tg_store64_relaxed(&node.expires_ns, 0)
+        return READ_MISS
     if whole:
         if tg_buffer_reserve(into, entry.size):
             return READ_MISS
-        whole = copy_out(v, id, tg_buffer_tail(into), entry.size)
+        whole = copy_out(v, id, head, tg_buffer_tail(into), entry.size)
     tg_fence_acquire()
     if tg_load32_relaxed(&node.sequence) != sequence:
         return READ_MISS
@@ -126,7 +139,7 @@ cdef bint shard_has(const tg_shard_view *v, const unsigned char *key, uint64_t n
     cdef uint32_t id = 0
     cdef uint32_t sequence = 0
     cdef tg_node *node = find(v, key, &entry, &id, &sequence)
-    return node is not NULL and now < tg_load64_relaxed(&node.expires_ns)
+    return node is not NULL and now < tg_load64_relaxed(&node.expires_ns) and holds(v, &entry)
 
 
 cdef void shard_expire(const tg_shard_view *v, const unsigned char *key) noexcept nogil:

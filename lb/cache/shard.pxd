@@ -9,7 +9,7 @@ cdef bint shard_lock(tg_shard_view *v, uint64_t token, uint64_t now, tg_cache_st
 cdef void shard_unlock(tg_shard_view *v) noexcept nogil
 
 # Under the lock. 0, or -1 when the shard is damaged: the caller then empties it.
-# `entry` is complete, with its checksum, and needs at most half of the shard's chunks.
+# `entry` is complete, with its checksum, has TG_TAGS tags at most, and needs at most half of the shard's chunks.
 cdef int shard_insert(
     tg_shard_view *v, const tg_entry *entry, const char *data, uint64_t now, uint64_t expires, tg_cache_stripe *counters
 ) noexcept nogil

@@ -12,10 +12,12 @@ from lb.cache.layout cimport (
     tg_chunk,
     tg_chunks_for,
     tg_entry,
+    tg_head_size,
     tg_key_tag,
     tg_node,
     tg_shard,
     tg_shard_view,
+    tg_tags_hold,
 )
 from lb.cache.owner cimport owner_is_dead
 from lb.shared.atomics cimport (
@@ -149,8 +151,13 @@ cdef int discard(tg_shard_view *v, uint32_t id) noexcept nogil:
 
 
 cdef uint32_t sweep(tg_shard_view *v, uint64_t now) noexcept nogil:
-    """A stale entry, if one is at the broom's next few places; 0 if not. The broom goes round and round."""
+    """A stale or purged entry, if one is at the broom's next few places; 0 if not. The broom goes round and round.
+
+    The hand does not look for purged entries, since it would have to read the head of each: nobody visits them, so that
+    it takes them anyway.
+    """
     cdef tg_shard *state = v.state
+    cdef const tg_entry *entry
     cdef uint32_t id
     cdef int _
     for _ in range(BROOM_LOOKS):
@@ -158,6 +165,9 @@ cdef uint32_t sweep(tg_shard_view *v, uint64_t now) noexcept nogil:
         if not valid(v, id):
             return 0
         if now >= tg_load64_relaxed(&v.nodes[id].expires_ns):
+            return id
+        entry = <const tg_entry *> tg_chunk(v, id)
+        if not tg_tags_hold(v.generations, v.generation_mask, entry.tags, entry.count):
             return id
         state.broom = v.nodes[id].newer
     return 0
@@ -226,11 +236,12 @@ cdef uint32_t take_chunks(tg_shard_view *v, uint32_t need) noexcept nogil:
 
 cdef int copy_in(tg_shard_view *v, uint32_t id, const tg_entry *entry, const char *data) noexcept nogil:
     cdef size_t left = entry.size
-    cdef size_t piece = min(left, <size_t> (TG_CHUNK - sizeof(tg_entry)))
+    cdef size_t head = tg_head_size(entry.count)
+    cdef size_t piece = min(left, TG_CHUNK - head)
     cdef char *chunk = tg_chunk(v, id)
-    memcpy(chunk, entry, sizeof(tg_entry))
+    memcpy(chunk, entry, head)
     if piece:
-        memcpy(chunk + sizeof(tg_entry), data, piece)
+        memcpy(chunk + head, data, piece)
     while left > piece:
         data += piece
         left -= piece
@@ -246,7 +257,7 @@ cdef int shard_insert(
     tg_shard_view *v, const tg_entry *entry, const char *data, uint64_t now, uint64_t expires, tg_cache_stripe *counters
 ) noexcept nogil:
     cdef tg_shard *state = v.state
-    cdef uint32_t need = <uint32_t> tg_chunks_for(entry.size)
+    cdef uint32_t need = <uint32_t> tg_chunks_for(tg_head_size(entry.count), entry.size)
     cdef uint32_t tag = tg_key_tag(entry.key)
     cdef uint32_t id
     cdef tg_node *node

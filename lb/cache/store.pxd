@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from lb.cache.layout cimport tg_cache_stripe, tg_shard_view
+from lb.cache.layout cimport tg_cache_stripe, tg_fill, tg_shard_view
 from lb.net.buffer cimport tg_buffer
 from lb.shared.segment cimport Segment
 
@@ -14,6 +14,8 @@ cdef class ResultCache:
     cdef tg_shard_view *shards
     cdef tg_cache_stripe *stripes
     cdef tg_cache_stripe *stripe      # this process's
+    cdef uint32_t *generations
+    cdef uint32_t generation_mask
     cdef uint64_t token
 
     # Append the fresh object under the 32-byte key to `into` and return its size, with its age and the time it has left
@@ -22,8 +24,25 @@ cdef class ResultCache:
         self, const unsigned char *key, uint64_t now, tg_buffer *into, uint64_t *age_ns, uint64_t *ttl_ns
     ) noexcept
     # Keep `n` bytes under the key for `ttl_ns`, in place of what was there. 1 stored; 0 rejected: too large, no time to
-    # live, or the shard is busy; -1: the shard was found damaged and has been emptied. Never waits.
-    cdef int put(self, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t ttl_ns) noexcept
+    # live, a tag was purged since the fill began, or the shard is busy; -1: the shard was found damaged and has been
+    # emptied. Never waits.
+    cdef int put(
+        self, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t ttl_ns, const tg_fill *fill
+    ) noexcept
+
+    # Tags. An answer that depends on something (a model, its version, a tenant) carries the tag of that thing. What is
+    # found under a key has no tag that was purged since the answer's fill began.
+    #
+    # The slot of a tag. Tags may share a slot: a purge then takes the entries of both. The same as long as the segment
+    # lives, so that a pool or a model can keep its own.
+    cdef uint32_t slot(self, const char *tag, size_t n) noexcept
+    # To be called before the backend is asked: notes the generations of the slots. -1: more than TG_TAGS slots; `put`
+    # rejects such a fill. A fill is plain memory; zeroes are a fill without tags.
+    cdef int begin(self, tg_fill *fill, const uint32_t *slots, uint32_t n) noexcept
+    # Nothing that carries a tag of this slot, or is being made, is found afterwards. One atomic increment: does not
+    # wait, whatever the number of entries, and has happened or not if its process is killed. 2^32 purges of a slot
+    # during one entry's life would come round to its generation.
+    cdef void purge_slot(self, uint32_t slot) noexcept
     # Nothing is found under the key afterwards, until it is put again. Never waits.
     cdef void invalidate(self, const unsigned char *key, uint64_t now) noexcept
     # Whether `get` would find something; counts nothing, and the bytes are not verified.

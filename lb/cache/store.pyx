@@ -16,14 +16,28 @@ from lb.cache.layout cimport (
     tg_cache_stripe,
     tg_checksum,
     tg_entry,
+    tg_fill,
+    tg_generations_for,
+    tg_head_size,
     tg_key_shard,
     tg_shard_place,
     tg_shard_view,
+    tg_tag,
+    tg_tags_hold,
+    TG_TAGS,
 )
 from lb.cache.lookup cimport READ_CORRUPT, READ_MISS, shard_expire, shard_has, shard_read
 from lb.cache.owner cimport owner_token
 from lb.cache.shard cimport shard_insert, shard_lock, shard_remove, shard_reset, shard_unlock
-from lb.shared.atomics cimport tg_cas64, tg_load32_relaxed, tg_load64, tg_load64_relaxed
+from lb.shared.atomics cimport (
+    tg_cas64,
+    tg_fetch_add32,
+    tg_load32,
+    tg_load32_relaxed,
+    tg_load64,
+    tg_load64_relaxed,
+)
+from lb.shared.hashing cimport hash64_keyed
 from lb.net.buffer cimport tg_buffer
 from lb.shared.segment cimport Segment, tg_add
 
@@ -49,8 +63,10 @@ cdef class ResultCache:
     def __init__(self, Segment segment, max_object: int):
         segment.check_open()
         cdef uint64_t stripes = (segment.header.workers + 1) * sizeof(tg_cache_stripe)
-        cdef uint64_t start = TG_CACHE_PAGE + (stripes + TG_CACHE_PAGE - 1) // TG_CACHE_PAGE * TG_CACHE_PAGE
         cdef uint64_t size = segment.header.cache_size
+        cdef uint32_t generations = tg_generations_for(size)
+        cdef uint64_t generations_at = TG_CACHE_PAGE + (stripes + TG_CACHE_PAGE - 1) // TG_CACHE_PAGE * TG_CACHE_PAGE
+        cdef uint64_t start = generations_at + generations * sizeof(uint32_t)
         cdef char *region = segment.base + segment.header.cache_offset
         if self.shards is not NULL:
             raise TypeError("a ResultCache is initialised once")
@@ -76,13 +92,17 @@ cdef class ResultCache:
             raise MemoryError
         self.shard_count = <uint32_t> shards
         cdef uint64_t stride = (size - start) // shards // TG_CACHE_PAGE * TG_CACHE_PAGE
+        self.generations = <uint32_t *> (region + generations_at)
+        self.generation_mask = generations - 1
         cdef uint64_t i
         for i in range(shards):
             if tg_shard_place(&self.shards[i], region + start + i * stride, stride) < MIN_CHUNKS:
                 raise TidegateError(f"a result cache needs more than {segment.header.cache_size} bytes")
+            self.shards[i].generations = self.generations
+            self.shards[i].generation_mask = self.generation_mask
         self.stripes = <tg_cache_stripe *> (region + TG_CACHE_PAGE)
         self.stripe = self.stripes + (segment.header.workers if segment.worker < 0 else segment.worker)
-        self.max_object = min(max_object, self.shards[0].count // 2 * TG_CHUNK - sizeof(tg_entry))
+        self.max_object = min(max_object, self.shards[0].count // 2 * TG_CHUNK - tg_head_size(TG_TAGS))
         self.segment = segment
 
     def __dealloc__(self):
@@ -105,11 +125,17 @@ cdef class ResultCache:
             tg_add(&self.stripe.corrupt, 1)
         return READ_MISS
 
-    cdef int put(self, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t ttl_ns) noexcept:
+    cdef int put(
+        self, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t ttl_ns, const tg_fill *fill
+    ) noexcept:
         if self.segment.base is NULL or ttl_ns == 0:
             return 0
         if n > self.max_object:
             tg_add(&self.stripe.rejected_size, 1)
+            return 0
+        # Not for correctness, which is the readers' part: no room for what nobody will find.
+        if not tg_tags_hold(self.generations, self.generation_mask, fill.tags, fill.count):
+            tg_add(&self.stripe.rejected_purged, 1)
             return 0
         cdef uint64_t expires = now + ttl_ns if ttl_ns < UINT64_MAX - now else UINT64_MAX
         cdef tg_entry entry
@@ -117,6 +143,8 @@ cdef class ResultCache:
         memcpy(entry.key, key, 32)
         entry.stored_ns = now
         entry.size = n
+        entry.count = fill.count
+        memcpy(entry.tags, fill.tags, fill.count * sizeof(tg_tag))
         entry.checksum = tg_checksum(&entry, data, n)
         cdef tg_shard_view *shard = self.shard(key)
         if not shard_lock(shard, self.token, now, self.stripe):
@@ -145,6 +173,24 @@ cdef class ResultCache:
     cdef bint contains(self, const unsigned char *key, uint64_t now) noexcept:
         return self.segment.base is not NULL and shard_has(self.shard(key), key, now)
 
+    cdef uint32_t slot(self, const char *tag, size_t n) noexcept:
+        # Keyed: nobody outside can choose a tag that purges another's.
+        return <uint32_t> hash64_keyed(tag, n, self.segment.header.cache_secret) & self.generation_mask
+
+    cdef int begin(self, tg_fill *fill, const uint32_t *slots, uint32_t n) noexcept:
+        cdef uint32_t i
+        fill.count = n
+        if n > TG_TAGS:
+            return -1
+        for i in range(n):
+            fill.tags[i].slot = slots[i] & self.generation_mask
+            fill.tags[i].generation = tg_load32(&self.generations[fill.tags[i].slot])
+        return 0
+
+    cdef void purge_slot(self, uint32_t slot) noexcept:
+        tg_fetch_add32(&self.generations[slot & self.generation_mask], 1)
+        tg_add(&self.stripe.purges, 1)
+
     # Python level
 
     cdef int check(self, key) except -1:
@@ -163,6 +209,11 @@ cdef class ResultCache:
         self.check(key)
         self.invalidate(<const unsigned char *> <const char *> key, now)
 
+    def purge(self, tag: bytes) -> None:
+        """Invalidate whatever carries `tag`, and whatever is being made that will carry it."""
+        self.segment.check_open()
+        self.purge_slot(self.slot(<const char *> tag, len(tag)))
+
     def recover(self, now: int) -> int:
         """Take the locks of dead processes at once, emptying their shards, instead of when the next put meets them.
 
@@ -180,7 +231,7 @@ cdef class ResultCache:
 
     def stats(self) -> dict[str, int]:
         """Totals over all processes. `bytes` and `capacity` are memory, in whole chunks; `entries` includes stale ones
-        not yet reclaimed; `evictions` are of fresh entries, `expired` of stale ones."""
+        and purged ones not yet reclaimed; `evictions` are of fresh entries, `expired` of stale and purged ones."""
         self.segment.check_open()
         cdef uint64_t used = 0
         cdef uint64_t chunks = 0
@@ -193,7 +244,7 @@ cdef class ResultCache:
             chunks += self.shards[i].count
         totals = dict.fromkeys(
             ("hits", "misses", "stored", "rejected_busy", "rejected_size", "evictions", "expired", "broken_locks",
-             "corrupt"), 0)
+             "corrupt", "purges", "rejected_purged"), 0)
         for i in range(self.segment.header.workers + 1):
             stripe = &self.stripes[i]
             totals["hits"] += tg_load64_relaxed(&stripe.hits)
@@ -205,6 +256,8 @@ cdef class ResultCache:
             totals["expired"] += tg_load64_relaxed(&stripe.expired)
             totals["broken_locks"] += tg_load64_relaxed(&stripe.broken_locks)
             totals["corrupt"] += tg_load64_relaxed(&stripe.corrupt)
+            totals["purges"] += tg_load64_relaxed(&stripe.purges)
+            totals["rejected_purged"] += tg_load64_relaxed(&stripe.rejected_purged)
         return {"entries": entries, "bytes": used * TG_CHUNK, "capacity": chunks * TG_CHUNK, **totals}
 
     def __repr__(self):

@@ -118,6 +118,8 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
         "expired",
         "broken_locks",
         "corrupt",
+        "purges",
+        "rejected_purged",
     ):
         yield counter(f"cache_{name}", f"Result cache: {name.replace('_', ' ')}", (), [((), cache[name])])
 

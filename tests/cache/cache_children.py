@@ -4,7 +4,9 @@ A script, so that children are forked from a process with a single thread. Modes
   storm KILLS CHILDREN   children put and get without end; each is killed at a random moment and replaced
   hammer CHILDREN OPS    children put and get OPS times each
   steps STRIDE VICTIM    a child is killed after every STRIDE-th instruction of its time with the lock, in which it puts
-                         (VICTIM `put`), or empties a dead child's shard and puts (`break`)
+                         (VICTIM `put`), or empties a dead child's shard and puts (`break`); or a tag of its value is
+                         purged then, and it goes on (`purged`)
+  purge                  what a reader finds after every single instruction of a purge
 Prints a line of JSON. A child that reads a wrong value ends with status 3, and the script with 1.
 """
 
@@ -17,7 +19,7 @@ import signal
 import sys
 import time
 
-from compiled.result_cache import get_bytes, lock_owner, put_bytes
+from compiled.result_cache import Fill, get_bytes, lock_owner, put_bytes
 
 from lb.cache.store import ResultCache
 from lb.shared.segment import Segment
@@ -26,6 +28,7 @@ LIFE = 10**15
 WRONG = 3
 KEYS = 400
 LENGTHS = [0, 10, 447, 448, 449, 3000, 9000, 30_000]
+TAG = b"model m, version 1"
 SKIP = 77  # automake's code for a test that cannot run here
 
 
@@ -104,7 +107,7 @@ def storm(fd, kills, children):
     return {"statuses": sorted(statuses), "died_holding": held}
 
 
-TRACEME, SINGLESTEP = 0, 9
+TRACEME, CONT, SINGLESTEP = 0, 7, 9
 
 
 class Tracer:
@@ -116,13 +119,22 @@ class Tracer:
     def stopped_child(self, fd, worker, key, value):
         """A child that stops just before it puts, with this process as its tracer."""
 
-        def body():
-            cache = attach(fd, worker)
+        def put(cache):
+            fill = Fill(cache, TAG, b"another")
             now = time.monotonic_ns()
+            return lambda: put_bytes(cache, key, value, now + LIFE // 2, LIFE, fill)
+
+        return self.stopped(fd, worker, put)
+
+    def stopped(self, fd, worker, prepare):
+        """A child that stops just before it does what `prepare` makes."""
+
+        def body():
+            act = prepare(attach(fd, worker))
             if self.ptrace(TRACEME, 0, None, None):
                 return SKIP
             signal.raise_signal(signal.SIGSTOP)
-            put_bytes(cache, key, value, now + LIFE // 2, LIFE)
+            act()
             return 0
 
         pid = fork(body)
@@ -138,8 +150,8 @@ class Tracer:
         _, status = os.waitpid(pid, 0)
         return os.WIFSTOPPED(status)
 
-    def kill_inside(self, cache, pid, key, steps):
-        """Kill the child `steps` instructions after it took the lock; False when it had given it back by then."""
+    def step_inside(self, cache, pid, key, steps):
+        """Step the child until `steps` instructions after it took the lock: (it has the lock, it is alive)."""
         while lock_owner(cache, key) != pid:
             if not self.step(pid):
                 sys.exit("the child ended without the lock")
@@ -148,11 +160,20 @@ class Tracer:
             alive = self.step(pid)
             if lock_owner(cache, key) != pid:
                 break
-        inside = lock_owner(cache, key) == pid
+        return lock_owner(cache, key) == pid, alive
+
+    def kill_inside(self, cache, pid, key, steps):
+        """Kill the child `steps` instructions after it took the lock; False when it had given it back by then."""
+        inside, alive = self.step_inside(cache, pid, key, steps)
         if alive:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         return inside
+
+    def finish(self, pid):
+        if self.ptrace(CONT, pid, None, None):
+            raise OSError(ctypes.get_errno(), "PTRACE_CONT")
+        os.waitpid(pid, 0)
 
 
 def steps(fd, stride, victim):
@@ -177,7 +198,15 @@ def steps(fd, stride, victim):
         value = nonce + hashlib.shake_128(key + nonce).digest(1500)
         if victim == "break":
             tracer.kill_inside(cache, tracer.stopped_child(fd, 0, key, value), key, 40)
-        inside = tracer.kill_inside(cache, tracer.stopped_child(fd, 1, key, value), key, after)
+        child = tracer.stopped_child(fd, 1, key, value)
+        if victim == "purged":
+            inside, alive = tracer.step_inside(cache, child, key, after)
+            cache.purge(TAG)
+            if alive:
+                tracer.finish(child)
+            wrong += get_bytes(cache, key, now) == value
+        else:
+            inside = tracer.kill_inside(cache, child, key, after)
         wrong += check()
         now += LIFE // 10**6  # past the time for which an owner is believed alive
         for other in keys[:5]:
@@ -191,12 +220,33 @@ def steps(fd, stride, victim):
         after += stride
 
 
+def purge(fd):
+    """A killed purge has happened or not: the entries of its tag are there all or not at all, others always."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    tracer, rng = Tracer(), random.Random(1)
+    cache = attach(fd, -1)
+    keys = [key_of(number) for number in range(12)]
+    values = [make_value(key, rng) for key in keys]
+    for number, (key, value) in enumerate(zip(keys, values, strict=True)):
+        put_bytes(cache, key, value, 0, LIFE, Fill(cache, b"kept", TAG if number % 2 else b"other"))
+    child = tracer.stopped(fd, 1, lambda cache: lambda: cache.purge(TAG))
+    seen = []
+    # Looked at by `has`, which leaves the entries alone.
+    while tracer.step(child):
+        found = [cache.has(key, 1) for key in keys]
+        if not seen or seen[-1] != found:
+            seen.append(found)
+    return {"seen": seen}
+
+
 def main():
     mode, fd, *arguments = sys.argv[1:]
     if mode == "hammer":
         result = hammer(int(fd), *map(int, arguments))
     elif mode == "storm":
         result = storm(int(fd), *map(int, arguments))
+    elif mode == "purge":
+        result = purge(int(fd))
     else:
         result = steps(int(fd), int(arguments[0]), arguments[1])
     print(json.dumps(result))

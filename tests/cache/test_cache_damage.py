@@ -13,7 +13,7 @@ from lb.shared.segment import Segment
 LIFE = 1 << 40
 SIZE = 96 << 10
 LENGTHS = [0, 5, 448, 449, 2000, 9000]
-HEAD = 2 * 4096  # geometry and counters; the only shard follows
+HEAD = 3 * 4096  # geometry, counters and generations; the only shard follows
 
 
 def value_of(number, length):

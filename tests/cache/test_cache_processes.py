@@ -70,10 +70,17 @@ def test_a_storm_of_kills(make_cache, key, size, max_object):
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="needs PTRACE_SINGLESTEP")
-@pytest.mark.parametrize(("victim", "stride"), [("put", 29), ("break", 97)])
+@pytest.mark.parametrize(("victim", "stride"), [("put", 29), ("break", 97), ("purged", 61)])
 def test_death_after_any_instruction_under_the_lock(make_cache, key, victim, stride):
     cache = make_cache(size=96 << 10)
     result = run(cache, "steps", stride, victim)
     assert result["wrong"] == 0
     assert result["deaths"] > 10
     assert_sound(cache, key, LIFE)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="needs PTRACE_SINGLESTEP")
+def test_a_purge_has_happened_or_not_after_any_instruction(make_cache):
+    cache = make_cache()
+    assert run(cache, "purge")["seen"] == [[True] * 12, [True, False] * 6]
+    assert cache.stats()["purges"] == 1

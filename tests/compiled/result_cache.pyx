@@ -1,7 +1,8 @@
 """The result cache, called from Python."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from lb.cache.layout cimport tg_fill
 from lb.cache.owner cimport owner_pid
 from lb.cache.store cimport ResultCache
 from lb.shared.atomics cimport tg_load64_relaxed
@@ -29,10 +30,31 @@ def get_bytes(ResultCache cache not None, bytes key, now):
     return None if entry is None else entry[0]
 
 
-def put_bytes(ResultCache cache not None, bytes key, bytes data, now, ttl_ns):
-    """Keep `data` for `ttl_ns`: 1 stored, 0 rejected (too large, busy, no time), -1 the shard was damaged."""
+cdef class Fill:
+    """The making of an answer, from before the backend is asked: the generations of its tags."""
+
+    cdef tg_fill fill
+
+    def __init__(self, ResultCache cache not None, *tags):
+        cdef uint32_t slots[64]
+        for i, tag in enumerate(tags):
+            slots[i] = cache.slot(<const char *> <bytes> tag, len(tag))
+        self.fits = cache.begin(&self.fill, slots, len(tags)) == 0
+
+    cdef readonly bint fits
+
+
+def slot_of(ResultCache cache not None, bytes tag):
+    return cache.slot(<const char *> tag, len(tag))
+
+
+def put_bytes(ResultCache cache not None, bytes key, bytes data, now, ttl_ns, Fill fill=None):
+    """Keep `data` for `ttl_ns`: 1 stored, 0 rejected (too large, busy, no time, purged), -1 the shard was damaged."""
+    cdef tg_fill none
+    memset(&none, 0, sizeof(none))
     cache.check(key)
-    return cache.put(<const unsigned char *> <const char *> key, <const char *> data, len(data), now, ttl_ns)
+    return cache.put(<const unsigned char *> <const char *> key, <const char *> data, len(data), now, ttl_ns,
+                     &none if fill is None else &fill.fill)
 
 
 def lock_owner(ResultCache cache not None, bytes key):

@@ -23,6 +23,7 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 from lb.cache.flight cimport Flights
+from lb.cache.layout cimport tg_fill
 from lb.cache.store cimport ResultCache
 from lb.failure cimport FAIL_BAD_REQUEST, FAIL_INTERNAL, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, http_of_grpc
 from lb.net.buffer cimport (
@@ -739,11 +740,13 @@ cdef void release_followers(InferenceBody body, int grpc_status, str message) no
 
 cdef void store(InferenceBody body, Exchange exchange, const tg_buffer *reply) noexcept:
     cdef tg_buffer *stored = &body.context.stored
+    cdef tg_fill fill
+    memset(&fill, 0, sizeof(fill))
     tg_buffer_clear(stored)
     if store_form(tg_buffer_head(reply), tg_buffer_size(reply), stored) < 0:
         return
     if body.context.cache.put(<const unsigned char *><const char *>body.digest, tg_buffer_head(stored),
-                              tg_buffer_size(stored), exchange.client.poller.now, exchange.route.cache_ttl) == 1:
+                              tg_buffer_size(stored), exchange.client.poller.now, exchange.route.cache_ttl, &fill) == 1:
         tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
         body.stored = True
 
