@@ -16,7 +16,7 @@
 
 #include "atomics.h"
 
-#define TG_CACHE_MAGIC 0x54474332ull /* "TGC2": the upper half of the geometry word; the lower is the number of shards */
+#define TG_CACHE_MAGIC 0x54474333ull /* "TGC3": the upper half of the geometry word; the lower is the number of shards */
 #define TG_CHUNK 512u
 #define TG_CACHE_PAGE 4096u
 #define TG_TAGS 8u /* of an entry, at most */
@@ -34,7 +34,9 @@ typedef struct {
     uint64_t corrupt;       /* entries or shards found damaged */
     uint64_t purges;        /* of a tag each */
     uint64_t rejected_purged; /* a tag of the answer was purged while the answer was made */
-    uint64_t reserved[5];
+    uint64_t stale;         /* reads that found an answer past its freshness */
+    uint64_t saved_us;      /* what the answers found had cost */
+    uint64_t reserved[3];
 } tg_cache_stripe;
 
 /* One per chunk, apart from the chunks, so that a word that readers check or set is never an object's bytes. */
@@ -47,7 +49,7 @@ typedef struct {
     uint32_t older;
     uint32_t chunks;
     uint32_t tag; /* 32 bits of the key; its low bits choose the bucket */
-    uint64_t expires_ns;
+    uint64_t expires_ns; /* nobody has a use for it from then on */
 } tg_node;
 
 /* A tag of an entry: where its generation is counted, and the generation from before the answer was made. */
@@ -56,11 +58,35 @@ typedef struct {
     uint32_t generation;
 } tg_tag;
 
-/* What is known of an answer before it is made. Zeroes: no tags. */
+#define TG_NEGATIVE 1u /* a flag of an entry: the answer is an error */
+
+/* What goes with an answer into the cache. Zeroes: no tags, and no time to live. */
 typedef struct {
-    uint32_t count; /* of tags; more than TG_TAGS: the answer cannot be kept */
+    uint64_t fresh_ns; /* time to live */
+    uint64_t stale_ns; /* after it: stale-while-revalidate (RFC 5861, 3) */
+    uint64_t error_ns; /* after it: stale-if-error (RFC 5861, 4); may be shorter or longer than the other */
+    uint32_t cost_us;  /* time that making the answer took */
+    uint16_t flags;
+    uint16_t count; /* of tags; more than TG_TAGS: the answer cannot be kept */
     tg_tag tags[TG_TAGS];
 } tg_fill;
+
+enum {
+    TG_FRESH = 1,
+    TG_STALE = 2,      /* good to answer with, while it is made anew */
+    TG_LAST_RESORT = 3 /* good only in the place of an error */
+};
+
+/* What a read found beside the bytes. Times that are left are 0 when they are over. */
+typedef struct {
+    uint64_t age_ns;
+    uint64_t fresh_ns;
+    uint64_t stale_ns;
+    uint64_t error_ns;
+    uint32_t cost_us;
+    uint16_t flags;
+    uint16_t state; /* TG_FRESH, TG_STALE or TG_LAST_RESORT */
+} tg_found;
 
 /* Precedes the bytes in an object's first chunk, with as many tags as the entry has. */
 typedef struct {
@@ -68,7 +94,12 @@ typedef struct {
     uint64_t stored_ns;
     uint64_t checksum; /* over the other fields and the bytes */
     uint64_t size;
-    uint64_t count; /* of tags */
+    uint64_t fresh_until;
+    uint64_t stale_until; /* as late as the one before, or later; so is the next */
+    uint64_t error_until;
+    uint32_t cost_us;
+    uint16_t flags;
+    uint16_t count; /* of tags */
     tg_tag tags[TG_TAGS];
 } tg_entry;
 
@@ -100,7 +131,7 @@ typedef struct {
 
 _Static_assert(sizeof(tg_cache_stripe) == 128, "a stripe is two cache lines");
 _Static_assert(sizeof(tg_node) == 40, "a node has 40 bytes");
-_Static_assert(sizeof(tg_entry) == 128, "a head has 64 bytes and 8 for each tag");
+_Static_assert(sizeof(tg_entry) == 152, "a head has 88 bytes and 8 for each tag");
 _Static_assert(sizeof(tg_shard) == 128, "a shard's state is two cache lines");
 
 static inline char *tg_chunk(const tg_shard_view *v, uint32_t id) { return v->chunks + (size_t)(id - 1u) * TG_CHUNK; }
@@ -183,7 +214,10 @@ static inline uint64_t tg_checksum(const tg_entry *e, const char *data, size_t n
     memcpy(lanes, e->key, sizeof lanes);
     lanes[0] = tg_mix(lanes[0], e->stored_ns);
     lanes[1] = tg_mix(lanes[1], e->size);
-    lanes[2] = tg_mix(lanes[2], e->count);
+    lanes[2] = tg_mix(lanes[2], e->fresh_until);
+    lanes[3] = tg_mix(lanes[3], e->stale_until);
+    lanes[0] = tg_mix(lanes[0], e->error_until);
+    lanes[1] = tg_mix(lanes[1], ((uint64_t)e->cost_us << 32) | ((uint64_t)e->flags << 16) | e->count);
     for (uint64_t i = 0; i < e->count; i++)
         lanes[i & 3] = tg_mix(lanes[i & 3], ((uint64_t)e->tags[i].slot << 32) | e->tags[i].generation);
     while (n >= sizeof words) {

@@ -1,6 +1,6 @@
 """Layout of the result cache's region of the shared segment (cache.h)."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "cache.h" nogil:
@@ -8,6 +8,10 @@ cdef extern from "cache.h" nogil:
         TG_CHUNK
         TG_CACHE_PAGE
         TG_TAGS
+        TG_NEGATIVE
+        TG_FRESH
+        TG_STALE
+        TG_LAST_RESORT
     const uint64_t TG_CACHE_MAGIC
     ctypedef struct tg_cache_stripe:
         uint64_t hits
@@ -21,6 +25,8 @@ cdef extern from "cache.h" nogil:
         uint64_t corrupt
         uint64_t purges
         uint64_t rejected_purged
+        uint64_t stale
+        uint64_t saved_us
     ctypedef struct tg_node:
         uint32_t sequence
         uint32_t visited
@@ -35,14 +41,32 @@ cdef extern from "cache.h" nogil:
         uint32_t slot
         uint32_t generation
     ctypedef struct tg_fill:
-        uint32_t count
+        uint64_t fresh_ns
+        uint64_t stale_ns
+        uint64_t error_ns
+        uint32_t cost_us
+        uint16_t flags
+        uint16_t count
         tg_tag tags[8]
+    ctypedef struct tg_found:
+        uint64_t age_ns
+        uint64_t fresh_ns
+        uint64_t stale_ns
+        uint64_t error_ns
+        uint32_t cost_us
+        uint16_t flags
+        uint16_t state
     ctypedef struct tg_entry:
         unsigned char key[32]
         uint64_t stored_ns
         uint64_t checksum
         uint64_t size
-        uint64_t count
+        uint64_t fresh_until
+        uint64_t stale_until
+        uint64_t error_until
+        uint32_t cost_us
+        uint16_t flags
+        uint16_t count
         tg_tag tags[8]
     ctypedef struct tg_shard:
         uint64_t lock

@@ -15,11 +15,15 @@ from lb.cache.layout cimport (
     tg_chunk,
     tg_chunks_for,
     tg_entry,
+    tg_found,
     tg_head_size,
     tg_key_tag,
     tg_node,
     tg_shard_view,
     tg_tags_hold,
+    TG_FRESH,
+    TG_LAST_RESORT,
+    TG_STALE,
     TG_TAGS,
 )
 from lb.shared.atomics cimport (
@@ -62,6 +66,10 @@ cdef tg_node *find(
     return NULL
 
 
+cdef inline uint64_t left(uint64_t since, uint64_t until) noexcept nogil:
+    return until - since if until > since else 0
+
+
 cdef inline bint holds(const tg_shard_view *v, const tg_entry *entry) noexcept nogil:
     return tg_tags_hold(v.generations, v.generation_mask, entry.tags, entry.count)
 
@@ -93,7 +101,7 @@ cdef bint copy_out(const tg_shard_view *v, uint32_t id, size_t head, char *targe
 
 
 cdef Py_ssize_t shard_read(
-    const tg_shard_view *v, const unsigned char *key, uint64_t now, tg_buffer *into, uint64_t *age_ns, uint64_t *ttl_ns
+    const tg_shard_view *v, const unsigned char *key, uint64_t now, bint last_resort, tg_buffer *into, tg_found *found
 ) noexcept nogil:
     cdef tg_entry entry
     cdef uint32_t id = 0
@@ -103,7 +111,7 @@ cdef Py_ssize_t shard_read(
         return READ_MISS
     cdef uint64_t expires = tg_load64_relaxed(&node.expires_ns)
     cdef uint32_t chunks = tg_load32_relaxed(&node.chunks)
-    if now >= expires:
+    if now >= expires or (now >= entry.stale_until and not last_resort):
         return READ_MISS
     # All before the size is used as one: a length that does not fit its chunks is damage, or an entry gone meanwhile.
     cdef bint whole = chunks <= v.count and entry.size <= <uint64_t> chunks * TG_CHUNK and entry.count <= TG_TAGS
@@ -129,8 +137,13 @@ cdef Py_ssize_t shard_read(
     if not tg_load32_relaxed(&node.visited):
         tg_store32_relaxed(&node.visited, 1)
     into.end += entry.size
-    age_ns[0] = now - entry.stored_ns if now > entry.stored_ns else 0
-    ttl_ns[0] = expires - now
+    found.age_ns = left(entry.stored_ns, now)
+    found.fresh_ns = left(now, entry.fresh_until)
+    found.stale_ns = left(now, entry.stale_until)
+    found.error_ns = left(now, entry.error_until)
+    found.cost_us = entry.cost_us
+    found.flags = entry.flags
+    found.state = TG_FRESH if found.fresh_ns else TG_STALE if found.stale_ns else TG_LAST_RESORT
     return <Py_ssize_t> entry.size
 
 
@@ -139,7 +152,8 @@ cdef bint shard_has(const tg_shard_view *v, const unsigned char *key, uint64_t n
     cdef uint32_t id = 0
     cdef uint32_t sequence = 0
     cdef tg_node *node = find(v, key, &entry, &id, &sequence)
-    return node is not NULL and now < tg_load64_relaxed(&node.expires_ns) and holds(v, &entry)
+    return (node is not NULL and now < tg_load64_relaxed(&node.expires_ns) and now < entry.fresh_until
+            and holds(v, &entry))
 
 
 cdef void shard_expire(const tg_shard_view *v, const unsigned char *key) noexcept nogil:

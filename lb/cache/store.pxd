@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from lb.cache.layout cimport tg_cache_stripe, tg_fill, tg_shard_view
+from lb.cache.layout cimport tg_cache_stripe, tg_fill, tg_found, tg_shard_view
 from lb.net.buffer cimport tg_buffer
 from lb.shared.segment cimport Segment
 
@@ -18,16 +18,17 @@ cdef class ResultCache:
     cdef uint32_t generation_mask
     cdef uint64_t token
 
-    # Append the fresh object under the 32-byte key to `into` and return its size, with its age and the time it has left
-    # (ns); -1 = miss, and nothing is changed. Verified: sequence number, length and checksum. Takes no lock.
+    # Append the object under the 32-byte key to `into` and return its size; `found` says whether it is fresh or stale.
+    # -1 = miss, and nothing is changed. Verified: sequence number, length and checksum. Takes no lock. `last_resort`:
+    # the backend has failed, so that an object is found also when it is good in the place of an error alone.
     cdef Py_ssize_t get(
-        self, const unsigned char *key, uint64_t now, tg_buffer *into, uint64_t *age_ns, uint64_t *ttl_ns
+        self, const unsigned char *key, uint64_t now, bint last_resort, tg_buffer *into, tg_found *found
     ) noexcept
-    # Keep `n` bytes under the key for `ttl_ns`, in place of what was there. 1 stored; 0 rejected: too large, no time to
+    # Keep `n` bytes under the key as `fill` says, in place of what was there. 1 stored; 0 rejected: too large, no time to
     # live, a tag was purged since the fill began, or the shard is busy; -1: the shard was found damaged and has been
     # emptied. Never waits.
     cdef int put(
-        self, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t ttl_ns, const tg_fill *fill
+        self, const unsigned char *key, const char *data, size_t n, uint64_t now, const tg_fill *fill
     ) noexcept
 
     # Tags. An answer that depends on something (a model, its version, a tenant) carries the tag of that thing. What is
@@ -36,7 +37,8 @@ cdef class ResultCache:
     # The slot of a tag. Tags may share a slot: a purge then takes the entries of both. The same as long as the segment
     # lives, so that a pool or a model can keep its own.
     cdef uint32_t slot(self, const char *tag, size_t n) noexcept
-    # To be called before the backend is asked: notes the generations of the slots. -1: more than TG_TAGS slots; `put`
+    # To be called before the backend is asked: makes it a fill without times, cost and flags, which the caller sets
+    # before `put`, and notes the generations of the slots. -1: more than TG_TAGS slots; `put`
     # rejects such a fill. A fill is plain memory; zeroes are a fill without tags.
     cdef int begin(self, tg_fill *fill, const uint32_t *slots, uint32_t n) noexcept
     # Nothing that carries a tag of this slot, or is being made, is found afterwards. One atomic increment: does not
@@ -45,7 +47,7 @@ cdef class ResultCache:
     cdef void purge_slot(self, uint32_t slot) noexcept
     # Nothing is found under the key afterwards, until it is put again. Never waits.
     cdef void invalidate(self, const unsigned char *key, uint64_t now) noexcept
-    # Whether `get` would find something; counts nothing, and the bytes are not verified.
+    # Whether `get` would find something fresh; counts nothing, and the bytes are not verified.
     cdef bint contains(self, const unsigned char *key, uint64_t now) noexcept
 
     cdef inline tg_shard_view *shard(self, const unsigned char *key) noexcept

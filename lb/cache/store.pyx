@@ -5,7 +5,7 @@ reader that has any doubt reports a miss. Keys are 32-byte digests under the seg
 at a bucket or at another's entry. Times are monotonic nanoseconds, the same for all processes of the machine.
 """
 
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -17,6 +17,7 @@ from lb.cache.layout cimport (
     tg_checksum,
     tg_entry,
     tg_fill,
+    tg_found,
     tg_generations_for,
     tg_head_size,
     tg_key_shard,
@@ -24,6 +25,7 @@ from lb.cache.layout cimport (
     tg_shard_view,
     tg_tag,
     tg_tags_hold,
+    TG_FRESH,
     TG_TAGS,
 )
 from lb.cache.lookup cimport READ_CORRUPT, READ_MISS, shard_expire, shard_has, shard_read
@@ -50,6 +52,10 @@ cdef enum:
     OBJECTS_PER_SHARD = 8
     MAX_SHARDS = 65536
     MIN_CHUNKS = 16
+
+
+cdef inline uint64_t later(uint64_t time, uint64_t by) noexcept nogil:
+    return time + by if by < UINT64_MAX - time else UINT64_MAX
 
 
 cdef class ResultCache:
@@ -112,13 +118,14 @@ cdef class ResultCache:
         return &self.shards[tg_key_shard(key) & (self.shard_count - 1)]
 
     cdef Py_ssize_t get(
-        self, const unsigned char *key, uint64_t now, tg_buffer *into, uint64_t *age_ns, uint64_t *ttl_ns
+        self, const unsigned char *key, uint64_t now, bint last_resort, tg_buffer *into, tg_found *found
     ) noexcept:
         if self.segment.base is NULL:
             return -1
-        cdef Py_ssize_t size = shard_read(self.shard(key), key, now, into, age_ns, ttl_ns)
+        cdef Py_ssize_t size = shard_read(self.shard(key), key, now, last_resort, into, found)
         if size >= 0:
-            tg_add(&self.stripe.hits, 1)
+            tg_add(&self.stripe.hits if found.state == TG_FRESH else &self.stripe.stale, 1)
+            tg_add(&self.stripe.saved_us, found.cost_us)
             return size
         tg_add(&self.stripe.misses, 1)
         if size == READ_CORRUPT:
@@ -126,9 +133,9 @@ cdef class ResultCache:
         return READ_MISS
 
     cdef int put(
-        self, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t ttl_ns, const tg_fill *fill
+        self, const unsigned char *key, const char *data, size_t n, uint64_t now, const tg_fill *fill
     ) noexcept:
-        if self.segment.base is NULL or ttl_ns == 0:
+        if self.segment.base is NULL or fill.fresh_ns == 0:
             return 0
         if n > self.max_object:
             tg_add(&self.stripe.rejected_size, 1)
@@ -137,12 +144,16 @@ cdef class ResultCache:
         if not tg_tags_hold(self.generations, self.generation_mask, fill.tags, fill.count):
             tg_add(&self.stripe.rejected_purged, 1)
             return 0
-        cdef uint64_t expires = now + ttl_ns if ttl_ns < UINT64_MAX - now else UINT64_MAX
         cdef tg_entry entry
         memset(&entry, 0, sizeof(entry))
         memcpy(entry.key, key, 32)
         entry.stored_ns = now
         entry.size = n
+        entry.fresh_until = later(now, fill.fresh_ns)
+        entry.stale_until = later(entry.fresh_until, fill.stale_ns)
+        entry.error_until = later(entry.fresh_until, fill.error_ns)
+        entry.cost_us = fill.cost_us
+        entry.flags = fill.flags
         entry.count = fill.count
         memcpy(entry.tags, fill.tags, fill.count * sizeof(tg_tag))
         entry.checksum = tg_checksum(&entry, data, n)
@@ -150,6 +161,7 @@ cdef class ResultCache:
         if not shard_lock(shard, self.token, now, self.stripe):
             tg_add(&self.stripe.rejected_busy, 1)
             return 0
+        cdef uint64_t expires = max(entry.stale_until, entry.error_until)
         cdef bint damaged = shard_insert(shard, &entry, data, now, expires, self.stripe)
         if damaged:
             shard_reset(shard)
@@ -179,7 +191,8 @@ cdef class ResultCache:
 
     cdef int begin(self, tg_fill *fill, const uint32_t *slots, uint32_t n) noexcept:
         cdef uint32_t i
-        fill.count = n
+        memset(fill, 0, sizeof(tg_fill))
+        fill.count = <uint16_t> min(n, <uint32_t> TG_TAGS + 1)
         if n > TG_TAGS:
             return -1
         for i in range(n):
@@ -231,7 +244,8 @@ cdef class ResultCache:
 
     def stats(self) -> dict[str, int]:
         """Totals over all processes. `bytes` and `capacity` are memory, in whole chunks; `entries` includes stale ones
-        and purged ones not yet reclaimed; `evictions` are of fresh entries, `expired` of stale and purged ones."""
+        and purged ones not yet reclaimed; `evictions` are of fresh entries, `expired` of stale and purged ones.
+        `hits` found a fresh entry, `stale` one that is not; `saved_us` is the time that making what they found took."""
         self.segment.check_open()
         cdef uint64_t used = 0
         cdef uint64_t chunks = 0
@@ -244,7 +258,7 @@ cdef class ResultCache:
             chunks += self.shards[i].count
         totals = dict.fromkeys(
             ("hits", "misses", "stored", "rejected_busy", "rejected_size", "evictions", "expired", "broken_locks",
-             "corrupt", "purges", "rejected_purged"), 0)
+             "corrupt", "purges", "rejected_purged", "stale", "saved_us"), 0)
         for i in range(self.segment.header.workers + 1):
             stripe = &self.stripes[i]
             totals["hits"] += tg_load64_relaxed(&stripe.hits)
@@ -258,6 +272,8 @@ cdef class ResultCache:
             totals["corrupt"] += tg_load64_relaxed(&stripe.corrupt)
             totals["purges"] += tg_load64_relaxed(&stripe.purges)
             totals["rejected_purged"] += tg_load64_relaxed(&stripe.rejected_purged)
+            totals["stale"] += tg_load64_relaxed(&stripe.stale)
+            totals["saved_us"] += tg_load64_relaxed(&stripe.saved_us)
         return {"entries": entries, "bytes": used * TG_CHUNK, "capacity": chunks * TG_CHUNK, **totals}
 
     def __repr__(self):

@@ -110,6 +110,7 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge("cache_capacity_bytes", "Bytes there are", (), [((), cache["capacity"])])
     for name in (
         "hits",
+        "stale",
         "misses",
         "stored",
         "rejected_busy",

@@ -27,7 +27,7 @@ from lb.shared.segment import Segment
 LIFE = 10**15
 WRONG = 3
 KEYS = 400
-LENGTHS = [0, 10, 447, 448, 449, 3000, 9000, 30_000]
+LENGTHS = [0, 10, 423, 424, 425, 3000, 9000, 30_000]
 TAG = b"model m, version 1"
 SKIP = 77  # automake's code for a test that cannot run here
 

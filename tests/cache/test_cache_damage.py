@@ -12,7 +12,7 @@ from lb.shared.segment import Segment
 
 LIFE = 1 << 40
 SIZE = 96 << 10
-LENGTHS = [0, 5, 448, 449, 2000, 9000]
+LENGTHS = [0, 5, 424, 425, 2000, 9000]
 HEAD = 3 * 4096  # geometry, counters and generations; the only shard follows
 
 
@@ -40,7 +40,7 @@ def test_a_flipped_bit_of_a_value_is_a_miss_and_is_counted_once(region, key):
     for bit in range(0, 2000 * 8, 997):
         put_bytes(cache, key(1), value, 0, LIFE)
         byte = bit // 8
-        start = 0 if byte < 448 else 448 + (byte - 448) // 512 * 512  # of what lies in the same chunk
+        start = 0 if byte < 424 else 424 + (byte - 424) // 512 * 512  # of what lies in the same chunk
         memory = os.pread(segment.fd, os.fstat(segment.fd).st_size, 0)
         place = memory.rindex(value[start : start + 64]) + byte - start
         os.pwrite(segment.fd, bytes([value[byte] ^ (1 << bit % 8)]), place)
@@ -85,7 +85,7 @@ def test_a_damaged_shard_is_emptied_and_works_again(region, key):
     segment, start = region
     cache = ResultCache(segment, 10_000)
     for number in range(60):
-        put_bytes(cache, key(number), value_of(number, 449), 0, LIFE)
+        put_bytes(cache, key(number), value_of(number, 425), 0, LIFE)
     os.pwrite(segment.fd, b"\xff" * 4096, start + 128)  # buckets and nodes
     assert put_bytes(cache, key(1), b"x", 0, LIFE) == -1
     assert (cache.stats()["entries"], cache.stats()["bytes"], cache.stats()["corrupt"]) == (0, 0, 1)

@@ -80,7 +80,7 @@ def open_cache(size=REGION):
 
 
 def value_of(chunks, number):
-    return bytes([number & 255]) * (chunks * 512 - 64)
+    return bytes([number & 255]) * (chunks * 512 - 88)
 
 
 @settings(max_examples=40)

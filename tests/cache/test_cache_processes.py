@@ -70,7 +70,7 @@ def test_a_storm_of_kills(make_cache, key, size, max_object):
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="needs PTRACE_SINGLESTEP")
-@pytest.mark.parametrize(("victim", "stride"), [("put", 29), ("break", 97), ("purged", 61)])
+@pytest.mark.parametrize(("victim", "stride"), [("put", 29), ("break", 97), ("purged", 31)])
 def test_death_after_any_instruction_under_the_lock(make_cache, key, victim, stride):
     cache = make_cache(size=96 << 10)
     result = run(cache, "steps", stride, victim)

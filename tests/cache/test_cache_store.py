@@ -10,16 +10,16 @@ from compiled.result_cache import get_bytes, get_entry, lock_owner, put_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.cache import lookup, owner, shard, store
+from lb.cache import freshness, lookup, owner, shard, store
 from lb.cache.store import ResultCache
 from lb.errors import TidegateError
 from lb.shared.segment import Segment
 
 SECOND = 1_000_000_000
-FIRST_CHUNK, CHUNK = 448, 512
+FIRST_CHUNK, CHUNK = 424, 512
 
 
-@pytest.mark.parametrize("module", [store, shard, lookup, owner])
+@pytest.mark.parametrize("module", [store, shard, lookup, owner, freshness])
 def test_is_compiled(module):
     assert module.__file__.endswith(".so")
 
@@ -37,7 +37,7 @@ def test_round_trip(make_cache, key, size):
     assert get_bytes(cache, key(2), 140) is None
     stats = cache.stats()
     assert (stats["entries"], stats["hits"], stats["misses"], stats["stored"]) == (1, 1, 2, 1)
-    assert stats["bytes"] == (64 + size + CHUNK - 1) // CHUNK * CHUNK
+    assert stats["bytes"] == (CHUNK - FIRST_CHUNK + size + CHUNK - 1) // CHUNK * CHUNK
 
 
 def test_time_to_live(make_cache, key):
@@ -125,7 +125,7 @@ def test_a_region_with_something_else_is_refused(make_cache):
     cache = make_cache()
     segment = cache.segment
     start = os.fstat(segment.fd).st_size - segment.cache_size
-    for word in (b"notcache", b"\3\0\0\0\x32\x43\x47\x54", b"\0\0\0\0\x32\x43\x47\x54"):
+    for word in (b"notcache", b"\3\0\0\0\x33\x43\x47\x54", b"\0\0\0\0\x33\x43\x47\x54"):
         os.pwrite(segment.fd, word, start)
         with pytest.raises(TidegateError, match="not a result cache"):
             ResultCache(segment, 1000)

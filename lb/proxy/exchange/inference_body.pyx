@@ -23,7 +23,7 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 from lb.cache.flight cimport Flights
-from lb.cache.layout cimport tg_fill
+from lb.cache.layout cimport tg_fill, tg_found
 from lb.cache.store cimport ResultCache
 from lb.failure cimport FAIL_BAD_REQUEST, FAIL_INTERNAL, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, http_of_grpc
 from lb.net.buffer cimport (
@@ -678,11 +678,11 @@ cdef void through_cache(InferenceBody body, Exchange exchange) noexcept:
 
 
 cdef bint answer_from_cache(InferenceBody body, Exchange exchange) noexcept:
-    cdef uint64_t age = 0, ttl = 0
+    cdef tg_found found
     cdef Py_ssize_t size
     tg_buffer_clear(&body.context.stored)
     size = body.context.cache.get(<const unsigned char *><const char *>body.digest, exchange.client.poller.now,
-                                  &body.context.stored, &age, &ttl)
+                                  False, &body.context.stored, &found)
     if size < 0:
         return False
     exchange.cache = CACHE_HIT
@@ -742,11 +742,12 @@ cdef void store(InferenceBody body, Exchange exchange, const tg_buffer *reply) n
     cdef tg_buffer *stored = &body.context.stored
     cdef tg_fill fill
     memset(&fill, 0, sizeof(fill))
+    fill.fresh_ns = exchange.route.cache_ttl
     tg_buffer_clear(stored)
     if store_form(tg_buffer_head(reply), tg_buffer_size(reply), stored) < 0:
         return
     if body.context.cache.put(<const unsigned char *><const char *>body.digest, tg_buffer_head(stored),
-                              tg_buffer_size(stored), exchange.client.poller.now, exchange.route.cache_ttl, &fill) == 1:
+                              tg_buffer_size(stored), exchange.client.poller.now, &fill) == 1:
         tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
         body.stored = True
 
