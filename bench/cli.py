@@ -183,6 +183,19 @@ def simulate(
     cli.run(chosen, policy or [cli.DEFAULT], options, save=json, plots=plots, endpoints=endpoints, console=_console())
 
 
+@app.command("cache-policies")
+def cache_policies(
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="CSV with key, size (bytes), cost (µs). Default: made traces."),
+    ] = None,
+) -> None:
+    """Replay traces through cache policies: the store's own, and those that it was chosen from."""
+    from bench.caching import cli
+
+    cli.run(trace or (), _console())
+
+
 @app.command()
 def agreement(
     scenarios: Annotated[list[str] | None, typer.Argument(metavar="[SCENARIO...]", help="Default: all.")] = None,

@@ -3,7 +3,7 @@
  *   first page    geometry, decided once by whoever comes first
  *   stripes       counters, one stripe per worker and one for the master, each with a single writer
  *   generations   a counter of purges for each slot of tags; a power of two of them
- *   shards        state, hash buckets, nodes and chunks; a power of two of them, all alike
+ *   shards        state, hash buckets, sketch, nodes and chunks; a power of two of them, all alike
  *
  * A region of zero bytes is a valid empty cache. Chunk numbers start at 1; 0 means none.
  */
@@ -16,7 +16,7 @@
 
 #include "atomics.h"
 
-#define TG_CACHE_MAGIC 0x54474333ull /* "TGC3": the upper half of the geometry word; the lower is the number of shards */
+#define TG_CACHE_MAGIC 0x54474334ull /* "TGC4": the upper half of the geometry word; the lower is the number of shards */
 #define TG_CHUNK 512u
 #define TG_CACHE_PAGE 4096u
 #define TG_TAGS 8u /* of an entry, at most */
@@ -36,7 +36,8 @@ typedef struct {
     uint64_t rejected_purged; /* a tag of the answer was purged while the answer was made */
     uint64_t stale;         /* reads that found an answer past its freshness */
     uint64_t saved_us;      /* what the answers found had cost */
-    uint64_t reserved[3];
+    uint64_t rejected_value; /* worth less than what would have had to go */
+    uint64_t reserved[2];
 } tg_cache_stripe;
 
 /* One per chunk, apart from the chunks, so that a word that readers check or set is never an object's bytes. */
@@ -113,12 +114,14 @@ typedef struct {
     uint32_t newest, oldest; /* ends of the eviction queue */
     uint32_t hand;           /* SIEVE's place in it, 0 = at the oldest */
     uint32_t broom;          /* where stale entries are looked for, likewise */
+    uint32_t counted;        /* by the sketch since it was halved */
 } tg_shard;
 
 /* A process's own idea of where a shard is. */
 typedef struct {
     tg_shard *state;
     uint32_t *buckets;
+    uint64_t *sketch; /* TG_ROWS rows of as many 4-bit counters as there are buckets */
     tg_node *nodes; /* 1..count */
     char *chunks;
     uint32_t mask;  /* of buckets */
@@ -133,6 +136,43 @@ _Static_assert(sizeof(tg_cache_stripe) == 128, "a stripe is two cache lines");
 _Static_assert(sizeof(tg_node) == 40, "a node has 40 bytes");
 _Static_assert(sizeof(tg_entry) == 152, "a head has 88 bytes and 8 for each tag");
 _Static_assert(sizeof(tg_shard) == 128, "a shard's state is two cache lines");
+
+#define TG_ROWS 4u
+#define TG_COUNTERS 16u /* in a word of the sketch */
+#define TG_COUNT_MOST 15u
+
+/* The sketch of frequencies (TinyLFU: Einziger, Friedman, Manes, ACM ToS 2017): for each row the counter of an entry, by its
+ * tag and double hashing (Kirsch, Mitzenmacher 2006). Whatever bytes are in it are a valid sketch. */
+static inline uint32_t tg_sketch_place(uint32_t tag, uint32_t row, uint32_t mask) {
+    uint64_t first = tag * 0x9e3779b97f4a7c15ull, step = (tag ^ 0x5bd1e995u) * 0xc2b2ae3d27d4eb4full | 1u;
+    return (uint32_t)((first + row * step) >> 32) & mask;
+}
+
+static inline uint32_t tg_sketch_count(const uint64_t *sketch, uint32_t mask, uint32_t tag) {
+    uint32_t least = TG_COUNT_MOST, width = (mask + 1) / TG_COUNTERS;
+    for (uint32_t row = 0; row < TG_ROWS; row++) {
+        uint32_t at = tg_sketch_place(tag, row, mask);
+        uint32_t count = sketch[row * (size_t)width + at / TG_COUNTERS] >> (at % TG_COUNTERS * 4) & TG_COUNT_MOST;
+        least = count < least ? count : least;
+    }
+    return least;
+}
+
+static inline void tg_sketch_add(uint64_t *sketch, uint32_t mask, uint32_t tag) {
+    uint32_t width = (mask + 1) / TG_COUNTERS;
+    for (uint32_t row = 0; row < TG_ROWS; row++) {
+        uint32_t at = tg_sketch_place(tag, row, mask), shift = at % TG_COUNTERS * 4;
+        uint64_t *word = &sketch[row * (size_t)width + at / TG_COUNTERS];
+        if ((*word >> shift & TG_COUNT_MOST) < TG_COUNT_MOST)
+            *word += 1ull << shift;
+    }
+}
+
+static inline void tg_sketch_halve(uint64_t *sketch, uint32_t mask) {
+    size_t words = TG_ROWS * (size_t)((mask + 1) / TG_COUNTERS);
+    for (size_t i = 0; i < words; i++)
+        sketch[i] = sketch[i] >> 1 & 0x7777777777777777ull;
+}
 
 static inline char *tg_chunk(const tg_shard_view *v, uint32_t id) { return v->chunks + (size_t)(id - 1u) * TG_CHUNK; }
 
@@ -178,15 +218,17 @@ static inline uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t siz
     uint64_t per_chunk = TG_CHUNK + sizeof(tg_node) + sizeof(uint32_t), fixed = sizeof(tg_shard) + sizeof(tg_node);
     uint64_t count = size > fixed ? (size - fixed) / per_chunk : 0;
     while (count) {
-        uint64_t buckets = 1;
+        uint64_t buckets = TG_COUNTERS; /* at least a word of the sketch for each row */
         while (buckets < count)
             buckets *= 2;
-        uint64_t nodes_at = sizeof(tg_shard) + (buckets * sizeof(uint32_t) + 63) / 64 * 64;
+        uint64_t sketch_at = sizeof(tg_shard) + (buckets * sizeof(uint32_t) + 63) / 64 * 64;
+        uint64_t nodes_at = sketch_at + (TG_ROWS * buckets / TG_COUNTERS * sizeof(uint64_t) + 63) / 64 * 64;
         uint64_t chunks_at = (nodes_at + (count + 1) * sizeof(tg_node) + 63) / 64 * 64;
         uint64_t end = chunks_at + count * TG_CHUNK;
         if (end <= size && count < UINT32_MAX) {
             v->state = (tg_shard *)base;
             v->buckets = (uint32_t *)(base + sizeof(tg_shard));
+            v->sketch = (uint64_t *)(base + sketch_at);
             v->nodes = (tg_node *)(base + nodes_at);
             v->chunks = base + chunks_at;
             v->mask = (uint32_t)(buckets - 1);
@@ -194,7 +236,8 @@ static inline uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t siz
             v->holder = v->holder_known_until = 0;
             return v->count;
         }
-        uint64_t over = end > size ? (end - size) / per_chunk : 0;
+        /* Buckets and sketch grow by powers of two: the step is what the end is over without overshooting. */
+        uint64_t over = end > size ? (end - size) / (per_chunk + 8) : 0;
         count -= over ? over : 1;
     }
     return 0;

@@ -27,6 +27,7 @@ cdef extern from "cache.h" nogil:
         uint64_t rejected_purged
         uint64_t stale
         uint64_t saved_us
+        uint64_t rejected_value
     ctypedef struct tg_node:
         uint32_t sequence
         uint32_t visited
@@ -79,9 +80,11 @@ cdef extern from "cache.h" nogil:
         uint32_t oldest
         uint32_t hand
         uint32_t broom
+        uint32_t counted
     ctypedef struct tg_shard_view:
         tg_shard *state
         uint32_t *buckets
+        uint64_t *sketch
         tg_node *nodes
         char *chunks
         uint32_t mask
@@ -91,6 +94,9 @@ cdef extern from "cache.h" nogil:
         uint64_t holder
         uint64_t holder_known_until
     char *tg_chunk(const tg_shard_view *v, uint32_t id) noexcept
+    uint32_t tg_sketch_count(const uint64_t *sketch, uint32_t mask, uint32_t tag) noexcept
+    void tg_sketch_add(uint64_t *sketch, uint32_t mask, uint32_t tag) noexcept
+    void tg_sketch_halve(uint64_t *sketch, uint32_t mask) noexcept
     uint64_t tg_head_size(uint64_t count) noexcept
     uint64_t tg_chunks_for(uint64_t head, uint64_t size) noexcept
     uint32_t tg_generations_for(uint64_t region) noexcept

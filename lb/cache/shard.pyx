@@ -3,6 +3,7 @@
 Writers, too, check the numbers they follow: the segment is shared, and damage in it must cost a shard, not a process.
 """
 
+from libc.math cimport HUGE_VAL
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -17,6 +18,9 @@ from lb.cache.layout cimport (
     tg_node,
     tg_shard,
     tg_shard_view,
+    tg_sketch_add,
+    tg_sketch_count,
+    tg_sketch_halve,
     tg_tags_hold,
 )
 from lb.cache.owner cimport owner_is_dead
@@ -39,6 +43,13 @@ cdef enum:
     LOCK_SPINS = 100
     # Entries looked at for staleness per eviction. More than one, or the newcomers would outrun the broom.
     BROOM_LOOKS = 3
+    # Visited entries that the hand spares per eviction: a bound of the work under the lock. Readers may go on setting
+    # bits, so that without a bound there would be no end.
+    HAND_LOOKS = 64
+    # The sketch is halved after so many requests for each entry that is held, and a few more: a shard with few entries
+    # would forget at once. Measured: docs/adr/result-cache.md.
+    SKETCH_AGE = 10
+    SKETCH_LEAST = 64
 
 # How long an owner that was found alive is left alone before it is looked up again.
 cdef uint64_t HOLDER_NS = 10_000_000
@@ -173,9 +184,24 @@ cdef uint32_t sweep(tg_shard_view *v, uint64_t now) noexcept nogil:
     return 0
 
 
-cdef int evict(tg_shard_view *v, uint64_t now, tg_cache_stripe *counters) noexcept nogil:
+cdef void count(tg_shard_view *v, uint32_t tag) noexcept nogil:
+    """Count a request for an entry. All counters are halved now and then, so that what was popular once makes way."""
+    tg_sketch_add(v.sketch, v.mask, tag)
+    v.state.counted += 1
+    if v.state.counted >= SKETCH_AGE * <uint64_t> v.state.entries + SKETCH_LEAST:
+        v.state.counted = 0
+        tg_sketch_halve(v.sketch, v.mask)
+
+
+cdef inline double worth(const tg_shard_view *v, uint32_t tag, uint32_t cost_us, uint32_t chunks) noexcept nogil:
+    """The time that an entry is expected to save, per chunk. A cost of 0 is not known, and taken as the least."""
+    return <double> tg_sketch_count(v.sketch, v.mask, tag) * <double> max(cost_us, <uint32_t> 1) / <double> chunks
+
+
+cdef int evict(tg_shard_view *v, uint64_t now, double newcomer, tg_cache_stripe *counters) noexcept nogil:
     """SIEVE (Zhang et al., NSDI 2024): the hand goes from the oldest to the newest, spares an entry once for a visit,
-    and takes the first that has none.
+    and stops at the first that has none. That one goes, unless it is worth more than the newcomer: then 1 is returned,
+    and the hand has passed it. 0 = an entry has gone; -1 = damage.
 
     A stale entry goes before any other. The hand alone would not do: while nothing is visited it moves as fast as
     newcomers come, and what it once spared stays behind it for ever. Hence the broom.
@@ -186,7 +212,7 @@ cdef int evict(tg_shard_view *v, uint64_t now, tg_cache_stripe *counters) noexce
         tg_add(&counters.expired, 1)
         return discard(v, id)
     id = state.hand if state.hand else state.oldest
-    cdef uint64_t steps = 2 * <uint64_t> min(state.entries, v.count)
+    cdef uint32_t looks = HAND_LOOKS
     cdef tg_node *node
     while True:
         if not valid(v, id):
@@ -195,12 +221,17 @@ cdef int evict(tg_shard_view *v, uint64_t now, tg_cache_stripe *counters) noexce
         if now >= tg_load64_relaxed(&node.expires_ns):
             tg_add(&counters.expired, 1)
             break
-        # Readers may go on setting bits: after two rounds the next one goes in any case.
-        if not tg_load32_relaxed(&node.visited) or steps == 0:
+        if not tg_load32_relaxed(&node.visited) or looks == 0:
+            if node.chunks == 0:
+                return -1
+            if newcomer < worth(v, node.tag, (<const tg_entry *> tg_chunk(v, id)).cost_us, node.chunks):
+                state.hand = node.newer
+                return 1
             tg_add(&counters.evictions, 1)
             break
         tg_store32_relaxed(&node.visited, 0)
-        steps -= 1
+        count(v, node.tag)
+        looks -= 1
         id = node.newer if node.newer else state.oldest
     state.hand = id
     return discard(v, id)
@@ -261,13 +292,18 @@ cdef int shard_insert(
     cdef uint32_t tag = tg_key_tag(entry.key)
     cdef uint32_t id
     cdef tg_node *node
-    if shard_remove(v, entry.key):
+    cdef int found = shard_remove(v, entry.key)
+    if found < 0:
         return -1
+    # What takes the place of an older answer need not show its worth.
+    count(v, tag)
+    cdef double newcomer = HUGE_VAL if found else worth(v, tag, entry.cost_us, need)
     if state.fresh > v.count or state.free_count > state.fresh:
         return -1
     while state.free_count + (v.count - state.fresh) < need:
-        if evict(v, now, counters):
-            return -1
+        found = evict(v, now, newcomer, counters)
+        if found:
+            return found
     id = take_chunks(v, need)
     if id == 0 or copy_in(v, id, entry, data):
         return -1
@@ -304,6 +340,6 @@ cdef int shard_remove(tg_shard_view *v, const unsigned char *key) noexcept nogil
         if not valid(v, id):
             return -1
         if v.nodes[id].tag == tag and memcmp((<tg_entry *> tg_chunk(v, id)).key, key, 32) == 0:
-            return discard(v, id)
+            return -1 if discard(v, id) else 1
         id = v.nodes[id].chain
     return -1

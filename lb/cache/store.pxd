@@ -24,9 +24,9 @@ cdef class ResultCache:
     cdef Py_ssize_t get(
         self, const unsigned char *key, uint64_t now, bint last_resort, tg_buffer *into, tg_found *found
     ) noexcept
-    # Keep `n` bytes under the key as `fill` says, in place of what was there. 1 stored; 0 rejected: too large, no time to
-    # live, a tag was purged since the fill began, or the shard is busy; -1: the shard was found damaged and has been
-    # emptied. Never waits.
+    # Keep `n` bytes under the key as `fill` says, in place of what was there. 1 stored; 0 rejected: too large, no time
+    # to live, a tag was purged since the fill began, worth less than what would have to go, or the shard is busy; -1:
+    # the shard was found damaged and has been emptied. Never waits.
     cdef int put(
         self, const unsigned char *key, const char *data, size_t n, uint64_t now, const tg_fill *fill
     ) noexcept

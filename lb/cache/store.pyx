@@ -162,12 +162,15 @@ cdef class ResultCache:
             tg_add(&self.stripe.rejected_busy, 1)
             return 0
         cdef uint64_t expires = max(entry.stale_until, entry.error_until)
-        cdef bint damaged = shard_insert(shard, &entry, data, now, expires, self.stripe)
-        if damaged:
+        cdef int outcome = shard_insert(shard, &entry, data, now, expires, self.stripe)
+        if outcome < 0:
             shard_reset(shard)
         shard_unlock(shard)
-        tg_add(&self.stripe.corrupt if damaged else &self.stripe.stored, 1)
-        return -1 if damaged else 1
+        if outcome > 0:
+            tg_add(&self.stripe.rejected_value, 1)
+            return 0
+        tg_add(&self.stripe.corrupt if outcome < 0 else &self.stripe.stored, 1)
+        return -1 if outcome < 0 else 1
 
     cdef void invalidate(self, const unsigned char *key, uint64_t now) noexcept:
         if self.segment.base is NULL:
@@ -177,7 +180,7 @@ cdef class ResultCache:
         shard_expire(shard, key)
         if not shard_lock(shard, self.token, now, self.stripe):
             return
-        if shard_remove(shard, key):
+        if shard_remove(shard, key) < 0:
             shard_reset(shard)
             tg_add(&self.stripe.corrupt, 1)
         shard_unlock(shard)
@@ -258,7 +261,8 @@ cdef class ResultCache:
             chunks += self.shards[i].count
         totals = dict.fromkeys(
             ("hits", "misses", "stored", "rejected_busy", "rejected_size", "evictions", "expired", "broken_locks",
-             "corrupt", "purges", "rejected_purged", "stale", "saved_us"), 0)
+             "corrupt", "purges", "rejected_purged", "stale", "saved_us",
+             "rejected_value"), 0)
         for i in range(self.segment.header.workers + 1):
             stripe = &self.stripes[i]
             totals["hits"] += tg_load64_relaxed(&stripe.hits)
@@ -274,6 +278,7 @@ cdef class ResultCache:
             totals["rejected_purged"] += tg_load64_relaxed(&stripe.rejected_purged)
             totals["stale"] += tg_load64_relaxed(&stripe.stale)
             totals["saved_us"] += tg_load64_relaxed(&stripe.saved_us)
+            totals["rejected_value"] += tg_load64_relaxed(&stripe.rejected_value)
         return {"entries": entries, "bytes": used * TG_CHUNK, "capacity": chunks * TG_CHUNK, **totals}
 
     def __repr__(self):

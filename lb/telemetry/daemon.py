@@ -121,6 +121,7 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
         "corrupt",
         "purges",
         "rejected_purged",
+        "rejected_value",
     ):
         yield counter(f"cache_{name}", f"Result cache: {name.replace('_', ' ')}", (), [((), cache[name])])
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import cache_children
 import pytest
-from cache_children import KEYS, LIFE, SKIP, is_right, key_of
+from cache_children import KEYS, LIFE, SKIP, is_right, key_of, store
 from children import ENVIRONMENT
-from compiled.result_cache import get_bytes, lock_owner, put_bytes
+from compiled.result_cache import get_bytes, lock_owner
 
 SCRIPT = Path(cache_children.__file__)
 ROOT = SCRIPT.parents[2]
@@ -41,7 +41,7 @@ def assert_sound(cache, key, now):
     now += 2 * LIFE  # everything is stale
     capacity = cache.stats()["capacity"]
     for number in range(capacity // 512 * 3):
-        assert put_bytes(cache, key(("fill", number)), b"%d" % number, now, LIFE) == 1
+        assert store(cache, key(("fill", number)), b"%d" % number, now) == 1
     assert cache.stats()["bytes"] == capacity
     assert cache.stats()["entries"] == capacity // 512
     right = sum(get_bytes(cache, key(("fill", n)), now) == b"%d" % n for n in range(capacity // 512 * 3))

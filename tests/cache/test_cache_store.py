@@ -88,7 +88,8 @@ def test_largest_object_is_at_most_half_a_shard(make_cache, key):
     assert 100 << 10 < cache.max_object <= 128 << 10
     value = os.urandom(cache.max_object)
     for number in range(5):
-        assert put_bytes(cache, key(number), value, 0, SECOND) == 1
+        while put_bytes(cache, key(number), value, 0, SECOND) == 0:
+            assert cache.stats()["rejected_value"] < 100
         assert get_bytes(cache, key(number), 0) == value
 
 
@@ -125,7 +126,7 @@ def test_a_region_with_something_else_is_refused(make_cache):
     cache = make_cache()
     segment = cache.segment
     start = os.fstat(segment.fd).st_size - segment.cache_size
-    for word in (b"notcache", b"\3\0\0\0\x33\x43\x47\x54", b"\0\0\0\0\x33\x43\x47\x54"):
+    for word in (b"notcache", b"\3\0\0\0\x34\x43\x47\x54", b"\0\0\0\0\x34\x43\x47\x54"):
         os.pwrite(segment.fd, word, start)
         with pytest.raises(TidegateError, match="not a result cache"):
             ResultCache(segment, 1000)
