@@ -21,12 +21,13 @@ from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.inference.response cimport InferResponse
 from lb.proxy.client.client cimport Client
+from lb.proxy.exchange.cached cimport land, release_followers, store
 from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_DONE, Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status,
 )
 from lb.proxy.exchange.inference_body cimport (
-    InferenceBody, answer_error, end_streamed, forget_description, land, management_answered, release_followers,
-    rendered, respond, send_error, store, take_streamed,
+    InferenceBody, answer_error, end_streamed, forget_description, management_answered, rendered, respond, send_error,
+    take_streamed,
 )
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
 from lb.proxy.routing.headers.forwarded cimport tg_ids

@@ -2,25 +2,20 @@
 behind, and the result cache between them."""
 
 from libc.stdint cimport uint64_t
-from lb.cache.flight cimport Flights
-from lb.cache.store cimport ResultCache
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
 from lb.net.poller cimport Poller
-from lb.shared.segment cimport Segment
 from lb.inference.request cimport InferRequest
 from lb.inference.response cimport InferResponse
-from lb.proxy.exchange.exchange cimport BodySource, Exchange
+from lb.proxy.exchange.cached cimport AnswerCache, CachedBody
+from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.exchange.question cimport Question
 
 
 cdef class InferContext:
     """What the inference exchanges of a worker share."""
     cdef Poller poller
-    cdef Segment segment
-    cdef ResultCache cache            # None = no result cache
-    cdef Flights flights
-    cdef tg_buffer stored             # a message on its way into, or out of, the cache
+    cdef AnswerCache answers
     cdef public object ask            # lb.control.workers.worker.Ask
     cdef dict raw_inputs              # (pool, model, version) -> lb.inference.raw_input.RawInput
     cdef dict schemas                 # the same -> lb.inference.generate.Schema
@@ -28,7 +23,7 @@ cdef class InferContext:
     cdef InferenceBody new_body(self)
 
 
-cdef class InferenceBody(BodySource):
+cdef class InferenceBody(CachedBody):
     cdef InferContext context
     cdef tg_buffer body
     cdef InferRequest request         # None for a management call
@@ -40,10 +35,6 @@ cdef class InferenceBody(BodySource):
     cdef bytes encoding               # Content-Encoding, b"" = none
     cdef unsigned char coding         # of the answer, as the client wants it: CODING_… of lb.http.codings
     cdef Py_ssize_t json_length
-    cdef bytes digest                 # the key in the cache, None = not cached
-    cdef bint leading                 # others wait for this exchange's answer
-    cdef bint following
-    cdef bint stored                  # the answer went into the cache
     cdef Question question            # to the master; None: there is none
     cdef bytes metadata               # of the model of such a request, while its configuration is asked for
     cdef object generates             # lb.inference.generate.Target of a generate request; None: it is none
@@ -102,20 +93,6 @@ cdef void answer(InferenceBody body, Exchange exchange, const char *message, siz
 # Both steps of that: the codec's form, None when it has none, and the exchange has failed; and sending it.
 cdef InferResponse rendered(InferenceBody body, Exchange exchange, const char *message, size_t size)
 cdef void respond(InferenceBody body, Exchange exchange, InferResponse response) noexcept
-
-
-# The result cache before an inference, and the single flight: of identical misses the first asks, the others wait.
-
-# Answers from the cache, waits for who asks already, or asks an endpoint.
-cdef void through_cache(InferenceBody body, Exchange exchange) noexcept
-# Put the answer into the cache, without the id of the request it answered.
-cdef void store(InferenceBody body, Exchange exchange, const tg_buffer *reply) noexcept
-# The leader's answer is here: the followers get it too.
-cdef void land(InferenceBody body, const char *message, size_t size) noexcept
-# No answer to share. An error that is the request's own fault is everybody's; else they try for themselves.
-cdef void release_followers(InferenceBody body, int grpc_status, str message) noexcept
-# It waits for nobody any more, and nobody for it.
-cdef void leave_flight(InferenceBody body, Exchange exchange) noexcept
 
 
 # The routes of the Open Inference Protocol that infer nothing (health, metadata, the repository): rare, and in plain

@@ -22,9 +22,6 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
-from lb.cache.flight cimport Flights
-from lb.cache.layout cimport tg_fill, tg_found
-from lb.cache.store cimport ResultCache
 from lb.failure cimport FAIL_BAD_REQUEST, FAIL_INTERNAL, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, http_of_grpc
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
@@ -41,16 +38,15 @@ from lb.net.poller cimport Poller
 from lb.net.ending cimport tg_end_by
 from lb.net.reuse cimport tg_reuse
 from lb.http.grpc.protobuf cimport span
-from lb.shared.segment cimport Segment, tg_add
-from lb.shared.segment_words cimport ROUTE_CACHE_STORED
+from lb.shared.segment cimport Segment
 from lb.net.stream cimport Address, iovec
 from lb.inference.first_timeout cimport time_after
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport parse_http, parse_raw
-from lb.inference.response cimport InferResponse, render, store_form
+from lb.inference.response cimport InferResponse, render
+from lb.proxy.exchange.cached cimport AnswerCache, CachedBody, leave_flight, through_cache
 from lb.proxy.exchange.exchange cimport (
-    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, BodySource,
-    Exchange,
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
 )
 from lb.proxy.exchange.question cimport put_question
 from lb.upstream.attempt cimport Attempt
@@ -68,7 +64,11 @@ cdef enum:
     MAX_REPLY = 256 * 1024 * 1024
     MOST_DESCRIPTIONS = 1024
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
-    GRPC_UNAVAILABLE = 14
+    GRPC_INVALID_ARGUMENT = 3
+    GRPC_NOT_FOUND = 5
+    GRPC_UNIMPLEMENTED = 12
+    GRPC_INTERNAL = 13
+    UNKNOWN_ERROR = 400               # of HTTP, for an error within a stream, which has no code: as Triton's UNKNOWN
 
 
 cdef class InferContext:
@@ -76,23 +76,17 @@ cdef class InferContext:
 
     def __init__(self, Poller poller, Segment segment):
         self.poller = poller
-        self.segment = segment
-        self.flights = Flights()
+        self.answers = AnswerCache(segment)
         self.ask = nobody
         self.raw_inputs = {}
         self.schemas = {}
 
-    def __dealloc__(self):
-        tg_buffer_free(&self.stored)
-
     def prepare(self, plan):
         """Whatever of a new plan can fail is done here, before anything is changed."""
-        if plan.cache is not None and self.cache is None:
-            self.cache = ResultCache(self.segment, plan.cache.max_object)
+        self.answers.prepare(plan.cache)
 
     def commit(self, plan):
-        if plan.cache is None:
-            self.cache = None
+        self.answers.commit(plan.cache)
         self.raw_inputs.clear()               # other endpoints may have other models
         self.schemas.clear()
 
@@ -103,11 +97,12 @@ cdef class InferContext:
     cdef InferenceBody new_body(self):
         cdef InferenceBody body = InferenceBody.__new__(InferenceBody)
         body.context = self
+        body.answers = self.answers
         body.json_length = -1
         return body
 
 
-cdef class InferenceBody(BodySource):
+cdef class InferenceBody(CachedBody):
 
     cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
         cdef uint64_t expected
@@ -164,10 +159,10 @@ cdef class InferenceBody(BodySource):
         if len(self.request.sequence) and exchange.pool.sequences is not None and not self.join(exchange):
             return
         if self.streams:
-            exchange.cache = CACHE_NONE if self.context.cache is None else CACHE_BYPASS
+            exchange.cache = CACHE_NONE if self.answers.store is None else CACHE_BYPASS
             exchange.pick()
         else:
-            through_cache(self, exchange)
+            through_cache(self, exchange, self.request)
 
     cdef bint join(self, Exchange exchange) noexcept:
         cdef InferRequest request = self.request
@@ -236,6 +231,12 @@ cdef class InferenceBody(BodySource):
             description_told(self, exchange, status, message, reply)
         else:
             management_answered(self, exchange, status, message, reply)
+
+    cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept:
+        answer(self, exchange, message, size)
+
+    cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
+        answer_error(exchange, grpc_status, message)
 
     cdef void leave(self, Exchange exchange) noexcept:
         if self.question is not None:
@@ -535,7 +536,7 @@ cdef void end_streamed(InferenceBody body, Exchange exchange) noexcept:
     whole.iov_base = <char *>body.single
     whole.iov_len = <size_t>len(body.single)
     append_text(&head, b"Content-Type: application/json\r\n")
-    respond_with(exchange, &head, &whole, 1, whole.iov_len, body.stored)
+    respond_with(exchange, &head, &whole, 1, whole.iov_len, body.kept)
     tg_buffer_free(&head)
 
 
@@ -588,7 +589,7 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
         whole.iov_base = <char *>packed
         whole.iov_len = <size_t>len(packed)
         append_text(&head, b"Content-Type: application/json\r\n")
-        respond_with(exchange, &head, &whole, 1, whole.iov_len, body.stored)
+        respond_with(exchange, &head, &whole, 1, whole.iov_len, body.kept)
         tg_buffer_free(&head)
         return
     if LEAST <= size <= MOST:
@@ -608,7 +609,7 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
         append_text(&head, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
         append_number(&head, <uint64_t>response.json_length)
         append_text(&head, b"\r\n")
-    respond_with(exchange, &head, parts, count, size, body.stored)
+    respond_with(exchange, &head, parts, count, size, body.kept)
     tg_buffer_free(&head)
 
 
@@ -649,114 +650,6 @@ cdef bytes compressed(InferResponse response, bytes encoding):
     except MemoryError:
         return None
     return packed if <uint64_t>len(packed) < response.size else None
-
-
-cdef enum:
-    GRPC_INVALID_ARGUMENT = 3
-    GRPC_NOT_FOUND = 5
-    GRPC_INTERNAL = 13
-    UNKNOWN_ERROR = 400               # of HTTP, for an error within a stream, which has no code: as Triton's UNKNOWN
-    GRPC_UNIMPLEMENTED = 12
-
-
-cdef void through_cache(InferenceBody body, Exchange exchange) noexcept:
-    cdef unsigned char key[32]
-    if body.context.cache is None:
-        exchange.pick()
-        return
-    if not exchange.route.cache or not body.request.cacheable:
-        exchange.cache = CACHE_BYPASS
-        exchange.pick()
-        return
-    if body.request.digest(<const unsigned char *><const char *>exchange.pool.cache_key, key) < 0:
-        exchange.cache = CACHE_BYPASS
-        exchange.pick()
-        return
-    body.digest = (<char *>key)[:32]
-    if not answer_from_cache(body, exchange):
-        fly(body, exchange)
-
-
-cdef bint answer_from_cache(InferenceBody body, Exchange exchange) noexcept:
-    cdef tg_found found
-    cdef Py_ssize_t size
-    tg_buffer_clear(&body.context.stored)
-    size = body.context.cache.get(<const unsigned char *><const char *>body.digest, exchange.client.poller.now,
-                                  False, &body.context.stored, &found)
-    if size < 0:
-        return False
-    exchange.cache = CACHE_HIT
-    answer(body, exchange, tg_buffer_head(&body.context.stored), <size_t>size)
-    return True
-
-
-cdef void fly(InferenceBody body, Exchange exchange) noexcept:
-    """The first of identical misses asks; the others wait for its answer."""
-    if body.context.flights.join(body.digest, exchange):
-        body.following = True
-        exchange.cache = CACHE_COLLAPSED
-        exchange.arm_wait()
-        return
-    body.following = False
-    body.leading = True
-    exchange.cache = CACHE_MISS
-    exchange.pick()
-
-
-cdef void resume(InferenceBody body, Exchange exchange) noexcept:
-    """The leader failed, or left: this follower takes part in a new flight."""
-    body.following = False
-    if exchange.state == X_REQUEST:
-        exchange.client.poller.arm(exchange, exchange.expires)
-        fly(body, exchange)
-
-
-cdef void land(InferenceBody body, const char *message, size_t size) noexcept:
-    cdef object follower
-    cdef InferenceBody of_follower
-    if not body.leading:
-        return
-    body.leading = False
-    for follower in body.context.flights.finish(body.digest):
-        of_follower = <InferenceBody>(<Exchange>follower).source
-        of_follower.following = False
-        answer(of_follower, <Exchange>follower, message, size)
-
-
-cdef void release_followers(InferenceBody body, int grpc_status, str message) noexcept:
-    cdef object follower
-    cdef InferenceBody of_follower
-    if not body.leading:
-        return
-    body.leading = False
-    for follower in body.context.flights.finish(body.digest):
-        of_follower = <InferenceBody>(<Exchange>follower).source
-        of_follower.following = False
-        if grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
-            answer_error(<Exchange>follower, grpc_status, message)
-        else:
-            resume(of_follower, <Exchange>follower)
-
-
-cdef void store(InferenceBody body, Exchange exchange, const tg_buffer *reply) noexcept:
-    cdef tg_buffer *stored = &body.context.stored
-    cdef tg_fill fill
-    memset(&fill, 0, sizeof(fill))
-    fill.fresh_ns = exchange.route.cache_ttl
-    tg_buffer_clear(stored)
-    if store_form(tg_buffer_head(reply), tg_buffer_size(reply), stored) < 0:
-        return
-    if body.context.cache.put(<const unsigned char *><const char *>body.digest, tg_buffer_head(stored),
-                              tg_buffer_size(stored), exchange.client.poller.now, &fill) == 1:
-        tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
-        body.stored = True
-
-
-cdef void leave_flight(InferenceBody body, Exchange exchange) noexcept:
-    if body.following:
-        body.following = False
-        body.context.flights.leave(body.digest, exchange)
-    release_followers(body, GRPC_UNAVAILABLE, "")
 
 
 cdef void run_management(InferenceBody body, Exchange exchange) noexcept:

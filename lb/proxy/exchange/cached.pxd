@@ -1,0 +1,46 @@
+"""The result cache before an inference, and the single flight: of identical misses the first asks, the others wait.
+
+Answers are kept, and shared, as the gRPC message of the model server without the id of its request, whatever protocol
+the clients speak. What a client gets is made of that by its body source.
+"""
+
+from lb.cache.flight cimport Flights
+from lb.cache.store cimport ResultCache
+from lb.inference.request cimport InferRequest
+from lb.net.buffer cimport tg_buffer
+from lb.proxy.exchange.exchange cimport BodySource, Exchange
+from lb.shared.segment cimport Segment
+
+
+cdef class AnswerCache:
+    """What the exchanges of a worker share."""
+    cdef Segment segment
+    cdef ResultCache store            # None = no result cache
+    cdef Flights flights
+    cdef tg_buffer message            # on its way into, or out of, the store
+
+
+cdef class CachedBody(BodySource):
+    """The body of a request whose answer may be in the cache."""
+    cdef AnswerCache answers
+    cdef bytes digest                 # the key in the cache, None = not cached
+    cdef bint leading                 # others wait for this exchange's answer
+    cdef bint following
+    cdef bint kept                    # the answer went into the cache
+
+    # The answer, from the cache or of another exchange, unless the exchange is over: a message of the model server.
+    cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept
+    # The answer is an error, that of another exchange.
+    cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept
+
+
+# Answers from the cache, waits for who asks already, or asks an endpoint.
+cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept
+# Put the answer into the cache, without the id of the request it answered.
+cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept
+# The leader's answer is here: the followers get it too.
+cdef void land(CachedBody body, const char *message, size_t size) noexcept
+# No answer to share. An error that is the request's own fault is everybody's; else they try for themselves.
+cdef void release_followers(CachedBody body, int grpc_status, str message) noexcept
+# It waits for nobody any more, and nobody for it.
+cdef void leave_flight(CachedBody body, Exchange exchange) noexcept

@@ -1,0 +1,151 @@
+"""The result cache before an inference, and the single flight: see cached.pxd."""
+
+from libc.string cimport memset
+from lb.cache.flight cimport Flights
+from lb.cache.layout cimport tg_fill, tg_found
+from lb.cache.store cimport ResultCache
+from lb.inference.request cimport InferRequest
+from lb.inference.response cimport store_form
+from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.proxy.exchange.exchange cimport (
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_REQUEST, BodySource, Exchange,
+)
+from lb.shared.segment cimport Segment, tg_add
+from lb.shared.segment_words cimport ROUTE_CACHE_STORED
+
+
+cdef enum:
+    GRPC_INVALID_ARGUMENT = 3
+    GRPC_NOT_FOUND = 5
+    GRPC_UNIMPLEMENTED = 12
+    GRPC_UNAVAILABLE = 14
+
+
+cdef class AnswerCache:
+    """The cache of a worker, and the flights that collapse identical misses."""
+
+    def __init__(self, Segment segment):
+        self.segment = segment
+        self.flights = Flights()
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.message)
+
+    def prepare(self, plan):
+        """`plan` is that of the cache, or None. Whatever of it can fail is done here, before anything is changed."""
+        if plan is not None and self.store is None:
+            self.store = ResultCache(self.segment, plan.max_object)
+
+    def commit(self, plan):
+        if plan is None:
+            self.store = None
+
+
+cdef class CachedBody(BodySource):
+
+    cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept:
+        pass
+
+    cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
+        pass
+
+
+cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept:
+    cdef unsigned char key[32]
+    if body.answers.store is None:
+        exchange.pick()
+        return
+    if not exchange.route.cache or not request.cacheable:
+        exchange.cache = CACHE_BYPASS
+        exchange.pick()
+        return
+    if request.digest(<const unsigned char *><const char *>exchange.pool.cache_key, key) < 0:
+        exchange.cache = CACHE_BYPASS
+        exchange.pick()
+        return
+    body.digest = (<char *>key)[:32]
+    if not answer_from_cache(body, exchange):
+        fly(body, exchange)
+
+
+cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
+    cdef AnswerCache answers = body.answers
+    cdef tg_found found
+    cdef Py_ssize_t size
+    tg_buffer_clear(&answers.message)
+    size = answers.store.get(<const unsigned char *><const char *>body.digest, exchange.client.poller.now, False,
+                             &answers.message, &found)
+    if size < 0:
+        return False
+    exchange.cache = CACHE_HIT
+    body.deliver(exchange, tg_buffer_head(&answers.message), <size_t>size)
+    return True
+
+
+cdef void fly(CachedBody body, Exchange exchange) noexcept:
+    """The first of identical misses asks; the others wait for its answer."""
+    if body.answers.flights.join(body.digest, exchange):
+        body.following = True
+        exchange.cache = CACHE_COLLAPSED
+        exchange.arm_wait()
+        return
+    body.following = False
+    body.leading = True
+    exchange.cache = CACHE_MISS
+    exchange.pick()
+
+
+cdef void resume(CachedBody body, Exchange exchange) noexcept:
+    """The leader failed, or left: this follower takes part in a new flight."""
+    body.following = False
+    if exchange.state == X_REQUEST:
+        exchange.client.poller.arm(exchange, exchange.expires)
+        fly(body, exchange)
+
+
+cdef void land(CachedBody body, const char *message, size_t size) noexcept:
+    cdef object follower
+    cdef CachedBody of_follower
+    if not body.leading:
+        return
+    body.leading = False
+    for follower in body.answers.flights.finish(body.digest):
+        of_follower = <CachedBody>(<Exchange>follower).source
+        of_follower.following = False
+        of_follower.deliver(<Exchange>follower, message, size)
+
+
+cdef void release_followers(CachedBody body, int grpc_status, str message) noexcept:
+    cdef object follower
+    cdef CachedBody of_follower
+    if not body.leading:
+        return
+    body.leading = False
+    for follower in body.answers.flights.finish(body.digest):
+        of_follower = <CachedBody>(<Exchange>follower).source
+        of_follower.following = False
+        if grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
+            of_follower.refuse(<Exchange>follower, grpc_status, message)
+        else:
+            resume(of_follower, <Exchange>follower)
+
+
+cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept:
+    cdef tg_buffer *message = &body.answers.message
+    cdef tg_fill fill
+    memset(&fill, 0, sizeof(fill))
+    fill.fresh_ns = exchange.route.cache_ttl
+    tg_buffer_clear(message)
+    if store_form(tg_buffer_head(reply), tg_buffer_size(reply), message) < 0:
+        return
+    if body.answers.store.put(<const unsigned char *><const char *>body.digest, tg_buffer_head(message),
+                              tg_buffer_size(message), exchange.client.poller.now, &fill) == 1:
+        tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
+        body.kept = True
+
+
+cdef void leave_flight(CachedBody body, Exchange exchange) noexcept:
+    if body.following:
+        body.following = False
+        body.answers.flights.leave(body.digest, exchange)
+    release_followers(body, GRPC_UNAVAILABLE, "")
