@@ -3,43 +3,73 @@
 Tests start real daemons, peers and clients, several at a time on few cores, and one that lost its core for seconds
 looks as a defect does. A defect fails alone, too. More than `MOST` failures are never a core's, and no second run is
 made. Both runs are printed whole, and what passed the second time only is named at the end.
+
+A worker of pytest-xdist that ends is not replaced, as pytest-xdist 3.8 then waits for ever. Tests that nobody has run
+for that are run with the second run.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 MOST = 3
 TESTS_FAILED = 1  # pytest's exit status; others are of errors of its own
+LEFT_OUT = "TIDEGATE_TESTS_LEFT_OUT"  # variable with the path of a file for them
 
 
-def run(cache: Path, *arguments: str) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir={cache}", *arguments]
-    return subprocess.run(command, check=False).returncode
+def run(cache: Path, left_out: Path, *arguments: str) -> int:
+    options = ["-o", f"cache_dir={cache}", "-p", "suite", "--max-worker-restart", "0"]
+    tools = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": tools.rstrip(os.pathsep), LEFT_OUT: str(left_out)}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *options, *arguments], env=environment, check=False
+    ).returncode
 
 
-def failed(cache: Path) -> list[str]:
-    """Tests, and files that could not be imported."""
-    found = cache / "v" / "cache" / "lastfailed"
-    return list(json.loads(found.read_text())) if found.exists() else []
+def listed(path: Path) -> list[str]:
+    return list(json.loads(path.read_text())) if path.exists() else []
 
 
 def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder)
-        status = run(cache, *arguments)
-        tests = failed(cache)
-        if status != TESTS_FAILED or not 0 < len(tests) <= MOST:
+        cache, left_out = Path(folder) / "cache", Path(folder) / "left_out"
+        status = run(cache, left_out, *arguments)
+        failed = listed(cache / "v" / "cache" / "lastfailed")  # tests, and files that could not be imported
+        if status != TESTS_FAILED or not 0 < len(failed) <= MOST:
             return status
-        print(f"\nAgain, alone: {', '.join(tests)}", flush=True)
-        status = run(cache, "-n", "0", *tests)
+        more = [test for test in listed(left_out) if test not in failed]
+        print(f"\nAgain, alone: {', '.join(failed)}\nNot run before: {len(more)}", flush=True)
+        status = run(cache, left_out, "-n", "0", *failed, *more)
     if not status:
-        print("\nFailed beside other tests, passed alone:", *tests, sep="\n  ", flush=True)
+        print("\nFailed beside other tests, passed alone:", *failed, sep="\n  ", flush=True)
     return status
+
+
+# As a plugin of pytest: what was collected and has no outcome at the end.
+
+_collected: set[str] = set()
+_reported: set[str] = set()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: object, ids: list[str]) -> None:
+    _collected.update(ids)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _reported.add(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        Path(os.environ[LEFT_OUT]).write_text(json.dumps(sorted(_collected - _reported)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def suite(folder: Path, **files: str) -> tuple[int, str]:
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(text)
-    command = [sys.executable, str(ROOT / "tools" / "suite.py"), "-n", "2", "."]
+    command = [sys.executable, str(ROOT / "tools" / "suite.py"), "-n", "2", "--dist", "loadfile", "."]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True, check=False)
     assert done.stderr == ""
@@ -43,6 +43,24 @@ def test_what_fails_beside_others_alone_is_named(tmp_path: Path) -> None:
     assert status == 0
     assert "1 failed" in output  # the first run is printed whole
     assert output.endswith("Failed beside other tests, passed alone:\n  test_haste.py::test_in_haste\n")
+
+
+def test_what_ends_its_worker_is_asked_again_and_so_is_what_nobody_has_run(tmp_path: Path) -> None:
+    ends = "import os, time\ndef test_before():\n    time.sleep(2)\ndef test_ends():\n"
+    ends += "    if 'PYTEST_XDIST_WORKER' in os.environ:\n        os._exit(1)\ndef test_after():\n    pass\n"
+    status, output = suite(tmp_path, passes=PASSES, ends=ends)
+    assert status == 0
+    assert "crashed while running 'test_ends.py::test_ends'" in output
+    assert "Not run before: 1" in output
+    assert "2 passed" in output
+
+
+def test_what_nobody_has_run_may_fail(tmp_path: Path) -> None:
+    ends = "import os, time\ndef test_before():\n    time.sleep(2)\ndef test_ends():\n"
+    ends += "    if 'PYTEST_XDIST_WORKER' in os.environ:\n        os._exit(1)\ndef test_after():\n    assert False\n"
+    status, output = suite(tmp_path, passes=PASSES, ends=ends)
+    assert status == 1
+    assert "passed alone" not in output
 
 
 def test_many_failures_are_not_asked_again(tmp_path: Path) -> None:
