@@ -7,7 +7,8 @@ part.
 
 
 cdef class Flights:
-    """The flights of one worker, by the 32-byte digest of the request. Waiters are told apart by identity."""
+    """The flights of one worker, by the digest of the request and the generations of its tags. Waiters are told apart
+    by identity."""
 
     def __init__(self):
         self.flights = {}

@@ -4,7 +4,9 @@ Answers are kept, and shared, as the gRPC message of the model server without th
 the clients speak. What a client gets is made of that by its body source.
 """
 
+from libc.stdint cimport uint32_t
 from lb.cache.flight cimport Flights
+from lb.cache.layout cimport tg_fill
 from lb.cache.store cimport ResultCache
 from lb.inference.request cimport InferRequest
 from lb.net.buffer cimport tg_buffer
@@ -12,11 +14,21 @@ from lb.proxy.exchange.exchange cimport BodySource, Exchange
 from lb.shared.segment cimport Segment
 
 
+cdef enum:
+    OWN_TAGS = 3                      # of an answer: its pool, its model, the version
+
+
+cdef class AnswerTags:
+    """The tags of the answers of a model (lb.cache.tags)."""
+    cdef uint32_t slots[OWN_TAGS]
+
+
 cdef class AnswerCache:
     """What the exchanges of a worker share."""
     cdef Segment segment
     cdef ResultCache store            # None = no result cache
     cdef Flights flights
+    cdef dict tags                    # (pool, model, version) -> AnswerTags; good as long as the segment is
     cdef tg_buffer message            # on its way into, or out of, the store
 
 
@@ -24,6 +36,9 @@ cdef class CachedBody(BodySource):
     """The body of a request whose answer may be in the cache."""
     cdef AnswerCache answers
     cdef bytes digest                 # the key in the cache, None = not cached
+    cdef InferRequest asked           # whose digest that is
+    cdef bytes flight                 # the digest and the generations of the tags: a purge begins another flight
+    cdef tg_fill fill                 # what goes into the cache with the answer
     cdef bint leading                 # others wait for this exchange's answer
     cdef bint following
     cdef bint kept                    # the answer went into the cache

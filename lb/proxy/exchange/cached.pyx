@@ -1,8 +1,9 @@
 """The result cache before an inference, and the single flight: see cached.pxd."""
 
-from libc.string cimport memset
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from lb.cache import tags
 from lb.cache.flight cimport Flights
-from lb.cache.layout cimport tg_fill, tg_found
+from lb.cache.layout cimport tg_found, tg_tag
 from lb.cache.store cimport ResultCache
 from lb.inference.request cimport InferRequest
 from lb.inference.response cimport store_form
@@ -19,6 +20,11 @@ cdef enum:
     GRPC_NOT_FOUND = 5
     GRPC_UNIMPLEMENTED = 12
     GRPC_UNAVAILABLE = 14
+    MOST_TAGGED = 4096                # models whose tags are kept
+
+
+cdef class AnswerTags:
+    pass
 
 
 cdef class AnswerCache:
@@ -27,6 +33,7 @@ cdef class AnswerCache:
     def __init__(self, Segment segment):
         self.segment = segment
         self.flights = Flights()
+        self.tags = {}
 
     def __dealloc__(self):
         tg_buffer_free(&self.message)
@@ -64,6 +71,7 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
         exchange.pick()
         return
     body.digest = (<char *>key)[:32]
+    body.asked = request
     if not answer_from_cache(body, exchange):
         fly(body, exchange)
 
@@ -83,8 +91,16 @@ cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
 
 
 cdef void fly(CachedBody body, Exchange exchange) noexcept:
-    """The first of identical misses asks; the others wait for its answer."""
-    if body.answers.flights.join(body.digest, exchange):
+    """The first of identical misses asks; the others wait for its answer. Its generations are those from before an
+    endpoint is asked, so that a purge that comes meanwhile wins: the answer is not kept, and later misses ask anew."""
+    cdef AnswerTags its = tags_of(body, exchange)
+    if its is None:
+        exchange.cache = CACHE_BYPASS
+        exchange.pick()
+        return
+    body.answers.store.begin(&body.fill, its.slots, OWN_TAGS)
+    body.flight = body.digest + (<char *>body.fill.tags)[:body.fill.count * sizeof(tg_tag)]
+    if body.answers.flights.join(body.flight, exchange):
         body.following = True
         exchange.cache = CACHE_COLLAPSED
         exchange.arm_wait()
@@ -93,6 +109,28 @@ cdef void fly(CachedBody body, Exchange exchange) noexcept:
     body.leading = True
     exchange.cache = CACHE_MISS
     exchange.pick()
+
+
+cdef AnswerTags tags_of(CachedBody body, Exchange exchange):
+    """Once for each model. None where memory is short."""
+    cdef dict known = body.answers.tags
+    cdef tuple key = (exchange.pool.name, body.asked.model, body.asked.version)
+    cdef AnswerTags found = known.get(key)
+    cdef int i
+    if found is not None:
+        return found
+    found = AnswerTags.__new__(AnswerTags)
+    try:
+        model, version = [text.decode("utf-8", "replace") for text in key[1:]]
+        for i, tag in enumerate(tags.of_answer(exchange.pool.name, model, version)):
+            name = tag.encode()
+            found.slots[i] = body.answers.store.slot(<const char *><bytes>name, <size_t>len(name))
+        if len(known) >= MOST_TAGGED:
+            known.clear()
+        known[key] = found
+    except MemoryError:
+        return None
+    return found
 
 
 cdef void resume(CachedBody body, Exchange exchange) noexcept:
@@ -109,7 +147,7 @@ cdef void land(CachedBody body, const char *message, size_t size) noexcept:
     if not body.leading:
         return
     body.leading = False
-    for follower in body.answers.flights.finish(body.digest):
+    for follower in body.answers.flights.finish(body.flight):
         of_follower = <CachedBody>(<Exchange>follower).source
         of_follower.following = False
         of_follower.deliver(<Exchange>follower, message, size)
@@ -121,7 +159,7 @@ cdef void release_followers(CachedBody body, int grpc_status, str message) noexc
     if not body.leading:
         return
     body.leading = False
-    for follower in body.answers.flights.finish(body.digest):
+    for follower in body.answers.flights.finish(body.flight):
         of_follower = <CachedBody>(<Exchange>follower).source
         of_follower.following = False
         if grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
@@ -132,14 +170,14 @@ cdef void release_followers(CachedBody body, int grpc_status, str message) noexc
 
 cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept:
     cdef tg_buffer *message = &body.answers.message
-    cdef tg_fill fill
-    memset(&fill, 0, sizeof(fill))
-    fill.fresh_ns = exchange.route.cache_ttl
+    cdef uint64_t now = exchange.client.poller.now
+    body.fill.fresh_ns = exchange.route.cache_ttl
+    body.fill.cost_us = <uint32_t>min((now - min(exchange.attempt.picked_at, now)) // 1000, <uint64_t>UINT32_MAX)
     tg_buffer_clear(message)
     if store_form(tg_buffer_head(reply), tg_buffer_size(reply), message) < 0:
         return
     if body.answers.store.put(<const unsigned char *><const char *>body.digest, tg_buffer_head(message),
-                              tg_buffer_size(message), exchange.client.poller.now, &fill) == 1:
+                              tg_buffer_size(message), now, &body.fill) == 1:
         tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
         body.kept = True
 
@@ -147,5 +185,5 @@ cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noex
 cdef void leave_flight(CachedBody body, Exchange exchange) noexcept:
     if body.following:
         body.following = False
-        body.answers.flights.leave(body.digest, exchange)
+        body.answers.flights.leave(body.flight, exchange)
     release_followers(body, GRPC_UNAVAILABLE, "")
