@@ -132,6 +132,11 @@ cdef inline bint is_dated(const Scan *scan) noexcept nogil:
     return scan.first[H_DATE] >= 0 and not scan.fields[scan.first[H_DATE]].hop
 
 
+# Whether a body follows the head of a request: over HTTP/1.1 all of it may be here with the head.
+cdef inline bint has_body(const Scan *scan) noexcept nogil:
+    return not scan.complete or scan.span_count
+
+
 # The field behind the last one was filled in where it lies: it counts.
 cdef inline void scan_next(Scan *scan) noexcept nogil:
     cdef Field *field = &scan.fields[scan.field_count]

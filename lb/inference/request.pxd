@@ -32,10 +32,7 @@ cdef class InferRequest:
     cdef iovec *tensors               # data of every input, in the order of the request
     cdef object owner                 # keeps the body's memory, where Python code made the request
 
-    # The key of the request in the result cache: BLAKE2b-256 keyed by `secret` over model, version, inputs sorted by
-    # name (name, datatype, shape, parameters, data), requested outputs with their parameters, and request parameters.
-    # `id`, `timeout`, `priority` and the binary_data parameters do not count, nor does the encoding. 0, or -1 when
-    # hashing failed.
+    # As `digest_of` says.
     cdef int digest(self, const unsigned char *secret, unsigned char *out) noexcept
     # Whether an output is to be answered in binary form.
     cdef bint wants_binary(self, const char *name, size_t n) noexcept
@@ -49,3 +46,8 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
 # Of a raw binary request: `header` is the JSON part that it is short for (lb.inference.raw_input), `data` its tensor,
 # which stays valid as long as the request. Raises OipError.
 cdef InferRequest parse_raw(bytes model, bytes version, bytes header, const char *data, size_t size)
+# The key of a request in the result cache: BLAKE2b-256 keyed by `secret` over model, version, inputs sorted by name
+# (name, datatype, shape, parameters, data), requested outputs with their parameters, and request parameters. `id`,
+# `timeout`, `priority` and the binary_data parameters do not count, nor does the encoding. `tensors` are the data of
+# the inputs, in the order of the request. 0, or -1 when hashing failed.
+cdef int digest_of(Template template, const iovec *tensors, const unsigned char *secret, unsigned char *out) noexcept

@@ -38,26 +38,29 @@ headers = Memo(512)
 bodies = Memo(256)
 
 
+cdef int digest_of(Template template, const iovec *tensors, const unsigned char *secret, unsigned char *out) noexcept:
+    cdef tg_digest state
+    cdef const iovec *tensor
+    cdef uint64_t size
+    cdef int i
+    if (tg_digest_init(&state, secret) < 0
+            or tg_digest_update(&state, template.meaning.data, template.meaning.end) < 0):
+        return -1
+    for i in range(template.input_count):
+        tensor = &tensors[template.order[i]]
+        size = tensor.iov_len
+        if (tg_digest_update(&state, &size, sizeof(size)) < 0
+                or tg_digest_update(&state, tensor.iov_base, tensor.iov_len) < 0):
+            return -1
+    return tg_digest_final(&state, out)
+
+
 @cython.final
 @cython.freelist(256)
 @cython.no_gc
 cdef class InferRequest:
     cdef int digest(self, const unsigned char *secret, unsigned char *out) noexcept:
-        cdef tg_digest state
-        cdef Template template = self.template
-        cdef const iovec *tensor
-        cdef uint64_t size
-        cdef int i
-        if (tg_digest_init(&state, secret) < 0
-                or tg_digest_update(&state, template.meaning.data, template.meaning.end) < 0):
-            return -1
-        for i in range(template.input_count):
-            tensor = &self.tensors[template.order[i]]
-            size = tensor.iov_len
-            if (tg_digest_update(&state, &size, sizeof(size)) < 0
-                    or tg_digest_update(&state, tensor.iov_base, tensor.iov_len) < 0):
-                return -1
-        return tg_digest_final(&state, out)
+        return digest_of(self.template, self.tensors, secret, out)
 
     cdef bint wants_binary(self, const char *name, size_t n) noexcept:
         cdef const OutputSpec *output

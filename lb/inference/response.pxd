@@ -24,3 +24,6 @@ cdef InferResponse render(InferRequest request, const char *message, size_t size
 # Appends the message without its id: the form to keep in the result cache. 0; -1 when it is malformed or memory is out
 # (`out` is as before).
 cdef int store_form(const char *message, size_t size, tg_buffer *out) noexcept
+
+# Whether `render` takes the message for an answer to any request that has its data in itself.
+cdef bint is_sound(const char *message, size_t size) noexcept

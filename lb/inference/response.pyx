@@ -307,6 +307,41 @@ cdef InferResponse render(InferRequest request, const char *message, size_t size
     return response
 
 
+cdef int check(const char *message, size_t size) except -1:
+    """Raises UpstreamError, MemoryError."""
+    cdef InferResponse response = InferResponse.__new__(InferResponse)
+    cdef Answer answer
+    cdef OutputTensor output
+    cdef Slice data
+    cdef const char *wrong = read_answer(&answer, message, size)
+    cdef int raw = 0
+    cdef int i
+    if wrong != NULL:
+        raise malformed(wrong)
+    if answer.model.size:
+        put_string(&response.head, answer.model.data, answer.model.size)
+    if answer.version.size:
+        put_string(&response.head, answer.version.data, answer.version.size)
+    put_parameters(&response.head, answer.parameters, answer.parameter_count, -1)
+    for i in range(answer.output_count):
+        wrong = read_output(&output, &answer.outputs[i])
+        if wrong != NULL:
+            raise malformed(wrong)
+        resolve(response, &output, &answer, &raw, &data)
+        put_output(response, &output, NULL, False)
+    if raw != answer.raw_count:
+        raise malformed("more raw_output_contents than outputs")
+    return 0
+
+
+cdef bint is_sound(const char *message, size_t size) noexcept:
+    try:
+        check(message, size)
+    except (UpstreamError, MemoryError):
+        return False
+    return True
+
+
 cdef int store_form(const char *message, size_t size, tg_buffer *out) noexcept:
     cdef cursor c
     cdef field f

@@ -43,6 +43,8 @@ cdef class Template:
     cdef bint sequence_start
     cdef bint sequence_end
     cdef bytes id                     # b"" = none; of the request the template was built from
+    cdef bytes model
+    cdef bytes version                # b"" = not said
     cdef list names                   # keeps what `outputs` points to
 
     cdef int read_parameters(self, object parameters) except -1

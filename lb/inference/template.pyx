@@ -294,6 +294,8 @@ cdef Template build_template(bytes model, bytes version, object document):
     if "inputs" not in <dict>document:
         raise OipError("the request has no 'inputs'")
     template.id = (<str>id_).encode()
+    template.model = model
+    template.version = version
     template.sequence = b""
     template.cacheable = True
     if (append_field(&template.head, MODEL_NAME, model, <size_t>len(model)) < 0

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint16_t, uint64_t
 from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.grpc.protobuf cimport span
+from lb.inference.call cimport calls, read_call, tg_asked
 from lb.inference.first_timeout cimport TIMEOUT_FOUND, TIMEOUT_MORE, first_timeout
 from lb.inference.first_batch cimport first_batch, tg_batch
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
@@ -10,9 +11,10 @@ from lb.inference.floats cimport (
     FLOAT_TEXT_MAX, bfloat_from_double, bfloat_to_float, half_from_double, half_to_float, write_double, write_float,
 )
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
-from lb.inference.request cimport InferRequest, bodies, headers, parse_http
-from lb.inference.response cimport InferResponse, render, store_form
+from lb.inference.request cimport InferRequest, bodies, digest_of, headers, parse_http
+from lb.inference.response cimport InferResponse, is_sound, render, store_form
 from lb.inference.sequence cimport LOOK_MORE, LOOK_NONE, look_for_sequence, looked, tg_sequence
+from lb.inference.template cimport Template
 
 
 def find_first_timeout(bytes data not None):
@@ -101,11 +103,30 @@ def digest_hex(InferRequest request not None, bytes secret not None):
     return (<const char *>out)[:32].hex()
 
 
+cdef tg_asked asked
+
+
+def call_digest_hex(bytes message not None, bytes secret not None):
+    """(id, digest in hexadecimal) of a ModelInferRequest; None where its meaning is not known for certain."""
+    cdef unsigned char[32] out
+    cdef Template template = read_call(message, <size_t>len(message), &asked)
+    if template is None:
+        return None
+    if digest_of(template, asked.tensors, secret, out) < 0:
+        raise RuntimeError("hashing failed")
+    return (asked.id.data[:asked.id.size] if asked.id.size else b""), (<const char *>out)[:32].hex()
+
+
+def is_sound_answer(bytes message not None):
+    return is_sound(message, <size_t>len(message))
+
+
 def memo_stats():
     """Look-ups and sizes of this process's memos."""
     return {
         "headers": {"hits": headers.hits, "misses": headers.misses, "size": len(headers)},
         "bodies": {"hits": bodies.hits, "misses": bodies.misses, "size": len(bodies)},
+        "calls": {"hits": calls.hits, "misses": calls.misses, "size": len(calls)},
     }
 
 

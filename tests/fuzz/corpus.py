@@ -306,6 +306,25 @@ def first_batches() -> list[bytes]:
     return [*found, found[0] + found[1], b"\1" + found[0][1:], found[1][:30]]
 
 
+def inference_calls() -> list[bytes]:
+    from lb.wire.grpc_service_pb2 import ModelInferRequest
+
+    raw = ModelInferRequest(model_name="m", model_version="1", id="7", raw_input_contents=[bytes(8), b"\1\0\0\0x"])
+    for name, datatype, shape in (("x", "FP32", [2]), ("y", "BYTES", [1, 1])):
+        raw.inputs.add(name=name, datatype=datatype, shape=shape)
+    raw.parameters["k"].string_param = "v"
+    raw.inputs[0].parameters["d"].double_param = 0.5
+    raw.outputs.add(name="z").parameters["classification"].int64_param = 3
+    typed = ModelInferRequest(model_name="m")
+    contents = {"BOOL": "bool", "INT8": "int", "INT64": "int64", "UINT16": "uint", "UINT64": "uint64", "FP64": "fp64"}
+    for datatype, field in contents.items():
+        given = typed.inputs.add(name=datatype, datatype=datatype, shape=[2])
+        getattr(given.contents, f"{field}_contents").extend([0, 1])
+    typed.inputs.add(name="t", datatype="BYTES", shape=[2]).contents.bytes_contents.extend([b"", b"ab"])
+    found = [message.SerializeToString() for message in (raw, typed)]
+    return [*found, found[0] + found[0], found[1][:-3]]
+
+
 MAKERS = {
     "http1_request": http1_requests,
     "http1_response": http1_responses,
@@ -314,6 +333,7 @@ MAKERS = {
     "traceparent": traceparents,
     "grpc_web_text": web_texts,
     "oip_request": inference_requests,
+    "oip_call": inference_calls,
     "oip_response": inference_responses,
     "http2_client": http2_answers,
     "http2_server": http2_requests,

@@ -24,6 +24,7 @@ from compiled.bytes_to_values import (
 from compiled.http2_sessions import Http2Echo, Http2Probe, resets_in
 from compiled.inference import find_first_batch, render_bytes
 from compiled.inference import parse_request as parse_inference
+from oip_rest import same_or_none
 
 from lb.config.plan.plan import HopPlan, Http2Plan, ListenerPlan
 from lb.errors import TidegateError
@@ -164,6 +165,11 @@ def oip_request(data: bytes) -> None:
         return
     message = ModelInferRequest.FromString(request.message())
     assert len(message.inputs) == len(message.raw_input_contents)
+
+
+def oip_call(data: bytes) -> None:
+    """A gRPC inference: if it has a key in the result cache, that is the key of what other readers take it for."""
+    same_or_none(data)
 
 
 def oip_response(data: bytes) -> None:
@@ -340,6 +346,7 @@ TARGETS: dict[str, Target] = {
     "traceparent": traceparent,
     "grpc_web_text": grpc_web_text,
     "oip_request": oip_request,
+    "oip_call": oip_call,
     "oip_response": oip_response,
     "http2_client": http2_client,
     "http2_server": http2_server,

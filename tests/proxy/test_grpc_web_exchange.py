@@ -6,10 +6,14 @@ import base64
 from typing import Any
 
 import pytest
-from datapath import Gate, Site
+from datapath import SECOND, Gate, Site
 from h2_client import h2_client
+from oip_site import ModelServer
 from ports import free_port
 from test_grpc import GRPC_POOL, service
+
+from lb.config.plan.plan import SequencePlan
+from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 BINARY = "application/grpc-web+proto"
 TEXT = "application/grpc-web-text+proto"
@@ -98,3 +102,18 @@ async def test_errors_are_a_status_of_grpc(site: Site, http: str) -> None:
     status, fields, _ = await call(gone, http, "Unary", BINARY, message(b""))
     assert (status, fields["grpc-status"]) == (200, "14")
     assert fields["content-type"] == BINARY
+
+
+async def test_what_a_message_says_counts_when_it_comes_with_the_head(site: Site) -> None:
+    """Its sequence is not open: the endpoint must not see it."""
+    model = ModelServer()
+    sequences = SequencePlan(idle_ns=20 * SECOND, drain_ns=SECOND)
+    gate = await site.gate([await site.model(model)], pool={"protocol": "oip", "sequence": sequences})
+    sent = ModelInferRequest(model_name="m")
+    sent.parameters["sequence_id"].int64_param = 7
+    body = message(sent.SerializeToString())
+    head = "POST /inference.GRPCInferenceService/ModelInfer HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    head += f"Content-Type: {BINARY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    answer = await gate.exchange(head.encode() + body)
+    assert b"the sequence is not open" in answer
+    assert not model.requests

@@ -20,6 +20,7 @@ from lb.proxy.routing.answer cimport give_answer, give_preflight
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.cors cimport preflight_method
+from lb.proxy.exchange.cached_call cimport new_cached_call
 from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
 from lb.proxy.routing.headers.fields cimport find_agent
 from lb.proxy.routing.headers.forwarded cimport tg_ids
@@ -230,6 +231,8 @@ cdef class Admission:
                 exchange.source = self.context.new_body()
             else:
                 return False
+        if route.cache and protocol == POOL_OIP and exchange.grpc and exchange.source is None:
+            exchange.source = new_cached_call(self.context.answers, exchange.grpc, scan)
         attempt.owner = exchange              # until Exchange.record
         exchange.attempt = attempt
         return True

@@ -36,7 +36,8 @@ cdef class CachedBody(BodySource):
     """The body of a request whose answer may be in the cache."""
     cdef AnswerCache answers
     cdef bytes digest                 # the key in the cache, None = not cached
-    cdef InferRequest asked           # whose digest that is
+    cdef bytes asked_model            # whose answer that is
+    cdef bytes asked_version          # b"" = not said
     cdef bytes flight                 # the digest and the generations of the tags: a purge begins another flight
     cdef tg_fill fill                 # what goes into the cache with the answer
     cdef bint leading                 # others wait for this exchange's answer
@@ -51,10 +52,16 @@ cdef class CachedBody(BodySource):
 
 # Answers from the cache, waits for who asks already, or asks an endpoint.
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept
+# The same of a request whose digest, model and version are known.
+cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept
+# What RFC 9211 says of the cache, for the head of an answer.
+cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head) noexcept
 # Put the answer into the cache, without the id of the request it answered.
 cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept
 # The leader's answer is here: the followers get it too.
 cdef void land(CachedBody body, const char *message, size_t size) noexcept
+# The leader's answer cannot be shared: the followers ask for themselves, all at once.
+cdef void scatter(CachedBody body) noexcept
 # No answer to share. An error that is the request's own fault is everybody's; else they try for themselves.
 cdef void release_followers(CachedBody body, int grpc_status, str message) noexcept
 # It waits for nobody any more, and nobody for it.

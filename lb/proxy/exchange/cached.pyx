@@ -5,6 +5,7 @@ from lb.cache import tags
 from lb.cache.flight cimport Flights
 from lb.cache.layout cimport tg_found, tg_tag
 from lb.cache.store cimport ResultCache
+from lb.http.head_text cimport append_text
 from lb.inference.request cimport InferRequest
 from lb.inference.response cimport store_form
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
@@ -71,7 +72,12 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
         exchange.pick()
         return
     body.digest = (<char *>key)[:32]
-    body.asked = request
+    body.asked_model = request.model
+    body.asked_version = request.version
+    through_cache_by_digest(body, exchange)
+
+
+cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept:
     if not answer_from_cache(body, exchange):
         fly(body, exchange)
 
@@ -114,7 +120,7 @@ cdef void fly(CachedBody body, Exchange exchange) noexcept:
 cdef AnswerTags tags_of(CachedBody body, Exchange exchange):
     """Once for each model. None where memory is short."""
     cdef dict known = body.answers.tags
-    cdef tuple key = (exchange.pool.name, body.asked.model, body.asked.version)
+    cdef tuple key = (exchange.pool.name, body.asked_model, body.asked_version)
     cdef AnswerTags found = known.get(key)
     cdef int i
     if found is not None:
@@ -153,6 +159,21 @@ cdef void land(CachedBody body, const char *message, size_t size) noexcept:
         of_follower.deliver(<Exchange>follower, message, size)
 
 
+cdef void scatter(CachedBody body) noexcept:
+    cdef object follower
+    cdef Exchange waiting
+    if not body.leading:
+        return
+    body.leading = False
+    for follower in body.answers.flights.finish(body.flight):
+        waiting = <Exchange>follower
+        (<CachedBody>waiting.source).following = False
+        if waiting.state == X_REQUEST:
+            waiting.cache = CACHE_MISS
+            waiting.client.poller.arm(waiting, waiting.expires)
+            waiting.pick()
+
+
 cdef void release_followers(CachedBody body, int grpc_status, str message) noexcept:
     cdef object follower
     cdef CachedBody of_follower
@@ -187,3 +208,17 @@ cdef void leave_flight(CachedBody body, Exchange exchange) noexcept:
         body.following = False
         body.answers.flights.leave(body.flight, exchange)
     release_followers(body, GRPC_UNAVAILABLE, "")
+
+
+cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head) noexcept:
+    if exchange.cache == CACHE_HIT:
+        return append_text(head, b"Cache-Status: tidegate; hit\r\n")
+    if exchange.cache == CACHE_MISS:
+        if body.kept:
+            return append_text(head, b"Cache-Status: tidegate; fwd=miss; stored\r\n")
+        return append_text(head, b"Cache-Status: tidegate; fwd=miss\r\n")
+    if exchange.cache == CACHE_COLLAPSED:
+        return append_text(head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
+    if exchange.cache == CACHE_BYPASS:
+        return append_text(head, b"Cache-Status: tidegate; fwd=bypass\r\n")
+    return 0

@@ -12,6 +12,10 @@ from lb.proxy.exchange.stream_sequences cimport StreamSequences
 from lb.upstream.connections.http2_call cimport Http2Call
 
 
+cdef enum:
+    WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
+
+
 cdef class FirstMessage(BodySource):
     cdef StreamSequences messages     # where each of them may belong to another sequence, else None
     cdef bint naming                  # looking for the model that the request is for
@@ -35,7 +39,10 @@ cdef class FirstMessage(BodySource):
     # The endpoint has sent so many answers in a stream.
     cdef void answered(self, Exchange exchange, size_t answers) noexcept
     cdef bint awaits_weight(self, Exchange exchange, Scan *scan) noexcept
+    # Looks for what the endpoint depends on, and has one chosen when all is known.
     cdef void read(self, Exchange exchange, Http2Call call) noexcept
+    # True: all is known, as far as it can be; or the exchange has failed.
+    cdef bint find(self, Exchange exchange, Http2Call call) noexcept
     cdef void look(self, Exchange exchange, Http2Call call) noexcept
     cdef bint find_model(self, Exchange exchange, Http2Call call) noexcept
     cdef bint find_weight(self, Exchange exchange, Http2Call call) noexcept

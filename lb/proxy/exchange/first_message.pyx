@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 from lb.net.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
 from lb.shared.hashing cimport hash64
-from lb.http.head cimport Scan
+from lb.http.head cimport Scan, has_body
 from lb.net.stream cimport iovec
 from lb.inference.first_batch cimport first_batch, tg_batch
 from lb.inference.first_timeout cimport TIMEOUT_FOUND, TIMEOUT_MORE, first_timeout, time_after
@@ -26,7 +26,6 @@ from lb.upstream.pool cimport KEY_MODEL, Pool
 log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
-    WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
     INFER_PATH_LENGTH = 42            # of /inference.GRPCInferenceService/ModelInfer
 
 cdef extern from "<string.h>" nogil:
@@ -109,7 +108,7 @@ cdef class FirstMessage(BodySource):
         cdef PoolCosts costs = exchange.pool.costs
         if costs.unit == UNIT_BYTES and scan.has_length:
             self.units = costs.units_of_bytes(scan.content_length)
-        if scan.complete or not (exchange.pool.endpoints.size or exchange.pool.on_demand):
+        if not has_body(scan) or not (exchange.pool.endpoints.size or exchange.pool.on_demand):
             return False
         if self.inference and infers(scan.target, scan.target_length):
             # A stream's time says nothing of one request.
@@ -118,10 +117,14 @@ cdef class FirstMessage(BodySource):
         return exchange.grpc and costs.unit == UNIT_BYTES and self.units == 0
 
     cdef void read(self, Exchange exchange, Http2Call call) noexcept:
+        if self.find(exchange, call) and exchange.state == X_REQUEST:
+            exchange.pick()
+
+    cdef bint find(self, Exchange exchange, Http2Call call) noexcept:
         cdef const tg_buffer *body = &call.stream.queue
         cdef size_t size = tg_buffer_size(body)
         if size < self.enough and not exchange.request_complete:
-            return
+            return False
         if size < LOOK_MOST:
             self.enough = next_look(tg_buffer_head(body), size)
         if self.timing and (look_for_timeout(exchange, tg_buffer_head(body), size) != TIMEOUT_MORE
@@ -133,9 +136,7 @@ cdef class FirstMessage(BodySource):
             self.look(exchange, call)
         if self.weighing and (self.find_weight(exchange, call) or exchange.request_complete):
             self.weighing = False
-        if (exchange.state == X_REQUEST and not self.naming and not self.looking and not self.weighing
-                and not self.timing):
-            exchange.pick()
+        return not self.naming and not self.looking and not self.weighing and not self.timing
 
     cdef bint find_model(self, Exchange exchange, Http2Call call) noexcept:
         """Looks for its name in what has come; True: the endpoint can be chosen now."""
@@ -235,13 +236,13 @@ cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept
     source.counting = pool.counts is not None and infers(scan.target, scan.target_length)
     source.streams = source.counting and streams_inferences(scan.target, scan.target_length)
     source.naming = awaits_model(exchange, scan, &source.any_endpoint)
-    source.looking = (pool.sequences is not None and (pool.endpoints.size or pool.on_demand) and not scan.complete
+    source.looking = (pool.sequences is not None and (pool.endpoints.size or pool.on_demand) and has_body(scan)
                       and infers(scan.target, scan.target_length))
     if source.looking and streams_inferences(scan.target, scan.target_length):
         source.messages = StreamSequences.__new__(StreamSequences)
     if pool.costs is not None:
         source.weighing = source.awaits_weight(exchange, scan)
-    source.timing = timing and not scan.complete
+    source.timing = timing and has_body(scan)
     if not source.naming and not source.looking and not source.weighing and not source.timing:
         return False
     if source.weighing:

@@ -4,6 +4,7 @@ cimport cython
 from lb.http.head cimport Field, Scan
 from lb.inference.stream_messages cimport StreamMessages
 from lb.net.stream cimport iovec
+from lb.proxy.exchange.cached_call cimport CachedCall
 from lb.proxy.exchange.exchange cimport Exchange, flag
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.upstream.connections.http2_call cimport Http2Call
@@ -12,6 +13,7 @@ from lb.upstream.connections.http2_call cimport Http2Call
 @cython.final
 cdef class Http2Attempt(Http2Call):
     cdef WebCodec web                 # of a client that speaks gRPC-Web, else None
+    cdef CachedCall cached            # of an answer that may go into the result cache; else None
     cdef StreamMessages messages      # of an answer to ModelStreamInfer, which may need another form; else None
     cdef char timeout[12]             # the value of grpc-timeout
     cdef flag head_seen

@@ -42,6 +42,7 @@ from lb.inference.stream_messages cimport (
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.client_certificate cimport append_client_certificate
 from lb.proxy.routing.cors cimport drop_cors
+from lb.proxy.exchange.cached_call cimport CachedCall
 from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_BACKOFF, X_DONE, X_QUEUED, X_REQUEST, Exchange, goes_on, learn_session, may_leave, verdict_by_status,
 )
@@ -273,6 +274,8 @@ cdef class Http2Attempt(Http2Call):
         part.iov_len = size
         if self.messages is not None and not self.translate(exchange, &part):
             return 0
+        if self.cached is not None:
+            self.cached.take_answer(exchange, data, size)
         if self.web is not None and self.web.text:
             if not self.web.encode(exchange, &part):
                 return 0
@@ -285,8 +288,8 @@ cdef class Http2Attempt(Http2Call):
 
     cdef int take_view(self, View view, size_t *held) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
-        # The messages of a stream may have to be in another form.
-        if (not self.head_seen or self.web is not None or self.messages is not None
+        # The messages of a stream may have to be in another form, and an answer may be kept.
+        if (not self.head_seen or self.web is not None or self.messages is not None or self.cached is not None
                 or not exchange.client.respond_view(view)):
             return self.take_data(view.data, view.size, held)
         exchange.bytes_out += view.size
@@ -343,6 +346,8 @@ cdef class Http2Attempt(Http2Call):
         if self.again:
             self.forget_answer(exchange)
         elif kind == 0:
+            if self.cached is not None:
+                self.cached.answered(exchange)
             exchange.end()
         elif exchange.state == X_ANSWERING:
             tg_add(&self.pool.series[self.endpoint][ENDPOINT_RESPONSE_ERRORS], 1)
@@ -398,6 +403,8 @@ cdef class Http2Attempt(Http2Call):
         self.sized = scan.has_length
         if exchange.source is not None:
             exchange.source.answer_begins(exchange, last)
+            if type(exchange.source) is CachedCall:
+                self.cached = <CachedCall>exchange.source
         exchange.first_byte_at = exchange.client.poller.now
         step(self, A_ANSWERING)
         exchange.move(X_ANSWERING)
@@ -428,6 +435,8 @@ cdef class Http2Attempt(Http2Call):
         if not exchange.request_complete and (last or scan.status >= 300):
             exchange.client.answered_early()
         memset(&extra, 0, sizeof(extra))
+        if self.cached is not None:
+            self.cached.take_head(exchange, scan, &extra)
         exchange.append_endpoint(&extra)
         exchange.client.respond(scan, &extra, last)
         tg_buffer_free(&extra)
@@ -489,6 +498,8 @@ cdef class Http2Attempt(Http2Call):
                     exchange.grpc_status = <short>grpc_status(fields[i].value, fields[i].value_length)
             if exchange.grpc_status == UNAVAILABLE:
                 exchange.reason = failure_of(FAIL_GRPC_UNAVAILABLE).reason
+            if self.cached is not None and exchange.grpc_status:
+                self.cached.take_error(fields, count)
 
     cdef bint end_answer(self, int kind, str message) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
@@ -692,6 +703,8 @@ cdef void end_in_trailers(Http2Attempt attempt, Exchange exchange, int kind, str
     cdef tg_buffer code
     cdef bytes text = grpc_message(message)
     attempt.stop()
+    if attempt.cached is not None:
+        attempt.cached.leave(exchange)
     memset(&code, 0, sizeof(code))
     append_number(&code, <uint64_t>failure_of(kind).grpc_status)
     scan.trailer_count = 2

@@ -44,9 +44,9 @@ from lb.inference.first_timeout cimport time_after
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport parse_http, parse_raw
 from lb.inference.response cimport InferResponse, render
-from lb.proxy.exchange.cached cimport AnswerCache, CachedBody, leave_flight, through_cache
+from lb.proxy.exchange.cached cimport AnswerCache, CachedBody, append_cache_status, leave_flight, through_cache
 from lb.proxy.exchange.exchange cimport (
-    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
+    CACHE_BYPASS, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
 )
 from lb.proxy.exchange.question cimport put_question
 from lb.upstream.attempt cimport Attempt
@@ -536,7 +536,7 @@ cdef void end_streamed(InferenceBody body, Exchange exchange) noexcept:
     whole.iov_base = <char *>body.single
     whole.iov_len = <size_t>len(body.single)
     append_text(&head, b"Content-Type: application/json\r\n")
-    respond_with(exchange, &head, &whole, 1, whole.iov_len, body.kept)
+    respond_with(body, exchange, &head, &whole, 1, whole.iov_len)
     tg_buffer_free(&head)
 
 
@@ -589,7 +589,7 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
         whole.iov_base = <char *>packed
         whole.iov_len = <size_t>len(packed)
         append_text(&head, b"Content-Type: application/json\r\n")
-        respond_with(exchange, &head, &whole, 1, whole.iov_len, body.kept)
+        respond_with(body, exchange, &head, &whole, 1, whole.iov_len)
         tg_buffer_free(&head)
         return
     if LEAST <= size <= MOST:
@@ -609,24 +609,16 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
         append_text(&head, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
         append_number(&head, <uint64_t>response.json_length)
         append_text(&head, b"\r\n")
-    respond_with(exchange, &head, parts, count, size, body.kept)
+    respond_with(body, exchange, &head, parts, count, size)
     tg_buffer_free(&head)
 
 
-cdef void respond_with(Exchange exchange, tg_buffer *head, const iovec *parts, int count, uint64_t size,
-                       bint stored) noexcept:
+cdef void respond_with(InferenceBody body, Exchange exchange, tg_buffer *head, const iovec *parts, int count,
+                       uint64_t size) noexcept:
     exchange.append_endpoint(head)
     if exchange.route.response_fields is not None:
         exchange.route.response_fields.append(head)
-    if exchange.cache == CACHE_HIT:
-        append_text(head, b"Cache-Status: tidegate; hit\r\n")
-    elif exchange.cache == CACHE_MISS:
-        append_text(head, b"Cache-Status: tidegate; fwd=miss")
-        append_text(head, b"; stored\r\n" if stored else b"\r\n")
-    elif exchange.cache == CACHE_COLLAPSED:
-        append_text(head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
-    elif exchange.cache == CACHE_BYPASS:
-        append_text(head, b"Cache-Status: tidegate; fwd=bypass\r\n")
+    append_cache_status(body, exchange, head)
     exchange.status = 200
     exchange.bytes_out = size
     exchange.record()

@@ -20,7 +20,6 @@ cdef class PoolCall(BodySource):
     cdef void keep(self, Exchange exchange, const char *data, size_t size) noexcept
     cdef void put(self, Exchange exchange) noexcept
     cdef void tell_health(self, Exchange exchange) noexcept
-    cdef void send(self, Exchange exchange, const tg_buffer *frame, Scan *scan) noexcept
 
 
 # Whether the request's path is one of those calls to the pool; `allowed` has the kinds of server calls

@@ -7,23 +7,22 @@ time, and passed on they would keep a model server, and wake one.
 from lb.inference import management, server_calls
 
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memset
 from lb.failure cimport FAIL_BAD_BODY, FAIL_BODY_TOO_LARGE, FAIL_NO_MEMORY, FAIL_NOT_IMPLEMENTED
 from lb.http.grpc.text cimport grpc_timeout_ns
-from lb.http.head cimport H_GRPC_TIMEOUT, Field, Scan, classify, scan_begin, scan_field
-from lb.http.head_text cimport append_number
+from lb.http.head cimport H_GRPC_TIMEOUT, Field, Scan
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.ending cimport tg_end_by
 from lb.net.stream cimport iovec
-from lb.proxy.exchange.exchange cimport X_ANSWERING, X_DONE, X_REQUEST, BodySource, Exchange
+from lb.proxy.exchange.call_answer cimport GRPC_PREFIX, answer_call, put_prefix
+from lb.proxy.exchange.exchange cimport X_REQUEST, BodySource, Exchange
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.question cimport put_question
-from lb.proxy.exchange.refusal cimport SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_message
+from lb.proxy.exchange.refusal cimport SPEAKS_WEB, SPEAKS_WEB_TEXT
 from lb.upstream.pool cimport POOL_OIP, Pool
 
 cdef enum:
-    PREFIX = 5                        # of a message: whether it is compressed, and its length
     LARGEST = 64 * 1024               # bytes of a request, which names a model and a version, or says little more
     SERVICE_LENGTH = 32
     INFER_LENGTH = 42                 # of the paths of ModelInfer and ModelStreamInfer, which no other one has
@@ -31,6 +30,7 @@ cdef enum:
     GRPC_INTERNAL = 13
     GRPC_UNIMPLEMENTED = 12
 
+cdef bytes GRPC_TYPE = b"application/grpc"
 cdef const char *SERVICE = b"/inference.GRPCInferenceService/"
 cdef size_t LARGEST_LOAD = server_calls.LARGEST_LOAD
 
@@ -112,17 +112,17 @@ cdef class PoolCall(BodySource):
         """The request is here: the master is asked."""
         cdef const unsigned char *data = <const unsigned char *>tg_buffer_head(&self.body)
         cdef size_t size = tg_buffer_size(&self.body)
-        if size >= PREFIX and data[0]:
+        if size >= GRPC_PREFIX and data[0]:
             exchange.fail(FAIL_NOT_IMPLEMENTED, "compressed requests of this method are not supported")
             return
-        if size < PREFIX or size - PREFIX != (
+        if size < GRPC_PREFIX or size - GRPC_PREFIX != (
                 <size_t>data[1] << 24 | <size_t>data[2] << 16 | <size_t>data[3] << 8 | <size_t>data[4]):
             exchange.fail(FAIL_BAD_BODY, "the body is not one message of gRPC")
             return
         if self.path in HEALTH:
             self.tell_health(exchange)
             return
-        self.question = put_question(self.ask, exchange, self.method, (<const char *>data)[PREFIX:size])
+        self.question = put_question(self.ask, exchange, self.method, (<const char *>data)[GRPC_PREFIX:size])
         if self.changes and exchange.state == X_REQUEST:
             exchange.client.poller.arm(exchange, exchange.expires)
 
@@ -134,65 +134,22 @@ cdef class PoolCall(BodySource):
             self.told(exchange, 0, "", replies[0] if exchange.pool.welcomes_requests() else replies[1])
 
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
-        cdef Scan scan
-        cdef tg_buffer frame, code, extra
-        cdef bytes text
-        cdef bint ok
+        cdef char[GRPC_PREFIX] prefix
+        cdef iovec[2] parts
+        cdef tg_buffer extra
         if status == 0 and self.method == "ServerMetadata":
             try:
                 reply = management.announce(reply, exchange.route.server_calls, exchange.pool.sequences is not None)
             except Exception:
                 status, message = GRPC_INTERNAL, "an endpoint's answer is not a ServerMetadataResponse"
-        text = grpc_message(message)
-        ok = status == 0
-        exchange.grpc_status = <short>status
-        exchange.status = 200
-        exchange.first_byte_at = exchange.client.poller.now
-        exchange.move(X_ANSWERING)
-        memset(&frame, 0, sizeof(frame))
-        memset(&code, 0, sizeof(code))
         memset(&extra, 0, sizeof(extra))
-        scan_begin(&scan)
-        scan.version = 20
-        scan.status = 200
-        scan.has_length = scan.chunked = scan.complete = scan.websocket = False
-        scan.span_count = scan.trailer_count = 0
-        scan.max_fields = 1
-        if (scan_field(&scan, b"content-type", 12, b"application/grpc", 16) < 0
-                or ok and frame_message(&frame, reply) < 0
-                or append_number(&code, <uint64_t>status) < 0):
-            exchange.fail(FAIL_NO_MEMORY, "out of memory")
-        elif self.web is None or self.web.rewrite_answer(exchange, &scan, False):
-            exchange.append_endpoint(&extra)
-            if exchange.route.response_fields is not None:
-                exchange.route.response_fields.apply(&scan)
-            exchange.client.respond(&scan, &extra, False)
-            scan.trailer_count = 1 if ok else 2
-            trailer(&scan.trailers[0], b"grpc-status", 11, tg_buffer_head(&code), tg_buffer_size(&code))
-            trailer(&scan.trailers[1], b"grpc-message", 12, <const char *>text, <size_t>len(text))
-            self.send(exchange, &frame, &scan)
-        tg_buffer_free(&frame)
-        tg_buffer_free(&code)
+        put_prefix(prefix, <size_t>len(reply))
+        parts[0].iov_base = prefix
+        parts[0].iov_len = GRPC_PREFIX
+        parts[1].iov_base = <char *>reply
+        parts[1].iov_len = <size_t>len(reply)
+        answer_call(exchange, self.web, GRPC_TYPE, status, message, parts, 0 if status else 2, &extra)
         tg_buffer_free(&extra)
-
-    cdef void send(self, Exchange exchange, const tg_buffer *frame, Scan *scan) noexcept:
-        """What follows the answer's head."""
-        cdef iovec part
-        part.iov_base = tg_buffer_head(frame)
-        part.iov_len = tg_buffer_size(frame)
-        if part.iov_len and self.web is not None and self.web.text and not self.web.encode(exchange, &part):
-            return
-        exchange.bytes_out += part.iov_len
-        if part.iov_len and exchange.state != X_DONE:
-            exchange.client.respond_body(&part, 1)
-        if exchange.state == X_DONE:          # the client left meanwhile
-            return
-        if self.web is not None:
-            self.web.send_trailers(exchange, scan)
-        else:
-            exchange.client.respond_trailers(scan)
-        if exchange.state != X_DONE:
-            exchange.end()
 
     cdef void leave(self, Exchange exchange) noexcept:
         if self.question is not None:
@@ -204,24 +161,3 @@ cdef void end_call(void *call) noexcept:
 
 
 tg_end_by(<PyTypeObject *>PoolCall, end_call)
-
-
-cdef int frame_message(tg_buffer *out, bytes message) noexcept:
-    cdef size_t size = <size_t>len(message)
-    cdef char[PREFIX] prefix
-    prefix[0] = 0
-    prefix[1] = <char>(size >> 24)
-    prefix[2] = <char>(size >> 16)
-    prefix[3] = <char>(size >> 8)
-    prefix[4] = <char>size
-    if tg_buffer_append(out, prefix, PREFIX) < 0:
-        return -1
-    return tg_buffer_append(out, <const char *>message, size)
-
-
-cdef void trailer(Field *field, const char *name, size_t name_size, const char *value, size_t n) noexcept nogil:
-    field.name = name
-    field.name_length = <uint32_t>name_size
-    field.value = value
-    field.value_length = <uint32_t>n
-    classify(field)
