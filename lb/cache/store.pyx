@@ -9,6 +9,7 @@ from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from lb.cache.census cimport shard_census, tg_counted
 from lb.cache.layout cimport (
     TG_CACHE_MAGIC,
     TG_CACHE_PAGE,
@@ -26,6 +27,7 @@ from lb.cache.layout cimport (
     tg_tag,
     tg_tags_hold,
     TG_FRESH,
+    TG_NEGATIVE,
     TG_TAGS,
 )
 from lb.cache.lookup cimport READ_CORRUPT, READ_MISS, shard_expire, shard_has, shard_read
@@ -38,10 +40,13 @@ from lb.shared.atomics cimport (
     tg_load32_relaxed,
     tg_load64,
     tg_load64_relaxed,
+    tg_store64_relaxed,
 )
 from lb.shared.hashing cimport hash64_keyed
 from lb.net.buffer cimport tg_buffer
 from lb.shared.segment cimport Segment, tg_add
+
+from typing import Any
 
 from lb.errors import StartError, TidegateError
 
@@ -229,6 +234,70 @@ cdef class ResultCache:
         """Invalidate whatever carries `tag`, and whatever is being made that will carry it."""
         self.segment.check_open()
         self.purge_slot(self.slot(<const char *> tag, len(tag)))
+
+    def purge_all(self) -> None:
+        """Invalidate whatever carries a tag, and whatever is being made that will carry one: one increment for each of
+        the 65,536 counters at most. `purge_shard` takes what carries none."""
+        cdef uint32_t slot
+        self.segment.check_open()
+        for slot in range(self.generation_mask + 1):
+            tg_fetch_add32(&self.generations[slot], 1)
+        tg_add(&self.stripe.purges, 1)
+
+    def purge_shard(self, shard: int) -> None:
+        """Invalidate whatever is in a shard, with tags or without. A shard at a time, so that the caller can do other
+        things in between. Raises ValueError."""
+        self.segment.check_open()
+        if not 0 <= shard < self.shard_count:
+            raise ValueError(f"there is no shard {shard}")
+        cdef tg_shard_view *view = &self.shards[<uint32_t> shard]
+        cdef uint32_t id
+        for id in range(1, min(tg_load32_relaxed(&view.state.fresh), view.count) + 1):
+            # An entry that takes the node's place meanwhile is lost early: a miss.
+            if tg_load32_relaxed(&view.nodes[id].sequence) & 1:
+                tg_store64_relaxed(&view.nodes[id].expires_ns, 0)
+
+    def slot_of(self, tag: bytes) -> int:
+        """The slot of a tag, as `top` names those of an entry."""
+        self.segment.check_open()
+        return self.slot(<const char *> tag, len(tag))
+
+    def top(self, shard: int, most: int, now: int) -> list[dict[str, Any]]:
+        """The entries of a shard with the most requests of late, of as many with the highest cost first; `most` is at
+        least 1. A shard at a time, so that the caller can do other things in between.
+
+        [{key, requests (15: that or more), bytes: of memory, size, age_ns, fresh_ns, cost_us, negative, slots: of its
+        tags, start: its first bytes}]. Raises ValueError.
+        """
+        self.segment.check_open()
+        if not 0 <= shard < self.shard_count or not 1 <= most <= 10_000:
+            raise ValueError(f"no {most} entries of shard {shard}")
+        cdef uint64_t at = now
+        cdef uint32_t count, i, tag
+        cdef tg_counted *found
+        cdef tg_counted *best = <tg_counted *> calloc(<size_t> most + 1, sizeof(tg_counted))
+        if best is NULL:
+            raise MemoryError
+        try:
+            count = shard_census(&self.shards[<uint32_t> shard], at, best, <uint32_t> most, 0)
+            entries = []
+            for i in range(count):
+                found = &best[i]
+                entries.append({
+                    "key": found.entry.key[:32],
+                    "requests": found.requests,
+                    "bytes": found.memory,
+                    "size": found.entry.size,
+                    "age_ns": at - found.entry.stored_ns if at > found.entry.stored_ns else 0,
+                    "fresh_ns": found.entry.fresh_until - at if found.entry.fresh_until > at else 0,
+                    "cost_us": found.entry.cost_us,
+                    "negative": bool(found.entry.flags & TG_NEGATIVE),
+                    "slots": [found.entry.tags[tag].slot for tag in range(found.entry.count)],
+                    "start": found.start[:found.copied],
+                })
+            return entries
+        finally:
+            free(best)
 
     def recover(self, now: int) -> int:
         """Take the locks of dead processes at once, emptying their shards, instead of when the next put meets them.

@@ -7,6 +7,9 @@ POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outc
 POST /api/v1/explain  what would become of a request
 POST /api/v1/endpoint what an operator wants of an endpoint; answered with its row of the status document
 GET  /api/v1/endpoint what an endpoint still has to do, also one that was removed; 404 once it has nothing left
+GET  /api/v1/cache    counters of the result cache
+GET  /api/v1/cache/top    its most requested entries
+POST /api/v1/cache/purge  what of it is not to be answered with any more
 """
 
 from __future__ import annotations
@@ -98,6 +101,26 @@ class AdminClient:
     def explain(self, question: dict[str, Any]) -> dict[str, Any]:
         """What would become of a request (lb.control.admin.server.Question). Raises AdminError."""
         code, body = self._ask("POST", "/api/v1/explain", _STATUS_TIMEOUT, question)
+        if code != 200:
+            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
+        return body
+
+    def cache(self) -> dict[str, Any]:
+        """Counters of the result cache. Raises AdminError, also when there is no cache."""
+        return self._asked("GET", "/api/v1/cache")
+
+    def cache_top(self, last: int) -> dict[str, Any]:
+        """The most requested entries of the result cache. Raises AdminError."""
+        return self._asked("GET", f"/api/v1/cache/top?{urlencode({'last': str(last)})}")
+
+    def purge(self, wanted: dict[str, Any]) -> list[str]:
+        """Purges what is named (lb.control.admin.cache_api.Purge); its tags. Raises AdminError."""
+        found: list[str] = self._asked("POST", "/api/v1/cache/purge", wanted)["purged"]
+        return found
+
+    def _asked(self, method: str, path: str, document: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer with 200. Raises AdminError."""
+        code, body = self._ask(method, path, _STATUS_TIMEOUT, document)
         if code != 200:
             raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
         return body

@@ -183,6 +183,27 @@ def scaling(options: Options) -> int:
     return 0
 
 
+def cache(options: Options) -> int:
+    """Show the result cache, purge it, and fill it.
+
+    `stats` shows its counters, `top` its most requested entries. `purge` has the daemon answer no more with what it has
+    kept of a model, pool, tenant or tag. `warm` sends recorded requests, so that their answers are kept.
+    """
+    from lb.cli import cache as commands
+
+    client = _client(options)
+    if options.action == "stats":
+        commands.stats(client, options.json)
+    elif options.action == "top":
+        commands.top(client, options.last, options.json)
+    elif options.action == "purge":
+        named = {name: getattr(options, name) for name in ("tag", "pool", "model", "version", "tenant")}
+        commands.purge(client, named, options.all)
+    else:
+        return commands.warm(client, options.file, options.listener, options.concurrency)
+    return 0
+
+
 def bench(options: Options) -> int:
     """Measure Tidegate side by side with HAProxy, nginx, Envoy and Varnish (`tidegate bench --help`)."""
     from lb.cli.bench import bench as run_bench
@@ -335,6 +356,36 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("pool", metavar="POOL", help="Name of the pool.")
     made.add_argument("--seconds", type=_at_least(1), required=True, metavar="N", help="How long.")
     made.add_argument("--output", "-o", type=Path, metavar="FILE", help="Where to. Default: standard output.")
+    _daemon_options(made)
+
+    of_cache = command(cache).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    text = "Show hits, misses, bytes, saved compute time, and by route what became of its requests."
+    made = of_cache.add_parser("stats", help=text, description=text, allow_abbrev=False)
+    _daemon_options(made)
+    _json_option(made, "the document")
+    text = "Show the most requested entries: requests of late (15: or more), bytes, age, cost."
+    made = of_cache.add_parser("top", help=text, description=text, allow_abbrev=False)
+    made.add_argument("--last", type=_at_least(1), default=20, metavar="N", help="How many at most. Default: 20.")
+    _daemon_options(made)
+    _json_option(made, "them")
+    text = "Have the daemon answer no more with what it has kept; what is being made for it is not kept either."
+    made = of_cache.add_parser("purge", help=text, description=text, allow_abbrev=False)
+    made.add_argument("--model", metavar="MODEL", help="Answers of the model, in the pool or in all.")
+    made.add_argument("--version", metavar="VERSION", help="Only of this version of the model.")
+    made.add_argument("--pool", metavar="POOL", help="Answers of the pool; with --model, whose model.")
+    made.add_argument("--tenant", metavar="TENANT", help="Answers for the tenant.")
+    made.add_argument("--tag", metavar="TAG", help="Answers that carry the tag, as clients and endpoints name it.")
+    made.add_argument("--all", action="store_true", help="All of the cache.")
+    _daemon_options(made)
+    text = "Send recorded requests (JSON lines: method, path, headers, body), and say what became of them."
+    made = of_cache.add_parser("warm", help=text, description=text, allow_abbrev=False)
+    made.add_argument("file", metavar="FILE", type=Path, help="File with the requests, `-` for standard input.")
+    made.add_argument(
+        "--listener", metavar="LISTENER|URL", help="Name of the listener, or a URL. Default: the only http listener."
+    )
+    made.add_argument(
+        "--concurrency", type=_at_least(1), default=8, metavar="N", help="Requests at once, at most. Default: 8."
+    )
     _daemon_options(made)
 
     # Nothing that follows is an option of ours.

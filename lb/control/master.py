@@ -22,6 +22,7 @@ from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import Config
 from lb.config.schema.pools.affinity import session_sets
 from lb.control.admin import status
+from lb.control.cache.operations import CacheOperations
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
 from lb.control.endpoints.asking import Asked
@@ -94,6 +95,7 @@ class Master:
     pool_calls: PoolCalls
     server_calls: ServerCalls
     counts: InferenceCounts
+    cache: CacheOperations
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -277,6 +279,7 @@ class Master:
         sessions = session_sets(pool.affinity.learn for pool in config.pools.values())
         self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions)
         cleanup.callback(self.segment.close)
+        self.cache = CacheOperations(self.segment, lambda: self.plan, self._clock)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
         self.monitor = HealthMonitor(
             self._on_health,

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = (
-    "run check reload status transitions drain maintenance enable weight explain models scaling bench version".split()  # noqa: SIM905
-)
+COMMANDS = [
+    *"run check reload status transitions drain maintenance enable weight".split(),  # noqa: SIM905
+    *"explain models scaling cache bench version".split(),  # noqa: SIM905
+]
 OTHERS = [
     ["-m", "backend", "--help"],
     ["-m", "lb.cli.demo", "--help"],
@@ -21,6 +22,7 @@ OTHERS = [
     ["-m", "lb.cli", "models", "cache", "--help"],
     ["-m", "lb.cli", "scaling", "explain", "--help"],
     ["-m", "lb.cli", "scaling", "record", "--help"],
+    *(["-m", "lb.cli", "cache", name, "--help"] for name in ("stats", "top", "purge", "warm")),
 ]
 
 

@@ -99,7 +99,9 @@ cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
 cdef void fly(CachedBody body, Exchange exchange) noexcept:
     """The first of identical misses asks; the others wait for its answer. Its generations are those from before an
     endpoint is asked, so that a purge that comes meanwhile wins: the answer is not kept, and later misses ask anew."""
-    cdef AnswerTags its = tags_of(body, exchange)
+    cdef AnswerTags its = None
+    if body.answers.store is not None:        # a reload may have taken it away while this one waited
+        its = tags_of(body, exchange)
     if its is None:
         exchange.cache = CACHE_BYPASS
         exchange.pick()
@@ -192,6 +194,8 @@ cdef void release_followers(CachedBody body, int grpc_status, str message) noexc
 cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept:
     cdef tg_buffer *message = &body.answers.message
     cdef uint64_t now = exchange.client.poller.now
+    if body.answers.store is None:            # a reload took it away meanwhile
+        return
     body.fill.fresh_ns = exchange.route.cache_ttl
     body.fill.cost_us = <uint32_t>min((now - min(exchange.attempt.picked_at, now)) // 1000, <uint64_t>UINT32_MAX)
     tg_buffer_clear(message)

@@ -1,0 +1,93 @@
+"""The admin API of the result cache.
+
+    GET  /api/v1/cache             counters: of the cache, and of the routes whose requests come to it
+         /api/v1/cache/top?last=20 the most requested entries
+    POST /api/v1/cache/purge       a Purge: what of the cache is not to be answered with any more
+
+404 where there is no cache, or no such pool.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lb.cache.tags import LONGEST
+from lb.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lb.control.master import Master
+
+_MOST = 1000  # entries of an answer
+
+_Name = Annotated[str, Field(min_length=1, max_length=LONGEST)]
+
+
+class Purge(BaseModel):
+    """The body of POST /api/v1/cache/purge: each of what is named is purged. `pool` beside `model` says whose model."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tag: _Name | None = None
+    pool: _Name | None = None
+    model: _Name | None = None
+    version: _Name | None = None
+    tenant: _Name | None = None
+    all: bool = False
+
+
+class CacheApi:
+    """Handlers for the admin server."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/v1/cache", self._stats),
+            web.get("/api/v1/cache/top", self._top),
+            web.post("/api/v1/cache/purge", self._purge),
+        ]
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        try:
+            return _json(self._master.cache.stats())
+        except ConfigError as error:
+            return _json({"error": str(error)}, 404)
+
+    async def _top(self, request: web.Request) -> web.Response:
+        last = request.query.get("last", "20")
+        if not (last.isascii() and last.isdigit() and len(last) <= len(str(_MOST)) and 1 <= int(last) <= _MOST):
+            return _json({"error": f"last: is a number from 1 to {_MOST}"}, 400)
+        try:
+            return _json(await self._master.cache.top(int(last)))
+        except ConfigError as error:
+            return _json({"error": str(error)}, 404)
+
+    async def _purge(self, request: web.Request) -> web.Response:
+        """`purged` has the tags; of `all` it is empty."""
+        try:
+            wanted = Purge.model_validate_json(await request.read())
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+        named = wanted.model_dump(exclude={"all"}, exclude_none=True)
+        if wanted.all == bool(named):
+            none = "nothing is named: tag, model, pool, tenant or all"
+            return _json({"error": "all: is all of it; leave the rest out" if named else none}, 400)
+        if wanted.version is not None and wanted.model is None:
+            return _json({"error": "version: of which model?"}, 400)
+        try:
+            if wanted.all:
+                await self._master.cache.purge_all()
+                return _json({"purged": []})
+            return _json({"purged": self._master.cache.purge(**named)})
+        except ConfigError as error:
+            return _json({"error": str(error)}, 404)
+
+
+def _json(document: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")

@@ -1,0 +1,202 @@
+"""What operators do with the result cache: they look at it, and purge it. In the master, on its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from lb.cache import tags
+from lb.cache.store import ResultCache
+from lb.clock import Clock
+from lb.config.plan.plan import Plan
+from lb.control.endpoints.lookup import find_pool
+from lb.errors import ConfigError
+from lb.shared.segment import Segment
+from lb.shared.words import ROUTE
+from lb.telemetry.series import Series
+
+NO_CACHE = "there is no result cache: the configuration has no section cache"
+_CHUNK = 512  # bytes, of which the capacity is made
+_CENSUS = 1 << 24  # chunks that one look goes over; of a larger cache (8 GiB) it goes over some shards
+_REASONS = ("busy", "size", "purged", "value")
+
+Purged = Callable[[Sequence[str]], None]
+"""Is told the tags of a purge once it has happened here; no tags at all: everything was purged."""
+
+
+class NoCacheError(ConfigError):
+    """There is nothing to look at."""
+
+    def __init__(self) -> None:
+        super().__init__([NO_CACHE])
+
+
+class CacheOperations:
+    """`plan()` gives the plan in force; `purged` are told of every purge."""
+
+    def __init__(
+        self, segment: Segment, plan: Callable[[], Plan | None], clock: Clock, purged: Sequence[Purged] = ()
+    ) -> None:
+        self._segment = segment
+        self._plan = plan
+        self._clock = clock
+        self._purged = list(purged)
+
+    def stats(self) -> dict[str, Any]:
+        """The counters of the cache, and by route those of its requests. Raises NoCacheError."""
+        cache, plan = self._cache()
+        found: dict[str, Any] = cache.stats()
+        rejected = {reason: found.pop(f"rejected_{reason}") for reason in _REASONS}
+        saved = found.pop("saved_us") / 1e6
+        asked = found["hits"] + found["stale"] + found["misses"]
+        return {
+            "size": plan.cache.size if plan.cache is not None else 0,
+            **found,
+            "rejected": rejected,
+            "saved_s": saved,
+            "hit_ratio": ratio(found["hits"] + found["stale"], asked),
+            "routes": self._routes(plan),
+        }
+
+    async def top(self, most: int) -> dict[str, Any]:
+        """The entries with the most requests of late, each with its pool, model and version where these are known.
+        Raises NoCacheError."""
+        cache, plan = self._cache()
+        step = -(-(cache.stats()["capacity"] // _CHUNK) // _CENSUS)
+        best: list[dict[str, Any]] = []
+        for shard in range(0, cache.shard_count, step):
+            best = heapq.nlargest(most, [*best, *cache.top(shard, most, self._clock.now())], key=_rank)
+            await asyncio.sleep(0)
+            cache, plan = self._cache()  # a reload may have taken it away
+        return {"entries": [_described(entry, cache, plan) for entry in best], "share": 1 / step}
+
+    def purge(
+        self,
+        *,
+        tag: str | None = None,
+        pool: str | None = None,
+        model: str | None = None,
+        version: str | None = None,
+        tenant: str | None = None,
+    ) -> list[str]:
+        """Purges each of what is named; the tags. `pool` alone is all of the pool, beside `model` it is whose model,
+        by default that of every pool. Raises NoCacheError, or ConfigError when there is no such pool."""
+        cache, plan = self._cache()
+        if pool is not None:
+            find_pool(plan, pool)
+        found = [] if tag is None else [tag]
+        if tenant is not None:
+            found.append(tags.of_tenant(tenant))
+        if model is not None:
+            pools = [pool] if pool is not None else [each.name for each in plan.pools if each.protocol == "oip"]
+            found += [each for name in pools for each in tags.of_models_answers(name, model, version)]
+        elif pool is not None:
+            found.append(tags.of_pool(pool))
+        self._purge(cache, found)
+        return found
+
+    async def purge_all(self) -> None:
+        """Raises NoCacheError."""
+        cache, _ = self._cache()
+        cache.purge_all()
+        self._tell([])
+        for shard in range(cache.shard_count):
+            cache.purge_shard(shard)
+            await asyncio.sleep(0)
+
+    def model_changed(self, pool: str, model: str) -> None:
+        """What the model answered before counts no more."""
+        self._purge_here([tags.of_model(pool, model)])
+
+    def pool_changed(self, pool: str) -> None:
+        """What any model of the pool answered before counts no more."""
+        self._purge_here([tags.of_pool(pool)])
+
+    def _purge_here(self, names: Sequence[str]) -> None:
+        plan = self._plan()
+        if plan is not None and plan.cache is not None:
+            self._purge(ResultCache(self._segment, plan.cache.max_object), names)
+
+    def _purge(self, cache: ResultCache, names: Sequence[str]) -> None:
+        for name in names:
+            cache.purge(name.encode())
+        self._tell(names)
+
+    def _tell(self, names: Sequence[str]) -> None:
+        for purged in self._purged:
+            purged(names)
+
+    def _cache(self) -> tuple[ResultCache, Plan]:
+        plan = self._plan()
+        if plan is None or plan.cache is None:
+            raise NoCacheError
+        return ResultCache(self._segment, plan.cache.max_object), plan
+
+    def _routes(self, plan: Plan) -> list[dict[str, Any]]:
+        """Of the routes whose requests have come to the cache."""
+        at, word = ROUTE.find("cache")
+        rows = []
+        for listener in plan.listeners:
+            for route, number in listener.route_series():
+                if not self._segment.series_sum(number, at, word.size):
+                    continue
+                counts = Series(ROUTE, self._segment.series_total(number)).values("cache")
+                found = counts["hit"]
+                rows.append({"route": route, **counts, "hit_ratio": ratio(found, found + counts["miss"])})
+        return rows
+
+
+def ratio(part: int, whole: int) -> float | None:
+    """None of nothing."""
+    return round(part / whole, 4) if whole else None
+
+
+def _rank(entry: dict[str, Any]) -> tuple[int, int]:
+    return entry["requests"], entry["cost_us"]
+
+
+def _described(entry: dict[str, Any], cache: ResultCache, plan: Plan) -> dict[str, Any]:
+    pool, model, version = _origin(entry, cache, plan)
+    return {
+        "key": entry["key"].hex(),
+        "pool": pool,
+        "model": model,
+        "version": version,
+        "requests": entry["requests"],
+        "bytes": entry["bytes"],
+        "size": entry["size"],
+        "age_s": entry["age_ns"] / 1e9,
+        "fresh_s": entry["fresh_ns"] / 1e9,
+        "cost_s": entry["cost_us"] / 1e6,
+        "negative": entry["negative"],
+    }
+
+
+def _origin(entry: dict[str, Any], cache: ResultCache, plan: Plan) -> tuple[str | None, str | None, str | None]:
+    """Pool, model and version. An entry has neither: its bytes begin as a ModelInferResponse does, with the name of the
+    model, and its tags have to be those of that model."""
+    slots = set(entry["slots"])
+    pools = [pool.name for pool in plan.pools if cache.slot_of(tags.of_pool(pool.name).encode()) in slots]
+    names = dict(_fields(entry["start"]))
+    model, version = names.get(1), names.get(2)
+    for pool in pools:
+        if model is not None and cache.slot_of(tags.of_model(pool, model).encode()) in slots:
+            return pool, model, version
+    return pools[0] if len(pools) == 1 else None, None, None
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, str]]:
+    """The fields of text at the beginning of a protobuf message, by their numbers; those that are whole."""
+    at = 0
+    while at + 2 <= len(message) and message[at] in (0x0A, 0x12):  # fields 1 and 2, of bytes
+        size = message[at + 1]
+        end = at + 2 + size
+        if size > 127 or end > len(message):
+            return
+        try:
+            yield message[at] >> 3, message[at + 2 : end].decode()
+        except UnicodeDecodeError:
+            return
+        at = end
