@@ -101,29 +101,39 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
     )
 
 
+# Counters of the result cache, by their names in the status document.
+_CACHE = {
+    "hits": "Look-ups of the result cache that found a fresh answer",
+    "stale": "Look-ups of the result cache that found an answer past its time to live",
+    "misses": "Look-ups of the result cache that found nothing of use",
+    "stored": "Answers that the result cache took",
+    "rejected_busy": "Answers that the result cache did not take: another process held the shard",
+    "rejected_size": "Answers that the result cache did not take: larger than max_object",
+    "rejected_value": "Answers that the result cache did not take: they save less per byte than what is there",
+    "rejected_purged": "Answers that the result cache did not take: one of their tags was purged while they were made",
+    "evictions": "Fresh answers that made room for others",
+    "expired": "Stale and purged answers whose memory was taken back",
+    "purges": "Purges of a tag",
+    "corrupt": "Damage found in the result cache; what is damaged is not answered with",
+    "broken_locks": "Locks of the result cache that were taken from dead processes; the shard is emptied",
+}
+
+
 def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
     cache = status["cache"]
     if not cache or "entries" not in cache:
         return
-    yield gauge("cache_entries", "Objects in the result cache", (), [((), cache["entries"])])
-    yield gauge("cache_bytes", "Bytes they take", (), [((), cache["bytes"])])
-    yield gauge("cache_capacity_bytes", "Bytes there are", (), [((), cache["capacity"])])
-    for name in (
-        "hits",
-        "stale",
-        "misses",
-        "stored",
-        "rejected_busy",
-        "rejected_size",
-        "evictions",
-        "expired",
-        "broken_locks",
-        "corrupt",
-        "purges",
-        "rejected_purged",
-        "rejected_value",
-    ):
-        yield counter(f"cache_{name}", f"Result cache: {name.replace('_', ' ')}", (), [((), cache[name])])
+    yield gauge("cache_entries", "Answers in the result cache", (), [((), cache["entries"])])
+    yield gauge("cache_bytes", "Memory of the answers in the result cache, in whole chunks", (), [((), cache["bytes"])])
+    yield gauge("cache_capacity_bytes", "Memory that the result cache has for answers", (), [((), cache["capacity"])])
+    for name, text in _CACHE.items():
+        yield counter(f"cache_{name}", text, (), [((), cache[name])])
+    yield counter(
+        "cache_saved_compute_seconds",
+        "Time that endpoints took for the answers which the result cache gave in their place",
+        (),
+        [((), cache["saved_us"] / 1e6)],
+    )
 
 
 def _certificates(status: Mapping[str, Any]) -> Iterator[Metric]:

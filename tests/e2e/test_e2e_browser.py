@@ -89,7 +89,14 @@ async def test_the_dashboard(
     daemon = start(
         {
             "zone": "near",
-            "listeners": {"web": http_listener(route("/v2/", "models"), route("/", "plain"))},
+            "cache": {},
+            "listeners": {
+                "web": http_listener(
+                    route("/v2/", "models"),
+                    route("/uncached/", "models", name="uncached", rewrite={"prefix": "/"}, cache=False),
+                    route("/", "plain"),
+                )
+            },
             "pools": {
                 "plain": {"protocol": "http", "endpoints": [first.address]},
                 "levels": {
@@ -110,7 +117,7 @@ async def test_the_dashboard(
         }
     )  # fmt: skip
     request = urllib.request.Request(
-        f"http://127.0.0.1:{daemon.port()}/v2/models/m/infer",
+        f"http://127.0.0.1:{daemon.port()}/uncached/v2/models/m/infer",
         json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]}).encode(),
         {"Content-Type": "application/json"},
     )
@@ -121,6 +128,10 @@ async def test_the_dashboard(
         return bool(daemon.pool("models")["cost"]["models"])
 
     await asyncio.to_thread(eventually, learned, "a learned cost")
+
+    request.full_url = f"http://127.0.0.1:{daemon.port()}/v2/models/m/infer"
+    for _ in range(4):
+        urllib.request.urlopen(request, timeout=20).close()
 
     daemon.path.write_text("listeners: 7\n")
     assert daemon.admin("/api/v1/reload", "POST")[0] == 409
@@ -150,6 +161,12 @@ async def test_the_dashboard(
     assert (model, relative) == ("m", "1")
     assert re.fullmatch(r"[0-9.e-]+ ms", unit)
     assert int(samples) > 0
+    head = "hit ratio lately last two minutes hits stale misses compute saved entries bytes evictions rejected purges"
+    ((hits, lately, _, *counts),) = tables[head]
+    assert (hits, lately, counts[:3], counts[4], counts[6:]) == ("75 %", NONE, ["3", "0", "1"], "1", ["0", "0", "0"])
+    assert re.fullmatch(r"[0-9.]+ ms", counts[3])
+    assert counts[5] == "512 B"
+    assert re.search(r"Result cache <small>512 B of [0-9.]+ MiB · [0-9.]+ ms of compute saved</small>", page)
     assert "· 0 waiting · 0 sessions" in page
     assert re.search(r'<span id="trouble"[^>]*>last reload failed: [^<]*listeners: must be a mapping', page)
     assert re.search(r'<span id="problem"[^>]*></span>', page), "a script failed"

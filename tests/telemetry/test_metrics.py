@@ -265,3 +265,19 @@ def test_the_metrics_that_documents_name_exist() -> None:
             bare = name.removeprefix("tidegate_").removesuffix("_total")  # of the status document
             quoted = [f'"{bare}"', *(f'"{bare[len(b) :]}"' for b in beginnings if bare.startswith(b))]
             assert name in listed or any(one in sources for one in quoted), f"{path.name}: {name}"
+
+
+def test_the_cache() -> None:
+    names = [
+        "hits", "stale", "misses", "stored", "rejected_busy", "rejected_size", "rejected_value", "rejected_purged",
+        "evictions", "expired", "purges", "corrupt", "broken_locks",
+    ]  # fmt: skip
+    cache = {"size": 1, "entries": 2, "bytes": 1024, "capacity": 4096, "saved_us": 2_500_000}
+    cache |= {name: number for number, name in enumerate(names, 10)}
+    page = exposition(Snapshot({**STATUS, "cache": cache})).decode()
+    for number, name in enumerate(names, 10):
+        assert f"\ntidegate_cache_{name}_total {number}.0\n" in page
+    assert "\ntidegate_cache_saved_compute_seconds_total 2.5\n" in page
+    assert "\ntidegate_cache_bytes 1024.0\n" in page
+    texts = re.findall(r"^# HELP (tidegate_cache_\S+) (.*)$", page, re.MULTILINE)
+    assert len({text for _, text in texts}) == len(texts) == len(names) + 4
