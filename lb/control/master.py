@@ -22,6 +22,7 @@ from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import Config
 from lb.config.schema.pools.affinity import session_sets
 from lb.control.admin import status
+from lb.control.cache.model_watch import ModelWatch, WatchedPool
 from lb.control.cache.operations import CacheOperations
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
@@ -62,7 +63,7 @@ from lb.health.check import Models
 from lb.health.checks.tls import check_tls
 from lb.health.load_reports import LoadReportMonitor
 from lb.health.monitor import HealthMonitor, Target
-from lb.health.transitions import TransitionLog
+from lb.health.transitions import Change, TransitionLog
 from lb.shared.segment import Segment
 
 log = logging.getLogger("tidegate.master")
@@ -280,6 +281,7 @@ class Master:
         self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions)
         cleanup.callback(self.segment.close)
         self.cache = CacheOperations(self.segment, lambda: self.plan, self._clock)
+        self.transitions.follow(self._on_transition)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
         self.monitor = HealthMonitor(
             self._on_health,
@@ -348,7 +350,7 @@ class Master:
             self._endpoints_up,
             self._find_endpoint,
             self._call_rules,
-            lambda pool: self.publisher.models_changed(pool),
+            self._models_changed,
             lambda pool, withheld: self.publisher.models_withheld(pool, withheld),
             lambda pool, addresses, model, ready: self.publisher.model_changed(pool, addresses, model, ready),
         )
@@ -387,7 +389,7 @@ class Master:
             self.counts,
             self.engines,
         )
-        self.publisher = Publisher(loaded, workers, parts, self._clock)
+        self.publisher = Publisher(loaded, workers, parts, self._clock, self.cache.pool_changed)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         cleanup.push_async_callback(self._drain)
@@ -404,6 +406,7 @@ class Master:
             self.publisher.follow_endpoints(),
             self._watch_certificates(),
             self.steering.run(),
+            ModelWatch(self._cached_pools, self.cache.model_changed).run(),
         ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))
 
@@ -516,6 +519,34 @@ class Master:
             pools = self.plan.pools if self.plan is not None else ()
             self.pool_calls.follow([pool.name for pool in pools])
             self.server_calls.follow({pool.name: [e.address for e in pool.endpoints] for pool in pools})
+
+    async def _models_changed(self, pool: str, model: str) -> None:
+        """A model was loaded or unloaded by a call, which is answered when this returns. Until the workers have the
+        plan they may ask endpoints that have not done it."""
+        await self.publisher.models_changed(pool)
+        self.cache.model_changed(pool, model)
+
+    def _on_transition(self, change: Change) -> None:
+        """A model that comes or goes may be another one afterwards, and so may all models of an endpoint that was down.
+        Those of model servers of our own are what the configuration says."""
+        if change.what.startswith("model "):
+            self.cache.model_changed(change.pool, change.what.removeprefix("model "))
+        elif change.what == "health" and change.before == "down" and change.after == "up":
+            pool = self._pool_plan(change.pool)
+            if pool is not None and pool.protocol == "oip" and not pool.managed:
+                self.cache.pool_changed(change.pool)
+
+    def _cached_pools(self) -> dict[str, WatchedPool]:
+        """Those whose answers the cache may have."""
+        if self.plan is None or self.plan.cache is None:
+            return {}
+        return {
+            pool.name: WatchedPool(
+                self._endpoints_up(pool.name), [e.address for e in pool.endpoints], [m for m in pool.models if m]
+            )
+            for pool in self.plan.pools
+            if pool.protocol == "oip"
+        }
 
     def _callable_endpoints(self, name: str) -> list[Asked]:
         """The endpoints of a pool that are not down."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -37,7 +37,6 @@ from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.master")
 
-_LOADS = 32  # bits of an epoch of the cache that the `serve` sections have; loads and unloads of models have the rest
 _PATIENCE = 1.5  # seconds for the first checks of new endpoints, before any request comes to them
 _REPUBLISH = 1.0  # seconds, after a change of endpoints that a worker did not take
 _STARTED = ENDPOINT.place("started")
@@ -46,13 +45,17 @@ _STARTED = ENDPOINT.place("started")
 class Publisher:
     """Holds the configuration and the plan in force. One publication at a time; everything on the loop."""
 
-    def __init__(self, loaded: Loaded, workers: int, parts: Parts, clock: Clock) -> None:
+    def __init__(
+        self, loaded: Loaded, workers: int, parts: Parts, clock: Clock, replaced: Callable[[str], None]
+    ) -> None:
+        """`replaced` is told the pools whose model servers are others, once all workers know it."""
         self.loaded = loaded
         self.plan: Plan | None = None
         self._pools: dict[str, PoolPlan] = {}  # of the plan, by name
         self._workers = workers
         self._parts = parts
         self._clock = clock
+        self._replaced = replaced
         self._sequences = AffinityTable(parts.segment)
         self._attempt = 0
         self._memory = PlanMemory()
@@ -107,7 +110,11 @@ class Publisher:
                 {listener.name: listener.udp.receive_buffer for listener in plan.listeners if listener.udp is not None}
             )
             self.plan, self.loaded = plan, loaded
+            known = self._pools
             self._pools = {pool.name: pool for pool in plan.pools}
+            for pool in plan.pools:
+                if pool.name in known and known[pool.name].cache_epoch != pool.cache_epoch:
+                    self._replaced(pool.name)
             if access_log.commit():
                 parts.fleet.reopen_log()
             set_level(config.log.level)
@@ -320,7 +327,8 @@ class Publisher:
             pools=tuple(
                 replace(
                     self._leaving(pool),
-                    cache_epoch=epochs.get(pool.name, 0) + (loads(pool.name) << _LOADS),
+                    cache_epoch=epochs.get(pool.name, 0),
+                    models_epoch=loads(pool.name),
                     count_models=self._parts.counts.counting(pool.name),
                 )
                 for pool in advised

@@ -31,18 +31,25 @@ class Change(Struct, frozen=True):
 
 
 class TransitionLog:
-    """Keeps the last `kept` changes. What does not change anything is not taken."""
+    """Keeps the last `kept` changes, and tells `follow`ers of each. What does not change anything is not taken."""
 
     def __init__(self, kept: int = KEPT, clock: Callable[[], float] = time.time) -> None:
         self._changes: deque[Change] = deque(maxlen=kept)
         self._clock = clock
+        self._followers: list[Callable[[Change], None]] = []
+
+    def follow(self, follower: Callable[[Change], None]) -> None:
+        self._followers.append(follower)
 
     def __len__(self) -> int:
         return len(self._changes)
 
     def add(self, pool: str, endpoint: str, what: str, before: object, after: object, reason: str) -> None:
         if before != after:
-            self._changes.append(Change(self._clock(), pool, endpoint, what, str(before), str(after), reason))
+            change = Change(self._clock(), pool, endpoint, what, str(before), str(after), reason)
+            self._changes.append(change)
+            for follower in self._followers:
+                follower(change)
 
     def last(self, count: int, pool: str | None = None, endpoint: str | None = None) -> list[Change]:
         """The newest `count`, newest first; of one pool or endpoint if that is given."""

@@ -18,7 +18,7 @@ def pool_calls(endpoints: list[Asked]) -> PoolCalls:
         lambda pool: endpoints,
         lambda pool, address: None,
         lambda pool: Rules(),
-        lambda pool: None,
+        lambda pool, model: None,  # type: ignore[arg-type,return-value]
         lambda pool, withheld: None,
         lambda pool, addresses, model, ready: None,
     )

@@ -94,7 +94,7 @@ class Consulted:
             self._endpoints,
             lambda pool, address: Asked(address),
             lambda pool: self.rules,
-            self._changed,
+            self._model_changed,
             self._withhold,
             self._loaded,
         )
@@ -110,7 +110,7 @@ class Consulted:
     async def _begin(self, pool: str) -> None:
         self.count(pool)
 
-    async def _changed(self, pool: str) -> None:
+    async def _model_changed(self, pool: str, model: str) -> None:
         self.models_changed.append(pool)
 
     def _withhold(self, pool: str, withheld: Mapping[str, frozenset[str]]) -> None:

@@ -92,14 +92,14 @@ class _Pool(Struct):
 
 class ServerCalls:
     """`endpoints(pool)` gives those of a pool that are up, but not those that are leaving it, `rules(pool)` its rules.
-    `models_changed(pool)` is awaited before a client is told of a load or unload. Everything on the loop."""
+    `models_changed(pool, model)` is awaited before a client is told of a load or unload. Everything on the loop."""
 
     def __init__(
         self,
         endpoints: Callable[[str], Sequence[Asked]],
         find: Callable[[str, str], Asked | None],
         rules: Callable[[str], Rules],
-        models_changed: Callable[[str], Awaitable[None]],
+        models_changed: Callable[[str, str], Awaitable[None]],
         withhold: Withhold,
         changed: Changed,
     ) -> None:
@@ -115,7 +115,7 @@ class ServerCalls:
         self._tasks: set[asyncio.Task[Answer]] = set()
 
     def epoch(self, pool: str) -> int:
-        """Another number after each load and unload: what the pool answered before counts no more."""
+        """Another number after each load and unload: what is known of the pool's models counts no more."""
         return self._epochs.get(pool, 0)
 
     # Clients' calls.
@@ -181,7 +181,7 @@ class ServerCalls:
                 done = [address for address, answer in told.items() if isinstance(answer, bytes)]
                 self._changed(state.name, done, call.message.model_name, bool(call.model))
                 self._epochs[state.name] = self._epochs.get(state.name, 0) + 1
-                await self._models_changed(state.name)
+                await self._models_changed(state.name, call.message.model_name)
         return self._outcome(state, call, rules, told)
 
     def _done(self, state: _Pool, kept: Kept, told: Mapping[str, bytes | Unreached | Answer]) -> None:

@@ -1,0 +1,159 @@
+"""A model that was loaded, unloaded or replaced is never answered for by the one before it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+from daemon import Daemon, eventually, http_listener, route
+from traffic import Answer, Client, ask_once, request
+from versioned_server import VersionedServer
+
+Start = Callable[..., Daemon]
+
+
+def config(*servers: VersionedServer, **pool: Any) -> dict[str, Any]:
+    operators = {**route("/v2", "models"), "name": "operators", "server_calls": ["models"]}
+    return {
+        "workers": 2,
+        "cache": {"ttl": "1h"},
+        "listeners": {"web": http_listener(route("/v2", "models")), "operators": http_listener(operators)},
+        "pools": {"models": {"protocol": "oip", "endpoints": [server.address for server in servers], **pool}},
+    }
+
+
+def infer(model: str, value: int = 0) -> bytes:
+    tensor = {"name": "x", "shape": [1], "datatype": "INT32", "data": [value]}
+    return request("POST", f"/v2/models/{model}/infer", {"inputs": [tensor]})
+
+
+def release(answer: Answer) -> int:
+    assert answer.status == 200, answer
+    return int(answer.json["outputs"][0]["data"][0])
+
+
+async def test_a_load_under_traffic(start: Start) -> None:
+    servers = [await VersionedServer(slow=0.02).start() for _ in range(2)]
+    daemon = await asyncio.to_thread(start, config(*servers))
+    port, operators = daemon.port(), daemon.port("operators")
+    least, old, hits = 1, [], 0
+    going = True
+
+    async def client(seed: int) -> None:
+        nonlocal hits
+        chosen, one = random.Random(seed), Client(port)
+        while going:
+            wanted = least  # of a request that is sent from now on
+            answer = await one.ask(infer("m", chosen.randrange(10)))
+            hits += "hit" in (answer.cache or "")
+            if release(answer) < wanted:
+                old.append((wanted, release(answer), answer.cache))
+        one.close()
+
+    clients = [asyncio.create_task(client(seed)) for seed in range(16)]
+    beside = [infer("n", value) for value in range(5)]
+    for message in beside:
+        await ask_once(port, message)
+    for loaded in range(2, 12):
+        before = hits
+        await asyncio.to_thread(eventually, lambda before=before: hits > before + 50, "answers of the cache")
+        done = await ask_once(operators, request("POST", "/v2/repository/models/m/load", b"{}"))
+        assert done.status == 200, done
+        least = loaded
+    await asyncio.sleep(0.2)
+    going = False
+    await asyncio.gather(*clients)
+    assert not old
+    assert [(await ask_once(port, message)).cache for message in beside] == ["tidegate; hit"] * 5, "another model's"
+    for server in servers:
+        await server.stop()
+
+
+async def test_a_model_that_is_unloaded(start: Start) -> None:
+    server = await VersionedServer().start()
+    daemon = await asyncio.to_thread(start, config(server))
+    port = daemon.port()
+    assert [(await ask_once(port, infer("m"))).status for _ in range(2)] == [200, 200]
+    done = await ask_once(daemon.port("operators"), request("POST", "/v2/repository/models/m/unload", b"{}"))
+    assert done.status == 200
+    assert (await ask_once(port, infer("m"))).status == 404
+    await server.stop()
+
+
+async def replaced(
+    start: Start, servers: list[VersionedServer], change: Callable[[], Any], **pool: Any
+) -> list[Answer]:
+    """Answers for m and n before something changes behind the daemon's back, and once one of m is another."""
+    daemon = await asyncio.to_thread(start, config(*servers, **pool))
+    port = daemon.port()
+    for model in ("m", "n"):
+        assert release(await ask_once(port, infer(model))) == 1
+        assert (await ask_once(port, infer(model))).cache == "tidegate; hit"
+    await asyncio.sleep(0.3)  # the first look
+    done = change()
+    if done is not None:
+        await done
+
+    async def another() -> Answer:
+        while True:
+            answer = await ask_once(port, infer("m"))
+            if answer.status == 200 and release(answer) != 1:
+                return answer
+            await asyncio.sleep(0.1)
+
+    async with asyncio.timeout(40):
+        return [await another(), await ask_once(port, infer("n"))]
+
+
+async def test_another_version_behind_our_back(start: Start) -> None:
+    server = await VersionedServer().start()
+
+    def change() -> None:
+        server.versions["m"], server.releases["m"] = "2", 2
+
+    m, n = await replaced(start, [server], change)
+    assert release(m) == 2
+    assert n.cache == "tidegate; hit", "another model's"
+    await server.stop()
+
+
+async def test_another_version_at_a_server_without_an_index(start: Start) -> None:
+    server = await VersionedServer(index=False).start()
+
+    def change() -> None:
+        server.versions["m"], server.releases["m"] = "2", 2
+
+    health = {"type": "oip", "interval": "200ms", "models": ["m", "n"]}
+    m, n = await replaced(start, [server], change, health=health)
+    assert (release(m), n.cache) == (2, "tidegate; hit")
+    await server.stop()
+
+
+async def test_a_model_that_checks_saw_go_and_come(start: Start) -> None:
+    server = await VersionedServer().start()
+
+    async def change() -> None:
+        del server.releases["m"]
+        await asyncio.sleep(0.6)
+        server.releases["m"] = 2
+
+    health = {"type": "oip", "interval": "100ms", "models": "index"}
+    m, n = await replaced(start, [server], change, health=health)
+    assert (release(m), n.cache) == (2, "tidegate; hit")
+    await server.stop()
+
+
+async def test_an_endpoint_that_was_down(start: Start) -> None:
+    servers = [await VersionedServer().start()]
+
+    async def change() -> None:
+        await servers[0].stop()
+        await asyncio.sleep(1)
+        servers.append(await VersionedServer(releases={"m": 2, "n": 2}).start(servers[0].port))
+
+    health = {"type": "oip", "interval": "100ms", "fall": 1, "rise": 1}
+    m, n = await replaced(start, servers[:1], change, health=health)
+    assert (release(m), release(n)) == (2, 2)
+    await servers[1].stop()
