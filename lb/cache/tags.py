@@ -46,5 +46,18 @@ def of_models_answers(pool: str, model: str, version: str | None) -> tuple[str, 
     return of_version(pool, model, version), of_version(pool, model, "")
 
 
+def pool_of(tag: str) -> str | None:
+    """The tag of the pool that a tag of a model, or of a pool, belongs to; None of others."""
+    kind, _, rest = tag.partition(":")
+    return f"pool:{rest.partition('/')[0]}" if kind in ("pool", "model") else None
+
+
+def model_of(tag: str) -> str | None:
+    """The model's name, percent-encoded; None of a tag that is of no model."""
+    kind, _, rest = tag.partition(":")
+    parts = rest.split("/")
+    return parts[1] if kind == "model" and len(parts) > 1 and parts[1] else None
+
+
 def _part(name: str) -> str:
     return quote(name, safe="")

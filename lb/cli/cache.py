@@ -102,6 +102,10 @@ def _stats(found: dict[str, Any]) -> Iterable[Text | Table]:
     damaged = found["corrupt"] + found["broken_locks"]
     if damaged:
         yield Text(f"damage     {found['corrupt']} found, {found['broken_locks']} locks of dead processes", "red")
+    for cdn in found["cdns"]:
+        error = f"; the last try failed: {cdn['error']}" if cdn["error"] else ""
+        told = f"told {cdn['purges']} times, {cdn['waiting']} tags wait{error}"
+        yield Text(f"CDN        {cdn['name']}: {told}", "red" if error else "")
     if found["routes"]:
         table = table_of("route", "hits", "misses", "collapsed", "bypass", "stored", "hit ratio")
         for row in found["routes"]:

@@ -22,6 +22,7 @@ from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import Config
 from lb.config.schema.pools.affinity import session_sets
 from lb.control.admin import status
+from lb.control.cache.cdns import Cdns
 from lb.control.cache.model_watch import ModelWatch, WatchedPool
 from lb.control.cache.operations import CacheOperations
 from lb.control.certificate_watch import CertificateWatch
@@ -118,6 +119,7 @@ class Master:
         self.sockets = SocketTable(options.inherited)
         self.access_log = AccessLog()
         self.transitions = TransitionLog()
+        self.cdns = Cdns()
 
     @property
     def config(self) -> Config:
@@ -280,7 +282,8 @@ class Master:
         sessions = session_sets(pool.affinity.learn for pool in config.pools.values())
         self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions)
         cleanup.callback(self.segment.close)
-        self.cache = CacheOperations(self.segment, lambda: self.plan, self._clock)
+        self.cache = CacheOperations(self.segment, lambda: self.plan, self._clock, [self.cdns.purged])
+        cleanup.push_async_callback(self.cdns.close)
         self.transitions.follow(self._on_transition)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
         self.monitor = HealthMonitor(
@@ -395,6 +398,7 @@ class Master:
         cleanup.push_async_callback(self._drain)
         await self.fleet.start()
         await self.publisher.publish(loaded)
+        self.cdns.apply(config.cache)
         self.certificates.started()
         for factory in self._options.services:
             service = factory(self)
@@ -489,6 +493,7 @@ class Master:
             wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory, [check_model_servers])
             decision = decide(self.config, wanted.config)
             await self.publisher.publish(replace(wanted, config=decision.config))
+            self.cdns.apply(decision.config.cache)
         except TidegateError as error:
             log.error("reload failed, the old configuration stays: %s", error)
             problems = tuple(error.problems) if isinstance(error, ConfigError) else ()

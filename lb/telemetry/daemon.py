@@ -134,6 +134,23 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
         (),
         [((), cache["saved_us"] / 1e6)],
     )
+    cdns = cache.get("cdns", ())
+    yield counter(
+        "cdn_purges",
+        "Calls that told a CDN of purges, by whether it took them; those that failed are tried again",
+        ("cdn", "result"),
+        [
+            ((cdn["name"], result), cdn[key])
+            for cdn in cdns
+            for result, key in (("done", "purges"), ("failed", "failures"))
+        ],
+    )
+    yield gauge(
+        "cdn_purges_waiting",
+        "Tags that a CDN has yet to be told of",
+        ("cdn",),
+        (((cdn["name"],), cdn["waiting"]) for cdn in cdns),
+    )
 
 
 def _certificates(status: Mapping[str, Any]) -> Iterator[Metric]:

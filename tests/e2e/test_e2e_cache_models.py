@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+from authority import Authority, server_context
 from daemon import Daemon, eventually, http_listener, route
+from ports import free_port
 from traffic import Answer, Client, ask_once, request
 from versioned_server import VersionedServer
 
@@ -157,3 +161,51 @@ async def test_an_endpoint_that_was_down(start: Start) -> None:
     m, n = await replaced(start, servers[:1], change, health=health)
     assert (release(m), release(n)) == (2, 2)
     await servers[1].stop()
+
+
+async def test_a_cdn_is_told_over_tls(start: Start, tmp_path: Path) -> None:
+    """Cloudflare's API, as its documentation of purge_cache has it, by a server with a certificate of our own."""
+    told: list[dict[str, Any]] = []
+
+    async def purge(request_: web.Request) -> web.Response:
+        assert request_.headers["Authorization"] == "Bearer secret"
+        told.append(await request_.json())
+        result = {"id": request_.match_info["zone"]}
+        return web.json_response({"success": True, "errors": [], "messages": [], "result": result})
+
+    authority = Authority()
+    app = web.Application()
+    app.router.add_post("/client/v4/zones/{zone}/purge_cache", purge)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    tls = server_context(authority.issue("localhost"), tmp_path)
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls).start()
+    trusted, token = tmp_path / "ca.pem", tmp_path / "token"
+    trusted.write_bytes(authority.pem)
+    token.write_text("secret\n")
+
+    server = await VersionedServer().start()
+    made = config(server)
+    zone = {"zone": "0" * 32, "token_file": str(token), "url": f"https://localhost:{port}/client/v4"}
+    made["cache"]["purge"] = {"cloudflare": zone}
+    daemon = await asyncio.to_thread(start, made, shell=f"export SSL_CERT_FILE={trusted}")
+    load = request("POST", "/v2/repository/models/m/load", b"{}")
+    assert (await ask_once(daemon.port("operators"), load)).status == 200
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(told) < count:
+                await asyncio.sleep(0.05)
+
+    await until(1)
+    done = await asyncio.to_thread(daemon.command, "cache", "purge", "--tag", "own")
+    assert done.returncode == 0
+    await until(2)
+    assert told == [{"tags": ["model:models/m"]}, {"tags": ["own"]}]
+    counted = {dict(labels)["result"]: n for labels, n in daemon.metrics("tidegate_cdn_purges_total").items()}
+    assert counted == {"done": 2, "failed": 0}
+    text = (await asyncio.to_thread(daemon.command, "cache", "stats")).stdout
+    assert "CDN        Cloudflare: told 2 times, 0 tags wait" in text
+    await server.stop()
+    await runner.cleanup()

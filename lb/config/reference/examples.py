@@ -75,6 +75,7 @@ from lb.config.schema.pools.platforms import (
     KubernetesConfig,
     KubernetesSourceConfig,
 )
+from lb.config.schema.purge import CloudflareConfig, CloudFrontConfig, PurgeConfig
 
 EXAMPLES: dict[type[BaseModel], str] = {
     EngineConfig: """
@@ -375,6 +376,17 @@ tls: {ca_file: /etc/tidegate/cache-ca.pem}
 ca_file: /etc/tidegate/cache-ca.pem
 cert: /etc/tidegate/cache-client.pem
 key: /etc/tidegate/cache-client.key
+""",
+    PurgeConfig: """
+cloudflare: {zone: 023e105f4ecef8ad9ca31a8372d0c353, token_file: /etc/tidegate/cloudflare.token}
+""",
+    CloudflareConfig: """
+zone: 023e105f4ecef8ad9ca31a8372d0c353
+token_file: /etc/tidegate/cloudflare.token
+""",
+    CloudFrontConfig: """
+distribution: E2QWRUHAPOMQZL
+paths: ["/v2/models/{model}/*", "/legacy/{model}"]
 """,
     LogConfig: """
 level: info

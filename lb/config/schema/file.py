@@ -36,6 +36,7 @@ from lb.config.schema.pools.scaling_rules import (
 from lb.config.schema.pools.schedules import ScheduleConfig
 from lb.config.schema.pools.serve import BackoffConfig, CrashLoopConfig, ReadyConfig, ServeConfig, VerticalConfig
 from lb.config.schema.pools.signals import MetricConfig, SignalConfig
+from lb.config.schema.purge import PurgeConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
 from lb.config.schema.routes.rate import RateKeyConfig, RateLimitConfig
@@ -141,6 +142,8 @@ class CacheConfig(Model):
     """How long an answer is kept, unless its route says otherwise."""
     tier: TierConfig | None = None
     """Servers in which several daemons share answers. Default: none."""
+    purge: PurgeConfig | None = None
+    """CDNs that are told of purges. Default: none."""
 
 
 # What other daemons take for no log or for an output. Who wants such a file writes ./off.

@@ -54,7 +54,7 @@ class CacheApi:
 
     async def _stats(self, request: web.Request) -> web.Response:
         try:
-            return _json(self._master.cache.stats())
+            return _json({**self._master.cache.stats(), "cdns": self._master.cdns.status()})
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
 

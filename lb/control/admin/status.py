@@ -27,7 +27,8 @@
              daemons: {identity: {in_flight, waiting, age_s, fresh}}} | None, scaling} | None}],
      removed_pools: [{name, leaving: [the same]}],
      sequences: {capacity, opened, lost, evicted}, sessions: {capacity, evicted},
-     cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted},
+     cache: {size, entries, bytes, capacity, hits, misses, …,
+             cdns: [{name, purges, failures, waiting, error}]} | None, rate_limits: {buckets, evicted},
      source_limits: {table_full},
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
@@ -120,7 +121,7 @@ def compiled_modules() -> tuple[tuple[str, bool], ...]:
 
 
 def _cache(master: Master, plan: CachePlan) -> dict[str, Any]:
-    return {"size": plan.size, **ResultCache(master.segment, plan.max_object).stats()}
+    return {"size": plan.size, **ResultCache(master.segment, plan.max_object).stats(), "cdns": master.cdns.status()}
 
 
 def _rate_limits(master: Master) -> dict[str, int]:

@@ -23,7 +23,7 @@ _CENSUS = 1 << 24  # chunks that one look goes over; of a larger cache (8 GiB) i
 _REASONS = ("busy", "size", "purged", "value")
 
 Purged = Callable[[Sequence[str]], None]
-"""Is told the tags of a purge once it has happened here; no tags at all: everything was purged."""
+"""Is told the tags of a purge once it has happened here; of a purge of everything those of all pools."""
 
 
 class NoCacheError(ConfigError):
@@ -99,9 +99,9 @@ class CacheOperations:
 
     async def purge_all(self) -> None:
         """Raises NoCacheError."""
-        cache, _ = self._cache()
+        cache, plan = self._cache()
         cache.purge_all()
-        self._tell([])
+        self._tell([tags.of_pool(pool.name) for pool in plan.pools])
         for shard in range(cache.shard_count):
             cache.purge_shard(shard)
             await asyncio.sleep(0)
