@@ -41,6 +41,8 @@ cdef class ResultCache:
     # before `put`, and notes the generations of the slots. -1: more than TG_TAGS slots; `put`
     # rejects such a fill. A fill is plain memory; zeroes are a fill without tags.
     cdef int begin(self, tg_fill *fill, const uint32_t *slots, uint32_t n) noexcept
+    # Whether none of its tags was purged since the fill began.
+    cdef bint holds(self, const tg_fill *fill) noexcept
     # Nothing that carries a tag of this slot, or is being made, is found afterwards. One atomic increment: does not
     # wait, whatever the number of entries, and has happened or not if its process is killed. 2^32 purges of a slot
     # during one entry's life would come round to its generation.

@@ -208,6 +208,10 @@ cdef class ResultCache:
             fill.tags[i].generation = tg_load32(&self.generations[fill.tags[i].slot])
         return 0
 
+    cdef bint holds(self, const tg_fill *fill) noexcept:
+        return self.segment.base is not NULL and tg_tags_hold(
+            self.generations, self.generation_mask, fill.tags, fill.count)
+
     cdef void purge_slot(self, uint32_t slot) noexcept:
         tg_fetch_add32(&self.generations[slot & self.generation_mask], 1)
         tg_add(&self.stripe.purges, 1)

@@ -49,7 +49,17 @@ cdef struct Parameter:
     uint64_t value                    # bits of a bool, int64, uint64 or double
     span text
 
+cdef struct Slice:                    # data of an output, or a part of it
+    const char *data                  # NULL: in the buffer of typed contents that became raw
+    size_t at                         # there
+    size_t size
+
 # NULL, or what is wrong with the message.
 cdef const char *read_answer(Answer *answer, const char *message, size_t size) noexcept nogil
 cdef const char *read_output(OutputTensor *output, const span *message) noexcept nogil
 cdef const char *read_parameter(Parameter *parameter, const span *entry) noexcept nogil
+# Finds the data of an output as raw bytes and checks it against datatype and shape. `raw` counts the answer's raw
+# contents that outputs before it had. Typed contents are appended to `packed` as raw ones. 0; -1 and what is wrong; -2:
+# memory is out.
+cdef int find_data(const OutputTensor *output, const Answer *answer, int *raw, tg_buffer *packed, Slice *data,
+                   const char **wrong) noexcept nogil

@@ -6,7 +6,9 @@ encoder writes.
 """
 
 from libc.stdint cimport int64_t
-from lb.inference.datatypes cimport DT_UNKNOWN, datatype_of, element_count
+from lb.inference.contents cimport append_contents
+from lb.inference.datatypes cimport DT_BYTES, DT_UNKNOWN, bytes_framing_ok, datatype_of, element_count, tensor_size
+from lb.net.buffer cimport tg_buffer
 from lb.http.grpc.protobuf cimport (
     WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span, start_cursor, take_varint,
 )
@@ -185,3 +187,38 @@ cdef const char *read_parameter(Parameter *parameter, const span *entry) noexcep
             wrong = read_choice(parameter, &f.bytes)
             if wrong != NULL:
                 return wrong
+
+
+cdef int find_data(const OutputTensor *output, const Answer *answer, int *raw, tg_buffer *packed, Slice *data,
+                   const char **wrong) noexcept nogil:
+    cdef const char *at
+    cdef int result
+    if output.has_contents:
+        data.data = NULL
+        data.at = packed.end
+        result = append_contents(packed, output.datatype, output.contents.data, output.contents.size)
+        if result == -1:
+            wrong[0] = "contents that do not fit the datatype"
+        if result < 0:
+            return result
+        data.size = packed.end - data.at
+        at = packed.data + data.at
+    elif raw[0] < answer.raw_count:
+        data.data = at = answer.raw[raw[0]].data
+        data.at = 0
+        data.size = answer.raw[raw[0]].size
+        raw[0] += 1
+    elif output.count == 0:
+        data.data = at = ""
+        data.at = data.size = 0
+    else:
+        wrong[0] = "an output without data"
+        return -1
+    if output.datatype == DT_BYTES:
+        if not bytes_framing_ok(at, data.size, output.count):
+            wrong[0] = "BYTES data that is not the shape's number of length and bytes"
+            return -1
+    elif <int64_t>data.size != tensor_size(output.datatype, output.count):
+        wrong[0] = "data that does not have the size of shape and datatype"
+        return -1
+    return 0

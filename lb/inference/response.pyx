@@ -17,10 +17,9 @@ from lb.net.ending cimport tg_end_by
 from lb.net.stream cimport iovec
 from lb.inference.answer cimport (
     MAX_PARAMETERS, PARAMETER_BOOL, PARAMETER_DOUBLE, PARAMETER_INT64, PARAMETER_NONE, PARAMETER_STRING, Answer,
-    OutputTensor, Parameter, read_answer, read_output, read_parameter,
+    OutputTensor, Parameter, Slice, find_data, read_answer, read_output, read_parameter,
 )
-from lb.inference.contents cimport append_contents
-from lb.inference.datatypes cimport DT_BYTES, MAX_TENSORS, bytes_framing_ok, datatype_name, tensor_size
+from lb.inference.datatypes cimport MAX_TENSORS, datatype_name
 from lb.inference.jsontext cimport TEXT_NOT_UTF8, append_double, append_int, append_string, append_tensor, append_uint
 from lb.http.grpc.protobuf cimport cursor, field, next_field, span, start_cursor
 from lb.inference.request cimport InferRequest
@@ -31,12 +30,6 @@ from lb.inference.errors import OipError
 cdef enum:
     COPY_MAX = 512                    # bytes of a tensor that are cheaper copied than sent as a part of their own
     ID_FIELD = 3
-
-
-cdef struct Slice:                    # a binary output
-    const char *data                  # NULL: in `packed`
-    size_t at
-    size_t size
 
 
 @cython.final
@@ -156,32 +149,12 @@ cdef int pass_over(const Answer *answer, int *raw) except -1:
 cdef int resolve(InferResponse response, const OutputTensor *output, const Answer *answer, int *raw,
                  Slice *data) except -1:
     """Finds the data of an output as raw bytes, and checks it against datatype and shape."""
-    cdef const char *at
-    cdef int result
-    if output.has_contents:
-        data.data = NULL
-        data.at = response.packed.end
-        result = append_contents(&response.packed, output.datatype, output.contents.data, output.contents.size)
-        if result == -1:
-            raise malformed("contents that do not fit the datatype")
-        if result < 0:
-            raise MemoryError
-        data.size = response.packed.end - data.at
-        at = response.packed.data + data.at
-    elif raw[0] < answer.raw_count:
-        data.data = at = answer.raw[raw[0]].data
-        data.size = answer.raw[raw[0]].size
-        raw[0] += 1
-    elif output.count == 0:
-        data.data = at = ""
-        data.at = data.size = 0
-    else:
-        raise malformed("an output without data")
-    if output.datatype == DT_BYTES:
-        if not bytes_framing_ok(at, data.size, output.count):
-            raise malformed("BYTES data that is not the shape's number of length and bytes")
-    elif <int64_t>data.size != tensor_size(output.datatype, output.count):
-        raise malformed("data that does not have the size of shape and datatype")
+    cdef const char *wrong = ""
+    cdef int result = find_data(output, answer, raw, &response.packed, data, &wrong)
+    if result == -1:
+        raise malformed(wrong)
+    if result < 0:
+        raise MemoryError
     return 0
 
 

@@ -27,6 +27,8 @@ cdef class Template:
     cdef size_t id_at
     # Everything that decides the answer but the tensor data, in a canonical form.
     cdef tg_buffer meaning
+    cdef size_t inputs_at             # offset in `meaning` of the number of inputs, behind which they are described
+    cdef tg_buffer row_meaning        # the meaning of one row; empty until it is asked for (lb.inference.rows)
     cdef tg_buffer packed             # data of the JSON tensors, each aligned to 8 bytes
     cdef InputSpec *inputs
     cdef int *order                   # the inputs sorted by name
@@ -37,6 +39,7 @@ cdef class Template:
     cdef int output_count
     cdef bint binary_default          # binary_data_output
     cdef int64_t batch                # first dimension of the first input; 1 where it has none
+    cdef int64_t rows                 # first dimension of all inputs; -1: one has none, or another
     cdef bint cacheable
     cdef uint64_t timeout_us          # 0 = none
     cdef bytes sequence               # sequence_id: digits, or a text behind a quote; b"" = none

@@ -95,6 +95,7 @@ cdef class Template:
     def __dealloc__(self):
         tg_buffer_free(&self.head)
         tg_buffer_free(&self.meaning)
+        tg_buffer_free(&self.row_meaning)
         tg_buffer_free(&self.packed)
         free(self.inputs)
         free(self.order)
@@ -152,6 +153,7 @@ cdef class Template:
                 raise MemoryError
             described.append((name, i, tg_buffer_head(scratch)[:tg_buffer_size(scratch)]))
         described.sort()
+        self.inputs_at = self.meaning.end
         put_count(&self.meaning, <uint64_t>self.input_count)
         for i in range(self.input_count):
             name, index, text = described[i]
@@ -184,6 +186,9 @@ cdef class Template:
             shape_size += varint_size(<uint64_t>shape[i])
         if index == 0:
             self.batch = max(shape[0], <int64_t>1) if rank else 1
+            self.rows = shape[0] if rank else -1
+        elif rank == 0 or shape[0] != self.rows:
+            self.rows = -1
         spec.count = element_count(shape, rank)
         expected = -1 if spec.count < 0 else 0 if spec.datatype == DT_BYTES else tensor_size(spec.datatype, spec.count)
         if expected < 0:
@@ -298,6 +303,7 @@ cdef Template build_template(bytes model, bytes version, object document):
     template.version = version
     template.sequence = b""
     template.cacheable = True
+    template.rows = -1
     if (append_field(&template.head, MODEL_NAME, model, <size_t>len(model)) < 0
             or (version and append_field(&template.head, MODEL_VERSION, version, <size_t>len(version)) < 0)):
         raise MemoryError

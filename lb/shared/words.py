@@ -278,6 +278,22 @@ ROUTE = Kind(
             labels=("result",),
             values=_each("hit", "miss", "collapsed", "bypass", "stored"),
         ),
+        Word(
+            "cache_rows",
+            "Rows of batches that were looked up one by one, by what the result cache did with them: found, asked for, "
+            "or equal to another row of their batch",
+            metric="*",
+            labels=("result",),
+            values=_each("hit", "miss", "repeated"),
+        ),
+        Word(
+            "cache_whole_batches",
+            "Batches of models that are cached row by row, taken as a whole: too many rows or different numbers of "
+            "them, or answers to rows that do not go together",
+            metric="*",
+            labels=("reason",),
+            values=_each("request", "answer"),
+        ),
         # Claims on a budget (lb/proxy/exchange/budget): one that is not granted is taken back.
         Word("retry_claims", "Retries that the budget was asked for and that it granted", STATE),
         Word("hedge_claims", "Hedges that the budget was asked for and that it granted", STATE),

@@ -115,6 +115,7 @@ cdef class Pool:
         self.cache_key = blake2b(
             f"{plan.cache_epoch}:{plan.name}".encode(), key=segment.cache_secret, digest_size=32,
             person=b"tidegate-answers").digest()
+        self.cached_rows = frozenset(name.encode() for name in plan.cache_rows) or None
         self.connect_timeout = plan.connect_timeout_ns
         self.response_timeout = plan.response_timeout_ns
         self.idle_timeout = plan.idle_timeout_ns

@@ -1,7 +1,9 @@
 """Compiled functions of the inference protocol, called from Python: messages and bodies as bytes."""
 
 from libc.stdint cimport uint16_t, uint64_t
-from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
 from lb.http.grpc.protobuf cimport span
 from lb.inference.call cimport calls, read_call, tg_asked
 from lb.inference.first_timeout cimport TIMEOUT_FOUND, TIMEOUT_MORE, first_timeout
@@ -13,6 +15,7 @@ from lb.inference.floats cimport (
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport InferRequest, bodies, digest_of, headers, parse_http
 from lb.inference.response cimport InferResponse, is_sound, render, store_form
+from lb.inference.rows cimport Rows, split_rows
 from lb.inference.sequence cimport LOOK_MORE, LOOK_NONE, look_for_sequence, looked, tg_sequence
 from lb.inference.template cimport Template
 
@@ -145,3 +148,66 @@ def store_form_bytes(bytes message):
         return tg_buffer_head(&out)[:tg_buffer_size(&out)] if tg_buffer_size(&out) else b""
     finally:
         tg_buffer_free(&out)
+
+
+class NotCombined(Exception):
+    """The answers do not go together."""
+
+
+def split_batch(InferRequest request not None, bytes secret not None):
+    """`split_rows`: None, or the rows for `row_keys`, `ask_rows` and `combine_rows`."""
+    if len(secret) != 32:
+        raise ValueError("the secret must be 32 bytes")
+    return split_rows(request, secret)
+
+
+def row_keys(Rows rows not None):
+    """(key in hexadecimal, the first row that has it) of each row."""
+    return [((<const char *>rows.rows[i].key)[:32].hex(), rows.rows[i].same) for i in range(rows.count)]
+
+
+def ask_rows(Rows rows not None, dict stored, bint whole=False):
+    """The request for the rows that are not in `stored` (key in hexadecimal -> answer); None: there are none. `whole`
+    asks for the batch as it came."""
+    cdef bytes message
+    cdef int i
+    rows.forget()
+    if whole:
+        return rows.ask_whole()
+    for i in range(rows.count):
+        message = stored.get((<const char *>rows.rows[i].key)[:32].hex())
+        if rows.rows[i].same != i or message is None:
+            continue
+        if tg_buffer_append(&rows.found, <const char *>message, <size_t>len(message)) < 0:
+            raise MemoryError
+        rows.take(i, <size_t>len(message))
+    if rows.settle() == 0:
+        return None
+    made = rows.ask()
+    if made is None:
+        raise MemoryError
+    return made
+
+
+def combine_rows(Rows rows not None, bytes message):
+    """(answer to the batch, {row: answer to it} of the rows that were asked for); `message` is None where none was.
+    Raises NotCombined."""
+    cdef tg_buffer out = tg_buffer(NULL, 0, 0, 0)
+    cdef const char *data = NULL
+    cdef size_t size = 0
+    cdef int i
+    if message is not None:
+        data = message
+        size = <size_t>len(message)
+    if rows.combine(data, size) < 0:
+        raise NotCombined
+    answers = {}
+    try:
+        for i in range(rows.asked_count):
+            tg_buffer_clear(&out)
+            if rows.row_answer(rows.asked[i], &out) < 0:
+                raise MemoryError
+            answers[rows.asked[i]] = tg_buffer_head(&out)[:tg_buffer_size(&out)]
+    finally:
+        tg_buffer_free(&out)
+    return tg_buffer_head(&rows.answer)[:tg_buffer_size(&rows.answer)], answers

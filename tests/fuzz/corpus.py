@@ -137,6 +137,27 @@ def inference_responses() -> list[bytes]:
     return [bytes([flag]) + message for flag in (0, 1) for message in messages]
 
 
+def batch_answers() -> list[bytes]:
+    """A stored answer to one row, and a model server's to the two others, or to all three."""
+    from lb.wire.grpc_service_pb2 import ModelInferResponse
+
+    def answer(rows: int, typed: bool) -> bytes:
+        made = ModelInferResponse(model_name="m", model_version="1")
+        made.outputs.add(name="y", datatype="INT64", shape=[rows, 2])
+        made.outputs.add(name="t", datatype="BYTES", shape=[rows])
+        if typed:
+            made.outputs[0].contents.int64_contents.extend(range(2 * rows))
+            made.outputs[1].contents.bytes_contents.extend([b"a" * row for row in range(rows)])
+        else:
+            made.raw_output_contents.append(struct.pack(f"<{2 * rows}q", *range(2 * rows)))
+            made.raw_output_contents.append(b"".join(struct.pack("<I", row) + b"a" * row for row in range(rows)))
+        return bytes(made.SerializeToString())
+
+    stored = [answer(1, typed) for typed in (False, True)]
+    parts = [bytes([len(one)]) + one + answer(2, typed) for one in stored for typed in (False, True)]
+    return [*parts, *(b"\0" + answer(3, typed) for typed in (False, True))]
+
+
 def http2_answers() -> list[bytes]:
     import h2.config
     import h2.connection
@@ -335,6 +356,7 @@ MAKERS = {
     "oip_request": inference_requests,
     "oip_call": inference_calls,
     "oip_response": inference_responses,
+    "oip_rows": batch_answers,
     "http2_client": http2_answers,
     "http2_server": http2_requests,
     "http2_pieces": http2_frames,

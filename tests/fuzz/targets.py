@@ -22,7 +22,15 @@ from compiled.bytes_to_values import (
     set_cookie,
 )
 from compiled.http2_sessions import Http2Echo, Http2Probe, resets_in
-from compiled.inference import find_first_batch, render_bytes
+from compiled.inference import (
+    NotCombined,
+    ask_rows,
+    combine_rows,
+    find_first_batch,
+    render_bytes,
+    row_keys,
+    split_batch,
+)
 from compiled.inference import parse_request as parse_inference
 from oip_rest import same_or_none
 
@@ -179,6 +187,34 @@ def oip_response(data: bytes) -> None:
     request = parse_inference(b"m", b"", body % (b"true" if binary else b"false"), -1)
     with contextlib.suppress(TidegateError):
         render_bytes(request, data[1:])
+
+
+BATCH = parse_inference(
+    b"m",
+    b"",
+    b'{"inputs":[{"name":"x","shape":[3,1],"datatype":"BYTES","data":["a","","bc"]},'
+    b'{"name":"i","shape":[3],"datatype":"INT8","data":[1,2,3]}]}',
+    -1,
+)
+
+
+def oip_rows(data: bytes) -> None:
+    """Answers to rows of a batch: the first byte says how long the stored one of the second row is, the rest is the
+    model server's. An answer that comes of them has as many rows as the batch, and parts that can be read."""
+    if not data:
+        return
+    rows = split_batch(BATCH, bytes(32))
+    stored, reply = data[1 : 1 + data[0]], data[1 + data[0] :]
+    keys = row_keys(rows)
+    asked = ask_rows(rows, {keys[1][0]: stored} if stored else {})
+    message = ModelInferRequest.FromString(asked.message())
+    assert {tensor.shape[0] for tensor in message.inputs} <= {2, 3}
+    with contextlib.suppress(NotCombined):
+        whole, answers = combine_rows(rows, reply)
+        assert len(answers) == message.inputs[0].shape[0]
+        for one in (whole, *answers.values()):
+            with contextlib.suppress(TidegateError):
+                render_bytes(BATCH, one)
 
 
 def http2_client(data: bytes) -> None:
@@ -348,6 +384,7 @@ TARGETS: dict[str, Target] = {
     "oip_request": oip_request,
     "oip_call": oip_call,
     "oip_response": oip_response,
+    "oip_rows": oip_rows,
     "http2_client": http2_client,
     "http2_server": http2_server,
     "http2_pieces": http2_pieces,

@@ -27,6 +27,7 @@ from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfi
 from lb.config.schema.listeners.keepalive import check_pool_keepalive
 from lb.config.schema.listeners.sampling import check_explain
 from lb.config.schema.pools.agent import check_agent
+from lb.config.schema.pools.cache import check_pool_cache
 from lb.config.schema.pools.cost import check_cost
 from lb.config.schema.pools.engine import EngineConfig
 from lb.config.schema.pools.failover import check_failover
@@ -75,6 +76,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *(p for name, listener in config.listeners.items() for p in _listener(config, broken, name, listener)),
         *_route_names(config),
         *(p for name, pool in config.pools.items() for p in _pool(name, pool)),
+        *_caches_of_pools(config, broken),
         *check_failover(config.pools, config.zone is not None or "zone" in broken),
         *_cache(config, broken),
         *check_tls(config.listeners, config.pools),
@@ -419,6 +421,13 @@ def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:
     cache = config.cache
     if cache is not None and cache.max_object > cache.size // 4:
         yield "cache.max_object", "is more than a quarter of size"
+
+
+def _caches_of_pools(config: Config, broken: Set[str]) -> Iterator[Found]:
+    cached = config.cache is not None or "cache" in broken
+    for name, pool in config.pools.items():
+        if pool.cache is not None:
+            yield from check_pool_cache(f"pools.{name}.cache", pool.cache, pool.protocol, cached)
 
 
 def _files(config: Config) -> Iterator[Found]:

@@ -345,6 +345,7 @@ def _pool(
         cookie=cookie_plan(pool.affinity, material),
         learn=learn_plan(pool.affinity, lambda: allocator.series("sessions", name)),
         cost=cost_plan(pool.cost, pool.protocol),
+        cache_rows=tuple(pool.cache.rows) if pool.cache is not None else (),
         keepalive=pool_keepalive_plan(pool.tcp_keepalive, pool.protocol, pool.connect_timeout),
     )
 

@@ -171,6 +171,7 @@ class PoolPlan(Struct, frozen=True):
     count_models: bool = False  # its model servers have no statistics: workers count inferences (oip)
     on_demand: bool = False  # it may have no endpoint, and gets one when a request comes
     managed: bool = False  # the master starts its endpoints, and tells how that goes on
+    cache_rows: tuple[str, ...] = ()  # models whose batches are cached row by row (oip)
     cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
     models_epoch: int = 0  # another one: a model was loaded or unloaded; what is known of models is to be asked anew
 

@@ -9,6 +9,7 @@ from lb.cache.flight cimport Flights
 from lb.cache.layout cimport tg_fill
 from lb.cache.store cimport ResultCache
 from lb.inference.request cimport InferRequest
+from lb.inference.rows cimport Rows
 from lb.net.buffer cimport tg_buffer
 from lb.proxy.exchange.exchange cimport BodySource, Exchange
 from lb.shared.segment cimport Segment
@@ -35,17 +36,22 @@ cdef class AnswerCache:
 cdef class CachedBody(BodySource):
     """The body of a request whose answer may be in the cache."""
     cdef AnswerCache answers
-    cdef bytes digest                 # the key in the cache, None = not cached
+    cdef bytes digest                 # the key in the cache, None = not cached; with rows, of the flight alone
     cdef bytes asked_model            # whose answer that is
     cdef bytes asked_version          # b"" = not said
     cdef bytes flight                 # the digest and the generations of the tags: a purge begins another flight
     cdef tg_fill fill                 # what goes into the cache with the answer
+    cdef Rows rows                    # of a batch that is cached row by row
+    cdef bint partial                 # some of its rows were in the cache
+    cdef tg_fill looked_up            # the generations from before that
     cdef bint leading                 # others wait for this exchange's answer
     cdef bint following
     cdef bint kept                    # the answer went into the cache
 
     # The answer, from the cache or of another exchange, unless the exchange is over: a message of the model server.
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept
+    # The model server is to get this request in place of the client's: rows of it. False: the client's goes as it came.
+    cdef bint send(self, InferRequest request) noexcept
     # The answer is an error, that of another exchange.
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept
 
@@ -56,6 +62,9 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept
 # What RFC 9211 says of the cache, for the head of an answer.
 cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head) noexcept
+# The answer to all of the request, by the model server's to what it was asked. NULL: they do not go together, and the
+# exchange is at another attempt, for all of it.
+cdef const tg_buffer *combined(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept
 # Put the answer into the cache, without the id of the request it answered.
 cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept
 # The leader's answer is here: the followers get it too.

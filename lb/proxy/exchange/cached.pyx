@@ -8,12 +8,14 @@ from lb.cache.store cimport ResultCache
 from lb.http.head_text cimport append_text
 from lb.inference.request cimport InferRequest
 from lb.inference.response cimport store_form
+from lb.inference.rows cimport Rows
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.proxy.exchange.cached_rows cimport keep_rows, look_up_rows, rows_to_look_up
 from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_REQUEST, BodySource, Exchange,
 )
 from lb.shared.segment cimport Segment, tg_add
-from lb.shared.segment_words cimport ROUTE_CACHE_STORED
+from lb.shared.segment_words cimport ROUTE_CACHE_STORED, ROUTE_CACHE_WHOLE_BATCHES_ANSWER
 
 
 cdef enum:
@@ -54,6 +56,9 @@ cdef class CachedBody(BodySource):
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept:
         pass
 
+    cdef bint send(self, InferRequest request) noexcept:
+        return False
+
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         pass
 
@@ -67,7 +72,8 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
         exchange.cache = CACHE_BYPASS
         exchange.pick()
         return
-    if request.digest(<const unsigned char *><const char *>exchange.pool.cache_key, key) < 0:
+    body.rows = rows_to_look_up(exchange, request)
+    if make_key(body, exchange, request, key) < 0:
         exchange.cache = CACHE_BYPASS
         exchange.pick()
         return
@@ -82,10 +88,17 @@ cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept:
         fly(body, exchange)
 
 
+cdef int make_key(CachedBody body, Exchange exchange, InferRequest request, unsigned char *key) noexcept:
+    cdef const unsigned char *secret = <const unsigned char *><const char *>exchange.pool.cache_key
+    return request.digest(secret, key) if body.rows is None else body.rows.digest(secret, key)
+
+
 cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
     cdef AnswerCache answers = body.answers
     cdef tg_found found
     cdef Py_ssize_t size
+    if body.rows is not None:
+        return answer_from_rows(body, exchange)
     tg_buffer_clear(&answers.message)
     size = answers.store.get(<const unsigned char *><const char *>body.digest, exchange.client.poller.now, False,
                              &answers.message, &found)
@@ -94,6 +107,55 @@ cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
     exchange.cache = CACHE_HIT
     body.deliver(exchange, tg_buffer_head(&answers.message), <size_t>size)
     return True
+
+
+cdef bint answer_from_rows(CachedBody body, Exchange exchange) noexcept:
+    cdef Rows rows = body.rows
+    cdef ResultCache store = body.answers.store
+    cdef AnswerTags its = tags_of(body, exchange)
+    cdef int missing
+    if its is None:
+        body.rows = None
+        return False
+    store.begin(&body.looked_up, its.slots, OWN_TAGS)
+    missing = look_up_rows(rows, store, exchange)
+    body.partial = missing < rows.distinct
+    if missing or not store.holds(&body.looked_up) or rows.combine(NULL, 0) < 0:
+        return False
+    exchange.cache = CACHE_HIT
+    body.deliver(exchange, tg_buffer_head(&rows.answer), tg_buffer_size(&rows.answer))
+    return True
+
+
+cdef void ask_for_rows(CachedBody body) noexcept:
+    """Of the rows, the model server is asked for those that are missing."""
+    cdef Rows rows = body.rows
+    cdef InferRequest request = rows.ask() if rows.asked_count else None
+    if request is None or not body.send(request):
+        body.partial = False
+        body.send(rows.ask_whole())
+
+
+cdef const tg_buffer *combined(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept:
+    cdef Rows rows = body.rows
+    if rows is None:
+        return reply
+    # What was found before a purge does not go with what was made after it.
+    if ((not body.partial or body.answers.store.holds(&body.looked_up))
+            and rows.combine(tg_buffer_head(reply), tg_buffer_size(reply)) == 0):
+        return &rows.answer
+    tg_add(&exchange.route.series[ROUTE_CACHE_WHOLE_BATCHES_ANSWER], 1)
+    if rows.whole:
+        rows.forget()                         # nothing to keep, but the answer to what the client asked
+        return reply
+    # The answer to the client's own request is right, whatever became of the model meanwhile.
+    body.partial = False
+    body.send(rows.ask_whole())
+    exchange.drop_hedge()                     # which asks for the rows
+    exchange.last_endpoint = -1               # the endpoint has not failed
+    exchange.client.poller.arm(exchange, exchange.expires)
+    exchange.pick()
+    return NULL
 
 
 cdef void fly(CachedBody body, Exchange exchange) noexcept:
@@ -116,6 +178,8 @@ cdef void fly(CachedBody body, Exchange exchange) noexcept:
     body.following = False
     body.leading = True
     exchange.cache = CACHE_MISS
+    if body.rows is not None:
+        ask_for_rows(body)
     exchange.pick()
 
 
@@ -171,6 +235,8 @@ cdef void scatter(CachedBody body) noexcept:
         waiting = <Exchange>follower
         (<CachedBody>waiting.source).following = False
         if waiting.state == X_REQUEST:
+            if (<CachedBody>waiting.source).rows is not None:
+                ask_for_rows(<CachedBody>waiting.source)
             waiting.cache = CACHE_MISS
             waiting.client.poller.arm(waiting, waiting.expires)
             waiting.pick()
@@ -198,6 +264,12 @@ cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noex
         return
     body.fill.fresh_ns = exchange.route.cache_ttl
     body.fill.cost_us = <uint32_t>min((now - min(exchange.attempt.picked_at, now)) // 1000, <uint64_t>UINT32_MAX)
+    if body.rows is not None:
+        body.fill.cost_us //= <uint32_t>max(body.rows.asked_count, 1)
+        body.kept = keep_rows(body.rows, body.answers.store, message, now, &body.fill) > 0
+        if body.kept:
+            tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
+        return
     tg_buffer_clear(message)
     if store_form(tg_buffer_head(reply), tg_buffer_size(reply), message) < 0:
         return
@@ -218,9 +290,10 @@ cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head
     if exchange.cache == CACHE_HIT:
         return append_text(head, b"Cache-Status: tidegate; hit\r\n")
     if exchange.cache == CACHE_MISS:
-        if body.kept:
-            return append_text(head, b"Cache-Status: tidegate; fwd=miss; stored\r\n")
-        return append_text(head, b"Cache-Status: tidegate; fwd=miss\r\n")
+        if append_text(head, b"Cache-Status: tidegate; fwd=partial" if body.partial
+                       else b"Cache-Status: tidegate; fwd=miss") < 0:
+            return -1
+        return append_text(head, b"; stored\r\n" if body.kept else b"\r\n")
     if exchange.cache == CACHE_COLLAPSED:
         return append_text(head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
     if exchange.cache == CACHE_BYPASS:

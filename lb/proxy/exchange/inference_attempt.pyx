@@ -15,13 +15,13 @@ from lb.failure cimport (
 from lb.http.http2.head cimport FieldList
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX
 from lb.http.trace cimport TRACEPARENT_SIZE, trace_write
-from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
+from lb.net.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
 from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.inference.response cimport InferResponse
 from lb.proxy.client.client cimport Client
-from lb.proxy.exchange.cached cimport land, release_followers, store
+from lb.proxy.exchange.cached cimport combined, land, release_followers, store
 from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_DONE, Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status,
 )
@@ -235,6 +235,7 @@ cdef class InferenceAttempt(GrpcCall):
     cdef void answered(self, Exchange exchange, int status, const char *message, size_t n) noexcept:
         cdef InferenceBody body = self.body(exchange)
         cdef InferResponse response
+        cdef const tg_buffer *reply
         cdef bint going
         if self.pool.policy.reads_reports and tg_buffer_size(&self.report):
             self.take_report(exchange)
@@ -259,13 +260,16 @@ cdef class InferenceAttempt(GrpcCall):
             if body.management is not None:
                 management_answered(body, exchange, 0, "", tg_buffer_head(&self.reply)[:tg_buffer_size(&self.reply)])
                 return
-            response = rendered(body, exchange, tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
+            reply = combined(body, exchange, &self.reply)
+            if reply == NULL:
+                return
+            response = rendered(body, exchange, tg_buffer_head(reply), tg_buffer_size(reply))
             if response is None:              # nothing to keep, and nothing for those who wait
                 tg_add(&self.pool.series[self.endpoint][ENDPOINT_RESPONSE_ERRORS], 1)
                 return
             if body.digest is not None:
-                store(body, exchange, &self.reply)
-                land(body, tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
+                store(body, exchange, reply)
+                land(body, tg_buffer_head(reply), tg_buffer_size(reply))
             respond(body, exchange, response)
             return
         if status == GRPC_DEADLINE_EXCEEDED and exchange.is_late(self.due):

@@ -42,7 +42,7 @@ from lb.shared.segment cimport Segment
 from lb.net.stream cimport Address, iovec
 from lb.inference.first_timeout cimport time_after
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
-from lb.inference.request cimport parse_http, parse_raw
+from lb.inference.request cimport InferRequest, parse_http, parse_raw
 from lb.inference.response cimport InferResponse, render
 from lb.proxy.exchange.cached cimport AnswerCache, CachedBody, append_cache_status, leave_flight, through_cache
 from lb.proxy.exchange.exchange cimport (
@@ -234,6 +234,10 @@ cdef class InferenceBody(CachedBody):
 
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept:
         answer(self, exchange, message, size)
+
+    cdef bint send(self, InferRequest request) noexcept:
+        self.request = request
+        return True
 
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         answer_error(exchange, grpc_status, message)
