@@ -186,6 +186,25 @@ async def test_a_follower_that_leaves_harms_nobody(site: Site) -> None:
     await idle(gate)
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_reload_takes_the_cache_away_while_a_model_answers(site: Site, leaves: bool) -> None:
+    """The leader keeps its answer as it would have; a follower may have to begin a flight."""
+    model = Held()
+    gate = await gate_to(site, model, cached=True)
+    leader, followers = await leader_and_followers(gate, model)
+    site.reload(gate, generation=2, cache=None)
+    if leaves:
+        leader.close()
+        await settle(lambda: len(model.requests) == 2, "no follower took over")
+    model.release.set()
+    assert [a.status for a in await asyncio.gather(*followers)] == [200] * 10
+    leader.close()
+    assert (await ask(gate, plain())).cache is None
+    site.reload(gate, generation=3)
+    assert (await ask(gate, plain())).cache == "tidegate; hit"
+    await idle(gate)
+
+
 async def test_the_requests_own_fault_is_everybodys(site: Site) -> None:
     model = Held()
     model.then = failing(grpc.StatusCode.INVALID_ARGUMENT, "wrong")

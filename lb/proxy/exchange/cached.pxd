@@ -27,7 +27,8 @@ cdef class AnswerTags:
 cdef class AnswerCache:
     """What the exchanges of a worker share."""
     cdef Segment segment
-    cdef ResultCache store            # None = no result cache
+    cdef ResultCache store            # None = there was no result cache yet
+    cdef bint on                      # new exchanges ask it; those that have begun finish with it after a reload
     cdef Flights flights
     cdef dict tags                    # (pool, model, version) -> AnswerTags; good as long as the segment is
     cdef tg_buffer message            # on its way into, or out of, the store

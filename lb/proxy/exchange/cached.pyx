@@ -47,8 +47,7 @@ cdef class AnswerCache:
             self.store = ResultCache(self.segment, plan.max_object)
 
     def commit(self, plan):
-        if plan is None:
-            self.store = None
+        self.on = plan is not None
 
 
 cdef class CachedBody(BodySource):
@@ -65,7 +64,7 @@ cdef class CachedBody(BodySource):
 
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept:
     cdef unsigned char key[32]
-    if body.answers.store is None:
+    if not body.answers.on:
         exchange.pick()
         return
     if not exchange.route.cache or not request.cacheable:

@@ -132,7 +132,7 @@ cdef class CachedCall(CachedBody):
         cdef bytes plain
         cdef Template template
         cdef unsigned char[32] key
-        if self.answers.store is None or size < GRPC_PREFIX or size != GRPC_PREFIX + message_length(data):
+        if not self.answers.on or size < GRPC_PREFIX or size != GRPC_PREFIX + message_length(data):
             return False
         try:
             if data[0]:
@@ -338,7 +338,7 @@ cdef CachedCall new_cached_call(AnswerCache answers, int speaks, const Scan *sca
     cdef const char *format
     cdef size_t n, i
     cdef bytes kind
-    if (not has_body(scan) or scan.method != M_POST or answers.store is None or scan.target_length != INFER_PATH_LENGTH
+    if (not has_body(scan) or scan.method != M_POST or not answers.on or scan.target_length != INFER_PATH_LENGTH
             or memcmp(scan.target, INFER_PATH, INFER_PATH_LENGTH) != 0):
         return None
     field = &scan.fields[scan.first[H_CONTENT_TYPE]]

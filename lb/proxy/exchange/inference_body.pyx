@@ -159,7 +159,7 @@ cdef class InferenceBody(CachedBody):
         if len(self.request.sequence) and exchange.pool.sequences is not None and not self.join(exchange):
             return
         if self.streams:
-            exchange.cache = CACHE_NONE if self.answers.store is None else CACHE_BYPASS
+            exchange.cache = CACHE_BYPASS if self.answers.on else CACHE_NONE
             exchange.pick()
         else:
             through_cache(self, exchange, self.request)
