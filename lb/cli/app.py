@@ -184,13 +184,18 @@ def scaling(options: Options) -> int:
 
 
 def cache(options: Options) -> int:
-    """Show the result cache, purge it, and fill it.
+    """Show the result cache, purge it, fill it, and find out what it may do.
 
     `stats` shows its counters, `top` its most requested entries. `purge` has the daemon answer no more with what it has
     kept of a model, pool, tenant or tag. `warm` sends recorded requests, so that their answers are kept.
+
+    `verify-rows` tries whether a model treats each row of a batch apart, so that its batches may be cached row by row.
+    It asks a model server past the cache. Exits with 1 if the model does not.
     """
     from lb.cli import cache as commands
 
+    if options.action == "verify-rows":
+        return _verify_rows(options)
     client = _client(options)
     if options.action == "stats":
         commands.stats(client, options.json)
@@ -202,6 +207,15 @@ def cache(options: Options) -> int:
     else:
         return commands.warm(client, options.file, options.listener, options.concurrency)
     return 0
+
+
+def _verify_rows(options: Options) -> int:
+    from lb.cli.verify_rows import Place, places_of, verify_rows
+
+    places = [Place(options.pool, options.server)] if options.server else places_of(_client(options), options.pool)
+    return verify_rows(
+        places, options.model, options.version, options.requests, options.seed, dict(options.shape), options.json
+    )
 
 
 def bench(options: Options) -> int:
@@ -387,6 +401,22 @@ def _parser() -> argparse.ArgumentParser:
         "--concurrency", type=_at_least(1), default=8, metavar="N", help="Requests at once, at most. Default: 8."
     )
     _daemon_options(made)
+    text = "Try whether a model treats each row of a batch apart: batches of random rows against the rows alone."
+    made = of_cache.add_parser("verify-rows", help=text, description=text, allow_abbrev=False)
+    made.add_argument("model", metavar="MODEL", help="Name of the model.")
+    made.add_argument("--version", metavar="VERSION", default="", help="Version of the model. Default: the server's.")
+    made.add_argument("--pool", metavar="POOL", default="", help="Pool of the model, where several have one so named.")
+    made.add_argument(
+        "--server", metavar="ADDRESS", help="A model server (HOST:PORT or unix:/PATH) instead of an endpoint's."
+    )
+    made.add_argument("--requests", type=_at_least(1), default=200, metavar="N", help="Batches. Default: 200.")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="Of the random values. Default: 0.")
+    made.add_argument(
+        "--shape", type=_shape, action="append", default=[], metavar="INPUT:N,N",
+        help="Dimensions of an input behind the batch, where the model leaves some open; any number of them.",
+    )  # fmt: skip
+    _daemon_options(made)
+    _json_option(made, "what was found")
 
     # Nothing that follows is an option of ours.
     text = "List, inspect, verify or purge the model cache (`tidegate models cache --help`)."
@@ -453,6 +483,14 @@ def _header(text: str) -> tuple[str, str]:
     if not colon:
         raise argparse.ArgumentTypeError(f"{text!r} is no NAME: VALUE")
     return name.strip(), value.strip()
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, colon, sizes = text.rpartition(":")
+    numbers = sizes.split(",") if sizes else []
+    if not colon or not name or not all(size.isascii() and size.isdigit() and len(size) < 10 for size in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is no INPUT:N,N; write image:3,224,224")
+    return name, tuple(map(int, numbers))
 
 
 def _client(options: Options) -> AdminClient:

@@ -21,6 +21,7 @@ OTHERS = [
     ["-m", "lb.cli", "models", "list", "--help"],
     ["-m", "lb.cli", "models", "cache", "--help"],
     ["-m", "lb.cli", "scaling", "explain", "--help"],
+    ["-m", "lb.cli", "cache", "verify-rows", "--help"],
     ["-m", "lb.cli", "scaling", "record", "--help"],
     *(["-m", "lb.cli", "cache", name, "--help"] for name in ("stats", "top", "purge", "warm")),
 ]

@@ -16,11 +16,11 @@ class PoolCacheConfig(Model):
     """How the result cache treats the answers of the pool's models."""
 
     rows: list[ModelName] = []
-    """Models whose batches are cached row by row. The answer to a row must not depend on the other rows of its batch.
-    A row then has the entry of a request with this row alone, and the model server is asked for the rows that are
-    missing, equal ones once. Batches of 2 to 1,024 rows are taken apart where all inputs have the same first dimension;
-    other requests are cached as a whole, as those of other models are. Each row costs its worker about a microsecond.
-    [Cache rows](howto/cache-rows.md)."""
+    """Models whose batches are cached row by row. The answer to a row must not depend on the other rows of its batch;
+    `tidegate cache verify-rows MODEL` tries whether that is so. A row then has the entry of a request with this row
+    alone, and the model server is asked for the rows that are missing, equal ones once. Batches of 2 to 1,024 rows are
+    taken apart where all inputs have the same first dimension; other requests are cached as a whole, as those of other
+    models are. Each row costs its worker about a microsecond. [Cache rows](howto/cache-rows.md)."""
 
 
 def check_pool_cache(path: str, cache: PoolCacheConfig, protocol: str, cached: bool) -> Iterator[tuple[str, str]]:
