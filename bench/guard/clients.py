@@ -100,11 +100,19 @@ class GrpcClient(RawClient):
     From the second call on, fields go by number of the dynamic table (RFC 7541), as clients send them.
     """
 
-    _FIRST = b"\x83\x86\x41\x10tidegate.example\x44\x0d/test/Guarded\x5f\x10application/grpc\x40\x02te\x08trailers"
     _AGAIN = b"\x83\x86\xc1\xc0\xbf\xbe"
 
-    def __init__(self, rig: Rig, message: bytes, right: Callable[[bytes], bool], at_once: int = 1) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        message: bytes,
+        right: Callable[[bytes], bool],
+        at_once: int = 1,
+        path: bytes = b"/test/Guarded",
+    ) -> None:
         super().__init__(rig, b"", 0, right)
+        self._first = b"\x83\x86\x41\x10tidegate.example\x44" + bytes([len(path)]) + path
+        self._first += b"\x5f\x10application/grpc\x40\x02te\x08trailers"
         body = b"\0" + len(message).to_bytes(4, "big") + message
         self._pieces = [body[at : at + _FRAME_MOST] for at in range(0, len(body), _FRAME_MOST)]
         self._at_once = at_once
@@ -136,7 +144,7 @@ class GrpcClient(RawClient):
     def _call(self) -> bytes:
         stream, self._next = self._next, self._next + 2
         self._open[stream] = b""
-        head = self._AGAIN if stream > 1 else self._FIRST
+        head = self._AGAIN if stream > 1 else self._first
         last = len(self._pieces) - 1
         data = [frame(_DATA, _END_STREAM if i == last else 0, stream, piece) for i, piece in enumerate(self._pieces)]
         return frame(_HEADERS, _END_HEADERS, stream, head) + b"".join(data)

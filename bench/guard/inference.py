@@ -10,6 +10,7 @@ from itertools import count
 
 from bench.guard.clients import http1_request
 from bench.stub_grpc import fixed_answer
+from lb.wire import grpc_service_pb2 as wire
 
 TARGET = "/v2/models/stub/infer"
 
@@ -60,3 +61,10 @@ def binary_request(size: int) -> bytes:
 def answer_message(size: int) -> bytes:
     """A ModelInferResponse with one FP32 output, OUTPUT0, of `size` bytes."""
     return fixed_answer(size)[:-size] + floats(size // 4, 3)
+
+
+def grpc_message(size: int) -> bytes:
+    """A ModelInferRequest with an id and one FP32 tensor of `size` bytes."""
+    message = wire.ModelInferRequest(model_name="stub", id="1", raw_input_contents=[floats(size // 4, 1)])
+    message.inputs.add(name="INPUT0", datatype="FP32", shape=[size // 4])
+    return bytes(message.SerializeToString())

@@ -13,6 +13,7 @@ PATHS: dict[str, Path] = {
         grpc.BATCH,
         grpc.LOCAL,
         cache_hit.PATH,
+        cache_hit.GRPC,
         oip_json.PATH,
         oip_binary.PATH,
         tcp.PATH,

@@ -1,7 +1,8 @@
-"""The same inference request of 700 bytes of JSON again and again, answered from the cache."""
+"""The same inference request again and again, answered from the cache: 700 bytes of JSON, and a gRPC call with a tensor
+of 256 bytes."""
 
-from bench.guard.clients import Http1Client
-from bench.guard.inference import answer_message, json_request
+from bench.guard.clients import GrpcClient, Http1Client
+from bench.guard.inference import answer_message, grpc_message, json_request
 from bench.guard.paths.base import Path, Run, http_config
 from bench.guard.rig import Rig
 from bench.guard.upstreams import GrpcServer
@@ -20,3 +21,17 @@ def start() -> Run:
 
 
 PATH = Path("cache-hit", "repeated inference POST of 700 bytes, from the cache", start)
+
+
+def right_call(answer: bytes) -> bool:
+    return answer[:1] == b"\0" and b"OUTPUT0" in answer
+
+
+def start_grpc() -> Run:
+    server = GrpcServer(answer_message(OUTPUT))
+    rig = Rig(http_config(server.address, "oip", "cache: {size: 8MiB, ttl: 1h}\n"), [server])
+    client = GrpcClient(rig, grpc_message(256), right_call, path=b"/inference.GRPCInferenceService/ModelInfer")
+    return Run(rig, client, server, cached=True)
+
+
+GRPC = Path("grpc-cache-hit", "repeated gRPC inference with a tensor of 256 bytes, from the cache", start_grpc)

@@ -38,7 +38,7 @@ from lb.proxy.exchange.cached cimport (
     through_cache_by_digest,
 )
 from lb.proxy.exchange.call_answer cimport GRPC_PREFIX, answer_call, put_prefix
-from lb.proxy.exchange.exchange cimport CACHE_BYPASS, X_DONE, X_NEW, X_REQUEST, Exchange
+from lb.proxy.exchange.exchange cimport CACHE_BYPASS, CACHE_HIT, X_DONE, X_NEW, X_REQUEST, Exchange
 from lb.proxy.exchange.first_message cimport WEIGHING_NS, FirstMessage
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_WEB_TEXT
@@ -178,7 +178,7 @@ cdef class CachedCall(CachedBody):
         cdef tg_buffer extra
         if exchange.state == X_DONE:
             return
-        if has_id(message, size):             # of another request
+        if exchange.cache != CACHE_HIT and has_id(message, size):      # that of another request
             tg_buffer_clear(&stripped)
             if store_form(message, size, &stripped) < 0:
                 exchange.fail(FAIL_NO_MEMORY, "out of memory")
