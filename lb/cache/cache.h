@@ -3,6 +3,7 @@
  *   first page    geometry, decided once by whoever comes first
  *   stripes       counters, one stripe per worker and one for the master, each with a single writer
  *   generations   a counter of purges for each slot of tags; a power of two of them
+ *   flights       a line for each worker, then the flights of all workers, in sets (shared_flights.pyx)
  *   shards        state, hash buckets, sketch, nodes and chunks; a power of two of them, all alike
  *
  * A region of zero bytes is a valid empty cache. Chunk numbers start at 1; 0 means none.
@@ -16,7 +17,7 @@
 
 #include "atomics.h"
 
-#define TG_CACHE_MAGIC 0x54474334ull /* "TGC4": the upper half of the geometry word; the lower is the number of shards */
+#define TG_CACHE_MAGIC 0x54474335ull /* "TGC5": the upper half of the geometry word; the lower is the number of shards */
 #define TG_CHUNK 512u
 #define TG_CACHE_PAGE 4096u
 #define TG_TAGS 8u /* of an entry, at most */
@@ -60,6 +61,7 @@ typedef struct {
 } tg_tag;
 
 #define TG_NEGATIVE 1u /* a flag of an entry: the answer is an error */
+#define TG_AWAITED 0x8000u /* a flag of a fill alone: other workers wait for the answer, which is kept whatever it is worth */
 
 /* What goes with an answer into the cache. Zeroes: no tags, and no time to live. */
 typedef struct {
@@ -132,6 +134,33 @@ typedef struct {
     uint64_t holder_known_until;
 } tg_shard_view;
 
+/* A flight of all workers. One word says that there is a flight, of which request, and who leads it, so that one instruction
+ * begins, ends or takes over a flight, and a process that is killed leaves one of these three. */
+typedef struct {
+    uint64_t claim;      /* tg_claim_of, 0 = free */
+    uint64_t unshared;   /* the last claim here that ended without an answer to share */
+    uint64_t waiting[2]; /* a bit for each worker that follows */
+} tg_flight;
+
+#define TG_FLIGHT_WAYS 4u
+typedef struct {
+    _Alignas(64) tg_flight ways[TG_FLIGHT_WAYS];
+} tg_flight_set;
+
+/* A worker's part in the flights. Only its process writes here, and the master when that is dead. */
+typedef struct {
+    _Alignas(64) uint64_t lease_until; /* CLOCK_MONOTONIC ns: what it claims is another's to take from then on */
+    uint64_t incarnation;              /* of the worker's process; that of a claim differs when its process is gone */
+    uint64_t followed;                 /* flights of other workers that it waited for */
+    uint64_t promoted;                 /* flights that it took over from the dead or hung */
+    uint64_t unshared;                 /* flights that it led, and that ended without an answer to share */
+    uint64_t full;                     /* flights of its own alone, since the set had no room */
+    uint64_t reserved[2];
+} tg_flight_worker;
+
+_Static_assert(sizeof(tg_flight_set) == 128, "a set of flights is two cache lines");
+_Static_assert(sizeof(tg_flight_worker) == 64, "a worker's line of the flights is one cache line");
+
 _Static_assert(sizeof(tg_cache_stripe) == 128, "a stripe is two cache lines");
 _Static_assert(sizeof(tg_node) == 40, "a node has 40 bytes");
 _Static_assert(sizeof(tg_entry) == 152, "a head has 88 bytes and 8 for each tag");
@@ -190,6 +219,24 @@ static inline uint32_t tg_generations_for(uint64_t region) {
     return count;
 }
 
+/* Sets of flights: one for each 16 KiB of the region, within 16 and 4,096. Less than one per cent of the memory, and room for
+ * as many flights as workers have at once. */
+static inline uint32_t tg_flight_sets_for(uint64_t region) {
+    uint32_t count = 16;
+    while (count < 4096u && count < region / 16384)
+        count *= 2;
+    return count;
+}
+
+/* A claim: 32 bits of the key, 12 of a count of the worker's claims, 12 of the worker's incarnation, and 8 of the worker's number
+ * from 1 on. Two keys with the same bits wait for each other in vain, which costs time, and are answered by their whole keys. */
+static inline uint64_t tg_claim_of(uint32_t check, uint64_t count, uint64_t incarnation, uint32_t worker) {
+    return (uint64_t)check << 32 | (count & 0xfffu) << 20 | (incarnation & 0xfffu) << 8 | (worker + 1u);
+}
+static inline uint32_t tg_claim_check(uint64_t claim) { return (uint32_t)(claim >> 32); }
+static inline uint32_t tg_claim_incarnation(uint64_t claim) { return (uint32_t)(claim >> 8) & 0xfffu; }
+static inline uint32_t tg_claim_worker(uint64_t claim) { return ((uint32_t)claim & 0xffu) - 1u; }
+
 /* Whether no tag was purged since the generations were read. Acquires: what a purge announces is seen by whoever sees the
  * purge. A count above TG_TAGS is damage, or a fill with too many tags. */
 static inline int tg_tags_hold(const uint32_t *generations, uint32_t mask, const tg_tag *tags, uint64_t count) {
@@ -211,6 +258,18 @@ static inline uint32_t tg_key_shard(const unsigned char *key) {
     uint32_t shard;
     memcpy(&shard, key + 4, sizeof shard);
     return shard;
+}
+
+/* The same for flights, by other bits. */
+static inline uint32_t tg_key_flight(const unsigned char *key) {
+    uint32_t set;
+    memcpy(&set, key + 8, sizeof set);
+    return set;
+}
+static inline uint32_t tg_key_check(const unsigned char *key) {
+    uint32_t check;
+    memcpy(&check, key + 12, sizeof check);
+    return check;
 }
 
 /* Place `count` chunks with their nodes and buckets into `size` bytes at `base`: the largest count that fits, 0 if none. */

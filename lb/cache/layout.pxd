@@ -9,9 +9,11 @@ cdef extern from "cache.h" nogil:
         TG_CACHE_PAGE
         TG_TAGS
         TG_NEGATIVE
+        TG_AWAITED
         TG_FRESH
         TG_STALE
         TG_LAST_RESORT
+        TG_FLIGHT_WAYS
     const uint64_t TG_CACHE_MAGIC
     ctypedef struct tg_cache_stripe:
         uint64_t hits
@@ -93,6 +95,19 @@ cdef extern from "cache.h" nogil:
         uint32_t generation_mask
         uint64_t holder
         uint64_t holder_known_until
+    ctypedef struct tg_flight:
+        uint64_t claim
+        uint64_t unshared
+        uint64_t waiting[2]
+    ctypedef struct tg_flight_set:
+        tg_flight ways[4]
+    ctypedef struct tg_flight_worker:
+        uint64_t lease_until
+        uint64_t incarnation
+        uint64_t followed
+        uint64_t promoted
+        uint64_t unshared
+        uint64_t full
     char *tg_chunk(const tg_shard_view *v, uint32_t id) noexcept
     uint32_t tg_sketch_count(const uint64_t *sketch, uint32_t mask, uint32_t tag) noexcept
     void tg_sketch_add(uint64_t *sketch, uint32_t mask, uint32_t tag) noexcept
@@ -105,3 +120,10 @@ cdef extern from "cache.h" nogil:
     uint32_t tg_key_shard(const unsigned char *key) noexcept
     uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t size) noexcept
     uint64_t tg_checksum(const tg_entry *e, const char *data, size_t n) noexcept
+    uint32_t tg_flight_sets_for(uint64_t region) noexcept
+    uint64_t tg_claim_of(uint32_t check, uint64_t count, uint64_t incarnation, uint32_t worker) noexcept
+    uint32_t tg_claim_check(uint64_t claim) noexcept
+    uint32_t tg_claim_incarnation(uint64_t claim) noexcept
+    uint32_t tg_claim_worker(uint64_t claim) noexcept
+    uint32_t tg_key_flight(const unsigned char *key) noexcept
+    uint32_t tg_key_check(const unsigned char *key) noexcept

@@ -285,7 +285,8 @@ cdef int copy_in(tg_shard_view *v, uint32_t id, const tg_entry *entry, const cha
 
 
 cdef int shard_insert(
-    tg_shard_view *v, const tg_entry *entry, const char *data, uint64_t now, uint64_t expires, tg_cache_stripe *counters
+    tg_shard_view *v, const tg_entry *entry, const char *data, uint64_t now, uint64_t expires, bint awaited,
+    tg_cache_stripe *counters
 ) noexcept nogil:
     cdef tg_shard *state = v.state
     cdef uint32_t need = <uint32_t> tg_chunks_for(tg_head_size(entry.count), entry.size)
@@ -295,9 +296,9 @@ cdef int shard_insert(
     cdef int found = shard_remove(v, entry.key)
     if found < 0:
         return -1
-    # What takes the place of an older answer need not show its worth.
+    # What takes the place of an older answer, or is waited for by others, need not show its worth.
     count(v, tag)
-    cdef double newcomer = HUGE_VAL if found else worth(v, tag, entry.cost_us, need)
+    cdef double newcomer = HUGE_VAL if found or awaited else worth(v, tag, entry.cost_us, need)
     if state.fresh > v.count or state.free_count > state.fresh:
         return -1
     while state.free_count + (v.count - state.fresh) < need:

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from lb.cache.layout cimport tg_cache_stripe, tg_fill, tg_found, tg_shard_view
+from lb.cache.layout cimport (
+    tg_cache_stripe, tg_fill, tg_flight_set, tg_flight_worker, tg_found, tg_shard_view,
+)
 from lb.net.buffer cimport tg_buffer
 from lb.shared.segment cimport Segment
 
@@ -16,6 +18,9 @@ cdef class ResultCache:
     cdef tg_cache_stripe *stripe      # this process's
     cdef uint32_t *generations
     cdef uint32_t generation_mask
+    cdef tg_flight_worker *flight_workers
+    cdef tg_flight_set *flights       # of all workers: lb.cache.shared_flights
+    cdef uint32_t flight_mask
     cdef uint64_t token
 
     # Append the object under the 32-byte key to `into` and return its size; `found` says whether it is fresh or stale.
@@ -25,8 +30,8 @@ cdef class ResultCache:
         self, const unsigned char *key, uint64_t now, bint last_resort, tg_buffer *into, tg_found *found
     ) noexcept
     # Keep `n` bytes under the key as `fill` says, in place of what was there. 1 stored; 0 rejected: too large, no time
-    # to live, a tag was purged since the fill began, worth less than what would have to go, or the shard is busy; -1:
-    # the shard was found damaged and has been emptied. Never waits.
+    # to live, a tag was purged since the fill began, worth less than what would have to go and not TG_AWAITED, or the
+    # shard is busy; -1: the shard was found damaged and has been emptied. Never waits.
     cdef int put(
         self, const unsigned char *key, const char *data, size_t n, uint64_t now, const tg_fill *fill
     ) noexcept

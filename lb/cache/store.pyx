@@ -18,6 +18,9 @@ from lb.cache.layout cimport (
     tg_checksum,
     tg_entry,
     tg_fill,
+    tg_flight_set,
+    tg_flight_sets_for,
+    tg_flight_worker,
     tg_found,
     tg_generations_for,
     tg_head_size,
@@ -26,6 +29,7 @@ from lb.cache.layout cimport (
     tg_shard_view,
     tg_tag,
     tg_tags_hold,
+    TG_AWAITED,
     TG_FRESH,
     TG_NEGATIVE,
     TG_TAGS,
@@ -40,6 +44,7 @@ from lb.shared.atomics cimport (
     tg_load32_relaxed,
     tg_load64,
     tg_load64_relaxed,
+    tg_store64,
     tg_store64_relaxed,
 )
 from lb.shared.hashing cimport hash64_keyed
@@ -77,7 +82,11 @@ cdef class ResultCache:
         cdef uint64_t size = segment.header.cache_size
         cdef uint32_t generations = tg_generations_for(size)
         cdef uint64_t generations_at = TG_CACHE_PAGE + (stripes + TG_CACHE_PAGE - 1) // TG_CACHE_PAGE * TG_CACHE_PAGE
-        cdef uint64_t start = generations_at + generations * sizeof(uint32_t)
+        cdef uint32_t sets = tg_flight_sets_for(size)
+        cdef uint64_t flights_at = generations_at + generations * sizeof(uint32_t)
+        cdef uint64_t sets_at = flights_at + segment.header.workers * sizeof(tg_flight_worker)
+        cdef uint64_t start = sets_at + sets * sizeof(tg_flight_set)
+        start = (start + TG_CACHE_PAGE - 1) // TG_CACHE_PAGE * TG_CACHE_PAGE
         cdef char *region = segment.base + segment.header.cache_offset
         if self.shards is not NULL:
             raise TypeError("a ResultCache is initialised once")
@@ -105,6 +114,9 @@ cdef class ResultCache:
         cdef uint64_t stride = (size - start) // shards // TG_CACHE_PAGE * TG_CACHE_PAGE
         self.generations = <uint32_t *> (region + generations_at)
         self.generation_mask = generations - 1
+        self.flight_workers = <tg_flight_worker *> (region + flights_at)
+        self.flights = <tg_flight_set *> (region + sets_at)
+        self.flight_mask = sets - 1
         cdef uint64_t i
         for i in range(shards):
             if tg_shard_place(&self.shards[i], region + start + i * stride, stride) < MIN_CHUNKS:
@@ -158,7 +170,7 @@ cdef class ResultCache:
         entry.stale_until = later(entry.fresh_until, fill.stale_ns)
         entry.error_until = later(entry.fresh_until, fill.error_ns)
         entry.cost_us = fill.cost_us
-        entry.flags = fill.flags
+        entry.flags = <uint16_t> (fill.flags & ~TG_AWAITED)
         entry.count = fill.count
         memcpy(entry.tags, fill.tags, fill.count * sizeof(tg_tag))
         entry.checksum = tg_checksum(&entry, data, n)
@@ -167,7 +179,8 @@ cdef class ResultCache:
             tg_add(&self.stripe.rejected_busy, 1)
             return 0
         cdef uint64_t expires = max(entry.stale_until, entry.error_until)
-        cdef int outcome = shard_insert(shard, &entry, data, now, expires, self.stripe)
+        cdef int outcome = shard_insert(
+            shard, &entry, data, now, expires, (fill.flags & TG_AWAITED) != 0, self.stripe)
         if outcome < 0:
             shard_reset(shard)
         shard_unlock(shard)
@@ -318,16 +331,29 @@ cdef class ResultCache:
                 shard_unlock(&self.shards[i])
         return self.stripe.broken_locks - before
 
+    def release_flights(self, worker: int) -> None:
+        """What a dead worker leads is another's to take at once, instead of when its lease ends.
+
+        For the master, when a worker has died; the other workers are to be woken then. Raises IndexError.
+        """
+        self.segment.check_open()
+        if not 0 <= worker < self.segment.header.workers:
+            raise IndexError(f"worker {worker} is not in 0 to {self.segment.header.workers - 1}")
+        tg_store64(&self.flight_workers[worker].lease_until, 0)
+
     def stats(self) -> dict[str, int]:
         """Totals over all processes. `bytes` and `capacity` are memory, in whole chunks; `entries` includes stale ones
         and purged ones not yet reclaimed; `evictions` are of fresh entries, `expired` of stale and purged ones.
-        `hits` found a fresh entry, `stale` one that is not; `saved_us` is the time that making what they found took."""
+        `hits` found a fresh entry, `stale` one that is not; `saved_us` is the time that making what they found took.
+        `flights_…`: flights that a worker followed in another, took over from a dead or hung one, ended without an
+        answer to share, and had for itself since the table was full."""
         self.segment.check_open()
         cdef uint64_t used = 0
         cdef uint64_t chunks = 0
         cdef uint64_t entries = 0
         cdef uint32_t i
         cdef tg_cache_stripe *stripe
+        cdef tg_flight_worker *part
         for i in range(self.shard_count):
             entries += tg_load32_relaxed(&self.shards[i].state.entries)
             used += tg_load32_relaxed(&self.shards[i].state.used)
@@ -335,7 +361,7 @@ cdef class ResultCache:
         totals = dict.fromkeys(
             ("hits", "misses", "stored", "rejected_busy", "rejected_size", "evictions", "expired", "broken_locks",
              "corrupt", "purges", "rejected_purged", "stale", "saved_us",
-             "rejected_value"), 0)
+             "rejected_value", "flights_followed", "flights_promoted", "flights_unshared", "flights_full"), 0)
         for i in range(self.segment.header.workers + 1):
             stripe = &self.stripes[i]
             totals["hits"] += tg_load64_relaxed(&stripe.hits)
@@ -352,6 +378,12 @@ cdef class ResultCache:
             totals["stale"] += tg_load64_relaxed(&stripe.stale)
             totals["saved_us"] += tg_load64_relaxed(&stripe.saved_us)
             totals["rejected_value"] += tg_load64_relaxed(&stripe.rejected_value)
+        for i in range(self.segment.header.workers):
+            part = &self.flight_workers[i]
+            totals["flights_followed"] += tg_load64_relaxed(&part.followed)
+            totals["flights_promoted"] += tg_load64_relaxed(&part.promoted)
+            totals["flights_unshared"] += tg_load64_relaxed(&part.unshared)
+            totals["flights_full"] += tg_load64_relaxed(&part.full)
         return {"entries": entries, "bytes": used * TG_CHUNK, "capacity": chunks * TG_CHUNK, **totals}
 
     def __repr__(self):

@@ -16,6 +16,9 @@
     static inline void tg_store##bits##_f(type *p, type v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }                \
     static inline void tg_store##bits##_relaxed_f(type *p, type v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }        \
     static inline type tg_fetch_add##bits##_f(type *p, type v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }   \
+    static inline type tg_fetch_or##bits##_f(type *p, type v) { return __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL); }     \
+    static inline type tg_fetch_and##bits##_f(type *p, type v) { return __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL); }   \
+    static inline type tg_exchange##bits##_f(type *p, type v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }   \
     static inline int tg_cas##bits##_f(type *p, type expected, type desired) {                                          \
         return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);               \
     }
@@ -37,6 +40,9 @@ TG_ATOMICS(_i32, int32_t)
 #define tg_store64(p, v) tg_store64_f((uint64_t *)(p), (v))
 #define tg_store64_relaxed(p, v) tg_store64_relaxed_f((uint64_t *)(p), (v))
 #define tg_fetch_add64(p, v) tg_fetch_add64_f((uint64_t *)(p), (v))
+#define tg_fetch_or64(p, v) tg_fetch_or64_f((uint64_t *)(p), (v))
+#define tg_fetch_and64(p, v) tg_fetch_and64_f((uint64_t *)(p), (v))
+#define tg_exchange64(p, v) tg_exchange64_f((uint64_t *)(p), (v))
 #define tg_cas64(p, expected, desired) tg_cas64_f((uint64_t *)(p), (expected), (desired))
 
 /* The bits of a double in a 64-bit word. */

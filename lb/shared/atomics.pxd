@@ -15,6 +15,9 @@ cdef extern from "atomics.h" nogil:
     void tg_store64(uint64_t *p, uint64_t v) noexcept
     void tg_store64_relaxed(uint64_t *p, uint64_t v) noexcept
     uint64_t tg_fetch_add64(uint64_t *p, uint64_t v) noexcept
+    uint64_t tg_fetch_or64(uint64_t *p, uint64_t v) noexcept
+    uint64_t tg_fetch_and64(uint64_t *p, uint64_t v) noexcept
+    uint64_t tg_exchange64(uint64_t *p, uint64_t v) noexcept
     bint tg_cas64(uint64_t *p, uint64_t expected, uint64_t desired) noexcept
     double tg_load_double_relaxed(const uint64_t *p) noexcept      # the word holds a double's bits
     void tg_store_double_relaxed(uint64_t *p, double v) noexcept

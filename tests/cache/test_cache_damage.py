@@ -5,7 +5,7 @@ import os
 import random
 
 import pytest
-from compiled.result_cache import get_bytes, put_bytes
+from compiled.result_cache import first_shard, get_bytes, put_bytes
 
 from lb.cache.store import ResultCache
 from lb.shared.segment import Segment
@@ -13,7 +13,6 @@ from lb.shared.segment import Segment
 LIFE = 1 << 40
 SIZE = 96 << 10
 LENGTHS = [0, 5, 424, 425, 2000, 9000]
-HEAD = 3 * 4096  # geometry, counters and generations; the only shard follows
 
 
 def value_of(number, length):
@@ -29,7 +28,7 @@ def fill(cache, key, rng, now):
 @pytest.fixture
 def region():
     segment = Segment.create(1, endpoint_capacity=1, series_capacity=1, cache_size=SIZE)
-    yield segment, os.fstat(segment.fd).st_size - SIZE + HEAD
+    yield segment, first_shard(ResultCache(segment, 10_000))  # the only one
     segment.close()
 
 
@@ -54,13 +53,13 @@ def test_a_flipped_bit_of_a_value_is_a_miss_and_is_counted_once(region, key):
 def test_rubbish_anywhere_in_the_shard(region, key, seed):
     segment, start = region
     cache = ResultCache(segment, 10_000)
-    rng = random.Random(seed)
+    rng, whole = random.Random(seed), os.fstat(segment.fd).st_size - start
     now = 0
     for _ in range(40):
         fill(cache, key, rng, now)
         for _ in range(rng.choice([1, 3, 30, 300])):
             # Half of it where the links are: state, buckets and nodes are the first tenth of a shard.
-            span = SIZE - HEAD if rng.random() < 0.5 else (SIZE - HEAD) // 10
+            span = whole if rng.random() < 0.5 else whole // 10
             kind = rng.randrange(3)
             if kind == 0:
                 rubbish = rng.randbytes(rng.choice([1, 4, 8, 64]))

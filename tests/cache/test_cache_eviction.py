@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from compiled.result_cache import get_bytes, put_bytes
+from compiled.result_cache import AWAITED, find, get_bytes, put_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -200,6 +200,19 @@ def test_a_visit_saves_and_counts(key):
     assert put_bytes(cache, key("b"), bytes(size), 0, LIFE) == 1
     assert cache.has(key("b"), 0)
     assert cache.has(key(0), 0)
+    segment.close()
+
+
+def test_what_other_workers_wait_for_is_kept_whatever_it_is_worth(key):
+    segment, cache = open_cache()
+    capacity = cache.stats()["capacity"] // 512
+    for _ in range(3):
+        for number in range(capacity):
+            put_bytes(cache, key(number), b"x", 0, LIFE)
+    assert put_bytes(cache, key("a"), b"x", 0, LIFE) == 0
+    assert cache.stats()["rejected_value"] == 1
+    assert put_bytes(cache, key("a"), b"x", 0, LIFE, flags=AWAITED) == 1
+    assert find(cache, key("a"), 0)[1]["flags"] == 0
     segment.close()
 
 

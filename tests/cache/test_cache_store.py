@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from compiled.result_cache import get_bytes, get_entry, lock_owner, put_bytes
+from compiled.result_cache import first_shard, get_bytes, get_entry, lock_owner, put_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,7 +116,7 @@ def test_layout_is_decided_once(make_cache, key):
     assert all(get_bytes(later, key(number), 0) == b"%d" % number for number in range(200))
 
 
-@pytest.mark.parametrize("size", [0, 4096, 8192, 12288])
+@pytest.mark.parametrize("size", [0, 4096, 8192, 12288, 16384])
 def test_a_region_too_small_is_refused(make_cache, size):
     with pytest.raises(TidegateError, match="needs more than"):
         make_cache(size=size)
@@ -126,7 +126,7 @@ def test_a_region_with_something_else_is_refused(make_cache):
     cache = make_cache()
     segment = cache.segment
     start = os.fstat(segment.fd).st_size - segment.cache_size
-    for word in (b"notcache", b"\3\0\0\0\x34\x43\x47\x54", b"\0\0\0\0\x34\x43\x47\x54"):
+    for word in (b"notcache", b"\3\0\0\0\x35\x43\x47\x54", b"\0\0\0\0\x35\x43\x47\x54"):
         os.pwrite(segment.fd, word, start)
         with pytest.raises(TidegateError, match="not a result cache"):
             ResultCache(segment, 1000)
@@ -195,7 +195,7 @@ def hold_lock_forever(cache, key):
         "int(sys.argv[2])); print(flush=True); sys.stdin.read()"
     )
     segment = cache.segment
-    lock = os.fstat(segment.fd).st_size - segment.cache_size + 3 * 4096
+    lock = first_shard(cache)
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(segment.fd), str(lock)],
         pass_fds=[segment.fd],
@@ -237,7 +237,7 @@ def test_a_lock_of_a_reused_process_number_is_broken(make_cache, key):
     cache = make_cache()
     child = hold_lock_forever(cache, key(1))
     child.communicate()
-    lock = os.fstat(cache.segment.fd).st_size - cache.segment.cache_size + 3 * 4096
+    lock = first_shard(cache)
     # Our own number with another start time: as if the number had come round to us.
     os.pwrite(cache.segment.fd, ((os.getpid() << 32) | 1).to_bytes(8, "little"), lock)
     assert cache.recover(0) == 1

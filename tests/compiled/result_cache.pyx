@@ -3,13 +3,14 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from lb.cache.freshness cimport refresh_early
-from lb.cache.layout cimport TG_LAST_RESORT, TG_STALE, tg_fill, tg_found
+from lb.cache.layout cimport TG_AWAITED, TG_LAST_RESORT, TG_STALE, tg_fill, tg_found
 from lb.cache.owner cimport owner_pid
 from lb.cache.store cimport ResultCache
 from lb.shared.atomics cimport tg_load64_relaxed
 from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head
 
 
+AWAITED = TG_AWAITED
 STATES = {TG_STALE: "stale", TG_LAST_RESORT: "last resort"}
 
 
@@ -86,3 +87,8 @@ def lock_owner(ResultCache cache not None, bytes key):
     """Process number of who is changing the shard of `key`, 0 = nobody."""
     cache.check(key)
     return owner_pid(tg_load64_relaxed(&cache.shard(<const unsigned char *> <const char *> key).state.lock))
+
+
+def first_shard(ResultCache cache not None):
+    """Where the first shard begins in the segment's file."""
+    return <char *> cache.shards[0].state - cache.segment.base
