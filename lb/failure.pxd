@@ -57,6 +57,7 @@ cdef enum:
     FAIL_SLOW_BODY
     FAIL_NOT_IMPLEMENTED
     FAIL_HTTP_VERSION
+    FAIL_NOT_CACHED
 
     # The client left.
     FAIL_CLIENT_GONE

@@ -273,10 +273,12 @@ ROUTE = Kind(
         ),
         Word(
             "cache",
-            "Requests by what the result cache did with them",
+            "Requests by what the cache did with them: that of inferences, or the HTTP cache, which alone has the last "
+            "three: a stale answer was given, an endpoint found the stored answer still good, or one was asked for a "
+            "new one beside the requests",
             metric="*_requests",
             labels=("result",),
-            values=_each("hit", "miss", "collapsed", "bypass", "stored"),
+            values=_each("hit", "miss", "collapsed", "bypass", "stored", "stale", "revalidated", "refreshed"),
         ),
         Word(
             "cache_rows",

@@ -266,12 +266,15 @@ cdef extern from *:
     """
     size_t tg_format_time(char *into, size_t room, int64_t seconds) nogil
 
-cdef const char *CACHE_NAMES[5]
+cdef const char *CACHE_NAMES[8]
 CACHE_NAMES[0] = ""
 CACHE_NAMES[1] = "hit"
 CACHE_NAMES[2] = "miss"
 CACHE_NAMES[3] = "collapsed"
 CACHE_NAMES[4] = "bypass"
+CACHE_NAMES[5] = "stale"
+CACHE_NAMES[6] = "revalidated"
+CACHE_NAMES[7] = "refreshed"
 
 cdef const char *HEDGE_NAMES[3]
 HEDGE_NAMES[0] = ""

@@ -57,6 +57,7 @@ _HTTP_ONLY = (
 )
 _NONE_AT_ZERO = "not with min: 0 of {}: without requests the pool has no endpoint"
 _CACHING = ("cache", "cache_ttl")
+_PLAIN_HTTP = {"http", "http2"}
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
 _STREAM_ONLY = (
     "max_connections",
@@ -141,7 +142,7 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
     ordinary = {name for name, pool in config.pools.items() if pool.protocol in ("http", "http2", "grpc")}
     members = members_of(listener.routes)
     for first, places in by_form(members):
-        plain = first.mirror is None and first.model_fields_set.isdisjoint(_CACHING)
+        plain = first.mirror is None and first.model_fields_set.isdisjoint((*_CACHING, "http_cache"))
         for i in places:
             if plain and members[i].pool in ordinary:
                 continue  # as most of thousands are: nothing below is about it
@@ -210,6 +211,11 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
         elif protocols and "oip" not in protocols:
             names = " and ".join(repr(name) for name in route.pool_names)
             yield f"{path}.{key}", f"only for pools of protocol oip, and {names} is not one"
+    if route.http_cache is not None:
+        if config.cache is None and "cache" not in broken:
+            yield f"{path}.http_cache", "there is no cache; add a section cache: {}"
+        elif other := sorted(protocols - _PLAIN_HTTP):
+            yield f"{path}.http_cache", f"only for pools of protocol http or http2, not {' and '.join(other)}"
     if "oip" in protocols:
         yield from _inference(path, route)
     elif protocols:

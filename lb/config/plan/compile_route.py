@@ -23,6 +23,7 @@ from lb.config.plan.routes import (
 )
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.cors import cors_plan
+from lb.config.schema.routes.http_cache import http_cache_plan
 from lb.config.schema.routes.match import HOW, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.schema.routes.rate import rate_plan
 from lb.config.schema.routes.retry import NO_HEDGE, NO_RETRY, HedgeConfig
@@ -80,6 +81,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         priority=PRIORITIES.index(route.priority),
         cors=cors_plan(route.cors),
         bare_streams=route.stream_messages == "mlserver",
+        http_cache=http_cache_plan(route.http_cache),
         server_calls=sum(1 << SERVER_CALLS.index(name) for name in set(route.server_calls)),
     )
 

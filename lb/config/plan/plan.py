@@ -18,6 +18,7 @@ from lb.config.plan.routes import (
     CorsPlan,
     FieldsPlan,
     HedgePlan,
+    HttpCachePlan,
     MirrorPlan,
     NormalizePlan,
     RatePlan,
@@ -214,6 +215,7 @@ class RoutePlan(Struct, frozen=True):
     cors: CorsPlan | None = None  # None = answers say nothing of other origins
     bare_streams: bool = False  # messages of ModelStreamInfer's answers are ModelInferResponse, as MLServer has them
     server_calls: int = 0  # that clients may make: a set of lb.inference.server_calls.Kind
+    http_cache: HttpCachePlan | None = None  # None = nothing is kept by the rules of HTTP
 
 
 class Http2Plan(Struct, frozen=True):

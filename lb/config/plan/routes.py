@@ -136,6 +136,19 @@ class HedgePlan(Struct, frozen=True):
 SAFE_HEDGES = HedgePlan(990, 10_000_000, 100, 5, 1, careful=True)
 
 
+class HttpCachePlan(Struct, frozen=True):
+    """How a route's answers are kept as by an HTTP cache; times in whole seconds."""
+
+    ttl_s: int = 0  # of answers that say nothing; 0 = by Last-Modified
+    stale_while_revalidate_s: int = 0
+    stale_if_error_s: int = 0
+    max_object: int = 0  # bytes; 0 = the cache's
+    ignore_set_cookie: bool = False
+    request_directives: bool = True
+    query: bool = True  # counts in the key
+    headers: tuple[str, ...] = ()  # lower case; count in the key
+
+
 class RatePlan(Struct, frozen=True):
     """A route's limit: `burst` tokens, of which one comes back every `interval_ns`."""
 

@@ -49,6 +49,11 @@ cdef class Client(Stream):
     # before its request without that, the rest is read away.
     cdef void answered_early(self) noexcept
     cdef void send_continue(self) noexcept
+    # Its exchange goes on although it left: others wait for the answer, or a cache does.
+    cdef bint outlives(self) noexcept
+    # Its exchange, which holds no endpoint any more, has failed and its answer has not begun: whether another answer is
+    # given, and the exchange over with it.
+    cdef bint covers(self) noexcept
     # Bytes of the answer that wait for the client to take them.
     cdef size_t backlog(self) noexcept
     # The request never became an exchange: it is answered as a failure of this kind (lb.failure), with a message of

@@ -58,6 +58,12 @@ cdef class Client(Stream):
     cdef void send_continue(self) noexcept:
         pass
 
+    cdef bint outlives(self) noexcept:
+        return False
+
+    cdef bint covers(self) noexcept:
+        return False
+
     cdef size_t backlog(self) noexcept:
         return self.pending()
 

@@ -5,6 +5,7 @@ from lb.net.poller cimport Poller
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.exchange.http_cache.fill cimport HttpCache
 from lb.proxy.exchange.inference_body cimport InferContext
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.routing.route cimport Route
@@ -18,6 +19,7 @@ cdef class Admission:
     cdef Py_ssize_t busy              # exchanges in flight
     cdef InferContext context
     cdef Overload overload
+    cdef HttpCache http_cache
 
     # The exchange of a request whose head is in `scan`, counted as busy; its client keeps it and then calls `start`.
     # None: the request was rejected. `host` is without port. `model` is one that the request's body names, NULL where

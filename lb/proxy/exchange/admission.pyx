@@ -28,6 +28,8 @@ from lb.http.grpc.web cimport WEB_BINARY, WEB_NONE
 from lb.proxy.exchange.grpc_web_codec cimport web_kind_of
 from lb.proxy.exchange.http1_attempt cimport Http1Attempt
 from lb.proxy.exchange.http2_attempt cimport Http2Attempt
+from lb.proxy.exchange.http_cache.fill cimport HttpCache
+from lb.proxy.exchange.http_cache.lookup cimport through_http_cache
 from lb.proxy.exchange.inference_attempt cimport InferenceAttempt
 from lb.proxy.exchange.inference_body cimport InferContext
 from lb.proxy.exchange.pool_call cimport asks_pool, new_pool_call
@@ -58,6 +60,7 @@ cdef class Admission:
         self.poller = poller
         self.context = context
         self.overload = overload
+        self.http_cache = HttpCache(context)
 
     def drain(self):
         """From now on every answer is its connection's last."""
@@ -261,6 +264,8 @@ cdef class Admission:
                 exchange.client.send_continue()
         if exchange.attempt is None:
             give_answer(exchange, scan)
+        elif exchange.route.http_cache is not None:
+            through_http_cache(self.http_cache, exchange, scan)
         else:
             exchange.begin(scan)
 

@@ -42,6 +42,9 @@ cdef enum:
     CACHE_MISS
     CACHE_COLLAPSED
     CACHE_BYPASS
+    CACHE_STALE
+    CACHE_REVALIDATED
+    CACHE_REFRESHED                   # nobody waits for it: it counts as no request of its route
 
 cdef enum:
     HEDGE_LOST = 1                    # indices into HEDGE_NAMES of the access log

@@ -44,7 +44,8 @@ from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
     ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, ROUTE_CACHE_BYPASS,
-    ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS, ROUTE_CLIENT_ABORTS, ROUTE_HEDGES,
+    ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS, ROUTE_CACHE_REFRESHED, ROUTE_CACHE_REVALIDATED,
+    ROUTE_CACHE_STALE, ROUTE_CLIENT_ABORTS, ROUTE_HEDGES,
     ROUTE_HEDGE_RESULTS_LOST, ROUTE_HEDGE_RESULTS_REFUSED, ROUTE_HEDGE_RESULTS_WON, ROUTE_RETRIES,
     ROUTE_RETRIES_REFUSED, SERIES_FINISHED,
 )
@@ -881,6 +882,8 @@ cdef class Exchange(Waiter):
             return
         self.status = status
         self.let_go(status < 500)         # a client's fault is not held against the endpoint
+        if client.covers():
+            return
         answer = refusal_of(self, status, message)
         self.bytes_out = answer.part.iov_len
         self.record()
@@ -894,7 +897,7 @@ cdef class Exchange(Waiter):
 
     cdef void client_gone(self) noexcept:
         """The client left: stop the work, free the slot; there is nobody to answer (nginx's 499)."""
-        if self.state == X_DONE:
+        if self.state == X_DONE or self.client.outlives():
             return
         self.leave_queue(False)
         self.cancel()
@@ -1159,7 +1162,11 @@ cdef int told_status(Exchange exchange) noexcept:
 
 cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
     cdef uint64_t *words = exchange.route.series
-    cdef int code = exchange.counted_grpc_status()
+    cdef int code
+    if exchange.cache == CACHE_REFRESHED:
+        tg_add(&words[ROUTE_CACHE_REFRESHED], 1)
+        return
+    code = exchange.counted_grpc_status()
     # The status of an answer that was cut off said that it would be whole.
     cdef int status = exchange.cut if exchange.cut else told_status(exchange)
     if status == CLIENT_GONE:
@@ -1181,6 +1188,10 @@ cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
         tg_add(&words[ROUTE_CACHE_COLLAPSED], 1)
     elif exchange.cache == CACHE_BYPASS:
         tg_add(&words[ROUTE_CACHE_BYPASS], 1)
+    elif exchange.cache == CACHE_STALE:
+        tg_add(&words[ROUTE_CACHE_STALE], 1)
+    elif exchange.cache == CACHE_REVALIDATED:
+        tg_add(&words[ROUTE_CACHE_REVALIDATED], 1)
 
 
 cdef void count_model(Exchange exchange, uint64_t duration) noexcept:

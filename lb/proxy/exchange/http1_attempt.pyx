@@ -491,6 +491,8 @@ cdef Py_ssize_t pass_request(Http1Attempt attempt, Exchange exchange, size_t siz
         return PASS_NOT
     if upstream is None or upstream.connecting or upstream.tls is not None or upstream.pending() or upstream.deaf:
         return PASS_NOT
+    if exchange.client.fd < 0:
+        return PASS_NOT                       # an HTTP cache stands between (lb.proxy.exchange.http_cache)
     if exchange.bytes_in + size > exchange.route.max_body:
         return PASS_NOT
     n = pass_through(exchange.client, upstream, size)

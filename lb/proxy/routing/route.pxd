@@ -8,6 +8,7 @@ from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.headers.fields cimport FieldRules
 from lb.proxy.exchange.hedge cimport HedgePolicy
+from lb.proxy.exchange.http_cache.rules cimport HttpCacheRules
 from lb.proxy.exchange.mirror.mirror cimport Mirror
 from lb.proxy.routing.rate cimport RateLimit
 from lb.proxy.exchange.retry cimport RetryPolicy
@@ -58,6 +59,7 @@ cdef class Route:
     cdef readonly FieldRules response_fields
     cdef readonly RetryPolicy retry
     cdef readonly HedgePolicy hedge
+    cdef readonly HttpCacheRules http_cache  # None: no answers are kept by the rules of HTTP
     cdef readonly bint idempotent     # whatever the method
     cdef readonly bint bare_streams   # streams of inferences are answered as by MLServer
     cdef readonly int server_calls    # that clients may make: a set of lb.inference.server_calls.Kind

@@ -22,6 +22,7 @@ from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.headers.fields cimport FieldRules
 from lb.proxy.exchange.budget cimport Counted
 from lb.proxy.exchange.hedge cimport HedgePolicy
+from lb.proxy.exchange.http_cache.rules cimport HttpCacheRules
 from lb.proxy.exchange.mirror.mirror cimport Mirror
 from lb.proxy.routing.paths cimport PathIndex
 from lb.proxy.routing.rate cimport RateLimit
@@ -118,6 +119,8 @@ cdef class Route:
         self.share(tools)
         if plan.cors is not None:
             self.cors = Cors(plan.cors)
+        if plan.http_cache is not None:
+            self.http_cache = HttpCacheRules(plan.http_cache)
         self.idempotent = plan.idempotent
         self.server_calls = plan.server_calls
         self.bare_streams = plan.bare_streams
@@ -179,6 +182,7 @@ cdef class Route:
         made.request_fields = self.request_fields
         made.response_fields = self.response_fields
         made.cors = self.cors
+        made.http_cache = self.http_cache
         made.idempotent = self.idempotent
         made.server_calls = self.server_calls
         made.bare_streams = self.bare_streams

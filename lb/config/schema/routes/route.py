@@ -12,6 +12,7 @@ from lb.config.advice.variables import known_variable_advice, path_variable_advi
 from lb.config.schema.base import Boolean, FieldName, Integer, Model, Name, Number, Regex, advised, problem, text
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.cors import CorsConfig
+from lb.config.schema.routes.http_cache import HttpCacheConfig
 from lb.config.schema.routes.match import MatchConfig
 from lb.config.schema.routes.rate import RateLimitConfig
 from lb.config.schema.routes.retry import Hedge, Retry
@@ -254,6 +255,9 @@ class RouteConfig(Model):
     the file has a `cache` section. Switch it off for models whose answer changes for the same input."""
     cache_ttl: Duration | None = None
     """How long an answer stays in the cache. Default: the `ttl` of the `cache` section."""
+    http_cache: HttpCacheConfig | None = None
+    """Keeps answers of pools of protocol `http` or `http2` by the rules of HTTP (RFC 9111):
+    [Cache HTTP answers](howto/cache-http.md). It needs the section `cache`. Default: nothing is kept."""
     timeout: Duration | None = None
     """Longest time for the whole exchange, from the end of the request's head to the end of the answer; then the
     client gets 504. Default: no limit beyond the pool's."""
@@ -328,7 +332,16 @@ class RouteConfig(Model):
         return self
 
     def _without_endpoint(self) -> None:
-        for name in ("rewrite", "mirror", "request_headers", "response_headers", "retry", "hedge", "response_timeout"):
+        for name in (
+            "rewrite",
+            "mirror",
+            "request_headers",
+            "response_headers",
+            "retry",
+            "hedge",
+            "response_timeout",
+            "http_cache",
+        ):
             if getattr(self, name) is not None:
                 raise problem("route", f"{name} is only for routes with a pool, not for redirect or respond")
 

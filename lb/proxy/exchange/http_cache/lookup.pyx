@@ -1,0 +1,291 @@
+"""A request before its endpoint is asked: what the HTTP cache has for it.
+
+    a fresh answer          it is given
+    a stale one             it is given, given and made anew meanwhile, or validated
+    none                    the endpoint is asked; who asks for the same meanwhile waits for the answer
+    a method that changes   passed on; what is stored of the URI goes when the answer says that it was done
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+from lb.cache.layout cimport tg_found
+from lb.cache.store cimport ResultCache
+from lb.failure cimport FAIL_NOT_CACHED
+from lb.http.caching.answers cimport ASKED_AUTHORIZED, ASKED_BY_GET, ASKED_NO_STORE, ASKED_WITH_COOKIE
+from lb.http.caching.conditions cimport tg_part, tg_validators
+from lb.http.caching.directives cimport CC_NO_CACHE, CC_NO_STORE, CC_ONLY_IF_CACHED
+from lb.http.caching.requests cimport (
+    REQUEST_AUTHORIZED, REQUEST_CONDITIONAL, REQUEST_COOKIE, REQUEST_RANGE, REQUEST_UPGRADE, USE_FRESH,
+    USE_STALE_REFRESH, USE_VALIDATE_REQUEST, request_read, request_use, tg_freshness, tg_request, use,
+)
+from lb.http.head cimport H_HOST, Field, Scan, same_name, scan_field
+from lb.http.head_text cimport append_fields, append_text
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
+from lb.proxy.client.client cimport Client
+from lb.proxy.exchange.exchange cimport (
+    CACHE_BYPASS, CACHE_HIT, CACHE_MISS, CACHE_REFRESHED, CACHE_STALE, X_DONE, Exchange,
+)
+from lb.proxy.exchange.http1_attempt cimport Http1Attempt, brings_proof
+from lb.proxy.exchange.http2_attempt cimport Http2Attempt
+from lb.proxy.exchange.http_cache.fill cimport Fill, HttpCache, follow, lead, new_fill, uri_key
+from lb.proxy.exchange.http_cache.give cimport give_begin, give_whole, part_of, part_size
+from lb.proxy.exchange.http_cache.stored cimport (
+    STORED_ANSWER, STORED_PASS, STORED_VARIANTS, stored_freshness, stored_head, stored_scan, stored_text,
+    stored_validators, tg_stored,
+)
+from lb.proxy.exchange.refusal cimport SPEAKS_HTTP
+from lb.upstream.attempt cimport Attempt
+from lb.upstream.pool cimport POOL_HTTP
+
+cdef enum:
+    M_GET = 1                         # llhttp's numbers
+    M_HEAD = 2
+    M_OPTIONS = 6
+    M_TRACE = 7
+
+# The stored answer whose validators a request gets.
+cdef Scan VALIDATED
+VALIDATED.max_fields = 1000
+
+
+cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noexcept:
+    cdef tg_request request
+    cdef unsigned char key[32]
+    if cache.context.cache is None or exchange.grpc != SPEAKS_HTTP or exchange.source is not None or scan.websocket:
+        exchange.begin(scan)
+        return
+    if exchange.method == M_OPTIONS or exchange.method == M_TRACE:
+        exchange.cache = CACHE_BYPASS
+        exchange.begin(scan)
+        return
+    if request_uri(cache, exchange, scan) < 0 or uri_key(
+            key, cache, exchange, tg_buffer_head(&cache.uri), tg_buffer_size(&cache.uri), scan) < 0:
+        exchange.cache = CACHE_BYPASS
+        exchange.begin(scan)
+        return
+    if exchange.method != M_GET and exchange.method != M_HEAD:
+        pass_change(cache, exchange, scan, key)
+        return
+    request_read(&request, scan, exchange.route.http_cache.request_directives)
+    if not scan.complete or request.flags & REQUEST_UPGRADE or (
+            request.flags & REQUEST_AUTHORIZED and brings_proof(scan)):
+        exchange.cache = CACHE_BYPASS
+        exchange.begin(scan)
+        return
+    find(cache, exchange, scan, &request, key)
+
+
+cdef int request_uri(HttpCache cache, Exchange exchange, const Scan *scan) noexcept:
+    """Scheme, host in lower case and target of the request, as the endpoint gets them, into `cache.uri`."""
+    cdef tg_buffer *uri = &cache.uri
+    cdef const Field *host
+    cdef size_t i
+    tg_buffer_clear(uri)
+    if append_text(uri, exchange.client.scheme()) < 0 or tg_buffer_append(uri, b"\0", 1) < 0:
+        return -1
+    if scan.first[H_HOST] >= 0:
+        host = &scan.fields[scan.first[H_HOST]]
+        if tg_buffer_append(uri, host.value, host.value_length) < 0:
+            return -1
+        for i in range(uri.end - host.value_length, uri.end):
+            if 65 <= uri.data[i] <= 90:
+                uri.data[i] |= 32
+    if tg_buffer_append(uri, b"\0", 1) < 0:
+        return -1
+    return tg_buffer_append(uri, scan.target, scan.target_length)
+
+
+cdef void pass_change(HttpCache cache, Exchange exchange, Scan *scan, const unsigned char *key) noexcept:
+    cdef Fill fill = new_fill(cache, exchange, (<char *>key)[:32], 0, b"method")
+    exchange.cache = CACHE_BYPASS
+    fill.unsafe = True
+    append_fields(&fill.request, scan, 0)
+    tg_buffer_append(&fill.uri, tg_buffer_head(&cache.uri), tg_buffer_size(&cache.uri))
+    exchange.begin(scan)
+
+
+cdef void find(HttpCache cache, Exchange exchange, Scan *scan, tg_request *request, unsigned char *primary) noexcept:
+    cdef ResultCache store = cache.context.cache
+    cdef uint64_t now = exchange.client.poller.now
+    cdef const tg_stored *stored
+    cdef const char *why = b"uri-miss"
+    cdef unsigned char key[32]
+    cdef tg_freshness freshness
+    cdef use verdict
+    memcpy(key, primary, 32)
+    stored = read(cache, store, key, now)
+    if stored != NULL and stored.kind == STORED_VARIANTS:
+        why = b"vary-miss"
+        if cache.variant_key(key, exchange, primary, stored.nonce, stored_text(stored), stored.text_size, scan) < 0:
+            memcpy(key, primary, 32)
+            stored = NULL
+        else:
+            stored = read(cache, store, key, now)
+    if stored != NULL and stored.kind == STORED_ANSWER:
+        stored_freshness(&freshness, stored, now)
+        verdict = request_use(request, &freshness)
+        if verdict <= USE_STALE_REFRESH:
+            hit(cache, exchange, scan, stored, &freshness, verdict, primary, key)
+            return
+        why = b"request" if verdict == USE_VALIDATE_REQUEST else b"stale"
+    elif request.control.flags & CC_NO_STORE:
+        why = b"request"
+    if request.control.flags & CC_ONLY_IF_CACHED:
+        exchange.request_complete = True
+        exchange.fail(FAIL_NOT_CACHED, "the cache has no answer that may be given")
+        return
+    ask(cache, exchange, scan, request, stored, why, primary, key)
+
+
+cdef const tg_stored *read(HttpCache cache, ResultCache store, const unsigned char *key, uint64_t now) noexcept:
+    cdef tg_found found
+    cdef Py_ssize_t size
+    tg_buffer_clear(&cache.found)
+    size = store.get(key, now, True, &cache.found, &found)
+    if size < 0:
+        return NULL
+    return stored_head(tg_buffer_head(&cache.found), <size_t>size)
+
+
+cdef void hit(HttpCache cache, Exchange exchange, Scan *scan, const tg_stored *stored, const tg_freshness *freshness,
+              use verdict, const unsigned char *primary, const unsigned char *key) noexcept:
+    cdef Client client = exchange.client
+    cdef tg_part part
+    part_of(&part, scan, stored, stored.body_size, exchange.head_method)
+    if verdict == USE_STALE_REFRESH:
+        refresh(cache, exchange, scan, stored, primary, key)
+    exchange.cache = CACHE_HIT if verdict == USE_FRESH else CACHE_STALE
+    exchange.request_complete = True
+    give_begin(exchange, stored, &part, stored.body_size, b"hit", freshness.age, True,
+               freshness.lifetime - freshness.age)
+    exchange.bytes_out = part_size(stored, &part, stored.body_size, exchange.head_method)
+    exchange.record()
+    give_whole(client, stored, &part, exchange.head_method)
+    client.respond_end()
+
+
+cdef uint32_t asked_by(Exchange exchange, const tg_request *request) noexcept:
+    cdef uint32_t asked = 0
+    if exchange.method == M_GET:
+        asked |= ASKED_BY_GET
+    if request.control.flags & CC_NO_STORE:
+        asked |= ASKED_NO_STORE
+    if request.flags & REQUEST_AUTHORIZED:
+        asked |= ASKED_AUTHORIZED
+    if request.flags & REQUEST_COOKIE:
+        asked |= ASKED_WITH_COOKIE
+    return asked
+
+
+cdef void ask(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *request, const tg_stored *stored,
+              const char *why, const unsigned char *primary, const unsigned char *key) noexcept:
+    """`stored`: what is known of the answer; NULL: nothing."""
+    cdef bytes flight = (<char *>key)[:32]
+    cdef uint32_t asked = asked_by(exchange, request)
+    cdef bint validates = stored != NULL and stored.kind == STORED_ANSWER
+    cdef bint shared
+    cdef Fill fill
+    cdef Fill leader
+    shared = (asked & (ASKED_BY_GET | ASKED_NO_STORE | ASKED_AUTHORIZED) == ASKED_BY_GET
+              and not (stored != NULL and stored.kind == STORED_PASS)
+              and (exchange.pool.protocol == POOL_HTTP or exchange.pool.costs is None))
+    if shared and not request.control.flags & CC_NO_CACHE:
+        leader = <Fill>cache.flights.get(flight)
+        if leader is not None:
+            follow(leader, exchange, scan, asked)
+            return
+    exchange.cache = CACHE_MISS
+    fill = new_fill(cache, exchange, (<char *>primary)[:32], asked, why)
+    append_fields(&fill.request, scan, 0)
+    if validates:
+        tg_buffer_append(&fill.old, tg_buffer_head(&cache.found), tg_buffer_size(&cache.found))
+        if asked & ASKED_BY_GET and not asked & ASKED_NO_STORE:
+            fill.ours = add_validators(fill, scan)
+    # Others can have the answer, unless it will be a part, or one to conditions of its own.
+    if shared and not request.flags & REQUEST_RANGE and (fill.ours or not request.flags & REQUEST_CONDITIONAL):
+        lead(fill, flight)
+    exchange.begin(scan)
+
+
+cdef bint add_validators(Fill fill, Scan *scan) noexcept:
+    """The request becomes one that validates the stored answer (RFC 9111 section 4.3.1), by its own conditions no more.
+    False: the stored answer has no validator."""
+    cdef const tg_stored *stored = stored_head(tg_buffer_head(&fill.old), tg_buffer_size(&fill.old))
+    cdef tg_validators validators
+    cdef const Field *modified = NULL
+    cdef Field *field
+    cdef int i
+    if stored == NULL:
+        return False
+    stored_validators(&validators, stored)
+    stored_scan(&VALIDATED, stored)
+    for i in range(VALIDATED.field_count):
+        if same_name(VALIDATED.fields[i].name, VALIDATED.fields[i].name_length, b"last-modified"):
+            modified = &VALIDATED.fields[i]
+    if validators.last_modified < 0:
+        modified = NULL
+    if validators.etag == NULL and modified == NULL:
+        return False
+    if scan.field_count + 2 > scan.max_fields:
+        return False
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if (same_name(field.name, field.name_length, b"if-none-match")
+                or same_name(field.name, field.name_length, b"if-modified-since")):
+            field.hop = True
+    if validators.etag != NULL:
+        scan_field(scan, b"If-None-Match", 13, validators.etag, validators.etag_length)
+    if modified != NULL:
+        scan_field(scan, b"If-Modified-Since", 17, modified.value, modified.value_length)
+    return True
+
+
+cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_stored *stored,
+                  const unsigned char *primary, const unsigned char *key) noexcept:
+    """Has the answer made anew, without anybody who waits for it, unless that is under way. The request's head is
+    changed by it."""
+    cdef bytes flight = (<char *>key)[:32]
+    cdef Exchange made
+    cdef Attempt attempt
+    cdef Fill fill
+    cdef int i
+    if flight in cache.flights or exchange.head_method:
+        return
+    if exchange.pool.protocol == POOL_HTTP:
+        attempt = Http1Attempt.__new__(Http1Attempt)
+    else:
+        attempt = Http2Attempt.__new__(Http2Attempt)
+    made = Exchange.__new__(Exchange)
+    made.client = exchange.client
+    made.listener = exchange.listener
+    made.route = exchange.route
+    made.pool = exchange.pool
+    made.attempt = attempt
+    attempt.owner = made
+    made.started = exchange.client.poller.now
+    made.retries_left = exchange.retries_left
+    made.version = exchange.version
+    made.method = exchange.method
+    made.cache = CACHE_REFRESHED
+    fill = new_fill(cache, made, (<char *>primary)[:32], ASKED_BY_GET, b"stale")
+    append_fields(&fill.request, scan, 0)
+    tg_buffer_append(&fill.old, <const char *>stored, tg_buffer_size(&cache.found))
+    fill.real = None
+    lead(fill, flight)
+    if exchange.recorded():
+        tg_buffer_append(&made.target, tg_buffer_head(&exchange.target), tg_buffer_size(&exchange.target))
+        made.host_length = exchange.host_length
+        made.agent_length = exchange.agent_length
+        made.method_length = exchange.method_length
+        made.origin_length = exchange.origin_length
+    if made.route.timeout:
+        made.expires = made.started + made.route.timeout
+        made.client.poller.arm(made, made.expires)
+    for i in range(scan.field_count):
+        if same_name(scan.fields[i].name, scan.fields[i].name_length, b"range") or same_name(
+                scan.fields[i].name, scan.fields[i].name_length, b"if-range"):
+            scan.fields[i].hop = True
+    fill.ours = add_validators(fill, scan)
+    made.begin(scan)
+    if made.state != X_DONE and not made.request_complete:
+        made.take_body(NULL, 0, 0, True)

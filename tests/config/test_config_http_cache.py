@@ -1,0 +1,58 @@
+"""`http_cache` of a route: what it compiles to, and where it cannot stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_config_foreign import errors
+
+from lb.config.plan.routes import HttpCachePlan
+from lb.config.schema.routes.http_cache import HttpCacheConfig, http_cache_plan
+
+
+def config(route: dict[str, Any], protocol: str = "http", **more: Any) -> dict[str, Any]:
+    pools = {"files": {"protocol": protocol, "endpoints": ["10.0.0.1:9001"]}}
+    web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "files", **route}]}
+    return {"listeners": {"web": web}, "pools": pools, "cache": {}, **more}
+
+
+def test_defaults_and_times() -> None:
+    assert http_cache_plan(None) is None
+    assert http_cache_plan(HttpCacheConfig()) == HttpCachePlan()
+    given = HttpCacheConfig.model_validate(
+        {
+            "ttl": "1500ms",
+            "stale_if_error": "1m",
+            "max_object": "2KiB",
+            "key": {"query": False, "headers": ["X-Tenant"]},
+        }
+    )
+    plan = HttpCachePlan(ttl_s=2, stale_if_error_s=60, max_object=2048, query=False, headers=("x-tenant",))
+    assert http_cache_plan(given) == plan
+
+
+@pytest.mark.parametrize("protocol", ["http", "http2"])
+def test_pools_of_plain_http(tmp_path: Path, protocol: str) -> None:
+    assert errors(tmp_path, config({"http_cache": {}}, protocol)) == []
+
+
+@pytest.mark.parametrize("protocol", ["oip", "grpc"])
+def test_other_pools(tmp_path: Path, protocol: str) -> None:
+    (said,) = errors(tmp_path, config({"http_cache": {}}, protocol))
+    assert f"only for pools of protocol http or http2, not {protocol}" in said
+
+
+def test_it_needs_a_cache(tmp_path: Path) -> None:
+    data = config({"http_cache": {}})
+    del data["cache"]
+    (said,) = errors(tmp_path, data)
+    assert "there is no cache; add a section cache: {}" in said
+
+
+def test_routes_that_answer_themselves(tmp_path: Path) -> None:
+    data = config({})
+    data["listeners"]["web"]["routes"].append({"match": {"path": {"exact": "/a"}}, "respond": {}, "http_cache": {}})
+    (said,) = errors(tmp_path, data)
+    assert "http_cache is only for routes with a pool" in said
