@@ -19,7 +19,7 @@ BARE_PACKAGES := debootstrap iproute2
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare test test-fast test-other-servers test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run dev wheel wheel-bare test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -28,6 +28,7 @@ help:
 	@echo "make test    all tests, with what they need"
 	@echo "make test-fast  those that start no daemon, without the slow ones"
 	@echo "make test-other-servers  Triton, MLServer and KServe as managed servers; installs them"
+	@echo "make test-http-cache  an independent suite for HTTP caches against Tidegate, nginx and Varnish"
 	@echo "make test-scaling-agreement  the simulation of scaling beside a real daemon"
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
 	@echo "make wheel   dist/: a source distribution, and a wheel with the C libraries inside"
@@ -154,6 +155,10 @@ FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net s
 test-other-servers: dev $(STAMPS)/test-packages
 	$(BIN)/python -m bench.model_servers.others build/environments
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/other_servers/other_servers.py
+
+# The suite is a package of npm, 39 MB with what it needs: not a part of `make test`. It needs node, nginx and Varnish.
+test-http-cache: dev $(STAMPS)/test-packages
+	$(BIN)/python -m pytest -q -s --timeout=0 tests/http_cache/conformance.py
 
 # A minute of a real load, whose late requests are counted: not for a machine that does something else.
 test-scaling-agreement: dev
