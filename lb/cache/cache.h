@@ -228,8 +228,8 @@ static inline uint32_t tg_flight_sets_for(uint64_t region) {
     return count;
 }
 
-/* A claim: 32 bits of the key, 12 of a count of the worker's claims, 12 of the worker's incarnation, and 8 of the worker's number
- * from 1 on. Two keys with the same bits wait for each other in vain, which costs time, and are answered by their whole keys. */
+/* A claim: 32 bits of the flight's name, 12 of a count of the worker's claims, 12 of the worker's incarnation, and 8 of the worker's number
+ * from 1 on. Two flights with the same bits wait for each other in vain, which costs time, and are answered by their whole keys. */
 static inline uint64_t tg_claim_of(uint32_t check, uint64_t count, uint64_t incarnation, uint32_t worker) {
     return (uint64_t)check << 32 | (count & 0xfffu) << 20 | (incarnation & 0xfffu) << 8 | (worker + 1u);
 }
@@ -266,12 +266,6 @@ static inline uint32_t tg_key_flight(const unsigned char *key) {
     memcpy(&set, key + 8, sizeof set);
     return set;
 }
-static inline uint32_t tg_key_check(const unsigned char *key) {
-    uint32_t check;
-    memcpy(&check, key + 12, sizeof check);
-    return check;
-}
-
 /* Place `count` chunks with their nodes and buckets into `size` bytes at `base`: the largest count that fits, 0 if none. */
 static inline uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t size) {
     uint64_t per_chunk = TG_CHUNK + sizeof(tg_node) + sizeof(uint32_t), fixed = sizeof(tg_shard) + sizeof(tg_node);
@@ -308,6 +302,19 @@ static inline uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t siz
 static inline uint64_t tg_mix(uint64_t lane, uint64_t word) {
     lane ^= word;
     return ((lane << 29) | (lane >> 35)) * 0x9e3779b97f4a7c15ull; /* 2^64 / golden ratio, odd */
+}
+
+/* The bits that a claim has of a flight's name: a key, and words of 8 bytes behind it up to `n`. */
+static inline uint32_t tg_flight_check(const unsigned char *flight, size_t n) {
+    uint32_t check;
+    uint64_t word, lane;
+    memcpy(&check, flight + 12, sizeof check);
+    lane = check;
+    for (size_t at = 32; at + sizeof word <= n; at += sizeof word) {
+        memcpy(&word, flight + at, sizeof word);
+        lane = tg_mix(lane, word);
+    }
+    return (uint32_t)(lane ^ lane >> 32);
 }
 
 /* The entry's count of tags is at most TG_TAGS. */

@@ -7,4 +7,5 @@ cdef class Flights:
     cpdef bint join(self, bytes key, waiter) except -1
     cpdef list finish(self, bytes key)
     cpdef object promote(self, bytes key)
+    cpdef object followers_of(self, bytes key)
     cpdef void leave(self, bytes key, waiter) except *

@@ -41,6 +41,10 @@ cdef class Flights:
         if followers is not None:
             followers.pop(id(waiter), None)
 
+    cpdef object followers_of(self, bytes key):
+        """The followers of a flight, which is false while there are none; None when there is no flight."""
+        return self.flights.get(key)
+
     def __len__(self):
         """Number of flights."""
         return len(self.flights)

@@ -126,4 +126,4 @@ cdef extern from "cache.h" nogil:
     uint32_t tg_claim_incarnation(uint64_t claim) noexcept
     uint32_t tg_claim_worker(uint64_t claim) noexcept
     uint32_t tg_key_flight(const unsigned char *key) noexcept
-    uint32_t tg_key_check(const unsigned char *key) noexcept
+    uint32_t tg_flight_check(const unsigned char *flight, size_t n) noexcept

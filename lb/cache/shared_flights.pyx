@@ -25,8 +25,8 @@ from lb.cache.layout cimport (
     tg_claim_of,
     tg_claim_worker,
     tg_flight,
+    tg_flight_check,
     tg_flight_set,
-    tg_key_check,
     tg_key_flight,
 )
 from lb.cache.store cimport ResultCache
@@ -63,7 +63,8 @@ cdef inline uint64_t bit_of(uint32_t worker) noexcept nogil:
 
 
 cdef class SharedFlights:
-    """The part of one worker in the flights of all, by the 32-byte digest of the request; `wakeups` tells the others.
+    """The part of one worker in the flights of all; `wakeups` tells the others. A flight is named by the 32-byte digest of
+    the request, and by words of 8 bytes behind it: what else tells apart flights of the same request.
 
     To be made once in a worker's process: what a process before it claimed is another's to take from then on. Raises
     ValueError in the master, which asks nothing.
@@ -96,19 +97,19 @@ cdef class SharedFlights:
         if tg_load64_relaxed(&self.own.lease_until) < now + LEASE_NS // 2:
             tg_store64(&self.own.lease_until, now + LEASE_NS)
 
-    cdef int join(self, bytes digest, uint64_t now) noexcept:
-        cdef Claim claim = self.led.get(digest)
-        cdef const unsigned char *key = <const unsigned char *> <const char *> digest
+    cdef int join(self, bytes flight, uint64_t now) noexcept:
+        cdef Claim claim = self.led.get(flight)
+        cdef const unsigned char *key = <const unsigned char *> <const char *> flight
         cdef tg_flight_set *ways = &self.sets[tg_key_flight(key) & self.mask]
-        cdef uint32_t check = tg_key_check(key)
+        cdef uint32_t check = tg_flight_check(key, <size_t> len(flight))
         cdef tg_flight *at
         cdef uint64_t word, seen, own
         cdef int way
         if claim is not None:
             if tg_load64(&claim.at.claim) == claim.word:
                 return FLIGHT_LEADS
-            del self.led[digest]  # it hung, and another has taken over
-        self.followed.pop(digest, None)
+            del self.led[flight]  # it hung, and another has taken over
+        self.followed.pop(flight, None)
         self.renew(now)  # before anybody can see the claim
         for _ in range(TURNS):
             at = NULL
@@ -125,7 +126,7 @@ cdef class SharedFlights:
             if seen and tg_claim_check(seen) == check and not self.lost(seen, now):
                 if tg_claim_worker(seen) == self.worker:
                     break  # it leads another key with the same bits: nobody would wake it
-                if self.follow(digest, at, seen):
+                if self.follow(flight, at, seen):
                     return FLIGHT_FOLLOWS
                 continue
             self.claims += 1
@@ -133,15 +134,15 @@ cdef class SharedFlights:
             if not tg_cas64(&at.claim, seen, own):
                 continue
             if self.led_elsewhere(ways, at, check, now):
-                self.lead(digest, at, own)
-                self.end(digest, True)
+                self.lead(flight, at, own)
+                self.end(flight, True)
                 tg_pause()
                 continue
             if seen:
                 tg_fetch_and64(bit_word(at, self.worker), ~bit_of(self.worker))
                 if tg_claim_check(seen) == check:
                     tg_add(&self.own.promoted, 1)
-            self.lead(digest, at, own)
+            self.lead(flight, at, own)
             return FLIGHT_LEADS
         tg_add(&self.own.full, 1)
         return FLIGHT_FULL
@@ -158,12 +159,12 @@ cdef class SharedFlights:
                 return True
         return False
 
-    cdef void lead(self, bytes digest, tg_flight *at, uint64_t word) noexcept:
+    cdef void lead(self, bytes flight, tg_flight *at, uint64_t word) noexcept:
         cdef Claim claim = Claim.__new__(Claim)
         claim.at, claim.word = at, word
-        self.led[digest] = claim
+        self.led[flight] = claim
 
-    cdef bint follow(self, bytes digest, tg_flight *at, uint64_t word) noexcept:
+    cdef bint follow(self, bytes flight, tg_flight *at, uint64_t word) noexcept:
         cdef Claim claim
         tg_fetch_or64(bit_word(at, self.worker), bit_of(self.worker))
         tg_fence_full()
@@ -171,12 +172,12 @@ cdef class SharedFlights:
             return False  # the bit costs a wakeup for nothing at most
         claim = Claim.__new__(Claim)
         claim.at, claim.word = at, word
-        self.followed[digest] = claim
+        self.followed[flight] = claim
         tg_add(&self.own.followed, 1)
         return True
 
-    cdef int look(self, bytes digest, uint64_t now) noexcept:
-        cdef Claim claim = self.followed.get(digest)
+    cdef int look(self, bytes flight, uint64_t now) noexcept:
+        cdef Claim claim = self.followed.get(flight)
         if claim is None:
             return FLIGHT_OVER
         if tg_load64(&claim.at.claim) == claim.word:
@@ -190,13 +191,13 @@ cdef class SharedFlights:
                 return FLIGHT_GOES_ON
         return FLIGHT_UNSHARED if tg_load64(&claim.at.unshared) == claim.word else FLIGHT_OVER
 
-    cdef bint awaited(self, bytes digest) noexcept:
-        cdef Claim claim = self.led.get(digest)
+    cdef bint awaited(self, bytes flight) noexcept:
+        cdef Claim claim = self.led.get(flight)
         return claim is not None and (
             tg_load64_relaxed(&claim.at.waiting[0]) | tg_load64_relaxed(&claim.at.waiting[1])) != 0
 
-    cdef void end(self, bytes digest, bint shared) noexcept:
-        cdef Claim claim = self.led.pop(digest, None)
+    cdef void end(self, bytes flight, bint shared) noexcept:
+        cdef Claim claim = self.led.pop(flight, None)
         if claim is None:
             return
         if not shared:
@@ -218,8 +219,8 @@ cdef class SharedFlights:
                 if bits >> worker & 1 and self.wakeups is not None:
                     self.wakeups.ring(half * 64 + worker)
 
-    cdef void forget(self, bytes digest) noexcept:
-        cdef Claim claim = self.followed.pop(digest, None)
+    cdef void forget(self, bytes flight) noexcept:
+        cdef Claim claim = self.followed.pop(flight, None)
         if claim is not None and tg_load64(&claim.at.claim) == claim.word:
             tg_fetch_and64(bit_word(claim.at, self.worker), ~bit_of(self.worker))
 

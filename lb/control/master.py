@@ -461,11 +461,14 @@ class Master:
         await stopping
         await _cancel(hurry)
 
-    def _recover_cache(self) -> None:
-        """A worker that died inside of the cache left a lock: its shard is emptied now, not at the next write."""
+    def _recover_cache(self, worker: int) -> None:
+        """A worker that died inside of the cache left a lock: its shard is emptied now, not at the next write. What it
+        has asked for others is asked by one of those now, not at the end of its lease."""
         plan = self.plan
         if plan is not None and plan.cache is not None:
-            ResultCache(self.segment, plan.cache.max_object).recover(self._clock.now())
+            cache = ResultCache(self.segment, plan.cache.max_object)
+            cache.recover(self._clock.now())
+            cache.release_flights(worker)
 
     def _reopen_on_signal(self) -> None:
         try:

@@ -98,7 +98,7 @@ class Proxy:
         self.wake = None
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.tools = HedgeTools(self.poller)
-        self.context = inference_body.InferContext(self.poller, segment)
+        self.context = inference_body.InferContext(self.poller, segment, self.wakeups)
         self.counts = {}            # pool -> ModelCounts, of those whose model servers count nothing
         self.access = AccessLog(access_log_fd)
         self.spans = None           # the exporter in use

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -65,7 +66,8 @@ class FleetSettings(Struct, frozen=True):
 class Fleet:
     """`size` workers on the running loop; `access_log` gives the descriptor of the open access log, or -1.
 
-    `recover` is called when a worker has died, before it is replaced, to mend what it may have left in shared memory.
+    `recover(worker)` is called when a worker has died, before it is replaced, to mend what it may have left in shared
+    memory. The other workers are woken then: they may have waited for it.
     `answer(pool, method, request)` answers what workers ask of a whole pool: gRPC status, message and reply.
     `wake(pool)` is called when requests wait in a worker for an endpoint of a pool that has none.
     """
@@ -77,7 +79,7 @@ class Fleet:
         settings: FleetSettings,
         clock: Clock,
         access_log: Callable[[], int],
-        recover: Callable[[], None] = lambda: None,
+        recover: Callable[[int], None] = lambda worker: None,
         answer: Callable[[str, str, bytes], Awaitable[tuple[int, str, bytes]]] = _unanswered,
         wake: Callable[[str], None] = lambda pool: None,
     ) -> None:
@@ -306,7 +308,8 @@ class Fleet:
         member.last_exit = describe_exit(code)
         if lost := self._segment.clear_worker(member.index):
             self._loop.call_later(NOTICE, self._segment.forget, lost)
-        self._recover()
+        self._recover(member.index)
+        self._wake_workers()
         if self._stopping:
             member.state = "stopped"
             log.log(
@@ -317,6 +320,11 @@ class Fleet:
             self._restart(member, member.started, now)
         member.settle(f"died ({member.last_exit})")
         self._changed.set()
+
+    def _wake_workers(self) -> None:
+        for wakeup in self._wakeups:
+            with contextlib.suppress(BlockingIOError):  # full: it rings already
+                os.eventfd_write(wakeup, 1)
 
     def _restart(self, member: Member, started: int, now: int) -> None:
         """At once where it has served: connections and datagrams queue meanwhile. Else with pauses."""

@@ -1,5 +1,8 @@
 """The result cache before an inference, and the single flight: of identical misses the first asks, the others wait.
 
+The first of a worker takes part in the flights of all workers (lb.cache.shared_flights). If another worker asks, all of
+this worker's exchanges with that request follow, and get what the other has put into the store.
+
 Answers are kept, and shared, as the gRPC message of the model server without the id of its request, whatever protocol
 the clients speak. What a client gets is made of that by its body source.
 """
@@ -7,10 +10,13 @@ the clients speak. What a client gets is made of that by its body source.
 from libc.stdint cimport uint32_t
 from lb.cache.flight cimport Flights
 from lb.cache.layout cimport tg_fill
+from lb.cache.shared_flights cimport SharedFlights
 from lb.cache.store cimport ResultCache
 from lb.inference.request cimport InferRequest
 from lb.inference.rows cimport Rows
 from lb.net.buffer cimport tg_buffer
+from lb.net.poller cimport Source
+from lb.net.wakeups cimport Wakeups
 from lb.proxy.exchange.exchange cimport BodySource, Exchange
 from lb.shared.segment cimport Segment
 
@@ -24,13 +30,15 @@ cdef class AnswerTags:
     cdef uint32_t slots[OWN_TAGS]
 
 
-cdef class AnswerCache:
+cdef class AnswerCache(Source):
     """What the exchanges of a worker share."""
     cdef Segment segment
+    cdef Wakeups wakeups
     cdef ResultCache store            # None = there was no result cache yet
     cdef bint on                      # new exchanges ask it; those that have begun finish with it after a reload
     cdef Flights flights
     cdef dict tags                    # (pool, model, version) -> AnswerTags; good as long as the segment is
+    cdef SharedFlights shared         # None: there are no other workers, or there was no result cache yet
     cdef tg_buffer message            # on its way into, or out of, the store
 
 

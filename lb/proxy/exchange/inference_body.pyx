@@ -35,6 +35,7 @@ from lb.http.head cimport (
 from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_text
 from lb.net.poller cimport Poller
+from lb.net.wakeups cimport Wakeups
 from lb.net.ending cimport tg_end_by
 from lb.net.reuse cimport tg_reuse
 from lb.http.grpc.protobuf cimport span
@@ -74,9 +75,9 @@ cdef enum:
 cdef class InferContext:
     """What the inference exchanges of a worker share: the cache, and the flights that collapse identical misses."""
 
-    def __init__(self, Poller poller, Segment segment):
+    def __init__(self, Poller poller, Segment segment, Wakeups wakeups):
         self.poller = poller
-        self.answers = AnswerCache(segment)
+        self.answers = AnswerCache(poller, segment, wakeups)
         self.ask = nobody
         self.raw_inputs = {}
         self.schemas = {}

@@ -1,0 +1,272 @@
+"""Identical inferences over all workers of a daemon: one call of the model server, whatever becomes of who asks it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from daemon import Daemon, http_listener, route
+from traffic import Answer, Client, request
+from waiting import until, until_in_thread
+
+from lb.wire import grpc_service_pb2 as wire
+
+Start = Callable[..., Daemon]
+WORKERS = 4
+TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.5, -2.0]}
+_OPTIONS = [("grpc.so_reuseport", 0)]
+
+
+class HeldModel:
+    """A model server that gives a request's inputs back, and answers when `release` is set."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.given_up = 0
+        self.release = asyncio.Event()
+        self.server = grpc.aio.server(options=_OPTIONS)
+        handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer)}
+        self.server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),)
+        )
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+
+    async def _infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        asked = wire.ModelInferRequest.FromString(data)
+        self.calls += 1
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        answer = wire.ModelInferResponse(model_name=asked.model_name, id=asked.id)
+        for each, raw in zip(asked.inputs, asked.raw_input_contents, strict=True):
+            answer.outputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
+            answer.raw_output_contents.append(raw)
+        return answer.SerializeToString()
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[HeldModel]:
+    made = HeldModel()
+    await made.server.start()
+    yield made
+    made.release.set()
+    await made.server.stop(None)
+
+
+def config(model: HeldModel, **pool: Any) -> dict[str, Any]:
+    return {
+        "workers": WORKERS,
+        "cache": {"size": "16MiB", "ttl": "5m"},
+        "listeners": {"web": http_listener(route("/v2/", "models", retry="off", hedge="off"))},
+        "pools": {"models": {"protocol": "oip", "endpoints": [model.address], "response_timeout": "60s", **pool}},
+    }
+
+
+def infer(number: int, name: str = "m") -> bytes:
+    return request("POST", f"/v2/models/{name}/infer", {"id": str(number), "inputs": [TENSOR]})
+
+
+def peers(pid: int) -> set[int]:
+    """Ports of the peers that a process is connected with."""
+    return {each.raddr.port for each in psutil.Process(pid).net_connections("tcp4") if each.raddr}
+
+
+class Crowd:
+    """Clients that ask the same at once; `owners` has the worker of each."""
+
+    def __init__(self, daemon: Daemon, count: int) -> None:
+        self.daemon = daemon
+        self.clients = [Client(daemon.port()) for _ in range(count)]
+        self.owners: list[int | None] = []
+
+    async def connect(self) -> None:
+        for client in self.clients:
+            await client.connect()
+        owners = {port: pid for pid in self.daemon.worker_pids() for port in peers(pid)}
+        self.owners = [owners.get(client.local_port) for client in self.clients]
+
+    def ask(self, name: str = "m") -> list[asyncio.Task[Answer]]:
+        return [asyncio.create_task(client.ask(infer(i, name))) for i, client in enumerate(self.clients)]
+
+    def of(self, worker: int) -> list[int]:
+        return [i for i, owner in enumerate(self.owners) if owner == worker]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+async def all_wait(daemon: Daemon, count: int) -> None:
+    await until_in_thread(lambda: in_routes(daemon) == count, "the requests did not arrive")
+
+
+def in_routes(daemon: Daemon) -> float:
+    return sum(daemon.metrics("tidegate_route_in_flight").values())
+
+
+def total(daemon: Daemon, name: str) -> float:
+    return sum(daemon.metrics(f"tidegate_cache_{name}_total").values())
+
+
+def right(answer: Answer, number: int) -> bool:
+    return answer.status == 200 and answer.json["id"] == str(number) and answer.json["outputs"][0]["data"] == [1.5, -2]
+
+
+async def test_a_thousand_identical_misses_over_four_workers_are_one_call(start: Start, model: HeldModel) -> None:
+    daemon = start(config(model))
+    crowd = Crowd(daemon, 1000)
+    await crowd.connect()
+    assert len(set(crowd.owners)) == WORKERS
+    tasks = crowd.ask()
+    await all_wait(daemon, 1000)
+    model.release.set()
+    answers = await asyncio.gather(*tasks)
+    assert all(right(answer, number) for number, answer in enumerate(answers))
+    assert model.calls == 1
+    assert total(daemon, "flights_followed") == WORKERS - 1
+    assert total(daemon, "flights_promoted") == 0
+    # At once, and with an answer that comes at once: the ends of flights meet their beginnings.
+    for name in map(str, range(20)):
+        before = model.calls
+        answers = await asyncio.gather(*crowd.ask(name))
+        assert all(right(answer, number) for number, answer in enumerate(answers))
+        assert model.calls == before + 1
+    crowd.close()
+
+
+async def lead(daemon: Daemon, model: HeldModel, crowd: Crowd) -> tuple[int, list[asyncio.Task[Answer]]]:
+    """The first client asks, then all others: the worker that leads, and their tasks."""
+    first = asyncio.create_task(crowd.clients[0].ask(infer(0)))
+    await until(lambda: model.calls == 1, "no call was made")
+    tasks = [asyncio.create_task(client.ask(infer(i))) for i, client in enumerate(crowd.clients) if i]
+    await all_wait(daemon, len(crowd.clients))
+    return crowd.owners[0] or 0, [first, *tasks]
+
+
+async def test_the_leaders_worker_is_killed(start: Start, model: HeldModel) -> None:
+    daemon = start(config(model))
+    crowd = Crowd(daemon, 120)
+    await crowd.connect()
+    leader, tasks = await lead(daemon, model, crowd)
+    os.kill(leader, signal.SIGKILL)
+    await until(lambda: model.calls == 2, "nobody took over")
+    model.release.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    for number, answer in enumerate(answers):
+        if number in crowd.of(leader):
+            assert isinstance(answer, (OSError, EOFError))
+        else:
+            assert isinstance(answer, Answer)
+            assert right(answer, number)
+    assert model.calls == 2
+    assert total(daemon, "flights_promoted") == 1
+    await until_in_thread(lambda: leader not in daemon.worker_pids(), "the worker was not replaced")
+    # The worker's next process takes part in flights again.
+    model.release.clear()
+    again = Crowd(daemon, 60)
+    await until_in_thread(lambda: None not in daemon.worker_pids(), "the new worker")
+    await again.connect()
+    tasks = again.ask("other")
+    await all_wait(daemon, 60)
+    model.release.set()
+    assert all(right(answer, number) for number, answer in enumerate(await asyncio.gather(*tasks)))
+    assert model.calls == 3
+    crowd.close()
+    again.close()
+
+
+async def test_every_leader_is_killed(start: Start, model: HeldModel) -> None:
+    """Whoever takes over is killed, too, as long as anybody waits."""
+    daemon = start(config(model))
+    crowd = Crowd(daemon, 120)
+    await crowd.connect()
+    _, tasks = await lead(daemon, model, crowd)
+    victims: set[int] = set()
+    for calls in range(1, WORKERS):
+        await until(lambda calls=calls: model.calls == calls, "nobody took over")
+        leaders = set(await asyncio.to_thread(asking, daemon, model)) - victims
+        assert len(leaders) == 1
+        victims |= leaders
+        os.kill(*leaders, signal.SIGKILL)
+    await until(lambda: model.calls == WORKERS, "nobody took over")
+    model.release.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    for number, answer in enumerate(answers):
+        if crowd.owners[number] in victims:
+            assert isinstance(answer, (OSError, EOFError))
+        else:
+            assert isinstance(answer, Answer)
+            assert right(answer, number)
+    assert model.calls == WORKERS
+    crowd.close()
+
+
+def asking(daemon: Daemon, model: HeldModel) -> list[int]:
+    """The workers that are connected with the model server."""
+    port = int(model.address.rpartition(":")[2])
+    return [pid for pid in daemon.worker_pids() if port in peers(pid)]
+
+
+async def test_a_leaders_worker_that_hangs_loses_the_flight_with_its_lease(start: Start, model: HeldModel) -> None:
+    daemon = start(config(model))
+    crowd = Crowd(daemon, 120)
+    await crowd.connect()
+    leader, tasks = await lead(daemon, model, crowd)
+    os.kill(leader, signal.SIGSTOP)
+    try:
+        await until(lambda: model.calls == 2, "nobody took over")
+        model.release.set()
+        others = [task for number, task in enumerate(tasks) if number not in crowd.of(leader)]
+        assert {answer.status for answer in await asyncio.gather(*others)} == {200}
+    finally:
+        os.kill(leader, signal.SIGCONT)
+    answers = await asyncio.gather(*tasks)
+    assert all(right(answer, number) for number, answer in enumerate(answers))
+    assert model.calls == 2
+    crowd.close()
+
+
+async def test_the_leaders_client_leaves(start: Start, model: HeldModel) -> None:
+    daemon = start(config(model))
+    crowd = Crowd(daemon, 60)
+    await crowd.connect()
+    _, tasks = await lead(daemon, model, crowd)
+    crowd.clients[0].close()
+    await until(lambda: model.calls == 2, "nobody took over")
+    await until(lambda: model.given_up == 1, "the call of the leader goes on")
+    model.release.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(answers[0], (OSError, EOFError))
+    assert all(isinstance(a, Answer) and right(a, number) for number, a in enumerate(answers) if number)
+    assert model.calls == 2
+    crowd.close()
+
+
+async def test_a_reload_during_a_flight(start: Start, model: HeldModel) -> None:
+    description = config(model)
+    daemon = start(description)
+    crowd = Crowd(daemon, 60)
+    await crowd.connect()
+    _, tasks = await lead(daemon, model, crowd)
+    description["pools"]["others"] = {"protocol": "oip", "endpoints": [model.address]}
+    description["listeners"]["web"]["routes"].append(route("/other/", "others"))
+    outcome = await asyncio.to_thread(daemon.reload, description)
+    assert outcome["ok"], outcome
+    late = Crowd(daemon, 60)
+    await late.connect()
+    tasks += late.ask()
+    await all_wait(daemon, 120)
+    model.release.set()
+    answers = await asyncio.gather(*tasks)
+    assert all(right(answer, number % 60) for number, answer in enumerate(answers))
+    assert model.calls == 1
+    crowd.close()
+    late.close()
