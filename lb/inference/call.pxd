@@ -7,6 +7,7 @@ entries. The message itself goes to the endpoint as the client wrote it.
 from lb.http.grpc.protobuf cimport span
 from lb.inference.datatypes cimport MAX_TENSORS
 from lb.inference.memo cimport Memo
+from lb.inference.request cimport InferRequest
 from lb.inference.template cimport Template
 from lb.net.buffer cimport tg_buffer
 from lb.net.stream cimport iovec
@@ -28,3 +29,6 @@ cdef struct tg_asked:
 # known for certain: it is malformed, has fields unknown here, data outside of it, or data that does not fit its shape;
 # or it belongs to a sequence. Raises MemoryError.
 cdef Template read_call(const char *message, size_t size, tg_asked *asked)
+# The same as a request that owns its data, to be taken apart into rows; its own message is not made. Raises
+# MemoryError.
+cdef InferRequest request_of_call(Template template, const tg_asked *asked)

@@ -8,6 +8,7 @@ the model server.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 from lb.http.grpc.protobuf cimport (
     WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, append_tag, append_varint, cursor, field, next_field, span, start_cursor,
@@ -16,7 +17,9 @@ from lb.http.grpc.protobuf cimport (
 from lb.inference.contents cimport append_contents
 from lb.inference.datatypes cimport DT_BYTES, MAX_RANK, MAX_TENSORS, bytes_framing_ok, datatype_of
 from lb.inference.memo cimport Memo
+from lb.inference.request cimport InferRequest
 from lb.inference.template cimport Template, build_template
+from lb.net.stream cimport iovec
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
 )
@@ -426,3 +429,36 @@ cdef Template read_call(const char *message, size_t size, tg_asked *asked):
         if len(key) <= MEMO_KEY_MAX:
             calls.put(key, template)
     return template if template.cacheable and texts_fit(template, asked) else None
+
+
+cdef InferRequest request_of_call(Template template, const tg_asked *asked):
+    cdef InferRequest request = InferRequest.__new__(InferRequest)
+    cdef size_t count = <size_t>template.input_count
+    cdef size_t size = count * sizeof(iovec)
+    cdef iovec *tensors
+    cdef char *at
+    cdef size_t i
+    for i in range(count):
+        size += asked.tensors[i].iov_len
+    tensors = <iovec *>malloc(size + 1)
+    if tensors == NULL:
+        raise MemoryError
+    request.parts = request.tensors = tensors
+    at = <char *>(tensors + count)
+    for i in range(count):
+        tensors[i].iov_base = at
+        tensors[i].iov_len = asked.tensors[i].iov_len
+        if tensors[i].iov_len:
+            memcpy(at, asked.tensors[i].iov_base, tensors[i].iov_len)
+        at += tensors[i].iov_len
+    request.id = asked.id.data[:asked.id.size] if asked.id.size else b""
+    request.model = template.model
+    request.version = template.version
+    request.batch = template.batch
+    request.cacheable = template.cacheable
+    request.timeout_us = template.timeout_us
+    request.sequence = template.sequence
+    request.sequence_start = template.sequence_start
+    request.sequence_end = template.sequence_end
+    request.template = template
+    return request

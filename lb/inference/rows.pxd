@@ -58,8 +58,8 @@ cdef class Rows:
     cdef InferRequest ask(self)
     # The model is to be asked for the batch as it came; what was found is forgotten.
     cdef InferRequest ask_whole(self)
-    # Puts `answer` together. `message` answers the request that `ask` gave, and is read until the next call; NULL where
-    # no row is asked for. 0; -1: the answers do not fit together, or memory is out.
+    # Puts `answer` together. `message` answers the request that `ask` gave, and is read until the next call; it is not
+    # looked at where no row is asked for. 0; -1: the answers do not fit together, or memory is out.
     cdef int combine(self, const char *message, size_t size) noexcept
     # Appends the answer to one of the rows that were asked for, as it is kept. 0, or -1: out of memory.
     cdef int row_answer(self, int row, tg_buffer *out) noexcept

@@ -360,7 +360,7 @@ cdef class Rows:
         return 0
 
     cdef int combine(self, const char *message, size_t size) noexcept:
-        if message != NULL and self.take_answer(message, size, self.asked, self.asked_count) < 0:
+        if self.asked_count and self.take_answer(message, size, self.asked, self.asked_count) < 0:
             return -1
         return self.assemble()
 

@@ -27,6 +27,7 @@ from test_backend_kinds import REFUSALS, port_of, same
 
 BATCHES = 10_000
 AT_ONCE = 8
+WAYS = ("json", "binary", "raw", "typed")  # a stream is not cached
 ROW_WISE = [name for name, kind in KINDS.items() if kind.merges]
 # What `verify-rows` says of the other kinds, in part.
 OTHERS = {
@@ -104,7 +105,7 @@ class Run:
         self.sizes[len(next(iter(feeds.values())))] += 1
         id_ = f"{self.random.integers(2**32):x}"
         question = Question(id_, name, bare.inputs, feeds)
-        way = ("json", "binary")[self.random.integers(2)]
+        way = WAYS[self.random.integers(len(WAYS))]
         (reply,) = await self.clients.ask(way, [question])
         self.compare(question, reply, way)
 

@@ -182,6 +182,24 @@ async def test_a_model_without_rows_in_its_answers(site: Site) -> None:
     await idle(gate)
 
 
+@pytest.mark.parametrize("reply", [b"", b"\x0a\x01m"])
+async def test_an_answer_without_outputs(site: Site, reply: bytes) -> None:
+    """It goes with nothing, and is the answer where it is the whole batch's."""
+
+    async def behave(sent: Any, context: grpc.aio.ServicerContext) -> Any:
+        return reply
+
+    model = ModelServer()
+    gate = await gate_to(site, model, **ROWS)
+    await ask(gate, batch(1.0, 2.0))
+    model.behave = behave
+    for body in (batch(1.0, 3.0), batch(5.0, 6.0)):
+        answer = await ask(gate, body)
+        assert (answer.status, answer.json) == (200, {"model_name": "m", "outputs": []})
+    assert asked(model) == [[1.0, 2.0], [3.0], [1.0, 3.0], [5.0, 6.0]]
+    await idle(gate)
+
+
 async def test_a_fault_in_one_row_is_that_of_the_batch(site: Site) -> None:
     model = ModelServer()
     gate = await gate_to(site, model, **ROWS)

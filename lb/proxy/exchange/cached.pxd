@@ -14,8 +14,10 @@ from lb.cache.shared_flights cimport SharedFlights
 from lb.cache.store cimport ResultCache
 from lb.inference.request cimport InferRequest
 from lb.inference.rows cimport Rows
+from lb.inference.template cimport Template
 from lb.net.buffer cimport tg_buffer
 from lb.net.poller cimport Source
+from lb.net.stream cimport iovec
 from lb.net.wakeups cimport Wakeups
 from lb.proxy.exchange.exchange cimport BodySource, Exchange
 from lb.shared.segment cimport Segment
@@ -60,7 +62,7 @@ cdef class CachedBody(BodySource):
     # The answer, from the cache or of another exchange, unless the exchange is over: a message of the model server.
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept
     # The model server is to get this request in place of the client's: rows of it. False: the client's goes as it came.
-    cdef bint send(self, InferRequest request) noexcept
+    cdef bint send(self, Exchange exchange, InferRequest request) noexcept
     # The answer is an error, that of another exchange.
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept
 
@@ -69,6 +71,9 @@ cdef class CachedBody(BodySource):
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept
 # The same of a request whose digest, model and version are known.
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept
+# The key of a request, or of its rows together. 0, or -1 when hashing failed.
+cdef int make_key(CachedBody body, Exchange exchange, Template template, const iovec *tensors,
+                  unsigned char *key) noexcept
 # What RFC 9211 says of the cache, for the head of an answer.
 cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head) noexcept
 # The answer to all of the request, by the model server's to what it was asked. NULL: they do not go together, and the

@@ -10,11 +10,13 @@ from lb.cache.shared_flights cimport (
 )
 from lb.cache.store cimport ResultCache
 from lb.http.head_text cimport append_text
-from lb.inference.request cimport InferRequest
+from lb.inference.request cimport InferRequest, digest_of
 from lb.inference.response cimport store_form
 from lb.inference.rows cimport Rows
+from lb.inference.template cimport Template
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.poller cimport NEVER, Poller, Source
+from lb.net.stream cimport iovec
 from lb.net.wakeups cimport Wakeups
 from lb.proxy.exchange.cached_rows cimport keep_rows, look_up_rows, rows_to_look_up
 from lb.proxy.exchange.exchange cimport (
@@ -79,7 +81,7 @@ cdef class CachedBody(BodySource):
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept:
         pass
 
-    cdef bint send(self, InferRequest request) noexcept:
+    cdef bint send(self, Exchange exchange, InferRequest request) noexcept:
         return False
 
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
@@ -96,7 +98,7 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
         exchange.pick()
         return
     body.rows = rows_to_look_up(exchange, request)
-    if make_key(body, exchange, request, key) < 0:
+    if make_key(body, exchange, request.template, request.tensors, key) < 0:
         exchange.cache = CACHE_BYPASS
         exchange.pick()
         return
@@ -111,9 +113,10 @@ cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept:
         fly(body, exchange, False)
 
 
-cdef int make_key(CachedBody body, Exchange exchange, InferRequest request, unsigned char *key) noexcept:
+cdef int make_key(CachedBody body, Exchange exchange, Template template, const iovec *tensors,
+                  unsigned char *key) noexcept:
     cdef const unsigned char *secret = <const unsigned char *><const char *>exchange.pool.cache_key
-    return request.digest(secret, key) if body.rows is None else body.rows.digest(secret, key)
+    return digest_of(template, tensors, secret, key) if body.rows is None else body.rows.digest(secret, key)
 
 
 cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
@@ -155,13 +158,13 @@ cdef bint answer_from_rows(CachedBody body, Exchange exchange) noexcept:
     return True
 
 
-cdef void ask_for_rows(CachedBody body) noexcept:
+cdef void ask_for_rows(CachedBody body, Exchange exchange) noexcept:
     """Of the rows, the model server is asked for those that are missing."""
     cdef Rows rows = body.rows
     cdef InferRequest request = rows.ask() if rows.asked_count else None
-    if request is None or not body.send(request):
+    if request is None or not body.send(exchange, request):
         body.partial = False
-        body.send(rows.ask_whole())
+        body.send(exchange, rows.ask_whole())
 
 
 cdef const tg_buffer *combined(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept:
@@ -178,9 +181,10 @@ cdef const tg_buffer *combined(CachedBody body, Exchange exchange, const tg_buff
         return reply
     # The answer to the client's own request is right, whatever became of the model meanwhile.
     body.partial = False
-    body.send(rows.ask_whole())
+    body.send(exchange, rows.ask_whole())
     exchange.drop_hedge()                     # which asks for the rows
     exchange.last_endpoint = -1               # the endpoint has not failed
+    exchange.grpc_status = -1
     exchange.client.poller.arm(exchange, exchange.expires)
     exchange.pick()
     return NULL
@@ -227,7 +231,7 @@ cdef void fly(CachedBody body, Exchange exchange, bint alone) noexcept:
         body.leading = True
         exchange.cache = CACHE_MISS
         if body.rows is not None:
-            ask_for_rows(body)
+            ask_for_rows(body, exchange)
         exchange.pick()
         return
     body.following = True
@@ -314,7 +318,7 @@ cdef void scatter(CachedBody body) noexcept:
         (<CachedBody>waiting.source).following = False
         if waiting.state == X_REQUEST:
             if (<CachedBody>waiting.source).rows is not None:
-                ask_for_rows(<CachedBody>waiting.source)
+                ask_for_rows(<CachedBody>waiting.source, waiting)
             waiting.cache = CACHE_MISS
             waiting.client.poller.arm(waiting, waiting.expires)
             waiting.pick()

@@ -27,6 +27,8 @@ cdef class CachedCall(CachedBody):
     cdef bint taking                  # the endpoint's answer is kept, for the cache and those who wait
     cdef tg_buffer reply              # that answer, gRPC's prefix included
     cdef bytes reply_encoding
+    cdef tg_buffer original           # the client's message, while rows of it are asked for in its place
+    cdef bint combining               # the endpoint's answer is to those rows: the client gets what is made of it
     cdef str problem                  # why there is none: the endpoint's grpc-message
 
     # More of the request has come.
@@ -45,7 +47,12 @@ cdef class CachedCall(CachedBody):
     cdef void take_answer(self, Exchange exchange, const char *data, size_t size) noexcept
     # The fields that its gRPC status, another one than OK, came with.
     cdef void take_error(self, const Field *fields, int count) noexcept
-    # It is complete, and has gone out; the exchange has its gRPC status.
+    # The head of an answer to rows.
+    cdef void take_rows_head(self, Scan *scan) noexcept
+    cdef void find_encoding(self, Scan *scan) noexcept
+    # Such an answer is complete; the exchange has its gRPC status.
+    cdef void combine(self, Exchange exchange) noexcept
+    # The answer is complete, and has gone out; the exchange has its gRPC status.
     cdef void answered(self, Exchange exchange) noexcept
     # The message of `reply`. None: it is not the one whole message that it has to be, or cannot be read.
     cdef bytes unpacked(self)

@@ -20,23 +20,26 @@ from libc.string cimport memcmp, memset
 from lb.failure cimport FAIL_NO_MEMORY
 from lb.http.grpc.protobuf cimport append_field, cursor, next_field, start_cursor
 from lb.http.grpc.protobuf cimport field as wire_field
+from lb.http.grpc.text cimport grpc_status_of_http
 from lb.http.grpc.web cimport WEB_NONE, web_kind
 from lb.http.head cimport H_CONTENT_TYPE, Field, Scan, has_body, same_name
-from lb.inference.call cimport read_call, tg_asked
-from lb.inference.request cimport digest_of
+from lb.http.http2.streams cimport h2_rewind
+from lb.inference.call cimport read_call, request_of_call, tg_asked
+from lb.inference.request cimport InferRequest
 from lb.inference.response cimport is_sound, store_form
 from lb.inference.sequence cimport message_length
 from lb.inference.template cimport Template
 from lb.net.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
 )
 from lb.net.ending cimport tg_end_by
 from lb.net.reuse cimport tg_reuse
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.cached cimport (
-    AnswerCache, CachedBody, append_cache_status, land, leave_flight, release_followers, scatter, store,
-    through_cache_by_digest,
+    AnswerCache, CachedBody, append_cache_status, combined, land, leave_flight, make_key, release_followers, scatter,
+    store, through_cache_by_digest,
 )
+from lb.proxy.exchange.cached_rows cimport rows_to_look_up
 from lb.proxy.exchange.call_answer cimport GRPC_PREFIX, answer_call, put_prefix
 from lb.proxy.exchange.exchange cimport CACHE_BYPASS, CACHE_HIT, X_DONE, X_NEW, X_REQUEST, Exchange
 from lb.proxy.exchange.first_message cimport WEIGHING_NS, FirstMessage
@@ -51,7 +54,9 @@ cdef enum:
     # Bytes of a message that is gathered, the most that servers of gRPC take unless they are told otherwise. A larger
     # one goes on as it comes, since its transfer takes time that the endpoint's work should not wait for.
     GATHER_MOST = 4 * 1024 * 1024
+    ROWS_MOST = 64 * 1024 * 1024      # bytes of an answer to rows, which waits until it is complete
     SPARE_MOST = 256 * 1024           # bytes of memory that are held for the next request
+    GRPC_UNKNOWN = 2
     GRPC_UNAVAILABLE = 14
     M_POST = 3                        # llhttp's number
     ANSWER_ID = 3                     # field of a ModelInferResponse
@@ -145,8 +150,9 @@ cdef class CachedCall(CachedBody):
             if template is None:
                 return False
             self.id = asked.id.data[:asked.id.size] if asked.id.size else b""
-            if digest_of(template, asked.tensors, <const unsigned char *><const char *>exchange.pool.cache_key,
-                         key) < 0:
+            if exchange.pool.cached_rows is not None and template.batch > 1:
+                self.rows = rows_to_look_up(exchange, request_of_call(template, &asked))
+            if make_key(self, exchange, template, asked.tensors, key) < 0:
                 return False
             self.digest = (<char *>key)[:32]
             self.asked_model = template.model
@@ -213,23 +219,90 @@ cdef class CachedCall(CachedBody):
     cdef void leave(self, Exchange exchange) noexcept:
         leave_flight(self, exchange)
 
+    # Rows of the request, in place of all of it.
+
+    cdef bint send(self, Exchange exchange, InferRequest request) noexcept:
+        cdef Http2Call call = <Http2Call>exchange.attempt
+        cdef tg_buffer *queue = &call.stream.queue
+        cdef tg_buffer made
+        cdef char[GRPC_PREFIX] prefix
+        cdef int i
+        if request is self.rows.request:
+            self.combining = False
+            if tg_buffer_size(&self.original):
+                swap(queue, &self.original)
+                tg_buffer_free(&self.original)
+                h2_rewind(&call.stream)
+            return True
+        memset(&made, 0, sizeof(made))
+        put_prefix(prefix, request.message_size)
+        if tg_buffer_reserve(&made, GRPC_PREFIX + request.message_size) < 0:
+            return False
+        tg_buffer_append(&made, prefix, GRPC_PREFIX)       # cannot fail: the room is there
+        for i in range(request.part_count):
+            tg_buffer_append(&made, request.parts[i].iov_base, request.parts[i].iov_len)
+        swap(queue, &self.original)
+        swap(queue, &made)
+        tg_buffer_free(&made)
+        self.combining = True
+        return True
+
+    cdef void take_rows_head(self, Scan *scan) noexcept:
+        self.taking = True
+        tg_buffer_clear(&self.reply)
+        self.find_encoding(scan)
+
+    cdef void combine(self, Exchange exchange) noexcept:
+        cdef bytes message = b""
+        cdef const tg_buffer *whole
+        cdef tg_buffer reply
+        cdef int status = exchange.grpc_status
+        if status < 0:
+            status = GRPC_UNKNOWN if exchange.status == 200 else grpc_status_of_http(exchange.status)
+        if status:
+            text = "" if self.problem is None else self.problem
+            release_followers(self, status, text)
+            self.refuse(exchange, status, text)
+            return
+        exchange.let_go(True)
+        if self.taking:
+            message = self.unpacked()
+            if message is None:
+                message = b""                 # which goes with nothing: all of the request is asked for
+        memset(&reply, 0, sizeof(reply))
+        reply.data = <char *>message
+        reply.end = reply.capacity = <size_t>len(message)
+        whole = combined(self, exchange, &reply)
+        if whole == NULL:
+            return
+        store(self, exchange, whole)
+        land(self, tg_buffer_head(whole), tg_buffer_size(whole))
+        self.deliver(exchange, tg_buffer_head(whole), tg_buffer_size(whole))
+
     # The endpoint's answer.
 
     cdef void take_head(self, Exchange exchange, Scan *scan, tg_buffer *extra) noexcept:
+        self.taking = self.leading
+        tg_buffer_clear(&self.reply)          # of an answer to rows that went with nothing
+        self.find_encoding(scan)
+        append_cache_status(self, exchange, extra)
+
+    cdef void find_encoding(self, Scan *scan) noexcept:
         cdef Field *field
         cdef int i
-        self.taking = self.leading
+        self.reply_encoding = None
         for i in range(scan.field_count):
             field = &scan.fields[i]
             if field.name_length == 13 and same_name(field.name, 13, b"grpc-encoding"):
                 self.reply_encoding = field.value[:field.value_length]
-        append_cache_status(self, exchange, extra)
 
     cdef void take_answer(self, Exchange exchange, const char *data, size_t size) noexcept:
         cdef size_t most
         if not self.taking:
             return
         most = 0 if self.answers.store is None else self.answers.store.max_object
+        if self.combining:
+            most = ROWS_MOST
         if (tg_buffer_size(&self.reply) + size > most + GRPC_PREFIX
                 or tg_buffer_append(&self.reply, data, size) < 0):
             self.taking = False
@@ -259,6 +332,8 @@ cdef class CachedCall(CachedBody):
         memset(&whole, 0, sizeof(whole))
         whole.data = <char *>message
         whole.end = whole.capacity = <size_t>len(message)
+        if self.rows is not None:
+            combined(self, exchange, &whole)  # the model server was asked for all of it: its rows may be kept
         store(self, exchange, &whole)
         land(self, message, <size_t>len(message))
 
@@ -273,7 +348,8 @@ cdef class CachedCall(CachedBody):
             if data[0]:
                 if self.reply_encoding is None or self.answers.store is None:
                     return None
-                message = decompress(self.reply_encoding, message, self.answers.store.max_object)
+                message = decompress(self.reply_encoding, message,
+                                     ROWS_MOST if self.combining else self.answers.store.max_object)
         except (TidegateError, MemoryError):
             return None
         return message if is_sound(message, <size_t>len(message)) else None
@@ -316,10 +392,17 @@ cdef class CachedCall(CachedBody):
 
 cdef void end_call(void *call) noexcept:
     tg_buffer_free(&(<CachedCall>call).reply)
+    tg_buffer_free(&(<CachedCall>call).original)
 
 
 tg_end_by(<PyTypeObject *>CachedCall, end_call)
 tg_reuse(<PyTypeObject *>CachedCall)
+
+
+cdef inline void swap(tg_buffer *one, tg_buffer *other) noexcept nogil:
+    cdef tg_buffer between = one[0]
+    one[0] = other[0]
+    other[0] = between
 
 
 cdef bint has_id(const char *message, size_t size) noexcept nogil:

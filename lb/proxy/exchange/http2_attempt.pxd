@@ -37,6 +37,7 @@ cdef class Http2Attempt(Http2Call):
     # Where much waits for the client, the endpoint gets no window for what came.
     cdef void hold(self, Exchange exchange, size_t size, size_t *held) noexcept
     cdef bint whole(self) noexcept
+    cdef void rows_head(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef bint failed_head(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef void give_up(self, Exchange exchange, int kind) noexcept
     cdef void forget_answer(self, Exchange exchange) noexcept

@@ -232,6 +232,7 @@ cdef class Http2Attempt(Http2Call):
         self.stream.messages = exchange.grpc != 0
         h2_rewind(&self.stream)
         self.head_seen = False
+        self.cached = None
         self.held = 0
         if self.messages is not None:
             self.messages.begin()
@@ -276,6 +277,8 @@ cdef class Http2Attempt(Http2Call):
             return 0
         if self.cached is not None:
             self.cached.take_answer(exchange, data, size)
+            if self.cached.combining:
+                return 0
         if self.web is not None and self.web.text:
             if not self.web.encode(exchange, &part):
                 return 0
@@ -346,6 +349,9 @@ cdef class Http2Attempt(Http2Call):
         if self.again:
             self.forget_answer(exchange)
         elif kind == 0:
+            if self.cached is not None and self.cached.combining:
+                self.cached.combine(exchange)
+                return
             if self.cached is not None:
                 self.cached.answered(exchange)
             exchange.end()
@@ -392,6 +398,9 @@ cdef class Http2Attempt(Http2Call):
 
     cdef void answer_head(self, Exchange exchange, Scan *scan, bint last) noexcept:
         cdef tg_buffer extra
+        if type(exchange.source) is CachedCall and (<CachedCall>exchange.source).combining:
+            self.rows_head(exchange, scan, last)
+            return
         if self.web is not None and not self.web.rewrite_answer(exchange, scan, last):
             return
         if (exchange.route.retry is not None or self.inference) and self.failed_head(exchange, scan, last):
@@ -441,6 +450,20 @@ cdef class Http2Attempt(Http2Call):
         exchange.client.respond(scan, &extra, last)
         tg_buffer_free(&extra)
 
+    cdef void rows_head(self, Exchange exchange, Scan *scan, bint last) noexcept:
+        """Of an answer to rows of a request: the client gets none of it until it is complete."""
+        if self.failed_head(exchange, scan, last):
+            return
+        if exchange.route.hedge is not None:
+            exchange.own_answer()
+        exchange.status = scan.status
+        self.cached = <CachedCall>exchange.source
+        self.cached.take_rows_head(scan)
+        if self.pool.policy.reads_reports:
+            exchange.find_report(scan.fields, scan.field_count)
+        if last:
+            self.find_grpc_status(exchange, scan.fields, scan.field_count)
+
     cdef bint failed_head(self, Exchange exchange, Scan *scan, bint last) noexcept:
         """Whether the answer is one of those that the route does not take while another attempt may do better."""
         cdef Field *field
@@ -483,6 +506,10 @@ cdef class Http2Attempt(Http2Call):
 
     cdef void answer_trailers(self, Exchange exchange, Scan *scan) noexcept:
         self.find_grpc_status(exchange, scan.trailers, scan.trailer_count)
+        if self.cached is not None and self.cached.combining:
+            if self.pool.policy.reads_reports:
+                exchange.find_report(scan.trailers, scan.trailer_count)
+            return
         if self.web is not None:
             self.web.send_trailers(exchange, scan)         # in the body: browsers do not show others to pages
             return

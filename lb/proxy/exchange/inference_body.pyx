@@ -236,7 +236,7 @@ cdef class InferenceBody(CachedBody):
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept:
         answer(self, exchange, message, size)
 
-    cdef bint send(self, InferRequest request) noexcept:
+    cdef bint send(self, Exchange exchange, InferRequest request) noexcept:
         self.request = request
         return True
 
