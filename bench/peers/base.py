@@ -11,8 +11,9 @@ from typing import Literal, Protocol
 from bench.processes import Process
 
 # What a proxy does with what arrives: pass on HTTP/1.1 requests, HTTP/2 requests, gRPC calls, bytes or datagrams; turn
-# inference requests of HTTP/1.1 into what the model server speaks; answer repeated inference requests from its cache.
-Job = Literal["http", "http2", "grpc", "tcp", "udp", "oip", "cache"]
+# inference requests of HTTP/1.1 into what the model server speaks; answer repeated inference requests from its cache;
+# answer repeated GETs from its HTTP cache, for an hour, although the server says nothing of freshness.
+Job = Literal["http", "http2", "grpc", "tcp", "udp", "oip", "cache", "http_cache"]
 # What the server behind the proxy speaks; http2 and grpc by prior knowledge, in clear.
 Upstream = Literal["http", "http2", "grpc", "tcp", "udp"]
 

@@ -47,6 +47,8 @@ class Envoy:
         refuse_classes(task)
         if task.job == "cache":
             raise Cannot("its cache keeps answers to GET only")
+        if task.job == "http_cache":
+            raise Cannot("its cache filter is work in progress, by its documentation")
         if task.job == "udp" and task.checks:
             raise Cannot("it has no health checks by UDP")
         if task.job == "udp" and task.balance == "least_request":

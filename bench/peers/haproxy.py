@@ -37,6 +37,8 @@ class HAProxy:
         refuse_nonsense(task)
         if task.job == "cache":
             raise Cannot("its cache keeps answers to GET only")
+        if task.job == "http_cache":
+            raise Cannot("it keeps no answer that says nothing of its freshness")
         if task.job == "udp":
             raise Cannot("it relays no UDP")
         files = {_MAIN: _global(setup) + _defaults(task) + _frontend(setup) + _backend(setup)}

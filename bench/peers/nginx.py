@@ -77,6 +77,13 @@ _CACHE = """        proxy_cache answers;
 """
 
 
+_HTTP_CACHE = """        proxy_cache answers;
+        proxy_cache_valid 200 1h;
+        proxy_cache_lock on;
+        add_header Cache-Status $upstream_cache_status;
+"""
+
+
 class Nginx:
     name = "nginx"
     install = "apt-get install nginx-light libnginx-mod-stream"
@@ -156,6 +163,9 @@ def _http(setup: Setup) -> str:
     if task.job == "cache":
         zone = _CACHE_ZONE.format(directory=setup.directory)
         server += _CACHE
+    elif task.job == "http_cache":
+        zone = _CACHE_ZONE.format(directory=setup.directory)
+        server += _HTTP_CACHE
     if task.routes > 1:
         server += f"""        # Locations by prefix are found in a tree, so their number hardly matters.
         include {setup.directory / _ROUTES};

@@ -99,17 +99,18 @@ def _routes(task: Task) -> str:
             f" timeout: {each.deadline * 1000:g}ms{'' if task.untuned else f', priority: {each.priority}'}}}\n"
             for each in task.classes
         )
+    cached = ", http_cache: {ttl: 1h}" if task.job == "http_cache" else ""
     if task.routes == 1:
         options = f", timeout: {task.deadline * 1000:g}ms" if task.deadline else ""
         options += f", hedge: {{after: {task.hedge}}}" if task.hedge else ""
-        return f"    routes: [{{pool: servers{options}}}]\n"
-    rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers" for i in range(task.routes))
+        return f"    routes: [{{pool: servers{options}{cached}}}]\n"
+    rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers{cached}" for i in range(task.routes))
     return "    routes:\n" + "".join(f"      - {{{rule}}}\n" for rule in rules)
 
 
 def _pool(setup: Setup) -> str:
     task = setup.task
-    protocol = "oip" if task.job in ("oip", "cache") else task.job
+    protocol = "oip" if task.job in ("oip", "cache") else "http" if task.job == "http_cache" else task.job
     lines = [f"protocol: {protocol}"]
     if task.policy or not task.untuned:
         lines.append(f"policy: {task.policy or task.balance}")
@@ -137,4 +138,4 @@ def _serve(serve: Serve, setup: Setup) -> list[str]:
 
 
 def _cache(task: Task) -> str:
-    return "cache: {size: 64MiB, ttl: 1h}\n" if task.job == "cache" else ""
+    return "cache: {size: 64MiB, ttl: 1h}\n" if task.job in ("cache", "http_cache") else ""

@@ -57,6 +57,23 @@ sub vcl_deliver {
 }
 """
 
+_HTTP_CACHE = """
+sub vcl_backend_response {
+    if (beresp.status == 200) {
+        set beresp.ttl = 1h;
+        return (deliver);
+    }
+}
+
+sub vcl_deliver {
+    if (obj.hits > 0) {
+        set resp.http.Cache-Status = "hit";
+    } else {
+        set resp.http.Cache-Status = "miss";
+    }
+}
+"""
+
 _PROBE = """
 probe each_second {
     .url = "/";
@@ -184,6 +201,8 @@ def _vcl(setup: Setup) -> str:
     parts.append(_receive(task, setup.port))
     if task.job == "cache":
         parts.append(_CACHE)
+    elif task.job == "http_cache":
+        parts.append(_HTTP_CACHE)
     return "".join(parts)
 
 
@@ -214,7 +233,7 @@ def _told(port: int) -> str:
 
 
 def _receive(task: Task, port: int) -> str:
-    body, action = _told(port), "pass"
+    body, action = _told(port), "hash" if task.job == "http_cache" else "pass"
     if task.job == "cache":
         action = "hash"
         body += f"""    # The body is to be part of the key, so it has to be read first.

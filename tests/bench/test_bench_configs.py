@@ -29,7 +29,7 @@ OPTIONS = {
     "failover": {"balance": "round_robin", "checks": True, "failover": True},
     "classes": {"endpoint_limit": 1, "classes": (Class("a", 0.1, "high"), Class("b", 1, "low"))},
 }
-JOBS = ("http", "http2", "grpc", "tcp", "udp", "cache")
+JOBS = ("http", "http2", "grpc", "tcp", "udp", "cache", "http_cache")
 # What a peer cannot do: jobs, and (job, option) pairs beyond those.
 EVERYWHERE = {
     ("tcp", "routes"),
@@ -43,13 +43,17 @@ EVERYWHERE = {
 NO_CLASSES = {(job, "classes") for job in JOBS}
 CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
     "tidegate": (set(), EVERYWHERE),
-    "haproxy": ({"udp", "cache"}, EVERYWHERE),
+    "haproxy": ({"udp", "cache", "http_cache"}, EVERYWHERE),
     "nginx": (set(), EVERYWHERE | NO_CLASSES),
-    "envoy": ({"cache"}, EVERYWHERE | NO_CLASSES | {("udp", "checks"), ("udp", "least_request")}),
+    "envoy": ({"cache", "http_cache"}, EVERYWHERE | NO_CLASSES | {("udp", "checks"), ("udp", "least_request")}),
     "varnish": (
         {"http2", "grpc", "tcp", "udp"},
-        {("cache", "untuned")}
-        | {(job, option) for job in ("http", "cache") for option in ("tls", "least_request", "classes", "failover")},
+        {("cache", "untuned"), ("http_cache", "untuned")}
+        | {
+            (job, option)
+            for job in ("http", "cache", "http_cache")
+            for option in ("tls", "least_request", "classes", "failover")
+        },
     ),
 }
 CASES = [(name, job, option) for name in CANNOT for job in JOBS for option in OPTIONS]

@@ -154,6 +154,23 @@ def test_cache(name: str, tmp_path: Path) -> None:
         assert server.requests == 3
 
 
+@pytest.mark.parametrize("name", CACHES)
+def test_http_cache(name: str, tmp_path: Path) -> None:
+    with http_server("A") as server, running(name, Task("http_cache"), tmp_path, server.port) as proxy:
+
+        def ask(path: str) -> tuple[str, bytes]:
+            status, answer, headers = get(proxy.setup.port, path)
+            assert status == 200
+            return headers["cache-status"].lower(), answer
+
+        said, answer = ask("/a")
+        assert ("hit" not in said, answer) == (True, b"A GET /a ")
+        said, answer = ask("/a")
+        assert ("hit" in said, answer) == (True, b"A GET /a ")
+        assert "hit" not in ask("/b")[0]
+        assert server.requests == 2
+
+
 @pytest.mark.parametrize("name", GENERAL)
 def test_https(name: str, tmp_path: Path) -> None:
     with http_server("A") as server, running(name, Task("http", tls=True), tmp_path, server.port) as proxy:

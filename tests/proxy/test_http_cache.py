@@ -6,10 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from datapath import Gate, Site, settle
+from datapath import SECOND, Gate, Site, settle
 from h2_client import h2_client
-from http_cache_site import Asked, Fields, Origin, Reply, ask, cached_gate, counted, read_answer
+from http_cache_site import MIB, Asked, Fields, Origin, Reply, ask, cached_gate, counted, read_answer
 from infer_site import idle
+from test_http2_lengths import Http2Endpoint
+
+from lb.cache.store import ResultCache
+from lb.config.plan.routes import HedgePlan, HttpCachePlan
 
 FRESH = ("Cache-Control", "max-age=600")
 NAMED = ("ETag", '"one"')
@@ -573,8 +577,6 @@ async def test_clients_of_http2(site: Site) -> None:
 
 
 async def test_tags_are_purged(site: Site) -> None:
-    from lb.cache.store import ResultCache
-
     origin = always(FRESH, ("Surrogate-Key", "shop item-1"), ("Cache-Tag", "red, very blue"))
     gate = await cached_gate(site, origin)
     cache = ResultCache(gate.segment, 1 << 20)
@@ -587,8 +589,6 @@ async def test_tags_are_purged(site: Site) -> None:
 
 
 async def test_a_purge_during_the_making_wins(site: Site) -> None:
-    from lb.cache.store import ResultCache
-
     held = asyncio.Event()
     origin = always(FRESH, ("Cache-Tag", "a"), before=held)
     gate = await cached_gate(site, origin)
@@ -622,4 +622,79 @@ async def test_pipelined_hits(site: Site) -> None:
         assert (await read_answer(reader)).body == b"1"
     writer.close()
     assert len(origin.asked) == 1
+    await idle(gate)
+
+
+async def test_endpoints_of_http2(site: Site) -> None:
+    fields = [(":status", "200"), ("cache-control", "max-age=600"), ("etag", '"one"'), ("content-length", "10")]
+    endpoint = Http2Endpoint([(fields, False), (b"0123456789", True)])
+    rules = {"http_cache": HttpCachePlan()}
+    gate = await site.gate(
+        [await site.endpoint(endpoint.handle)], route=rules, cache_size=8 * MIB, pool={"protocol": "http2"}
+    )
+    assert (await ask(gate)).cache == "fwd=uri-miss; fwd-status=200; stored"
+    tasks = [asyncio.create_task(ask(gate, "/other")) for _ in range(5)]
+    assert {answer.body for answer in await asyncio.gather(*tasks)} == {b"0123456789"}
+    assert (await ask(gate, Range="bytes=2-3")).body == b"23"
+    async with h2_client(gate.port) as client:
+        assert (await client.fetch("/")).body == b"0123456789"
+    assert len(endpoint.methods) == 2
+    await idle(gate)
+
+
+async def test_an_upload_passes_on_a_cached_route(site: Site) -> None:
+    origin = Origin(lambda asked: Reply(fields=[FRESH], body=b"%d" % len(asked.body)))
+    gate = await cached_gate(site, origin)
+    body = b"x" * 3_000_000
+    for method in ("POST", "GET"):
+        assert (await ask(gate, method=method, body=body)).body == b"3000000"
+    assert counted(gate) == {"bypass": 2}
+    await idle(gate)
+
+
+async def test_a_hedge_may_bring_the_answer(site: Site) -> None:
+    held = asyncio.Event()
+    slow = always(FRESH, body=b"slow", before=held)
+    quick = always(FRESH, body=b"quick")
+    hedge = HedgePlan(0, 50_000_000, 0, 100, 100)
+    gate = await site.gate(
+        [await site.endpoint(slow.serve), await site.endpoint(quick.serve)],
+        route={"http_cache": HttpCachePlan(), "hedge": hedge},
+        cache_size=8 * MIB,
+    )
+    tasks = [asyncio.create_task(ask(gate)) for _ in range(4)]
+    got = [answer.body for answer in await asyncio.gather(*tasks)]
+    assert got == [b"quick"] * 4
+    assert (await ask(gate)).cache.startswith("hit")
+    assert len(slow.asked) + len(quick.asked) <= 2
+    held.set()
+    await idle(gate)
+
+
+async def test_a_retry_may_bring_the_answer(site: Site) -> None:
+    replies = [Reply(silent=True), Reply(fields=[FRESH], body=b"good")]
+    gate = await cached_gate(site, Origin(lambda asked: replies.pop(0)))
+    assert (await ask(gate)).body == b"good"
+    assert (await ask(gate)).cache.startswith("hit")
+    await idle(gate)
+
+
+async def test_a_plan_without_a_cache_passes_all(site: Site) -> None:
+    origin = always(FRESH)
+    gate = await cached_gate(site, origin)
+    await ask(gate)
+    site.reload(gate, cache=None)
+    for _ in range(2):
+        assert (await ask(gate)).get("cache-status") is None
+    await idle(gate)
+
+
+async def test_a_request_that_is_too_late(site: Site) -> None:
+    """Who waits has a deadline of its own."""
+    held = asyncio.Event()
+    origin = always(FRESH, before=held)
+    gate = await cached_gate(site, origin, route={"timeout_ns": SECOND // 5})
+    tasks = [asyncio.create_task(ask(gate)) for _ in range(3)]
+    assert [answer.status for answer in await asyncio.gather(*tasks)] == [504] * 3
+    held.set()
     await idle(gate)
