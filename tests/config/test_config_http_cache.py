@@ -56,3 +56,8 @@ def test_routes_that_answer_themselves(tmp_path: Path) -> None:
     data["listeners"]["web"]["routes"].append({"match": {"path": {"exact": "/a"}}, "respond": {}, "http_cache": {}})
     (said,) = errors(tmp_path, data)
     assert "http_cache is only for routes with a pool" in said
+
+
+def test_no_object_is_larger_than_the_caches(tmp_path: Path) -> None:
+    (said,) = errors(tmp_path, config({"http_cache": {"max_object": "2MiB"}}))
+    assert "is more than max_object of the section cache" in said

@@ -698,3 +698,53 @@ async def test_a_request_that_is_too_late(site: Site) -> None:
     assert [answer.status for answer in await asyncio.gather(*tasks)] == [504] * 3
     held.set()
     await idle(gate)
+
+
+async def test_a_reload_takes_the_cache_away_in_the_middle(site: Site) -> None:
+    rest = asyncio.Event()
+    origin = always(FRESH, body=b"x" * 100_000, gate=rest)
+    gate = await cached_gate(site, origin)
+    tasks = [asyncio.create_task(ask(gate)) for _ in range(3)]
+    await waiting(gate, 3)
+    site.reload(gate, cache=None)
+    rest.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert len(outcomes[0].body) == 100_000 if not isinstance(outcomes[0], BaseException) else False
+    await idle(gate)
+
+
+async def test_like_variants_wait_for_one_of_them(site: Site) -> None:
+    held = asyncio.Event()
+    origin = Origin(
+        lambda asked: Reply(before=held, fields=[FRESH, ("Vary", "X-Kind")], body=(asked.get("x-kind") or "").encode())
+    )
+    gate = await cached_gate(site, origin)
+    tasks = [asyncio.create_task(ask(gate, X_Kind=kind)) for kind in "abababab"]
+    await waiting(gate, 8)
+    held.set()
+    assert [answer.body for answer in await asyncio.gather(*tasks)] == [b"a", b"b"] * 4
+    assert len(origin.asked) == 2
+    await idle(gate)
+
+
+async def test_upgrades_pass_a_cached_route(site: Site) -> None:
+    async def upgrading(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\n")
+        writer.write(await reader.readexactly(4))
+        writer.close()
+
+    gate = await site.gate(
+        [await site.endpoint(upgrading)],
+        route={"http_cache": HttpCachePlan()},
+        listener={"upgrades": ("raw",)},
+        cache_size=8 * MIB,
+    )
+    for method in (b"GET", b"PUT"):
+        reader, writer = await gate.connect()
+        writer.write(method + b" / HTTP/1.1\r\nHost: a\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        writer.write(b"ping")
+        assert await reader.readexactly(4) == b"ping"
+        writer.close()
+    await idle(gate)

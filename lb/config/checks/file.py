@@ -216,6 +216,9 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
             yield f"{path}.http_cache", "there is no cache; add a section cache: {}"
         elif other := sorted(protocols - _PLAIN_HTTP):
             yield f"{path}.http_cache", f"only for pools of protocol http or http2, not {' and '.join(other)}"
+        most = route.http_cache.max_object
+        if most is not None and config.cache is not None and most > config.cache.max_object:
+            yield f"{path}.http_cache.max_object", "is more than max_object of the section cache"
     if "oip" in protocols:
         yield from _inference(path, route)
     elif protocols:

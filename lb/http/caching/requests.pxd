@@ -9,7 +9,6 @@ cdef enum:
     REQUEST_RANGE = 1 << 1            # it wants a part
     REQUEST_AUTHORIZED = 1 << 2
     REQUEST_COOKIE = 1 << 3
-    REQUEST_UPGRADE = 1 << 4
 
 cdef struct tg_request:
     uint32_t flags

@@ -1,7 +1,7 @@
 """What a request asks of a cache: see requests.pxd."""
 
 from libc.stdint cimport int64_t
-from lb.http.head cimport H_CACHE_CONTROL, H_COOKIE, H_UPGRADE, Field, Scan, has_token, same_name
+from lb.http.head cimport H_CACHE_CONTROL, H_COOKIE, Field, Scan, has_token, same_name
 from lb.http.caching.answers cimport ANSWER_NO_CACHE, ANSWER_REVALIDATE
 from lb.http.caching.directives cimport (
     CC_NO_CACHE, CC_NO_STORE, directives_begin, directives_read, tg_directives,
@@ -14,8 +14,6 @@ cdef void request_read(tg_request *request, const Scan *scan, bint honoured) noe
     cdef int i
     request.flags = 0
     directives_begin(&request.control)
-    if scan.first[H_UPGRADE] >= 0:
-        request.flags |= REQUEST_UPGRADE
     if scan.first[H_COOKIE] >= 0:
         request.flags |= REQUEST_COOKIE
     for i in range(scan.field_count):

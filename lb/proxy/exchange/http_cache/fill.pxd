@@ -26,6 +26,7 @@ cdef class HttpCache:
     """What the exchanges of a worker share for HTTP caching."""
     cdef InferContext context         # which has the cache
     cdef dict flights                 # key -> the Fill whose answer others wait for
+    cdef size_t made                  # bytes of the objects that are being made, all together
     cdef dict making                  # primary key -> set of Fills that will store something under it
     cdef tg_buffer found              # an object out of the cache
     cdef tg_buffer note               # likewise, while `found` is in use
@@ -75,7 +76,8 @@ cdef class Fill(Client):
     cdef uint64_t purges              # of the cache when it began
     cdef uint64_t asked_at            # monotonic ns
     cdef uint64_t expected            # bytes of the body; UINT64_MAX: not known
-    cdef list waiting                 # exchanges, each with a Waiting as source
+    cdef size_t made                  # bytes of `object` that count in the cache's `made`
+    cdef dict waiting                 # exchange -> its source, a Waiting; in the order they came
 
     cdef size_t limit(self) noexcept
     cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept
@@ -87,6 +89,9 @@ cdef class Fill(Client):
     # Gives the client the stored answer, and is done with it.
     cdef void give(self, const tg_stored *stored, const char *said, bint aged) noexcept
     cdef bint begin_storing(self, Scan *scan, tg_answer *answer) noexcept
+    # So many bytes more of the object. False: it is too large, or all of them are.
+    cdef bint grow(self, size_t size) noexcept
+    cdef void drop_object(self) noexcept
     cdef void keep(self) noexcept
     cdef void keep_under(self, uint64_t lasts) noexcept
     cdef void forget(self) noexcept

@@ -52,6 +52,7 @@ cdef enum:
     FOR_NOBODY = 256 * 1024           # bytes that are still taken for the cache alone
     VALIDATED_S = 3600                # that a stale answer with a validator is kept, to be validated
     STALE_S = 600                     # that one without is kept, for who takes it (max-stale)
+    MOST_MADE = 64 * 1024 * 1024      # bytes of a worker's objects on their way into the cache; further answers pass
     PASS_S = 10                       # that requests for what cannot be kept do not wait for each other
 
 # Heads that are made of stored ones: a worker handles one at a time.
@@ -177,7 +178,7 @@ cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t a
     fill.why = why
     fill.asked_at = client.poller.now
     fill.expected = UINT64_MAX
-    fill.waiting = []
+    fill.waiting = {}
     if cache.context.cache is not None:
         fill.purges = purges_of(cache.context.cache)
     if asked & ASKED_BY_GET and not asked & ASKED_NO_STORE:
@@ -208,7 +209,7 @@ cdef void follow(Fill leader, Exchange exchange, Scan *scan, uint32_t asked) noe
     exchange.attempt.begin(scan)              # which may fail
     if exchange.state == X_REQUEST:
         waiting.fill = leader
-        leader.waiting.append(exchange)
+        leader.waiting[exchange] = waiting
         if leader.state == FILL_STORING:
             leader.stream_to(exchange)
 
@@ -222,7 +223,7 @@ cdef void go_alone(Exchange exchange, Waiting waiting, bytes primary, bytes flig
         leader = <Fill>waiting.cache.flights.get(flight)
         if leader is not None:
             waiting.fill = leader
-            leader.waiting.append(exchange)
+            leader.waiting[exchange] = waiting
             exchange.arm_wait()
             if leader.state == FILL_STORING:
                 leader.stream_to(exchange)
@@ -291,7 +292,10 @@ cdef class Fill(Client):
             self.take_answer(scan, extra, last)
 
     cdef size_t limit(self) noexcept:
-        cdef size_t most = self.cache.context.cache.max_object
+        cdef size_t most
+        if self.cache.context.cache is None:
+            return 0                          # a reload has taken it away
+        most = self.cache.context.cache.max_object
         return min(most, self.rules.max_object) if self.rules.max_object else most
 
     cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
@@ -310,6 +314,7 @@ cdef class Fill(Client):
         if why != WHY_STORED:
             self.state = FILL_PASSING
             self.forget()
+            self.drop_object()
             if self.waiting:
                 self.note_pass()
             self.release_all(True)
@@ -355,7 +360,20 @@ cdef class Fill(Client):
             return False
         if scan.has_length and scan.content_length > self.limit():
             return False
-        return tg_buffer_size(&self.object) + (scan.content_length if scan.has_length else 0) <= self.limit()
+        return self.grow(tg_buffer_size(&self.object)) and (
+            not scan.has_length or self.made + scan.content_length <= self.limit())
+
+    cdef bint grow(self, size_t size) noexcept:
+        if self.made + size > self.limit() or self.cache.made + size > MOST_MADE:
+            return False
+        self.made += size
+        self.cache.made += size
+        return True
+
+    cdef void drop_object(self) noexcept:
+        self.cache.made -= self.made
+        self.made = 0
+        tg_buffer_free(&self.object)
 
     cdef void pass_head(self, Scan *scan, const tg_buffer *extra, bint last, bint stored, int status) noexcept:
         cdef int i
@@ -446,13 +464,15 @@ cdef class Fill(Client):
         if self.state == FILL_STORING:
             for i in range(count):
                 size += parts[i].iov_len
-                failed |= tg_buffer_append(&self.object, parts[i].iov_base, parts[i].iov_len)
-            if failed or tg_buffer_size(&self.object) > self.limit():
+            failed = not self.grow(size)
+            for i in range(count):
+                if not failed:
+                    failed = tg_buffer_append(&self.object, parts[i].iov_base, parts[i].iov_len) < 0
+            if failed:
                 self.state = FILL_PASSING
                 self.skipped = True
-                self.forget()
-                tg_buffer_free(&self.object)
                 self.release_all(True)
+                self.drop_object()
         if self.real is not None:
             self.real.respond_body(parts, count)
         if self.state == FILL_STORING and self.waiting:
@@ -613,14 +633,13 @@ cdef class Fill(Client):
                 del self.cache.making[self.primary]
 
     cdef void release_all(self, bint at_once) noexcept:
-        cdef list waiting = self.waiting
+        cdef dict waiting = self.waiting
         cdef bytes flight = None if at_once else self.flight
         cdef Exchange exchange
         cdef Waiting source
         self.forget()
-        self.waiting = []
-        for exchange in waiting:
-            source = <Waiting>exchange.source
+        self.waiting = {}
+        for exchange, source in list(waiting.items()):
             source.fill = None
             if source.streaming:
                 exchange.fail(FAIL_RESET, "")
@@ -628,18 +647,17 @@ cdef class Fill(Client):
                 go_alone(exchange, source, self.primary, flight, ASKED_NO_STORE if self.skipped else 0)
 
     cdef void answer_all(self, const tg_stored *stored, const char *said, bint aged) noexcept:
-        cdef list waiting = self.waiting
+        cdef dict waiting = self.waiting
         cdef Exchange exchange
         cdef Waiting source
         self.forget()
-        self.waiting = []
-        for exchange in waiting:
-            source = <Waiting>exchange.source
+        self.waiting = {}
+        for exchange, source in list(waiting.items()):
             source.fill = None
             if source.streaming:
                 exchange.end()
             elif not same_variant(self, source):
-                go_alone(exchange, source, self.primary, None, 0)
+                go_alone(exchange, source, self.primary, other_variant(self, exchange), 0)
             else:
                 answer_one(exchange, source, stored, said, aged, self.poller.now)
 
@@ -651,8 +669,9 @@ cdef class Fill(Client):
         if self.expected == UINT64_MAX or exchange.state != X_REQUEST:
             return
         if not same_variant(self, source):
-            self.leave(exchange)
-            go_alone(exchange, source, self.primary, None, 0)
+            source.fill = None
+            self.waiting.pop(exchange, None)
+            go_alone(exchange, source, self.primary, other_variant(self, exchange), 0)
             return
         lines_scan(&ASKED, &source.request)
         part_of(&part, &ASKED, stored, self.expected, False)
@@ -672,15 +691,16 @@ cdef class Fill(Client):
 
     cdef void leave(self, Exchange exchange) noexcept:
         (<Waiting>exchange.source).fill = None
-        if exchange in self.waiting:
-            self.waiting.remove(exchange)
+        self.waiting.pop(exchange, None)
         self.give_up_if_vain()
 
     cdef void over(self) noexcept:
         if self.state == FILL_OVER:
             return
-        self.release_all(False)
         self.state = FILL_OVER
+        self.release_all(False)
+        self.cache.made -= self.made
+        self.made = 0
         self.exchange = None
         self.real = None
 
@@ -702,6 +722,16 @@ cdef bint same_variant(Fill fill, Waiting source) noexcept:
     n = tg_buffer_size(&THEIRS)
     return n == tg_buffer_size(&fill.cache.text) and memcmp(
         tg_buffer_head(&THEIRS), tg_buffer_head(&fill.cache.text), n) == 0
+
+
+cdef bytes other_variant(Fill fill, Exchange exchange):
+    """Behind `same_variant` that was False: a key under which requests for the same other variant wait for one of them.
+    None: out of memory."""
+    cdef unsigned char key[32]
+    if fill.cache.variant_key(key, exchange, <const unsigned char *><const char *>fill.primary, 0,
+                              tg_buffer_head(&fill.vary), tg_buffer_size(&fill.vary), &ASKED) < 0:
+        return None
+    return (<char *>key)[:32]
 
 
 cdef void answer_one(Exchange exchange, Waiting source, const tg_stored *stored, const char *said, bint aged,

@@ -15,10 +15,10 @@ from lb.http.caching.answers cimport ASKED_AUTHORIZED, ASKED_BY_GET, ASKED_NO_ST
 from lb.http.caching.conditions cimport tg_part, tg_validators
 from lb.http.caching.directives cimport CC_NO_CACHE, CC_NO_STORE, CC_ONLY_IF_CACHED
 from lb.http.caching.requests cimport (
-    REQUEST_AUTHORIZED, REQUEST_CONDITIONAL, REQUEST_COOKIE, REQUEST_RANGE, REQUEST_UPGRADE, USE_FRESH,
+    REQUEST_AUTHORIZED, REQUEST_CONDITIONAL, REQUEST_COOKIE, REQUEST_RANGE, USE_FRESH,
     USE_STALE_REFRESH, USE_VALIDATE_REQUEST, request_read, request_use, tg_freshness, tg_request, use,
 )
-from lb.http.head cimport H_HOST, Field, Scan, same_name, scan_field
+from lb.http.head cimport H_HOST, H_UPGRADE, Field, Scan, same_name, scan_field
 from lb.http.head_text cimport append_fields, append_text
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.proxy.client.client cimport Client
@@ -54,7 +54,7 @@ cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noe
     if cache.context.cache is None or exchange.grpc != SPEAKS_HTTP or exchange.source is not None or scan.websocket:
         exchange.begin(scan)
         return
-    if exchange.method == M_OPTIONS or exchange.method == M_TRACE:
+    if exchange.method == M_OPTIONS or exchange.method == M_TRACE or scan.first[H_UPGRADE] >= 0:
         exchange.cache = CACHE_BYPASS
         exchange.begin(scan)
         return
@@ -67,8 +67,7 @@ cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noe
         pass_change(cache, exchange, scan, key)
         return
     request_read(&request, scan, exchange.route.http_cache.request_directives)
-    if not scan.complete or request.flags & REQUEST_UPGRADE or (
-            request.flags & REQUEST_AUTHORIZED and brings_proof(scan)):
+    if not scan.complete or (request.flags & REQUEST_AUTHORIZED and brings_proof(scan)):
         exchange.cache = CACHE_BYPASS
         exchange.begin(scan)
         return
