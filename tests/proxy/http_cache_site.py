@@ -132,10 +132,10 @@ async def read_answer(reader: asyncio.StreamReader, head_only: bool = False) -> 
     if head_only or got.status in (204, 304):
         return got
     if got.get("transfer-encoding") == "chunked":
-        while size := int(await reader.readline(), 16):
+        while size := int((await reader.readuntil(b"\r\n")), 16):
             got.body += await reader.readexactly(size)
-            await reader.readline()
-        await reader.readline()
+            await reader.readuntil(b"\r\n")
+        await reader.readuntil(b"\r\n")
     else:
         got.body = await asyncio.wait_for(reader.readexactly(int(got.get("content-length") or 0)), 20)
     return got

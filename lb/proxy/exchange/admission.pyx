@@ -69,6 +69,10 @@ cdef class Admission:
     def in_flight(self):
         return self.busy
 
+    def http_cache_in_flight(self):
+        """Of HTTP caching: flights, URIs of which something is being made, and the bytes of that."""
+        return self.http_cache.in_flight()
+
     cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length, const char *model,
                         size_t model_length):
         cdef tg_facts facts

@@ -77,6 +77,10 @@ cdef class HttpCache:
         tg_buffer_free(&self.text)
         tg_buffer_free(&self.uri)
 
+    def in_flight(self):
+        """Flights, URIs of which something is being made, and the bytes of that."""
+        return len(self.flights), len(self.making), self.made
+
     cdef int variant_key(self, unsigned char *key, Exchange exchange, const unsigned char *primary, uint64_t nonce,
                          const char *names, size_t n, const Scan *asked) noexcept:
         tg_buffer_clear(&self.text)
