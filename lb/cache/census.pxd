@@ -16,6 +16,8 @@ ctypedef struct tg_counted:
     char start[CENSUS_BYTES]
 
 
+# The entry that begins at a node (1 to the number of chunks); False when none does that anyone has a use for.
+cdef bint read_counted(const tg_shard_view *v, uint32_t id, uint64_t now, tg_counted *found) noexcept nogil
 # Puts the shard's entries among the `most` best in `best`, of which `count` are there; the best first. Entries that are
 # of no use any more, or purged, are passed by. Entries that come and go meanwhile are there or not.
 cdef uint32_t shard_census(

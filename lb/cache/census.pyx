@@ -33,7 +33,6 @@ cdef inline bint less(const tg_counted *a, const tg_counted *b) noexcept nogil:
 
 
 cdef bint read_counted(const tg_shard_view *v, uint32_t id, uint64_t now, tg_counted *found) noexcept nogil:
-    """The entry that begins at a node; False when none does that anyone has a use for."""
     cdef tg_node *node = &v.nodes[id]
     cdef uint32_t sequence = tg_load32(&node.sequence)
     cdef uint32_t tag, chunks

@@ -9,7 +9,7 @@ from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from lb.cache.census cimport shard_census, tg_counted
+from lb.cache.census cimport read_counted, shard_census, tg_counted
 from lb.cache.layout cimport (
     TG_CACHE_MAGIC,
     TG_CACHE_PAGE,
@@ -48,9 +48,10 @@ from lb.shared.atomics cimport (
     tg_store64_relaxed,
 )
 from lb.shared.hashing cimport hash64_keyed
-from lb.net.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.shared.segment cimport Segment, tg_add
 
+from collections.abc import Sequence
 from typing import Any
 
 from lb.errors import StartError, TidegateError
@@ -315,6 +316,69 @@ cdef class ResultCache:
             return entries
         finally:
             free(best)
+
+    def entries(self, shard: int, now: int) -> list[dict[str, Any]]:
+        """All that is in a shard and of use, verified, for `restore`: {key, value, age_ns, what is left of fresh_ns,
+        stale_ns and error_ns, cost_us, flags, slots}. Raises ValueError."""
+        self.segment.check_open()
+        if not 0 <= shard < self.shard_count:
+            raise ValueError(f"there is no shard {shard}")
+        cdef tg_shard_view *view = &self.shards[<uint32_t> shard]
+        cdef uint64_t at = now
+        cdef uint32_t id, tag
+        cdef tg_counted counted
+        cdef tg_found found
+        cdef tg_buffer value
+        memset(&value, 0, sizeof(value))
+        entries = []
+        try:
+            for id in range(1, min(tg_load32_relaxed(&view.state.fresh), view.count) + 1):
+                if not read_counted(view, id, at, &counted):
+                    continue
+                tg_buffer_clear(&value)
+                if shard_read(view, counted.entry.key, at, True, &value, &found) < 0:
+                    continue
+                entries.append({
+                    "key": counted.entry.key[:32],
+                    "value": tg_buffer_head(&value)[:tg_buffer_size(&value)] if tg_buffer_size(&value) else b"",
+                    "age_ns": found.age_ns, "fresh_ns": found.fresh_ns, "stale_ns": found.stale_ns,
+                    "error_ns": found.error_ns, "cost_us": found.cost_us, "flags": found.flags,
+                    "slots": [counted.entry.tags[tag].slot for tag in range(counted.entry.count)],
+                })
+        finally:
+            tg_buffer_free(&value)
+        return entries
+
+    def restore(
+        self, key: bytes, value: bytes, now: int, age_ns: int, fresh_ns: int, stale_ns: int, error_ns: int,
+        cost_us: int, flags: int, slots: Sequence[int]
+    ) -> bool:
+        """Keep what `entries` gave, of a cache with the same secret and as many slots; whether it was taken. Its tags
+        count from now on."""
+        self.check(key)
+        cdef uint32_t places[TG_TAGS]
+        cdef tg_fill fill
+        cdef uint32_t i
+        cdef uint64_t age = min(age_ns, now)
+        if len(slots) > TG_TAGS:
+            return False
+        for i in range(<uint32_t> len(slots)):
+            places[i] = slots[i]
+        self.begin(&fill, places, <uint32_t> len(slots))
+        # As of the time when it was stored; what is stale has been so from now on.
+        fill.fresh_ns = max(age + <uint64_t> fresh_ns, <uint64_t> 1)
+        fill.stale_ns = <uint64_t> max(stale_ns - fresh_ns, 0)
+        fill.error_ns = <uint64_t> max(error_ns - fresh_ns, 0)
+        fill.cost_us = cost_us
+        fill.flags = flags
+        return self.put(
+            <const unsigned char *> <const char *> key, <const char *> value, <size_t> len(value),
+            <uint64_t> now - age, &fill) == 1
+
+    @property
+    def slots(self) -> int:
+        """Number of slots that tags have."""
+        return self.generation_mask + 1
 
     def recover(self, now: int) -> int:
         """Take the locks of dead processes at once, emptying their shards, instead of when the next put meets them.

@@ -22,6 +22,7 @@ from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import Config
 from lb.config.schema.pools.affinity import session_sets
 from lb.control.admin import status
+from lb.control.cache import snapshot
 from lb.control.cache.cdns import Cdns
 from lb.control.cache.model_watch import ModelWatch, WatchedPool
 from lb.control.cache.operations import CacheOperations
@@ -72,6 +73,7 @@ log = logging.getLogger("tidegate.master")
 ENDPOINT_CAPACITY = 4096
 SERIES_CAPACITY = 32_768
 _TICK = 1.0  # seconds
+_MOST_READY = 100_000  # models of endpoints that are known to have been ready
 _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
 
 
@@ -98,6 +100,7 @@ class Master:
     server_calls: ServerCalls
     counts: InferenceCounts
     cache: CacheOperations
+    model_watch: ModelWatch
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -120,6 +123,7 @@ class Master:
         self.access_log = AccessLog()
         self.transitions = TransitionLog()
         self.cdns = Cdns()
+        self._was_ready: set[tuple[str, str, str]] = set()  # pool, endpoint, model: the first time changes nothing
 
     @property
     def config(self) -> Config:
@@ -280,11 +284,18 @@ class Master:
             log.warning("no listener uses the socket %s passed by the service manager", address)
         cache_size = config.cache.size if config.cache else 0
         sessions = session_sets(pool.affinity.learn for pool in config.pools.values())
-        self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions)
+        kept = None
+        if config.cache is not None and config.cache.snapshot is not None:
+            kept = await asyncio.to_thread(snapshot.load, config.cache.snapshot)
+        self.segment = Segment.create(
+            workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions,
+            cache_secret=kept.head.secret if kept is not None else None,
+        )  # fmt: skip
         cleanup.callback(self.segment.close)
         self.cache = CacheOperations(self.segment, lambda: self.plan, self._clock, [self.cdns.purged])
         cleanup.push_async_callback(self.cdns.close)
         self.transitions.follow(self._on_transition)
+        self.model_watch = ModelWatch(self._cached_pools, self.cache.model_changed)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
         self.monitor = HealthMonitor(
             self._on_health,
@@ -410,7 +421,8 @@ class Master:
             self.publisher.follow_endpoints(),
             self._watch_certificates(),
             self.steering.run(),
-            ModelWatch(self._cached_pools, self.cache.model_changed).run(),
+            self.model_watch.run(),
+            self._restore(kept),
         ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))
 
@@ -451,6 +463,7 @@ class Master:
         log.info("stopping: no new connections, running exchanges may finish")
         self.sockets.close()
         await self.fleet.stop(self.config.shutdown.drain_timeout, self._stop_at_once)
+        await self._keep_cache()
 
     async def _stop_model_servers(self) -> None:
         stopping = asyncio.create_task(self.managed.stop())
@@ -460,6 +473,30 @@ class Master:
             self.managed.kill()
         await stopping
         await _cancel(hurry)
+
+    async def _restore(self, kept: snapshot.Snapshot | None) -> None:
+        """What the cache had before the restart."""
+        plan = self.plan
+        if kept is None or plan is None or plan.cache is None:
+            return
+        restoring = snapshot.Restoring(kept, ResultCache(self.segment, plan.cache.max_object), self._clock.now)
+        self.cache.tell(restoring.purged)
+        self.model_watch.looked = restoring.looked
+        try:
+            await restoring.run(plan, snapshot.pools_of(self.config))
+        except Exception:  # one that nobody foresaw costs the snapshot alone
+            log.exception("the snapshot of the cache was not restored")
+
+    async def _keep_cache(self) -> None:
+        """For the next start, where the configuration wants that."""
+        section, plan = self.config.cache, self.plan
+        if section is None or section.snapshot is None or plan is None or plan.cache is None:
+            return
+        cache = ResultCache(self.segment, plan.cache.max_object)
+        await snapshot.save(
+            section.snapshot, cache, self._clock.now, snapshot.pools_of(self.config), self.model_watch.known(),
+            self._stop_at_once.is_set,
+        )  # fmt: skip
 
     def _recover_cache(self, worker: int) -> None:
         """A worker that died inside of the cache left a lock: its shard is emptied now, not at the next write. What it
@@ -538,7 +575,13 @@ class Master:
         """A model that comes or goes may be another one afterwards, and so may all models of an endpoint that was down.
         Those of model servers of our own are what the configuration says."""
         if change.what.startswith("model "):
-            self.cache.model_changed(change.pool, change.what.removeprefix("model "))
+            known = change.pool, change.endpoint, change.what
+            if known in self._was_ready or change.before == "ready":
+                self.cache.model_changed(change.pool, change.what.removeprefix("model "))
+            if "ready" in (change.before, change.after):
+                self._was_ready.add(known)
+                if len(self._was_ready) > _MOST_READY:
+                    self._was_ready = {known}
         elif change.what == "health" and change.before == "down" and change.after == "up":
             pool = self._pool_plan(change.pool)
             if pool is not None and pool.protocol == "oip" and not pool.managed:

@@ -113,7 +113,9 @@ class Publisher:
             known = self._pools
             self._pools = {pool.name: pool for pool in plan.pools}
             for pool in plan.pools:
-                if pool.name in known and known[pool.name].cache_epoch != pool.cache_epoch:
+                was = known.get(pool.name)
+                # The first servers of a pool replace nobody.
+                if was is not None and was.cache_epoch != pool.cache_epoch and (was.cache_epoch or was.endpoints):
                     self._replaced(pool.name)
             if access_log.commit():
                 parts.fleet.reopen_log()

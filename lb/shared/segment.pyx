@@ -84,18 +84,22 @@ cdef class Segment:
     def create(
         cls, workers: int, endpoint_capacity: int = 4096, series_capacity: int = 4096, cache_size: int = 0,
         bucket_sets: int = 16384, sequence_sets: int = 16384, session_sets: int = 16384, cost_sets: int = 256,
-        source_sets: int = 32768
+        source_sets: int = 32768, cache_secret: bytes | None = None
     ) -> Self:
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
         the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight entries for sequences,
         `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
         that of sets of seven networks whose connections are limited, all powers of two.
 
+        `cache_secret` are 32 bytes under which the keys of cached answers were made; by default random ones.
+
         Pages are allocated when they are touched. The descriptor is inheritable and sealed against resizing. Raises
         ValueError for a number out of range, StartError when the system refuses.
         """
         cdef tg_header header
         cdef Segment self = cls.__new__(cls)
+        if cache_secret is not None and len(cache_secret) != 32:
+            raise ValueError(f"cache_secret has 32 bytes, not {len(cache_secret)}")
         memset(&header, 0, sizeof(header))
         lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, {
             "bucket_sets": bucket_sets,
@@ -118,6 +122,8 @@ cdef class Segment:
         except BaseException:
             os.close(fd)
             raise
+        if cache_secret is not None:
+            memcpy(header.cache_secret, <const char *> cache_secret, sizeof(header.cache_secret))
         memcpy(self.header, &header, sizeof(header))
         self.fd = fd
         return self

@@ -368,7 +368,7 @@ def test_every_form_is_valid(name: str) -> None:
         ("pool", "max_body", "unknown key here; it is one of listeners.NAME.routes[]"),
         ("config", "routes", "unknown key; write in a listener routes: [{pool: app}]"),
         ("listener", "rate_limit", "unknown key here; it is one of listeners.NAME.routes[]"),
-        ("cache", "quirk", "unknown key; the keys here are size, max_object, ttl, tier, purge"),
+        ("cache", "quirk", "unknown key; the keys here are size, max_object, ttl, tier, purge, snapshot"),
         ("listener", "zzz", f"unknown key; the keys here are {', '.join(keys_of(ListenerConfig))}"),
     ],
 )

@@ -10,9 +10,9 @@ from typing import Any
 
 from aiohttp import web
 from authority import Authority, server_context
-from daemon import Daemon, eventually, http_listener, route
+from daemon import Daemon, digits_pool, eventually, http_listener, route
 from ports import free_port
-from traffic import Answer, Client, ask_once, request
+from traffic import Answer, Client, ask_once, digit_request, digit_samples, request
 from versioned_server import VersionedServer
 
 Start = Callable[..., Daemon]
@@ -209,3 +209,70 @@ async def test_a_cdn_is_told_over_tls(start: Start, tmp_path: Path) -> None:
     assert "CDN        Cloudflare: told 2 times, 0 tags wait" in text
     await server.stop()
     await runner.cleanup()
+
+
+async def test_answers_outlive_a_restart(start: Start, tmp_path: Path) -> None:
+    server = await VersionedServer().start()
+    made = config(server)
+    made["cache"]["snapshot"] = str(tmp_path / "snapshot")
+
+    async def fresh() -> Daemon:
+        return await asyncio.to_thread(start, made)
+
+    async def settled(daemon: Daemon, words: str) -> None:
+        await asyncio.to_thread(eventually, lambda: words in daemon.log, words)
+
+    async def stop(daemon: Daemon) -> None:
+        assert await asyncio.to_thread(daemon.stop) == 0
+
+    daemon = await fresh()
+    for model in ("m", "n"):
+        assert release(await ask_once(daemon.port(), infer(model))) == 1
+    await asyncio.to_thread(eventually, lambda: server.described > 2, "a look at the models")
+    await stop(daemon)
+    assert "2 answers of the cache are kept" in daemon.log
+    assert (tmp_path / "snapshot").stat().st_mode & 0o777 == 0o600
+
+    daemon = await fresh()
+    await settled(daemon, "2 of 2 answers of the snapshot are in the cache")
+    assert not (tmp_path / "snapshot").exists()
+    assert [(await ask_once(daemon.port(), infer(model))).cache for model in ("m", "n")] == ["tidegate; hit"] * 2
+    await stop(daemon)
+
+    server.versions["m"], server.releases["m"] = "2", 2  # while no daemon runs
+    daemon = await fresh()
+    answer = await ask_once(daemon.port(), infer("m"))
+    assert (release(answer), answer.cache) == (2, "tidegate; fwd=miss; stored")
+    await asyncio.to_thread(
+        eventually, lambda: asyncio.run(ask_once(daemon.port(), infer("n"))).cache == "tidegate; hit", "the other model"
+    )
+    daemon.process.kill()
+    await asyncio.to_thread(daemon.process.wait, 20)
+
+    daemon = await fresh()  # after a death there is none
+    assert (await ask_once(daemon.port(), infer("n"))).cache == "tidegate; fwd=miss; stored"
+    await stop(daemon)
+
+    (tmp_path / "snapshot").write_bytes(b"something else")
+    (tmp_path / "snapshot").chmod(0o600)
+    daemon = await fresh()
+    assert "is not used, the cache begins empty: it is no snapshot" in daemon.log
+    assert (await ask_once(daemon.port(), infer("n"))).cache == "tidegate; fwd=miss; stored"
+    await server.stop()
+
+
+async def test_answers_of_own_model_servers_outlive_a_restart(start: Start, tmp_path: Path) -> None:
+    made = {
+        "cache": {"snapshot": str(tmp_path / "snapshot"), "ttl": "1h"},
+        "listeners": {"web": http_listener(route("/v2", "digits"))},
+        "pools": {"digits": digits_pool(min=1)},
+    }
+    message = digit_request(digit_samples()[0]["image"])
+    daemon = await asyncio.to_thread(start, made)
+    assert (await ask_once(daemon.port(), message)).cache == "tidegate; fwd=miss; stored"
+    await asyncio.sleep(6)  # a look at the models
+    assert await asyncio.to_thread(daemon.stop) == 0
+    daemon = await asyncio.to_thread(start, made)
+    words = "1 of 1 answers of the snapshot are in the cache"
+    await asyncio.to_thread(eventually, lambda: words in daemon.log, words, 40)
+    assert (await ask_once(daemon.port(), message)).cache == "tidegate; hit"

@@ -22,6 +22,7 @@ class VersionedServer:
         self.releases = releases if releases is not None else {"m": 1, "n": 1}
         self.versions = {"m": "1", "n": "1"}
         self.asked = 0
+        self.described = 0  # models, by their metadata
         self.server = grpc.aio.server(options=_OPTIONS)
         handlers = {
             "ServerReady": self._ready,
@@ -64,6 +65,7 @@ class VersionedServer:
         return bytes(answer.SerializeToString())
 
     async def _metadata(self, data: bytes, context: Any) -> bytes:
+        self.described += 1
         name = wire.ModelMetadataRequest.FromString(data).name
         if name not in self.releases:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 
 from lb.config.schema.admin import AdminConfig
-from lb.config.schema.base import Model, Name, Zone, problem
+from lb.config.schema.base import FilePath, Model, Name, Zone, problem
 from lb.config.schema.limits import LimitsConfig
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
@@ -144,6 +144,9 @@ class CacheConfig(Model):
     """Servers in which several daemons share answers. Default: none."""
     purge: PurgeConfig | None = None
     """CDNs that are told of purges. Default: none."""
+    snapshot: FilePath | None = None
+    """File in which the answers outlive a restart: written at an orderly stop, read and removed at the next start. It
+    holds answers and the secret of their keys, readable by the daemon's user alone. Default: they do not."""
 
 
 # What other daemons take for no log or for an output. Who wants such a file writes ./off.

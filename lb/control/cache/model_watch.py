@@ -39,7 +39,8 @@ class WatchedPool(Struct, frozen=True):
 
 
 class ModelWatch:
-    """`pools()` gives what is to be watched by the pools' names; `changed(pool, model)` is told of changes."""
+    """`pools()` gives what is to be watched by the pools' names; `changed(pool, model)` is told of changes, and
+    `looked` of each pool what its endpoints say together."""
 
     def __init__(
         self, pools: Callable[[], Mapping[str, WatchedPool]], changed: Callable[[str, str], None], asking: Ask = ask
@@ -47,8 +48,13 @@ class ModelWatch:
         self._pools = pools
         self._changed = changed
         self._ask = asking
+        self.looked: Callable[[str, Mapping[str, set[bytes]]], None] = lambda pool, models: None
         self._said: dict[str, dict[str, Said]] = {}  # pool -> address
         self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    def known(self) -> dict[str, dict[str, set[bytes]]]:
+        """What the endpoints of each pool say together."""
+        return {pool: _together(said) for pool, said in self._said.items()}
 
     async def run(self) -> None:
         """Looks again and again, for ever."""
@@ -78,6 +84,7 @@ class ModelWatch:
             if was[model] != now.get(model):
                 log.info("pool %s: model %s is another one, or gone: its cached answers are purged", name, model)
                 self._changed(name, model)
+        self.looked(name, now)
 
     async def _describe(self, endpoint: Asked, listed: Sequence[str]) -> Said | None:
         """None of an endpoint that does not answer."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lb.cache import tags
 from lb.cache.store import ResultCache
 from lb.clock import Clock
 from lb.config.plan.plan import Plan
+from lb.control.cache.message import fields
 from lb.control.endpoints.lookup import find_pool
 from lb.errors import ConfigError
 from lb.shared.segment import Segment
@@ -43,6 +44,10 @@ class CacheOperations:
         self._plan = plan
         self._clock = clock
         self._purged = list(purged)
+
+    def tell(self, purged: Purged) -> None:
+        """From now on of every purge."""
+        self._purged.append(purged)
 
     def stats(self) -> dict[str, Any]:
         """The counters of the cache, and by route those of its requests. Raises NoCacheError."""
@@ -179,24 +184,9 @@ def _origin(entry: dict[str, Any], cache: ResultCache, plan: Plan) -> tuple[str 
     model, and its tags have to be those of that model."""
     slots = set(entry["slots"])
     pools = [pool.name for pool in plan.pools if cache.slot_of(tags.of_pool(pool.name).encode()) in slots]
-    names = dict(_fields(entry["start"]))
+    names = dict(fields(entry["start"]))
     model, version = names.get(1), names.get(2)
     for pool in pools:
         if model is not None and cache.slot_of(tags.of_model(pool, model).encode()) in slots:
             return pool, model, version
     return pools[0] if len(pools) == 1 else None, None, None
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, str]]:
-    """The fields of text at the beginning of a protobuf message, by their numbers; those that are whole."""
-    at = 0
-    while at + 2 <= len(message) and message[at] in (0x0A, 0x12):  # fields 1 and 2, of bytes
-        size = message[at + 1]
-        end = at + 2 + size
-        if size > 127 or end > len(message):
-            return
-        try:
-            yield message[at] >> 3, message[at + 2 : end].decode()
-        except UnicodeDecodeError:
-            return
-        at = end

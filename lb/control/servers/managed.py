@@ -8,8 +8,8 @@ two sets of them.
 
 from __future__ import annotations
 
-import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from typing import Any, Protocol
 
@@ -108,7 +108,7 @@ class ManagedPools:
         self._factory = factory
         self._changed = changed
         self._pools: dict[str, _Pool] = {}
-        self._epochs = itertools.count(1)
+        self._epochs: Counter[str] = Counter()  # of pools, also of those that are gone
         self._background = Background(log, "a managed pool failed")
         self._stopping: list[tuple[str, Server]] = []  # with the pool
 
@@ -144,6 +144,10 @@ class ManagedPools:
         """For every pool a number that is another one once servers of another `serve` section have taken over: what
         the result cache has from those before them is not what they would answer."""
         return {name: pool.epoch for name, pool in self._pools.items()}
+
+    def _next_epoch(self, pool: str) -> int:
+        self._epochs[pool] += 1
+        return self._epochs[pool]
 
     def waiting(self) -> list[str]:
         """The pools that have never had an endpoint, but for those that get one when a request comes."""
@@ -215,11 +219,11 @@ class ManagedPools:
         elif known.successor is None and known.server.wanted == 0:
             log.info("pool %s: it is at zero; its model servers will have the new settings", name)
             self._stop(name, known.server)
-            known.serve, known.server, known.epoch = serve, self._start(name, pool), next(self._epochs)
+            known.serve, known.server, known.epoch = serve, self._start(name, pool), self._next_epoch(name)
             self._changed(name)  # what the cache has is of those before
         elif known.successor is None and _is_placed(known.serve.serve) and _is_placed(serve.serve):
             log.info("pool %s: its servers are replaced by ones with the new settings, one at a time", name)
-            known.serve, known.epoch = serve, next(self._epochs)
+            known.serve, known.epoch = serve, self._next_epoch(name)
             self._background.spawn(self._roll(known, pool))
         elif known.successor is None:
             log.info("pool %s: its model servers are replaced by ones with the new settings", name)
@@ -236,7 +240,7 @@ class ManagedPools:
         """The next request starts a model server: there is no need of the endpoints from before."""
         pool.served = True
         if pool.fallback:
-            pool.epoch = next(self._epochs)
+            pool.epoch = self._next_epoch(pool.name)
             self._changed(pool.name)
 
     def _start(self, name: str, pool: PoolConfig, held: int | None = None) -> Server:
@@ -256,15 +260,15 @@ class ManagedPools:
             if len(server.endpoints()) >= max(1, min(server.wanted, len(pool.endpoints()))):
                 pool.leaving.append(pool.server)
                 pool.serve, pool.server, pool.successor = serve, server, None
-                pool.epoch = next(self._epochs)
+                pool.epoch = self._next_epoch(pool.name)
                 self._background.spawn(server.release())
                 log.info("pool %s: the model servers with the new settings are ready and take over", name)
         if pool.rolling and not pool.server.rolling:
             # The result cache has answers of those before, which served until now.
-            pool.rolling, pool.epoch = False, next(self._epochs)
+            pool.rolling, pool.epoch = False, self._next_epoch(name)
             log.info("pool %s: all servers have the new settings", name)
         if not pool.served and pool.server.endpoints():
-            pool.served, pool.epoch = True, next(self._epochs)
+            pool.served, pool.epoch = True, self._next_epoch(name)
         self._changed(name)
 
     def _keep_up(self, pool: _Pool) -> None:
