@@ -245,15 +245,3 @@ async def test_without_endpoints_all_followers_are_told(site: Site) -> None:
     assert [a.status for a in answers] == [503] * 10
     assert answers[0].headers["retry-after"] == "1"
     await idle(gate)
-
-
-async def test_a_reload_takes_the_cache_away_while_an_answer_is_made(site: Site) -> None:
-    model = Held()
-    gate = await gate_to(site, model, cached=True)
-    leader, followers = await leader_and_followers(gate, model)
-    site.reload(gate, generation=2, cache=None)
-    leader.close()
-    await settle(lambda: len(model.requests) == 11, "the followers do not ask for themselves")
-    model.release.set()
-    assert [a.status for a in await asyncio.gather(*followers)] == [200] * 10
-    await idle(gate)
