@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,7 +20,9 @@ from lb.wire import grpc_service_pb2 as wire
 
 Start = Callable[..., Daemon]
 WORKERS = 4
-TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.5, -2.0]}
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+VALUES = (1.5, -2.0)
+TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": list(VALUES)}
 _OPTIONS = [("grpc.so_reuseport", 0)]
 
 
@@ -65,7 +68,12 @@ def config(model: HeldModel, **pool: Any) -> dict[str, Any]:
     return {
         "workers": WORKERS,
         "cache": {"size": "16MiB", "ttl": "5m"},
-        "listeners": {"web": http_listener(route("/v2/", "models", retry="off", hedge="off"))},
+        "listeners": {
+            "web": http_listener(
+                route("/v2/", "models", retry="off", hedge="off"),
+                route("/inference.GRPC", "models", name="calls", retry="off", hedge="off"),
+            )
+        },
         "pools": {"models": {"protocol": "oip", "endpoints": [model.address], "response_timeout": "60s", **pool}},
     }
 
@@ -79,8 +87,36 @@ def peers(pid: int) -> set[int]:
     return {each.raddr.port for each in psutil.Process(pid).net_connections("tcp4") if each.raddr}
 
 
+class Callers:
+    """Clients of gRPC on connections of their own, so that all workers have some; each has several calls at once."""
+
+    def __init__(self, port: int, connections: int, calls: int) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self.channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) for _ in range(connections)]
+        self.calls = calls
+
+    async def connect(self) -> None:
+        await asyncio.gather(*[channel.channel_ready() for channel in self.channels])
+
+    def ask(self, name: str = "m") -> list[asyncio.Task[Any]]:
+        asked = wire.ModelInferRequest(model_name=name, id="g", raw_input_contents=[struct.pack("<2f", *VALUES)])
+        asked.inputs.add(name="x", datatype="FP32", shape=[2])
+        return [asyncio.create_task(self.one(channel, asked)) for channel in self.channels for _ in range(self.calls)]
+
+    async def one(self, channel: grpc.aio.Channel, asked: Any) -> Any:
+        call = channel.unary_unary(METHOD, wire.ModelInferRequest.SerializeToString, wire.ModelInferResponse.FromString)
+        return await call(asked, timeout=60)
+
+    async def close(self) -> None:
+        await asyncio.gather(*[channel.close() for channel in self.channels])
+
+
+def right_call(answer: Any) -> bool:
+    return bool(answer.id == "g" and answer.raw_output_contents[0] == struct.pack("<2f", *VALUES))
+
+
 class Crowd:
-    """Clients that ask the same at once; `owners` has the worker of each."""
+    """Clients of REST that ask the same at once; `owners` has the worker of each."""
 
     def __init__(self, daemon: Daemon, count: int) -> None:
         self.daemon = daemon
@@ -122,24 +158,28 @@ def right(answer: Answer, number: int) -> bool:
 
 async def test_a_thousand_identical_misses_over_four_workers_are_one_call(start: Start, model: HeldModel) -> None:
     daemon = start(config(model))
-    crowd = Crowd(daemon, 1000)
+    crowd, callers = Crowd(daemon, 500), Callers(daemon.port(), 50, 10)
     await crowd.connect()
+    await callers.connect()
     assert len(set(crowd.owners)) == WORKERS
-    tasks = crowd.ask()
+    tasks, calls = crowd.ask(), callers.ask()
     await all_wait(daemon, 1000)
     model.release.set()
     answers = await asyncio.gather(*tasks)
     assert all(right(answer, number) for number, answer in enumerate(answers))
+    assert all(map(right_call, await asyncio.gather(*calls)))
     assert model.calls == 1
     assert total(daemon, "flights_followed") == WORKERS - 1
     assert total(daemon, "flights_promoted") == 0
     # At once, and with an answer that comes at once: the ends of flights meet their beginnings.
     for name in map(str, range(20)):
         before = model.calls
-        answers = await asyncio.gather(*crowd.ask(name))
-        assert all(right(answer, number) for number, answer in enumerate(answers))
+        tasks, calls = crowd.ask(name), callers.ask(name)
+        assert all(right(answer, number) for number, answer in enumerate(await asyncio.gather(*tasks)))
+        assert all(map(right_call, await asyncio.gather(*calls)))
         assert model.calls == before + 1
     crowd.close()
+    await callers.close()
 
 
 async def lead(daemon: Daemon, model: HeldModel, crowd: Crowd) -> tuple[int, list[asyncio.Task[Answer]]]:
@@ -153,9 +193,12 @@ async def lead(daemon: Daemon, model: HeldModel, crowd: Crowd) -> tuple[int, lis
 
 async def test_the_leaders_worker_is_killed(start: Start, model: HeldModel) -> None:
     daemon = start(config(model))
-    crowd = Crowd(daemon, 120)
+    crowd, callers = Crowd(daemon, 500), Callers(daemon.port(), 50, 10)
     await crowd.connect()
+    await callers.connect()
     leader, tasks = await lead(daemon, model, crowd)
+    calls = callers.ask()
+    await all_wait(daemon, 1000)
     os.kill(leader, signal.SIGKILL)
     await until(lambda: model.calls == 2, "nobody took over")
     model.release.set()
@@ -166,8 +209,18 @@ async def test_the_leaders_worker_is_killed(start: Start, model: HeldModel) -> N
         else:
             assert isinstance(answer, Answer)
             assert right(answer, number)
+    told = await asyncio.gather(*calls, return_exceptions=True)
+    lost = {i // 10 for i, each in enumerate(told) if isinstance(each, BaseException)}
+    assert len(lost) < 50
+    for i, each in enumerate(told):
+        if i // 10 in lost:  # of a connection of that worker's
+            assert isinstance(each, grpc.aio.AioRpcError)
+            assert each.code() == grpc.StatusCode.UNAVAILABLE
+        else:
+            assert right_call(each)
     assert model.calls == 2
     assert total(daemon, "flights_promoted") == 1
+    await callers.close()
     await until_in_thread(lambda: leader not in daemon.worker_pids(), "the worker was not replaced")
     # The worker's next process takes part in flights again.
     model.release.clear()
