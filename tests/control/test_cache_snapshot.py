@@ -149,6 +149,16 @@ async def test_answers_wait_for_their_models(make: Callable[..., ResultCache], t
     assert await there(purged=["unknown"]) == [True, True, True, True]
 
 
+async def test_answers_of_http_have_times_of_the_machine(make: Callable[..., ResultCache], tmp_path: Path) -> None:
+    before = make()
+    put(before, 1, "p", "m")
+    assert put_bytes(before, key(9), b"untagged", NOW, 100 * SECOND) == 1
+    found = await kept(before, tmp_path / "snapshot")
+    found.head.boot = "another"
+    await restored(found, after := make(secret=found.head.secret))
+    assert [get_bytes(after, key(n), NOW) is not None for n in (1, 9)] == [True, False]
+
+
 async def test_a_model_that_comes_later(make: Callable[..., ResultCache], tmp_path: Path) -> None:
     before = make()
     put(before, 1, "p", "m")

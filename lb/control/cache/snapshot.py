@@ -52,6 +52,7 @@ Pools = Mapping[str, bytes]  # pool -> a digest of where its answers come from
 class Head(Struct, array_like=True):
     at: int  # Unix time, ns
     secret: bytes
+    boot: str  # of the machine: with another one, monotonic times are others
     slots: int  # of the table of tags
     pools: dict[str, bytes]
     models: dict[str, dict[str, list[bytes]]]
@@ -83,7 +84,7 @@ async def save(
     try:
         writing = _Writing(path)
         known = {pool: {model: sorted(digests) for model, digests in said.items()} for pool, said in models.items()}
-        writing.begin(Head(time.time_ns(), cache.segment.cache_secret, cache.slots, dict(pools), known))
+        writing.begin(Head(time.time_ns(), cache.segment.cache_secret, _boot(), cache.slots, dict(pools), known))
         begun = time.monotonic()
         for shard in range(cache.shard_count):
             if hurry() or time.monotonic() - begun > LONGEST:
@@ -257,7 +258,8 @@ class Restoring:
         )  # fmt: skip
 
     async def _divide(self, plan: Plan, pools: Pools) -> None:
-        """What is of no model goes into the cache at once, what is of a pool that is the same waits."""
+        """What is of no model, an answer of HTTP, goes into the cache at once; it has monotonic times within. What is
+        of a pool that is the same waits."""
         slot = self._cache.slot_of
         names = {slot(tags.of_pool(pool.name).encode()): pool.name for pool in plan.pools if pool.protocol == "oip"}
         same = {pool for pool, digest in pools.items() if self._snapshot.head.pools.get(pool) == digest}
@@ -272,7 +274,8 @@ class Restoring:
                 others.append(frame)
             elif pool in same and slot(tags.of_model(pool, model).encode()) in kept.slots:
                 self._waiting.setdefault((pool, model), []).append(frame)
-        await self._restore_all(others)
+        if self._snapshot.head.boot == _boot():
+            await self._restore_all(others)
 
     def _decoded(self, frame: bytes) -> Kept:
         """A smaller table of tags has fewer slots, of which each stands for several."""
@@ -294,6 +297,11 @@ class Restoring:
                     kept.key, kept.value, self._now(), kept.age_ns + passed, fresh, stale, error, kept.cost_us,
                     kept.flags, kept.slots,
                 )  # fmt: skip
+
+
+def _boot() -> str:
+    """Of the machine. Raises OSError where the kernel does not tell."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def pools_of(config: Config) -> dict[str, bytes]:
