@@ -1,5 +1,5 @@
-"""Many clients of a cached route at once, who want different things, leave, and meet an endpoint that fails in all ways:
-no answer is another's, none is torn, and nothing is left behind."""
+"""Many clients of a cached route at once, who want different things, leave, and meet an endpoint that fails in all
+ways: no answer is another's, none is torn, and nothing is left behind."""
 
 from __future__ import annotations
 
