@@ -27,7 +27,7 @@ export ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
 export PYTHONMALLOC=malloc PYTHONPATH="$tree" PYTHONDONTWRITEBYTECODE=1 TIDEGATE_SANITIZED=1
 if [ $# -eq 0 ]; then
-    # Without the test that stops a process after each instruction: instrumented code has many times as many. Without the
+    # Without the tests that stop a process after each instruction: instrumented code has many times as many. Without the
     # one of packaging, too: it installs a wheel of the tree, whose type stubs are not copied here. And without the one that
     # looks at the memory of replaced models: what is freed stays with the sanitizer for a while.
     set -- tests/shared tests/net tests/http tests/endpoints tests/balancing tests/proxy tests/upstream tests/inference tests/cache \
@@ -35,6 +35,7 @@ if [ $# -eq 0 ]; then
         tests/fuzz tests/telemetry/test_accesslog.py \
         tests/bench/test_bench_udp.py tests/bench/test_stub_grpc.py tests/bench/test_stub_http2.py \
         --deselect tests/cache/test_cache_processes.py::test_death_after_any_instruction_under_the_lock \
+        --deselect tests/cache/test_flight_processes.py::test_death_of_the_leader_after_any_instruction \
         --deselect tests/backend/test_backend_control.py::test_no_request_fails_while_a_model_is_replaced \
         --ignore tests/balancing/test_policy_plugin.py
 fi

@@ -63,8 +63,8 @@ cdef inline uint64_t bit_of(uint32_t worker) noexcept nogil:
 
 
 cdef class SharedFlights:
-    """The part of one worker in the flights of all; `wakeups` tells the others. A flight is named by the 32-byte digest of
-    the request, and by words of 8 bytes behind it: what else tells apart flights of the same request.
+    """The part of one worker in the flights of all; `wakeups` tells the others. A flight is named by the 32-byte digest
+    of the request, and by words of 8 bytes behind it: what else tells apart flights of the same request.
 
     To be made once in a worker's process: what a process before it claimed is another's to take from then on. Raises
     ValueError in the master, which asks nothing.

@@ -118,7 +118,7 @@ _CACHE = {
     "broken_locks": "Locks of the result cache that were taken from dead processes; the shard is emptied",
     "flights_followed": "Flights in which a worker waited for the answer that another worker had asked for",
     "flights_promoted": "Flights that a worker took over from one that was dead or hung",
-    "flights_unshared": "Flights of several workers that ended without an answer to share, so that each worker asked",
+    "flights_unshared": "Flights that ended without an answer to share; workers that waited asked for themselves",
     "flights_full": "Flights of a worker alone, since the table of the flights of all workers had no room",
 }
 

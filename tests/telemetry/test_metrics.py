@@ -270,7 +270,8 @@ def test_the_metrics_that_documents_name_exist() -> None:
 def test_the_cache() -> None:
     names = [
         "hits", "stale", "misses", "stored", "rejected_busy", "rejected_size", "rejected_value", "rejected_purged",
-        "evictions", "expired", "purges", "corrupt", "broken_locks",
+        "evictions", "expired", "purges", "corrupt", "broken_locks", "flights_followed", "flights_promoted",
+        "flights_unshared", "flights_full",
     ]  # fmt: skip
     cache = {"size": 1, "entries": 2, "bytes": 1024, "capacity": 4096, "saved_us": 2_500_000}
     cache |= {name: number for number, name in enumerate(names, 10)}

@@ -196,7 +196,7 @@ cdef void watch(AnswerCache answers) noexcept:
 
 
 cdef void fly(CachedBody body, Exchange exchange, bint alone) noexcept:
-    """The first of identical misses asks; the others wait for its answer, in this worker and, unless `alone`, in others.
+    """The first of identical misses asks; the others wait for its answer, in this worker and, if not `alone`, in all.
 
     Its generations are those from before an endpoint is asked, so that a purge that comes meanwhile wins: the answer is
     not kept, and later misses ask anew.
@@ -363,9 +363,9 @@ cdef void look_at_flights(AnswerCache answers) noexcept:
 
 
 cdef void landed_elsewhere(AnswerCache answers, bytes flight, bint unshared) noexcept:
-    """A flight that this worker followed is over: the answer is in the store, or else there is another flight. Where the
-    answer cannot be shared the first follower asks for this worker alone: in a flight with others it might have to wait
-    for each of them in turn."""
+    """A flight that this worker followed is over: the answer is in the store, or else there is another flight. Where
+    the answer cannot be shared the first follower asks for this worker alone: in a flight with others it might have to
+    wait for each of them in turn."""
     cdef tg_buffer message                    # not the worker's: a client that is answered may ask for the next thing
     cdef tg_found found
     cdef Py_ssize_t size
