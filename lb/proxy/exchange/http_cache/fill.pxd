@@ -33,6 +33,8 @@ cdef class HttpCache:
     cdef tg_buffer text               # what a key is the digest of
     cdef tg_buffer uri                # of a request: scheme, host and target, a zero byte between
 
+    # None: there is no cache, or a reload has taken it away.
+    cdef ResultCache store(self)
     # The key of a variant of `primary`: by what the request says in the fields that `names` has. -1: out of memory.
     cdef int variant_key(self, unsigned char *key, Exchange exchange, const unsigned char *primary, uint64_t nonce,
                          const char *names, size_t n, const Scan *asked) noexcept

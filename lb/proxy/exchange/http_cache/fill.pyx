@@ -77,6 +77,9 @@ cdef class HttpCache:
         tg_buffer_free(&self.text)
         tg_buffer_free(&self.uri)
 
+    cdef ResultCache store(self):
+        return self.context.answers.store if self.context.answers.on else None
+
     def in_flight(self):
         """Flights, URIs of which something is being made, and the bytes of that."""
         return len(self.flights), len(self.making), self.made
@@ -91,7 +94,7 @@ cdef class HttpCache:
         return digest(key, exchange, &self.text)
 
     cdef void invalidate(self, Exchange exchange, bytes primary) noexcept:
-        cdef ResultCache store = self.context.cache
+        cdef ResultCache store = self.store()
         cdef object making
         if store is not None:
             store.invalidate(<const unsigned char *><const char *>primary, exchange.client.poller.now)
@@ -183,8 +186,8 @@ cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t a
     fill.asked_at = client.poller.now
     fill.expected = UINT64_MAX
     fill.waiting = {}
-    if cache.context.cache is not None:
-        fill.purges = purges_of(cache.context.cache)
+    if cache.store() is not None:
+        fill.purges = purges_of(cache.store())
     if asked & ASKED_BY_GET and not asked & ASKED_NO_STORE:
         cache.making.setdefault(primary, set()).add(fill)
     exchange.client = fill
@@ -297,9 +300,9 @@ cdef class Fill(Client):
 
     cdef size_t limit(self) noexcept:
         cdef size_t most
-        if self.cache.context.cache is None:
+        if self.cache.store() is None:
             return 0                          # a reload has taken it away
-        most = self.cache.context.cache.max_object
+        most = self.cache.store().max_object
         return min(most, self.rules.max_object) if self.rules.max_object else most
 
     cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
@@ -309,7 +312,7 @@ cdef class Fill(Client):
         cdef int64_t wall = wall_ns() // SECOND_NS
         cdef Exchange exchange
         cdef int why = WHY_REQUEST
-        if self.cache.context.cache is not None and self.asked & ASKED_BY_GET:
+        if self.cache.store() is not None and self.asked & ASKED_BY_GET:
             answer_read(&answer, scan, self.rules.ttl, <int64_t>((now - self.asked_at) // SECOND_NS), wall)
             why = answer_may_be_stored(&answer, self.asked, self.rules.ignore_set_cookie,
                                        max(self.rules.stale_while_revalidate, self.rules.stale_if_error))
@@ -342,7 +345,7 @@ cdef class Fill(Client):
 
     cdef void note_pass(self) noexcept:
         """Those who ask soon need not wait for each other."""
-        cdef ResultCache store = self.cache.context.cache
+        cdef ResultCache store = self.cache.store()
         cdef tg_fill fill
         if store is None or stored_note(&self.cache.note, STORED_PASS, 0, NULL, 0) < 0:
             return
@@ -354,7 +357,7 @@ cdef class Fill(Client):
 
     cdef bint begin_storing(self, Scan *scan, tg_answer *answer) noexcept:
         """False: it cannot be kept after all."""
-        cdef ResultCache store = self.cache.context.cache
+        cdef ResultCache store = self.cache.store()
         if self.tainted or not begin_tags(self, store, scan):
             return False
         tg_buffer_clear(&self.vary)
@@ -427,7 +430,7 @@ cdef class Fill(Client):
         why = answer_may_be_stored(&answer, self.asked, self.rules.ignore_set_cookie,
                                    max(self.rules.stale_while_revalidate, self.rules.stale_if_error))
         tg_buffer_clear(&self.vary)
-        if (not begin_tags(self, self.cache.context.cache, &MERGED) or vary_names(&self.vary, &MERGED) < 0
+        if (not begin_tags(self, self.cache.store(), &MERGED) or vary_names(&self.vary, &MERGED) < 0
                 or stored_begin(&self.object, &MERGED, &answer, self.rules, wall, self.poller.now) < 0
                 or tg_buffer_append(&self.object, stored_body(stored), stored.body_size) < 0):
             self.give(stored, b"fwd=stale; fwd-status=304", False)
@@ -585,7 +588,7 @@ cdef class Fill(Client):
 
     cdef void keep(self) noexcept:
         """Into the cache, unless something has made it worthless meanwhile."""
-        cdef ResultCache store = self.cache.context.cache
+        cdef ResultCache store = self.cache.store()
         cdef const tg_stored *stored = <const tg_stored *>tg_buffer_head(&self.object)
         cdef tg_freshness freshness
         cdef int64_t left, more
@@ -609,7 +612,7 @@ cdef class Fill(Client):
         self.keep_under(self.fill.fresh_ns + self.fill.error_ns)
 
     cdef void keep_under(self, uint64_t lasts) noexcept:
-        cdef ResultCache store = self.cache.context.cache
+        cdef ResultCache store = self.cache.store()
         cdef unsigned char key[32]
         cdef uint64_t now = self.poller.now
         memcpy(key, <const char *>self.primary, 32)

@@ -51,7 +51,7 @@ VALIDATED.max_fields = 1000
 cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noexcept:
     cdef tg_request request
     cdef unsigned char key[32]
-    if cache.context.cache is None or exchange.grpc != SPEAKS_HTTP or exchange.source is not None or scan.websocket:
+    if cache.store() is None or exchange.grpc != SPEAKS_HTTP or exchange.source is not None or scan.websocket:
         exchange.begin(scan)
         return
     if exchange.method == M_OPTIONS or exchange.method == M_TRACE or scan.first[H_UPGRADE] >= 0:
@@ -104,7 +104,7 @@ cdef void pass_change(HttpCache cache, Exchange exchange, Scan *scan, const unsi
 
 
 cdef void find(HttpCache cache, Exchange exchange, Scan *scan, tg_request *request, unsigned char *primary) noexcept:
-    cdef ResultCache store = cache.context.cache
+    cdef ResultCache store = cache.store()
     cdef uint64_t now = exchange.client.poller.now
     cdef const tg_stored *stored
     cdef const char *why = b"uri-miss"
