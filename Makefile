@@ -181,6 +181,7 @@ lint: dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/imports.py
 	$(BIN)/python tools/attributes.py
+	$(BIN)/python tools/lookups.py
 
 asan: dev $(STAMPS)/test-packages
 	PYTHON=$(BIN)/python tests/asan.sh
