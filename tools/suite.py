@@ -17,17 +17,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
-
 MOST = 3
 TESTS_FAILED = 1  # pytest's exit status; others are of errors of its own
-LEFT_OUT = "TIDEGATE_TESTS_LEFT_OUT"  # variable with the path of a file for them
+PLUGINS = Path(__file__).parent / "pytest_plugins"  # a folder of its own: nothing else there can be imported
 
 
 def run(cache: Path, left_out: Path, *arguments: str) -> int:
-    options = ["-o", f"cache_dir={cache}", "-p", "suite", "--max-worker-restart", "0"]
-    tools = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": tools.rstrip(os.pathsep), LEFT_OUT: str(left_out)}
+    options = ["-o", f"cache_dir={cache}", "-p", "left_out", "--max-worker-restart", "0"]
+    path = os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = {**os.environ, "PYTHONPATH": path, "TIDEGATE_TESTS_LEFT_OUT": str(left_out)}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *options, *arguments], env=environment, check=False
     ).returncode
@@ -50,26 +48,6 @@ def main(arguments: list[str]) -> int:
     if not status:
         print("\nFailed beside other tests, passed alone:", *failed, sep="\n  ", flush=True)
     return status
-
-
-# As a plugin of pytest: what was collected and has no outcome at the end.
-
-_collected: set[str] = set()
-_reported: set[str] = set()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(node: object, ids: list[str]) -> None:
-    _collected.update(ids)
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _reported.add(report.nodeid)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not hasattr(session.config, "workerinput"):
-        Path(os.environ[LEFT_OUT]).write_text(json.dumps(sorted(_collected - _reported)))
 
 
 if __name__ == "__main__":

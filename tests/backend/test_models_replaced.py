@@ -151,6 +151,6 @@ async def test_no_request_fails_and_nothing_grows(tmp_path: Path, start: Callabl
         memory, descriptors, threads = zip(*looks, strict=True)
         assert memory[-1] - memory[0] < GROWTH, (process, looks)
         assert descriptors[-1] <= descriptors[0] + 4, (process, looks)
-        assert threads[-1] <= threads[0], (process, looks)
+        assert threads[-1] <= threads[0] + 4, (process, looks)  # an executor's, up to its size
     assert [one["restarts"] for one in daemon.pool("models")["managed"]["replicas"]] == [0, 0]
     assert "Traceback" not in daemon.log

@@ -151,7 +151,7 @@ async def test_a_repetition_is_a_hit_from_any_worker_and_in_any_encoding(start: 
         assert await both(message) == (stored, hit), what
     assert await both(plain) == (hit, hit)
     results = {dict(labels)["result"]: n for labels, n in daemon.metrics("tidegate_cache_requests_total").items()}
-    assert results == {"hit": 12, "miss": 7, "stored": 7, "collapsed": 0, "bypass": 0}
+    assert {result: n for result, n in results.items() if n} == {"hit": 12, "miss": 7, "stored": 7}
 
     # The cache outlives a worker and a reload.
     victim = worker_of(daemon.worker_pids(), first.local_port)
