@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,7 +117,7 @@ class Forked:
         return file if isinstance(file, int) else file.fileno()
 
     def _message(self, seconds: float | None) -> bytes:
-        if not select.select([self._end], [], [], seconds)[0]:
+        if not readable([self._end], seconds):
             raise subprocess.TimeoutExpired(self.args, seconds or 0)
         said = self._end.recv(64)
         assert said, "the process that forks has ended"
@@ -152,7 +152,7 @@ class Forked:
         reading = dict.fromkeys(said)
         while reading:
             left = None if deadline is None else max(0, deadline - time.monotonic())
-            ready = select.select(list(reading), [], [], left)[0]
+            ready = readable(reading, left)
             if not ready:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
             for pipe in ready:
@@ -164,6 +164,15 @@ class Forked:
         self.wait(None if deadline is None else max(0, deadline - time.monotonic()))
         output, errors = (said[p].decode() if p is not None else "" for p in (self.stdout, self.stderr))
         return output, errors
+
+
+def readable(files: Iterable[Any], seconds: float | None) -> list[Any]:
+    """As select(2) says, which takes no descriptor above 1,023."""
+    waiting = select.poll()
+    by_number = {file.fileno(): file for file in files}
+    for number in by_number:
+        waiting.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in waiting.poll(None if seconds is None else seconds * 1000)]
 
 
 def run(
@@ -200,7 +209,7 @@ def serve(requests: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     while True:
-        ready = select.select([requests, ended], [], [])[0]
+        ready = readable([requests, ended], None)
         if ended in ready:
             with contextlib.suppress(BlockingIOError):
                 while ended.recv(4096):
