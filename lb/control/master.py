@@ -77,6 +77,11 @@ _MOST_READY = 100_000  # models of endpoints that are known to have been ready
 _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
 
 
+def _warn_of_tier(config: Config) -> None:
+    if config.cache is not None and config.cache.tier is not None:
+        log.warning("cache.tier: this release asks none of its servers; answers are kept in memory alone")
+
+
 class Master:
     """Runs the daemon: `run` returns its exit status. Everything happens on the running loop.
 
@@ -411,6 +416,7 @@ class Master:
         await self.publisher.publish(loaded)
         self.cdns.apply(config.cache)
         self.certificates.started()
+        _warn_of_tier(config)
         for factory in self._options.services:
             service = factory(self)
             await service.start()
@@ -542,6 +548,7 @@ class Master:
             log.exception("reload failed, the old configuration stays")
             return ReloadResult(False, time.time(), self._generation(), f"internal error: {error!r}")
         self.certificates.started()
+        _warn_of_tier(decision.config)
         notes = (*decision.notes, *short_of_room(decision.config, self.segment.session_sets))
         for note in notes:
             log.warning("needs a restart: %s", note)

@@ -178,7 +178,7 @@ async def test_answers_of_a_pool_with_a_result_cache_are_those_of_onnx_runtime(
     found = await counted(clients)
     await clients.close()
     cached = {dict(labels)["result"]: n for labels, n in daemon.metrics("tidegate_cache_requests_total").items()}
-    assert cached["hit"] > run.again / 5  # gRPC is not cached, and what ran out of its batch is asked again
+    assert cached["hit"] > run.again / 5  # streams are not cached, and what ran out of its batch is asked again
     assert sum(answered for answered, _ in found.values()) < run.asked - cached["hit"] + 1
     merging = [found[name] for name, kind in KINDS.items() if kind.merges]
     assert sum(runs for _, runs in merging) < sum(answered for answered, _ in merging)
