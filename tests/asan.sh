@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
 case $python in */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;; esac
 tree=$PWD/build/asan
+suite=$PWD/tools/suite.py
 mkdir -p "$tree"
 
 # Times of change are kept: only what changed is translated and compiled again.
@@ -39,4 +40,4 @@ if [ $# -eq 0 ]; then
         --deselect tests/backend/test_backend_control.py::test_no_request_fails_while_a_model_is_replaced \
         --ignore tests/balancing/test_policy_plugin.py
 fi
-exec "$python" -m pytest -q -p no:cacheprovider --timeout=600 "$@"
+exec "$python" "$suite" --timeout=600 "$@"

@@ -225,7 +225,7 @@ async def test_a_worker_that_is_killed_leaves_nothing_at_the_model_server(start:
     async with load(daemon.port()) as running:
         await running.until(20)
         for _ in range(4):
-            os.kill(await asyncio.to_thread(eventually, lambda: daemon.worker_pids()[0], "a worker"), signal.SIGKILL)
+            await asyncio.to_thread(daemon.kill_worker)
             await running.until(10)
     assert running.wrong == 0
     await asyncio.to_thread(eventually, lambda: arenas(server) <= 4, "memory of workers that are gone")

@@ -348,7 +348,7 @@ async def test_a_model_server_that_dies_is_waited_for(start: Start) -> None:
 async def test_a_worker_that_holds_requests_is_killed(start: Start) -> None:
     daemon = start({**config(), "workers": 2})
     requests = await background(daemon, 12)
-    os.kill(daemon.worker_pids()[0], signal.SIGKILL)
+    daemon.kill_worker()
     done = await asyncio.gather(*requests, return_exceptions=True)
     answered = [one for one in done if isinstance(one, httpx.Response)]
     assert {answer.status_code for answer in answered} <= {200}

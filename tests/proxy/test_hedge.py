@@ -124,6 +124,7 @@ async def test_a_reload_during_a_hedge(site: Site, protocol: str) -> None:
 async def test_what_may_not_be_repeated_has_no_hedge(site: Site, protocol: str) -> None:
     gate, a, _b = await two(site, protocol, ["hang"], ["answer"])
     task = asyncio.create_task(get(gate, "POST", b"body"))
+    await settle(lambda: len(a.seen) == 1, "no request")
     await asyncio.sleep(0.2)
     a.go.set()
     assert await task == (200, b"a")
@@ -183,6 +184,7 @@ async def test_no_hedge_without_another_endpoint(site: Site, protocol: str) -> N
 async def test_caps_hold_for_hedges_and_none_waits(site: Site, protocol: str) -> None:
     gate, a, b = await two(site, protocol, ["hang"], ["hang"], pool={"max_in_flight": 1})
     tasks = [asyncio.create_task(get(gate)) for _ in range(3)]
+    await settle(lambda: (len(a.seen), len(b.seen)) == (1, 1), "no requests")
     await asyncio.sleep(0.3)
     assert results(gate) == (0, 0, 0, 0)
     assert (len(a.seen), len(b.seen)) == (1, 1)  # the third waits in the queue

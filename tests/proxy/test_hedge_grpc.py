@@ -28,6 +28,7 @@ async def test_a_grpc_method_that_the_route_declares_safe(site: Site) -> None:
 async def test_other_grpc_methods_have_none(site: Site) -> None:
     gate, a, _b = await two(site, "grpc", ["hang"], ["answer"])
     task = asyncio.create_task(call(gate))
+    await settle(lambda: len(a.seen) == 1, "no request")
     await asyncio.sleep(0.2)
     a.go.set()
     assert await task == b"a"
@@ -81,6 +82,7 @@ async def test_the_first_server_answers_and_the_hedge_is_cancelled(site: Site) -
 async def test_a_sequence_has_none(site: Site, sequence: int | str) -> None:
     gate, (a, b) = await models(site, True, False)
     task = asyncio.create_task(ask_model(gate, plain(parameters={"sequence_id": sequence, "sequence_start": True})))
+    await settle(lambda: len(a.requests) == 1, "no request")
     await asyncio.sleep(0.2)
     a.go.set()
     assert (await task).status == 200
