@@ -28,7 +28,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[tuple[Any, int]]:
         plans = [
             RoutePlan(
                 name=f"r{i}", series=0, pool=0, host=HOST, path_kind="prefix", path=f"/v2/models/m{i:04}/",
-                methods=("GET", "POST"), cache=False, cache_ttl_ns=0, timeout_ns=0, max_body=0,
+                methods=("GET", "POST"), cache=False, timeout_ns=0, max_body=0,
             )
             for i in range(size)
         ]  # fmt: skip

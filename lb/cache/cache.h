@@ -1,6 +1,6 @@
 /* Layout of the result cache's region of the shared segment (docs/adr/result-cache.md).
  *
- *   first page    geometry, decided once by whoever comes first
+ *   first page    geometry, decided once by whoever comes first; the upper half has the claims on refreshes
  *   stripes       counters, one stripe per worker and one for the master, each with a single writer
  *   generations   a counter of purges for each slot of tags; a power of two of them
  *   flights       a line for each worker, then the flights of all workers, in sets (shared_flights.pyx)
@@ -21,6 +21,8 @@
 #define TG_CHUNK 512u
 #define TG_CACHE_PAGE 4096u
 #define TG_TAGS 8u /* of an entry, at most */
+#define TG_CLAIMS_AT 2048u /* within the first page */
+#define TG_CLAIMS 256u     /* words of 8 bytes */
 
 /* Counters only grow. */
 typedef struct {
@@ -60,7 +62,9 @@ typedef struct {
     uint32_t generation;
 } tg_tag;
 
-#define TG_NEGATIVE 1u /* a flag of an entry: the answer is an error */
+/* Flags of an entry. */
+#define TG_NEGATIVE 1u /* the answer is an error */
+#define TG_EARLY 2u    /* to be made anew before it is stale, where it is asked for often */
 #define TG_AWAITED 0x8000u /* a flag of a fill alone: other workers wait for the answer, which is kept whatever it is worth */
 
 /* What goes with an answer into the cache. Zeroes: no tags, and no time to live. */
@@ -86,6 +90,7 @@ typedef struct {
     uint64_t fresh_ns;
     uint64_t stale_ns;
     uint64_t error_ns;
+    uint64_t late_ns; /* since it was fresh */
     uint32_t cost_us;
     uint16_t flags;
     uint16_t state; /* TG_FRESH, TG_STALE or TG_LAST_RESORT */

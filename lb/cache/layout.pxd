@@ -10,6 +10,9 @@ cdef extern from "cache.h" nogil:
         TG_TAGS
         TG_NEGATIVE
         TG_AWAITED
+        TG_EARLY
+        TG_CLAIMS_AT
+        TG_CLAIMS
         TG_FRESH
         TG_STALE
         TG_LAST_RESORT
@@ -56,6 +59,7 @@ cdef extern from "cache.h" nogil:
         uint64_t fresh_ns
         uint64_t stale_ns
         uint64_t error_ns
+        uint64_t late_ns
         uint32_t cost_us
         uint16_t flags
         uint16_t state

@@ -141,6 +141,7 @@ cdef Py_ssize_t shard_read(
     found.fresh_ns = left(now, entry.fresh_until)
     found.stale_ns = left(now, entry.stale_until)
     found.error_ns = left(now, entry.error_until)
+    found.late_ns = left(entry.fresh_until, now)
     found.cost_us = entry.cost_us
     found.flags = entry.flags
     found.state = TG_FRESH if found.fresh_ns else TG_STALE if found.stale_ns else TG_LAST_RESORT

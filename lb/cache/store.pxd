@@ -21,6 +21,7 @@ cdef class ResultCache:
     cdef tg_flight_worker *flight_workers
     cdef tg_flight_set *flights       # of all workers: lb.cache.shared_flights
     cdef uint32_t flight_mask
+    cdef uint64_t *claims             # on refreshes: lb.cache.claims
     cdef uint64_t token
 
     # Append the object under the 32-byte key to `into` and return its size; `found` says whether it is fresh or stale.
@@ -56,6 +57,11 @@ cdef class ResultCache:
     cdef void invalidate(self, const unsigned char *key, uint64_t now) noexcept
     # Whether `get` would find something fresh; counts nothing, and the bytes are not verified.
     cdef bint contains(self, const unsigned char *key, uint64_t now) noexcept
+
+    # Refreshes, as lb.cache.claims has them.
+    cdef bint claim(self, const unsigned char *key, uint64_t now, uint64_t lease) noexcept
+    cdef void settle(self, const unsigned char *key, uint64_t now, uint64_t pause, bint failed) noexcept
+    cdef bint failing(self, const unsigned char *key) noexcept
 
     cdef inline tg_shard_view *shard(self, const unsigned char *key) noexcept
     cdef int check(self, key) except -1

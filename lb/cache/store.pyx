@@ -10,10 +10,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from lb.cache.census cimport read_counted, shard_census, tg_counted
+from lb.cache.claims cimport claim_failing, claim_settle, claim_take
 from lb.cache.layout cimport (
     TG_CACHE_MAGIC,
     TG_CACHE_PAGE,
     TG_CHUNK,
+    TG_CLAIMS_AT,
     tg_cache_stripe,
     tg_checksum,
     tg_entry,
@@ -124,6 +126,7 @@ cdef class ResultCache:
                 raise TidegateError(f"a result cache needs more than {segment.header.cache_size} bytes")
             self.shards[i].generations = self.generations
             self.shards[i].generation_mask = self.generation_mask
+        self.claims = <uint64_t *> (region + TG_CLAIMS_AT)
         self.stripes = <tg_cache_stripe *> (region + TG_CACHE_PAGE)
         self.stripe = self.stripes + (segment.header.workers if segment.worker < 0 else segment.worker)
         self.max_object = min(max_object, self.shards[0].count // 2 * TG_CHUNK - tg_head_size(TG_TAGS))
@@ -229,6 +232,16 @@ cdef class ResultCache:
     cdef void purge_slot(self, uint32_t slot) noexcept:
         tg_fetch_add32(&self.generations[slot & self.generation_mask], 1)
         tg_add(&self.stripe.purges, 1)
+
+    cdef bint claim(self, const unsigned char *key, uint64_t now, uint64_t lease) noexcept:
+        return self.segment.base is not NULL and claim_take(self.claims, key, now, lease)
+
+    cdef void settle(self, const unsigned char *key, uint64_t now, uint64_t pause, bint failed) noexcept:
+        if self.segment.base is not NULL:
+            claim_settle(self.claims, key, now, pause, failed)
+
+    cdef bint failing(self, const unsigned char *key) noexcept:
+        return self.segment.base is not NULL and claim_failing(self.claims, key)
 
     # Python level
 

@@ -81,7 +81,8 @@ class Tour:
         if response.status != 200:
             raise ValueError(f"{response.status}: {body}")
         predicted = next(output["data"][0] for output in body["outputs"] if output["name"] == "label")
-        cache = response.headers.get("Cache-Status", "").removeprefix("tidegate; ")
+        said = response.headers.get("Cache-Status", "").removeprefix("tidegate; ").split("; ")
+        cache = "; ".join(part for part in said if not part.startswith(("ttl=", "key=")))
         return Shown(sample["label"], predicted, response.headers.get("X-Tidegate-Endpoint", "-"), cache, took)
 
     def _print(self, address: str, rows: list[Shown], sample: dict[str, Any]) -> None:

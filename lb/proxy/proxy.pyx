@@ -29,6 +29,7 @@ from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.connections.http1 cimport Http1Pool
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.pool cimport Pool
+from lb.cache.rules cimport PoolRules
 from lb.upstream.queue cimport PoolQueue
 
 from lb.config.checks.descriptors import room
@@ -288,6 +289,8 @@ class Proxy:
             if old.queue is queue and len(made) == len(old.channels) and all(map(operator.is_, made, old.channels)):
                 return old
         pool = Pool(plan, self.segment, made, queue, leaving)
+        if plan.cache is not None:
+            pool.cache_rules = PoolRules(plan.cache)
         if plan.count_models:
             pool.counts = self.counts.setdefault(plan.name, ModelCounts())
         add_prober(self.poller, pool)

@@ -273,12 +273,24 @@ ROUTE = Kind(
         ),
         Word(
             "cache",
-            "Requests by what the cache did with them: that of inferences, or the HTTP cache, which alone has the last "
-            "three: a stale answer was given, an endpoint found the stored answer still good, or one was asked for a "
-            "new one beside the requests",
+            "Requests by what the cache did with them, that of inferences or the HTTP cache. The latter alone has "
+            "`revalidated`: an endpoint found the stored answer still good. `stored`, `refreshed` and `refresh_failed` "
+            "count answers that were kept and calls beside the requests",
             metric="*_requests",
             labels=("result",),
-            values=_each("hit", "miss", "collapsed", "bypass", "stored", "stale", "revalidated", "refreshed"),
+            values=_each(
+                "hit",
+                "miss",
+                "collapsed",
+                "bypass",
+                "stored",
+                "stale",
+                "revalidated",
+                "refreshed",
+                "stale_if_error",
+                "negative",
+                "refresh_failed",
+            ),
         ),
         Word(
             "cache_rows",

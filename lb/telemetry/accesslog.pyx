@@ -266,7 +266,7 @@ cdef extern from *:
     """
     size_t tg_format_time(char *into, size_t room, int64_t seconds) nogil
 
-cdef const char *CACHE_NAMES[8]
+cdef const char *CACHE_NAMES[10]
 CACHE_NAMES[0] = ""
 CACHE_NAMES[1] = "hit"
 CACHE_NAMES[2] = "miss"
@@ -275,6 +275,8 @@ CACHE_NAMES[4] = "bypass"
 CACHE_NAMES[5] = "stale"
 CACHE_NAMES[6] = "revalidated"
 CACHE_NAMES[7] = "refreshed"
+CACHE_NAMES[8] = "stale_if_error"
+CACHE_NAMES[9] = "negative"
 
 cdef const char *HEDGE_NAMES[3]
 HEDGE_NAMES[0] = ""

@@ -76,6 +76,7 @@ cdef class Pool:
     cdef readonly int key_kind
     cdef readonly bytes key_name
     cdef frozenset cached_rows        # models whose batches are cached row by row; None: there are none
+    cdef public object cache_rules    # lb.cache.rules.PoolRules; None = its answers are not kept
     cdef bytes cache_key              # of its answers in the result cache: no other pool's are found by it
     cdef tg_prefixes prefixes         # of the source, where that is the key
     cdef readonly uint64_t connect_timeout

@@ -92,3 +92,18 @@ def lock_owner(ResultCache cache not None, bytes key):
 def first_shard(ResultCache cache not None):
     """Where the first shard begins in the segment's file."""
     return <char *> cache.shards[0].state - cache.segment.base
+
+
+def claim(ResultCache cache not None, bytes key, now, lease):
+    cache.check(key)
+    return bool(cache.claim(<const unsigned char *> <const char *> key, now, lease))
+
+
+def settle(ResultCache cache not None, bytes key, now, pause, bint failed):
+    cache.check(key)
+    cache.settle(<const unsigned char *> <const char *> key, now, pause, failed)
+
+
+def failing(ResultCache cache not None, bytes key):
+    cache.check(key)
+    return bool(cache.failing(<const unsigned char *> <const char *> key))

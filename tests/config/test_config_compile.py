@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
 
 from lb.config.checks.file import check_config
 from lb.config.load import load
+from lb.config.plan.caching import FreshnessPlan, ModelCachePlan, PoolCachePlan
 from lb.config.plan.compile import compile_plan, worker_count
 from lb.config.plan.plan import CachePlan, EndpointSpec, Plan, PolicyPlan
 from lb.config.schema.file import Config
@@ -59,9 +61,15 @@ def test_production_example() -> None:
     (web,) = plan.listeners
     first, sampling, _ = web.routes
     assert (first.name, first.pool, first.path_kind, first.path) == ("vision", 0, "prefix", "/v2/models/vision/")
-    assert (first.cache, first.cache_ttl_ns, first.timeout_ns, first.max_body) == (True, HOUR, 10 * SECOND, 32 * MIB)
-    assert (sampling.cache, sampling.cache_ttl_ns) == (False, 0)
-    assert web.routes[2].cache_ttl_ns == 10 * MINUTE
+    assert (first.cache, first.freshness, first.timeout_ns, first.max_body) == (
+        True,
+        FreshnessPlan(HOUR),
+        10 * SECOND,
+        32 * MIB,
+    )
+    assert (sampling.cache, sampling.freshness) == (False, None)
+    assert web.routes[2].freshness is None
+    assert vision.cache == PoolCachePlan(FreshnessPlan(10 * MINUTE, 0, 0, 0, 1))
     assert set(numbers.series_of) == {
         ("listener", "web"),
         ("route", "vision"),
@@ -169,3 +177,52 @@ def test_host_names_need_their_addresses() -> None:
 def test_worker_count() -> None:
     assert worker_count(Config(workers=5)) == 5
     assert worker_count(Config()) == min(len(os.sched_getaffinity(0)), 128)
+
+
+def test_of_cache_rules_the_most_particular_counts() -> None:
+    settings = {
+        "cache": {"ttl": "1m", "stale_if_error": "1h", "refresh_early": False},
+        "pools": {
+            "a": {
+                "protocol": "oip",
+                "endpoints": ["127.0.0.1:1"],
+                "cache": {"ttl": "2m", "models": {"m": {"ttl": "3m", "negative_ttl": "1s"}, "random": False}},
+            },
+            "b": {"protocol": "oip", "endpoints": ["127.0.0.1:2"], "cache": False},
+            "c": {"protocol": "oip", "endpoints": ["127.0.0.1:3"]},
+            "d": {"protocol": "http", "endpoints": ["127.0.0.1:4"]},
+        },
+        "listeners": {
+            "web": {
+                "bind": "127.0.0.1:0",
+                "protocol": "http",
+                "routes": [
+                    {"pool": "a", "cache": {"stale_while_revalidate": "5s", "client_tags": True}},
+                    {"pool": "a", "cache": False},
+                    {"pool": "a"},
+                    {"pool": "d"},
+                ],
+            }
+        },
+    }
+
+    def planned(settings: dict[str, Any]) -> Plan:
+        config = Config.model_validate(settings)
+        return compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed={})
+
+    plan = planned(settings)
+    a, b, c, d = (pool.cache for pool in plan.pools)
+    assert a == PoolCachePlan(
+        FreshnessPlan(2 * MINUTE, 0, HOUR, 0, 0),
+        (ModelCachePlan("m", FreshnessPlan(3 * MINUTE, 0, HOUR, SECOND, 0)), ModelCachePlan("random", None)),
+    )
+    assert (b, c, d) == (None, PoolCachePlan(FreshnessPlan(MINUTE, 0, HOUR, 0, 0)), None)
+    routes = plan.listeners[0].routes
+    assert [(route.cache, route.freshness, route.client_tags) for route in routes] == [
+        (True, FreshnessPlan(stale_ns=5 * SECOND), True),
+        (False, None, False),
+        (True, None, False),
+        (False, None, False),
+    ]
+    del settings["cache"]
+    assert all(pool.cache is None for pool in planned(settings).pools)

@@ -20,7 +20,7 @@ from lb.config.document import parse
 from lb.config.load import load
 from lb.config.reference.page import _hints, _origin, _sections
 from lb.config.schema.base import nearest, plain
-from lb.config.schema.file import Config, ListenerConfig
+from lb.config.schema.file import CacheConfig, Config, ListenerConfig
 from lb.config.units import FileContext
 from lb.discovery.registry import check_discovery
 from lb.errors import ConfigError
@@ -368,7 +368,7 @@ def test_every_form_is_valid(name: str) -> None:
         ("pool", "max_body", "unknown key here; it is one of listeners.NAME.routes[]"),
         ("config", "routes", "unknown key; write in a listener routes: [{pool: app}]"),
         ("listener", "rate_limit", "unknown key here; it is one of listeners.NAME.routes[]"),
-        ("cache", "quirk", "unknown key; the keys here are size, max_object, ttl, tier, purge, snapshot"),
+        ("cache", "quirk", f"unknown key; the keys here are {', '.join(keys_of(CacheConfig))}"),
         ("listener", "zzz", f"unknown key; the keys here are {', '.join(keys_of(ListenerConfig))}"),
     ],
 )

@@ -122,7 +122,7 @@ def test_nothing_is_said_about_what_hangs_on_a_broken_section(tmp_path: Path) ->
         """\
 admin: {bind: 8}
 listeners:
-  a: {bind: "127.0.0.1:9900", protocol: http, routes: [{pool: m, cache_ttl: 5s}]}
+  a: {bind: "127.0.0.1:9900", protocol: http, routes: [{pool: m, cache: {ttl: 5s}}]}
 pools: {m: {protocol: oip, endpoints: ["127.0.0.1:1"]}}
 cache: {size: big}
 """,

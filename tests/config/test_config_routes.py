@@ -11,7 +11,7 @@ import pytest
 from lb.config.checks.routes import check_table
 from lb.config.load import load
 from lb.config.plan.compile import compile_plan
-from lb.config.plan.compile_route import CacheRule, compile_normalize, compile_route
+from lb.config.plan.compile_route import compile_normalize, compile_route
 from lb.config.plan.plan import Plan, RoutePlan
 from lb.config.plan.routes import (
     AnswerPlan,
@@ -34,7 +34,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 def plan(**route: Any) -> RoutePlan:
     made = RouteConfig.model_validate({"pool": "a", **route})
-    return compile_route(made, "r", 0, {"a": 0, "b": 1}, CacheRule(False, 0))
+    return compile_route(made, "r", 0, {"a": 0, "b": 1}, False)
 
 
 def test_template() -> None:
@@ -199,4 +199,4 @@ def test_the_example_survives_the_wire_and_plain_routes_are_small_on_it() -> Non
     *own, form = msgpack.unpackb(made.to_wire()["listeners"][0]["routes"][-1])
     assert len(own) == len(RoutePlan.OWN)
     rest = msgpack.unpackb(form)
-    assert rest.keys() == {"path_kind", "methods", "cache", "cache_ttl_ns", "timeout_ns", "max_body"}
+    assert rest.keys() == {"path_kind", "methods", "cache", "timeout_ns", "max_body"}

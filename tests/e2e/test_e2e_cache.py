@@ -26,7 +26,7 @@ def infer(daemon: Daemon, path: str = "/v2/models/m/infer", value: float = 1.5) 
     body = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [value]}]}).encode()
     with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port()}{path}", body, timeout=20) as answer:
         assert json.loads(answer.read())["outputs"][0]["data"] == [value]
-        return str(answer.headers["Cache-Status"]).removeprefix("tidegate; ")
+        return str(answer.headers["Cache-Status"]).removeprefix("tidegate; ").split("; ttl=")[0]
 
 
 def said(daemon: Daemon, *arguments: str) -> str:

@@ -35,7 +35,8 @@ class Answer:
 
     @property
     def cache(self) -> str | None:
-        return self.headers.get("cache-status")
+        said = self.headers.get("cache-status")
+        return said if said is None else "; ".join(p for p in said.split("; ") if not p.startswith(("ttl=", "key=")))
 
 
 class Client:

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 from waiting import until
 
+from lb.config.plan.caching import FreshnessPlan, PoolCachePlan
 from lb.config.plan.plan import (
     AccessLogPlan,
     CachePlan,
@@ -67,12 +68,13 @@ HTTP = ListenerPlan(
     upgrade_idle_timeout_ns=60 * SECOND,
 )  # fmt: skip
 ROUTE = RoutePlan(
-    name="all", series=2, pool=0, host="", path_kind="", path="", methods=(), cache=True, cache_ttl_ns=SECOND,
+    name="all", series=2, pool=0, host="", path_kind="", path="", methods=(), cache=True,
     timeout_ns=0, max_body=64 << 20,
 )  # fmt: skip
 POOL = PoolPlan(
     name="pool", protocol="http", policy=PolicyPlan("round_robin"), endpoints=(), connect_timeout_ns=SECOND,
     response_timeout_ns=10 * SECOND, idle_timeout_ns=60 * SECOND, retries=1, max_idle=16,
+    cache=PoolCachePlan(FreshnessPlan(SECOND, 0, 0, 0, 0)),
     avoid_failing=False,  # whose turn it is does not depend on what the endpoints answered before
 )  # fmt: skip
 

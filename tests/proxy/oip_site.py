@@ -115,6 +115,11 @@ class Dying:
 # The client.
 
 
+def without_times(status: str | None) -> str | None:
+    """A Cache-Status field without times and key."""
+    return status and "; ".join(part for part in status.split("; ") if not part.startswith(("ttl=", "key=")))
+
+
 @dataclass(frozen=True)
 class Answer:
     status: int
@@ -133,7 +138,8 @@ class Answer:
 
     @property
     def cache(self) -> str | None:
-        return self.headers.get("cache-status")
+        """What the cache did, without times and key."""
+        return without_times(self.headers.get("cache-status"))
 
 
 def request(

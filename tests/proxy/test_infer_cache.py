@@ -25,6 +25,8 @@ from oip_site import (
     tensor,
 )
 
+from lb.config.plan.caching import FreshnessPlan
+
 
 async def test_a_repeated_request_is_a_hit_in_any_encoding(site: Site) -> None:
     model = ModelServer()
@@ -105,7 +107,7 @@ async def test_other_model_servers_do_not_answer_for_those_before_them(site: Sit
 
 async def test_an_entry_expires(site: Site) -> None:
     model = ModelServer()
-    gate = await gate_to(site, model, cached=True, route={"cache_ttl_ns": SECOND // 20})
+    gate = await gate_to(site, model, cached=True, route={"freshness": FreshnessPlan(SECOND // 20)})
     await ask(gate, plain())
     for _ in range(500):
         answer = await ask(gate, plain())

@@ -13,6 +13,7 @@ import pytest
 from datapath import HTTP, POOL, ROUTE, SECOND, listening_socket
 from msgspec.structs import replace
 
+from lb.config.plan.caching import FreshnessPlan
 from lb.config.plan.plan import AccessLogPlan, EndpointPlan, Plan, PoolPlan, RoutePlan
 from lb.config.plan.routes import (
     AnswerPlan,
@@ -167,7 +168,7 @@ LENT: list[dict[str, Any]] = [
     {},
     {"methods": ("GET", "POST")},
     {"methods": ("BREW",)},
-    {"cache": False, "cache_ttl_ns": 5, "timeout_ns": 6, "max_body": 7, "response_timeout_ns": 8},
+    {"cache": False, "freshness": FreshnessPlan(5), "timeout_ns": 6, "max_body": 7, "response_timeout_ns": 8},
     {"expose_endpoint": True, "max_in_flight": 9, "priority": 2, "idempotent": True},
     {"conditions": (ConditionPlan("header", "x", "exact", "y"),), "host": "*.example.org"},
     {"host": "^a", "host_regex": True, "rewrite_host": "inner.example"},

@@ -19,7 +19,7 @@ _route = import_module("lb.proxy.routing.route")
 _paths = import_module("lb.proxy.routing.paths")
 
 PLAIN = RoutePlan(
-    name="", series=0, pool=-1, host="", path_kind="", path="", methods=(), cache=False, cache_ttl_ns=0, timeout_ns=0,
+    name="", series=0, pool=-1, host="", path_kind="", path="", methods=(), cache=False, timeout_ns=0,
     max_body=0,
 )  # fmt: skip
 

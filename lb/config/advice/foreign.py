@@ -155,6 +155,9 @@ KEYS: tuple[Advice, ...] = (
     ),
     Advice("maxsize memory capacity maxmemory limit maxbytes", "cache", "size: 256MiB", within="cache"),
     Advice("expire expires expiration expiry maxage valid inactive ttlseconds", "cache", "ttl: 10m", within="cache"),
+    Advice("cachettl cachetime cachevalid proxycachevalid", note="write cache: {ttl: 10m}", within="route"),
+    Advice("grace stale proxycachebackgroundupdate", "cache", "stale_while_revalidate: 1m", within="cache"),
+    Advice("keep servestale proxycacheusestale", "cache", "stale_if_error: 10m", within="cache"),
     Advice("maxobjectsize maxentry maxentrysize objectsize", "cache", "max_object: 1MiB", within="cache"),
     Advice("address listen port host listenaddress addr", "admin", "bind: 127.0.0.1:9900", within="admin"),
     Advice(

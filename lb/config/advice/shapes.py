@@ -24,6 +24,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("TlsConfig", "alpn"): "alpn: [h2, http/1.1]",
     ("CloudFrontConfig", "paths"): 'paths: ["/v2/models/{model}/*"]',
     ("PoolCacheConfig", "rows"): "rows: [digits]",
+    ("PoolCacheConfig", "models"): "models: {prices: {ttl: 5s}, sampler: false}",
     ("TierConfig", "servers"): 'servers: ["10.0.0.5:6379"]',
     ("CertificateConfig", "names"): "names: [example.org]",
     ("RouteConfig", "server_calls"): "server_calls: [models, settings]",

@@ -56,7 +56,7 @@ _HTTP_ONLY = (
     "explain",
 )
 _NONE_AT_ZERO = "not with min: 0 of {}: without requests the pool has no endpoint"
-_CACHING = ("cache", "cache_ttl")
+_NO_CACHE = "there is no cache; add a section cache: {}"
 _PLAIN_HTTP = {"http", "http2"}
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
 _STREAM_ONLY = (
@@ -142,7 +142,7 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
     ordinary = {name for name, pool in config.pools.items() if pool.protocol in ("http", "http2", "grpc")}
     members = members_of(listener.routes)
     for first, places in by_form(members):
-        plain = first.mirror is None and first.model_fields_set.isdisjoint((*_CACHING, "http_cache"))
+        plain = first.mirror is None and first.model_fields_set.isdisjoint(("cache", "http_cache"))
         for i in places:
             if plain and members[i].pool in ordinary:
                 continue  # as most of thousands are: nothing below is about it
@@ -202,18 +202,15 @@ def _pools_of(path: str, route: RouteConfig) -> Iterator[tuple[str, str]]:
 def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> Iterator[Found]:
     explicit = route.model_fields_set
     protocols = {config.pools[name].protocol for name in route.pool_names if name in config.pools}
-    if route.cache_ttl is not None and not route.cache:
-        yield f"{path}.cache_ttl", "has no effect with cache: false"
-    wanted = [key for key in _CACHING if key in explicit and getattr(route, key) and route.cache]
-    for key in wanted:
+    if "cache" in explicit and route.cache is not None:
         if config.cache is None and "cache" not in broken:
-            yield f"{path}.{key}", "there is no cache; add a section cache: {}"
+            yield f"{path}.cache", _NO_CACHE
         elif protocols and "oip" not in protocols:
             names = " and ".join(repr(name) for name in route.pool_names)
-            yield f"{path}.{key}", f"only for pools of protocol oip, and {names} is not one"
+            yield f"{path}.cache", f"only for pools of protocol oip, and {names} is not one"
     if route.http_cache is not None:
         if config.cache is None and "cache" not in broken:
-            yield f"{path}.http_cache", "there is no cache; add a section cache: {}"
+            yield f"{path}.http_cache", _NO_CACHE
         elif other := sorted(protocols - _PLAIN_HTTP):
             yield f"{path}.http_cache", f"only for pools of protocol http or http2, not {' and '.join(other)}"
         most = route.http_cache.max_object
@@ -435,7 +432,7 @@ def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:
 def _caches_of_pools(config: Config, broken: Set[str]) -> Iterator[Found]:
     cached = config.cache is not None or "cache" in broken
     for name, pool in config.pools.items():
-        if pool.cache is not None:
+        if pool.cache is not None and "cache" in pool.model_fields_set:
             yield from check_pool_cache(f"pools.{name}.cache", pool.cache, pool.protocol, cached)
 
 

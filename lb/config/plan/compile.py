@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from lb.config.address import HostPort, parse_address
 from lb.config.forms import Member, members_of
 from lb.config.memory import Memory
-from lb.config.plan.compile_route import CacheRule, compile_normalize, compile_route, key_of
+from lb.config.plan.caching import ModelCachePlan, PoolCachePlan
+from lb.config.plan.compile_route import compile_normalize, compile_route, key_of
 from lb.config.plan.plan import (
     AccessLogPlan,
     CachePlan,
@@ -50,6 +51,7 @@ from lb.config.schema.pools.cost import cost_plan
 from lb.config.schema.pools.failover import groups_of
 from lb.config.schema.pools.outlier import outlier_plan
 from lb.config.schema.pools.queue import queue_plan
+from lb.config.schema.routes.cache import freshness_plan
 from lb.config.schema.tier import tier_plan
 from lb.config.schema.tracing import tracing_plan
 from lb.config.units import MINUTE
@@ -90,7 +92,7 @@ class PlanMemory:
         """Ends the round before, whatever came of its plan, and begins that of `config`."""
         around = (
             tuple((name, pool.protocol) for name, pool in config.pools.items()),
-            config.cache.ttl if config.cache is not None else None,
+            config.cache is not None,
         )
         if around == self._around:
             self.routes.keep()
@@ -141,6 +143,7 @@ def compile_plan(
             replace(
                 _pool(name, pool, managed.get(name), allocator, material, config.zone or ""),
                 models=(models or {}).get(name, ()),
+                cache=_pool_cache(config.cache, pool),
             )
             for name, pool in config.pools.items()
         ),
@@ -268,7 +271,7 @@ def _form(
     key = id(member.first), cached
     known = memory.forms.get(key)
     if known is None:
-        plan = compile_route(member.route, name, series, pools, _caching(config, member.first, cached))
+        plan = compile_route(member.route, name, series, pools, cached)
         known = memory.forms.put(key, (member.first, form(plan)))
     return known[1]
 
@@ -279,13 +282,17 @@ def _cache(cache: CacheConfig, material: Material) -> CachePlan:
 
 def _cached(config: Config, member: Member) -> bool:
     names = member.first.pool_names if member.pool is None else (member.pool,)
-    return member.first.cache and any(config.pools[name].protocol == "oip" for name in names)
+    return member.first.cache is not None and any(config.pools[name].protocol == "oip" for name in names)
 
 
-def _caching(config: Config, route: RouteConfig, cached: bool) -> CacheRule:
-    default_ttl = config.cache.ttl if config.cache is not None else 0
-    ttl = (default_ttl if route.cache_ttl is None else route.cache_ttl) if cached else 0
-    return CacheRule(cached, ttl)
+def _pool_cache(cache: CacheConfig | None, pool: PoolConfig) -> PoolCachePlan | None:
+    if cache is None or pool.cache is None or pool.protocol != "oip":
+        return None
+    models = tuple(
+        ModelCachePlan(name, freshness_plan(model, pool.cache, cache) if model is not None else None)
+        for name, model in pool.cache.models.items()
+    )
+    return PoolCachePlan(freshness_plan(pool.cache, cache), models)
 
 
 def _pool(

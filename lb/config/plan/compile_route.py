@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from msgspec import Struct
-
+from lb.config.plan.caching import FreshnessPlan
 from lb.config.plan.places import MODELS, place_of
 from lb.config.plan.plan import PRIORITIES, RoutePlan
 from lb.config.plan.routes import (
@@ -22,6 +21,7 @@ from lb.config.plan.routes import (
     SplitPlan,
 )
 from lb.config.schema.pools.pool import KeyConfig
+from lb.config.schema.routes.cache import RouteCacheConfig, freshness_plan
 from lb.config.schema.routes.cors import cors_plan
 from lb.config.schema.routes.http_cache import http_cache_plan
 from lb.config.schema.routes.match import HOW, MatchConfig, NormalizeConfig, TextMatch
@@ -38,15 +38,8 @@ from lb.config.schema.routes.route import (
 from lb.config.schema.routes.template import Template, parts_of, substitution_of
 
 
-class CacheRule(Struct, frozen=True):
-    """What the rest of the file says of a route's caching."""
-
-    on: bool
-    ttl_ns: int
-
-
-def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cache: CacheRule) -> RoutePlan:
-    """The plan of `route`; `pools` maps names to indices."""
+def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cached: bool) -> RoutePlan:
+    """The plan of `route`; `pools` maps names to indices. `cached`: there is a cache for its answers."""
     host, host_regex, path_kind, path = place_of(route.match)
     return RoutePlan(
         name=name,
@@ -58,10 +51,11 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         path=path,
         methods=tuple(route.match.method or ()),
         conditions=tuple(conditions_of(route.match)),
-        cache=cache.on,
-        cache_ttl_ns=cache.ttl_ns,
+        cache=cached,
         timeout_ns=route.timeout or 0,
         max_body=route.max_body,
+        freshness=_freshness(route.cache) if cached else None,
+        client_tags=cached and route.cache is not None and route.cache.client_tags,
         expose_endpoint=route.expose_endpoint,
         split=_split(route, pools) if route.pools else None,
         mirror=_mirror(route.mirror, pools) if route.mirror is not None else None,
@@ -84,6 +78,11 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         http_cache=http_cache_plan(route.http_cache),
         server_calls=sum(1 << SERVER_CALLS.index(name) for name in set(route.server_calls)),
     )
+
+
+def _freshness(cache: RouteCacheConfig | None) -> FreshnessPlan | None:
+    plan = freshness_plan(cache) if cache is not None else FreshnessPlan()
+    return None if plan == FreshnessPlan() else plan
 
 
 def compile_normalize(config: NormalizeConfig) -> NormalizePlan | None:

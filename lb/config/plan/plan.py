@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
+from lb.config.plan.caching import FreshnessPlan, PoolCachePlan
 from lb.config.plan.discreet import Discreet
 from lb.config.plan.routes import (
     AnswerPlan,
@@ -173,6 +174,7 @@ class PoolPlan(Struct, frozen=True):
     on_demand: bool = False  # it may have no endpoint, and gets one when a request comes
     managed: bool = False  # the master starts its endpoints, and tells how that goes on
     cache_rows: tuple[str, ...] = ()  # models whose batches are cached row by row (oip)
+    cache: PoolCachePlan | None = None  # None = its answers are not kept
     cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
     models_epoch: int = 0  # another one: a model was loaded or unloaded; what is known of models is to be asked anew
 
@@ -190,9 +192,10 @@ class RoutePlan(Struct, frozen=True):
     path_kind: str  # "" (any) | exact | prefix | template | regex | model (exact: /v2/models/NAME and what is below it)
     methods: tuple[str, ...]  # () = any
     cache: bool
-    cache_ttl_ns: int
     timeout_ns: int  # whole exchange; 0 = none
     max_body: int
+    freshness: FreshnessPlan | None = None  # of its answers; None = as their pool says
+    client_tags: bool = False  # clients may give tags to the answers that they are the first to ask for
     expose_endpoint: bool = False  # X-Tidegate-Endpoint in answers
     host_regex: bool = False  # `host` is a regular expression
     conditions: tuple[ConditionPlan, ...] = ()

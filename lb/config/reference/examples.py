@@ -198,7 +198,7 @@ max_sessions_per_source: 1000
 name: chat
 match: {host: chat.example.org, path: {prefix: /v2/models/chat/}, method: POST}
 pool: chat
-cache: false
+cache: {ttl: 1h, stale_while_revalidate: 5m}
 timeout: 5m
 max_body: 4MiB
 """,

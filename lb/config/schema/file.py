@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 
 from lb.config.schema.admin import AdminConfig
-from lb.config.schema.base import FilePath, Model, Name, Zone, problem
+from lb.config.schema.base import Boolean, FilePath, Model, Name, Zone, problem
 from lb.config.schema.limits import LimitsConfig
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
 from lb.config.schema.listeners.tcp import ProxyProtocolConfig, SendProxyConfig, SniRouteConfig
 from lb.config.schema.listeners.tls import CertificateConfig, PoolTlsConfig, TlsConfig
 from lb.config.schema.pools.agent import AgentConfig
+from lb.config.schema.pools.cache import PoolCacheConfig
 from lb.config.schema.pools.discover import DiscoverConfig, DnsSourceConfig, FileSourceConfig
 from lb.config.schema.pools.failover import PrioritiesConfig, ZonesConfig
 from lb.config.schema.pools.health import BodyMatchConfig, HealthConfig
@@ -37,6 +38,7 @@ from lb.config.schema.pools.schedules import ScheduleConfig
 from lb.config.schema.pools.serve import BackoffConfig, CrashLoopConfig, ReadyConfig, ServeConfig, VerticalConfig
 from lb.config.schema.pools.signals import MetricConfig, SignalConfig
 from lb.config.schema.purge import PurgeConfig
+from lb.config.schema.routes.cache import FreshnessConfig, RouteCacheConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
 from lb.config.schema.routes.rate import RateKeyConfig, RateLimitConfig
@@ -54,7 +56,7 @@ from lb.config.schema.routes.route import (
 )
 from lb.config.schema.tier import TierConfig, TierTlsConfig
 from lb.config.schema.tracing import TracingConfig
-from lb.config.units import KIB, MIB, SECOND, TIB, Duration, FileContext, Size
+from lb.config.units import KIB, MIB, MILLISECOND, SECOND, TIB, Duration, FileContext, Size
 
 __all__ = [
     "AdminConfig",
@@ -74,6 +76,7 @@ __all__ = [
     "ExplainConfig",
     "FieldsConfig",
     "FileSourceConfig",
+    "FreshnessConfig",
     "GrpcMatch",
     "HealthConfig",
     "HedgeConfig",
@@ -90,6 +93,7 @@ __all__ = [
     "PathMatch",
     "PathRewriteConfig",
     "PolicyConfig",
+    "PoolCacheConfig",
     "PoolConfig",
     "PoolTlsConfig",
     "PrioritiesConfig",
@@ -104,6 +108,7 @@ __all__ = [
     "RetryBackoffConfig",
     "RetryConfig",
     "RewriteConfig",
+    "RouteCacheConfig",
     "RouteConfig",
     "ScalingConfig",
     "ScheduleConfig",
@@ -130,16 +135,28 @@ __all__ = [
 MAX_WORKERS = 128
 
 
-class CacheConfig(Model):
+class CacheConfig(FreshnessConfig):
     """The result cache: answers of inference kept in memory that all workers share. Without this section there is
-    none."""
+    none. How to use it: [Cache results](howto/cache-results.md)."""
 
     size: Size = Field(default=64 * MIB, ge=1 * MIB, le=1 * TIB)
     """Memory of the cache. Changing it needs a restart."""
     max_object: Size = Field(default_factory=lambda data: min(1 * MIB, data.get("size", TIB) // 4), ge=1 * KIB)
     """Largest answer that is kept. A quarter of `size` at most. Default: `1MiB`, or that quarter where it is less."""
-    ttl: Duration = Field(default=60 * SECOND, ge=1_000_000)
-    """How long an answer is kept, unless its route says otherwise."""
+    ttl: Duration = Field(default=60 * SECOND, ge=MILLISECOND)
+    """How long an answer is fresh, unless its route, model or pool says otherwise."""
+    stale_while_revalidate: Duration = 0
+    """Time after that in which requests still get the answer at once, while one call in the background makes it anew
+    (RFC 5861). Default: `0s`, for none."""
+    stale_if_error: Duration = 0
+    """Time after `ttl` in which requests get the answer in place of a failure: no endpoint, no connection, no answer in
+    time, or 500, 502, 503 or 504 (RFC 5861). Default: `0s`, for none."""
+    refresh_early: Boolean = True
+    """Whether an answer that is asked for often is made anew shortly before it is stale, by one call in the background:
+    the earlier the longer making it takes (XFetch)."""
+    negative_ttl: Duration = 0
+    """How long errors are kept that are the request's own fault (gRPC's `INVALID_ARGUMENT` and `NOT_FOUND`). Default:
+    `0s`, not at all."""
     tier: TierConfig | None = None
     """Servers in which several daemons share answers. Default: none."""
     purge: PurgeConfig | None = None

@@ -7,11 +7,13 @@ Answers are kept, and shared, as the gRPC message of the model server without th
 the clients speak. What a client gets is made of that by its body source.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from lb.cache.flight cimport Flights
 from lb.cache.layout cimport tg_fill
 from lb.cache.shared_flights cimport SharedFlights
 from lb.cache.store cimport ResultCache
+from lb.cache.rules cimport CacheRule
+from lb.http.head cimport Scan
 from lb.inference.request cimport InferRequest
 from lb.inference.rows cimport Rows
 from lb.inference.template cimport Template
@@ -20,7 +22,9 @@ from lb.net.poller cimport Source
 from lb.net.stream cimport iovec
 from lb.net.wakeups cimport Wakeups
 from lb.proxy.exchange.exchange cimport BodySource, Exchange
+from lb.proxy.routing.route cimport Route
 from lb.shared.segment cimport Segment
+from lb.upstream.connections.grpc_call cimport GrpcCall
 
 
 cdef enum:
@@ -42,6 +46,8 @@ cdef class AnswerCache(Source):
     cdef dict tags                    # (pool, model, version) -> AnswerTags; good as long as the segment is
     cdef SharedFlights shared         # None: there are no other workers, or there was no result cache yet
     cdef tg_buffer message            # on its way into, or out of, the store
+    cdef int refreshing               # calls under way that make answers anew
+    cdef size_t refreshing_bytes      # of their requests
 
 
 cdef class CachedBody(BodySource):
@@ -52,6 +58,10 @@ cdef class CachedBody(BodySource):
     cdef bytes asked_version          # b"" = not said
     cdef bytes flight                 # the digest and the generations of the tags: a purge begins another flight
     cdef tg_fill fill                 # what goes into the cache with the answer
+    cdef bytes client_tags            # the request's Cache-Tag, where the route takes it; None = none
+    cdef int64_t ttl                  # of the answer from the cache, s; below 0: since it was fresh
+    cdef uint64_t age                 # of the answer from the cache, s
+    cdef bint failed                  # its endpoints have failed, which it does not tell twice
     cdef Rows rows                    # of a batch that is cached row by row
     cdef bint partial                 # some of its rows were in the cache
     cdef tg_fill looked_up            # the generations from before that
@@ -63,10 +73,31 @@ cdef class CachedBody(BodySource):
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept
     # The model server is to get this request in place of the client's: rows of it. False: the client's goes as it came.
     cdef bint send(self, Exchange exchange, InferRequest request) noexcept
+    # Appends the request, a message for the model server. False: out of memory, or it cannot be had.
+    cdef bint copy_request(self, Exchange exchange, tg_buffer *into) noexcept
     # The answer is an error, that of another exchange.
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept
 
 
+cdef class RefreshCall(GrpcCall):
+    """Makes an answer anew in the background: one attempt, for which no client waits."""
+    cdef AnswerCache answers
+    cdef Route route
+    cdef bytes digest
+    cdef CacheRule rule               # of its model
+    cdef tg_fill fill
+    cdef uint64_t late                # ns since the answer was fresh, at the start
+    cdef tg_buffer request
+    cdef iovec part
+
+    # Once: counts it, and gives back what it took.
+    cdef void ended(self, int status, int code, bint answered, int verdict) noexcept
+    # What is there is used on; the next one comes after a pause.
+    cdef void put_off(self, bint failed) noexcept
+
+
+# Notes what the request's head says of the cache, where the route wants to know.
+cdef void read_cache_fields(CachedBody body, Exchange exchange, const Scan *scan) noexcept
 # Answers from the cache, waits for who asks already, or asks an endpoint.
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept
 # The same of a request whose digest, model and version are known.
@@ -74,13 +105,17 @@ cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept
 # The key of a request, or of its rows together. 0, or -1 when hashing failed.
 cdef int make_key(CachedBody body, Exchange exchange, Template template, const iovec *tensors,
                   unsigned char *key) noexcept
-# What RFC 9211 says of the cache, for the head of an answer.
+# What RFC 9211 says of the cache, for the head of an answer, and how old an answer of it is.
 cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head) noexcept
 # The answer to all of the request, by the model server's to what it was asked. NULL: they do not go together, and the
 # exchange is at another attempt, for all of it.
 cdef const tg_buffer *combined(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept
 # Put the answer into the cache, without the id of the request it answered.
 cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept
+# An error of the request's own, where errors are kept.
+cdef void store_error(CachedBody body, Exchange exchange, int grpc_status, const char *message, size_t n) noexcept
+# Whether an error is the request's own fault: everybody who asks the same gets it.
+cdef bint is_own_fault(int grpc_status) noexcept
 # The leader's answer is here: the followers get it too.
 cdef void land(CachedBody body, const char *message, size_t size) noexcept
 # The leader's answer cannot be shared: the followers ask for themselves, all at once.

@@ -1,37 +1,79 @@
-"""The result cache before an inference, and the single flight: see cached.pxd."""
+"""The result cache before an inference, and the single flight: see cached.pxd.
 
-from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
-from libc.string cimport memset
+    through_cache    a fresh answer is given; a stale one too, and one call in the background makes it anew; of those
+                     who miss the first asks, and the others wait for its answer
+    store, land      the answer is kept, and given to those who wait
+    rescue           the endpoints have failed: an older answer is better than the failure, if there is one
+"""
+
+from cpython.object cimport PyTypeObject
+from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 from lb.cache import tags
 from lb.cache.flight cimport Flights
-from lb.cache.layout cimport TG_AWAITED, tg_found, tg_tag
+from lb.cache.freshness cimport refresh_early
+from lb.cache.layout cimport (
+    TG_AWAITED, TG_EARLY, TG_FRESH, TG_NEGATIVE, TG_STALE, tg_fill, tg_found, tg_tag,
+)
+from lb.cache.rules cimport CacheRule, PoolRules, apply_rules
 from lb.cache.shared_flights cimport (
     FLIGHT_FOLLOWS, FLIGHT_FULL, FLIGHT_GOES_ON, FLIGHT_LEADS, FLIGHT_UNSHARED, LOOK_NS, SharedFlights,
 )
 from lb.cache.store cimport ResultCache
-from lb.http.head_text cimport append_text
+from lb.failure cimport (
+    FAIL_INTERNAL, FAIL_NO_MEMORY, VERDICT_GATEWAY, failure_of, http_of_grpc, verdict_of_grpc,
+)
+from lb.http.head cimport Field, Scan, same_name
+from lb.http.head_text cimport append_number, append_text
 from lb.inference.request cimport InferRequest, digest_of
-from lb.inference.response cimport store_form
+from lb.inference.response cimport is_sound, store_form
 from lb.inference.rows cimport Rows
 from lb.inference.template cimport Template
-from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.net.poller cimport NEVER, Poller, Source
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
+from lb.net.ending cimport tg_end_by
+from lb.net.poller cimport NEVER, Poller, Source, monotonic_ns
 from lb.net.stream cimport iovec
 from lb.net.wakeups cimport Wakeups
 from lb.proxy.exchange.cached_rows cimport keep_rows, look_up_rows, rows_to_look_up
 from lb.proxy.exchange.exchange cimport (
-    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_REQUEST, BodySource, Exchange,
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, CACHE_NEGATIVE, CACHE_NONE, CACHE_STALE,
+    CACHE_STALE_IF_ERROR, X_DONE, X_REQUEST, BodySource, Exchange, limit_of_attempt,
 )
+from lb.proxy.random cimport random64
 from lb.shared.segment cimport Segment, tg_add
-from lb.shared.segment_words cimport ROUTE_CACHE_STORED, ROUTE_CACHE_WHOLE_BATCHES_ANSWER
+from lb.shared.segment_words cimport (
+    ROUTE_CACHE_REFRESHED, ROUTE_CACHE_REFRESH_FAILED, ROUTE_CACHE_STORED, ROUTE_CACHE_WHOLE_BATCHES_ANSWER,
+)
+from lb.endpoints.choice cimport Choice
+from lb.upstream.attempt cimport A_SENDING, A_SENT, ENDED, release, step, take_slot, tg_outcome
+from lb.upstream.connections.grpc_call cimport GrpcCall
+from lb.upstream.connections.http2 cimport Http2Channel
+from lb.upstream.pool cimport Pool
+from lb.upstream.queue cimport TAKEN_NOBODY
+from lb.upstream.tally cimport count_failure
 
 
 cdef enum:
+    GRPC_CANCELLED = 1
     GRPC_INVALID_ARGUMENT = 3
+    GRPC_DEADLINE_EXCEEDED = 4
     GRPC_NOT_FOUND = 5
     GRPC_UNIMPLEMENTED = 12
     GRPC_UNAVAILABLE = 14
     MOST_TAGGED = 4096                # models whose tags are kept
+    MOST_CLIENT_TAGS = 4
+    MOST_ERROR = 4096                 # bytes of an error's message that are kept
+    MOST_REFRESHING = 64              # calls of a worker, and bytes of their requests: more stay stale for longer
+    MOST_REFRESHING_BYTES = 16 * 1024 * 1024
+    SECOND_NS = 1_000_000_000
+    SHORTEST_PAUSE = 1                # s before an answer that could not be made anew is asked for again,
+    LONGEST_PAUSE = 30                # and as long as it has been stale between them
+
+cdef uint64_t LONGEST_NS = 60 * <uint64_t>SECOND_NS     # of a refresh in a pool without response_timeout
+cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+cdef size_t INFER_PATH_LENGTH = 42
 
 
 cdef class AnswerTags:
@@ -84,8 +126,83 @@ cdef class CachedBody(BodySource):
     cdef bint send(self, Exchange exchange, InferRequest request) noexcept:
         return False
 
+    cdef bint copy_request(self, Exchange exchange, tg_buffer *into) noexcept:
+        return False
+
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         pass
+
+    cdef void append_fields(self, Exchange exchange, tg_buffer *head) noexcept:
+        if exchange.cache == CACHE_NEGATIVE:
+            append_cache_status(self, exchange, head)
+
+    cdef bint rescue(self, Exchange exchange, int kind, int status) noexcept:
+        """stale-if-error (RFC 5861, 4), for those who wait, too. From then on nobody waits for the endpoints: refreshes
+        in the background find out when they are back."""
+        cdef AnswerCache answers = self.answers
+        cdef tg_buffer message
+        cdef tg_found found
+        cdef Py_ssize_t size
+        cdef uint64_t now = exchange.client.poller.now
+        if (self.digest is None or self.failed or answers.store is None or kind in (FAIL_INTERNAL, FAIL_NO_MEMORY)
+                or status == http_of_grpc(GRPC_UNIMPLEMENTED)):
+            return False
+        self.failed = True
+        memset(&message, 0, sizeof(message))
+        size = answers.store.get(<const unsigned char *><const char *>self.digest, now, True, &message, &found)
+        if size < 0 or found.flags & TG_NEGATIVE:
+            tg_buffer_free(&message)
+            return False
+        answers.store.settle(<const unsigned char *><const char *>self.digest, now, pause_after(found.late_ns), True)
+        give_up(exchange, kind, status)
+        stop_following(self, exchange)
+        note_found(self, exchange, &found)
+        exchange.cache = CACHE_STALE_IF_ERROR
+        share_stale(self, &message, &found)
+        self.deliver(exchange, tg_buffer_head(&message), <size_t>size)
+        tg_buffer_free(&message)
+        return True
+
+
+cdef void give_up(Exchange exchange, int kind, int status) noexcept:
+    """As when the exchange fails: its place in the queue and its endpoint are free, and the endpoint is judged."""
+    exchange.leave_queue(False)
+    if exchange.attempt is not None:
+        exchange.attempt.stop()
+    exchange.reason = failure_of(kind).reason
+    exchange.status = <short>status
+    exchange.let_go(False)
+    exchange.reason = NULL
+    exchange.grpc_status = -1
+
+
+cdef void share_stale(CachedBody body, const tg_buffer *message, const tg_found *found) noexcept:
+    """To those who wait for an answer that does not come."""
+    cdef object follower
+    cdef CachedBody of_follower
+    if not body.leading:
+        return
+    body.leading = False
+    if body.answers.shared is not None:
+        body.answers.shared.end(body.flight, True)
+    for follower in body.answers.flights.finish(body.flight):
+        of_follower = <CachedBody>(<Exchange>follower).source
+        of_follower.following = False
+        note_found(of_follower, <Exchange>follower, found)
+        (<Exchange>follower).cache = CACHE_STALE_IF_ERROR
+        of_follower.deliver(<Exchange>follower, tg_buffer_head(message), tg_buffer_size(message))
+
+
+cdef void read_cache_fields(CachedBody body, Exchange exchange, const Scan *scan) noexcept:
+    cdef const Field *field
+    cdef int i
+    if not exchange.route.client_tags:
+        return
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if field.name_length == 9 and same_name(field.name, 9, b"cache-tag"):
+            given = field.value[:field.value_length]
+            body.client_tags = given if body.client_tags is None else body.client_tags + b"," + given
 
 
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept:
@@ -109,8 +226,24 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
 
 
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept:
-    if not answer_from_cache(body, exchange):
+    if rule_of(exchange.pool, body.asked_model) is None:
+        body.rows = None
+        pass_by(body, exchange)
+    elif not answer_from_cache(body, exchange):
         fly(body, exchange, False)
+
+
+cdef void pass_by(CachedBody body, Exchange exchange) noexcept:
+    body.digest = None
+    exchange.cache = CACHE_BYPASS
+    exchange.pick()
+
+
+cdef CacheRule rule_of(Pool pool, bytes model):
+    """None: answers of the model are not kept."""
+    if pool.cache_rules is None:
+        return None
+    return (<PoolRules>pool.cache_rules).of_model(model)
 
 
 cdef int make_key(CachedBody body, Exchange exchange, Template template, const iovec *tensors,
@@ -121,17 +254,33 @@ cdef int make_key(CachedBody body, Exchange exchange, Template template, const i
 
 cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
     cdef AnswerCache answers = body.answers
+    cdef const unsigned char *key = <const unsigned char *><const char *>body.digest
     cdef tg_found found
     cdef Py_ssize_t size
     if body.rows is not None:
         return answer_from_rows(body, exchange)
     tg_buffer_clear(&answers.message)
-    size = answers.store.get(<const unsigned char *><const char *>body.digest, exchange.client.poller.now, False,
-                             &answers.message, &found)
+    size = answers.store.get(key, exchange.client.poller.now, False, &answers.message, &found)
+    if size < 0 and answers.store.failing(key):
+        # Its endpoints fail, as far as that is known: a request that asked them would wait for a failure.
+        size = answers.store.get(key, exchange.client.poller.now, True, &answers.message, &found)
     if size < 0:
         return False
-    exchange.cache = found_as(exchange)
+    note_found(body, exchange, &found)
+    if found.flags & TG_NEGATIVE:
+        exchange.cache = CACHE_NEGATIVE
+        refuse_by(body, exchange, tg_buffer_head(&answers.message), <size_t>size)
+        return True
+    if found.state == TG_FRESH:
+        exchange.cache = found_as(exchange)
+        if found.flags & TG_EARLY and refresh_early(found.fresh_ns, found.cost_us, random_fraction()):
+            refresh(body, exchange, &found)
+    else:
+        exchange.cache = CACHE_STALE if found.state == TG_STALE else CACHE_STALE_IF_ERROR
+        refresh(body, exchange, &found)
     body.deliver(exchange, tg_buffer_head(&answers.message), <size_t>size)
+    if exchange.reason != NULL and exchange.state == X_DONE:
+        answers.store.invalidate(key, exchange.client.poller.now)     # no answer can be made of it
     return True
 
 
@@ -190,6 +339,18 @@ cdef const tg_buffer *combined(CachedBody body, Exchange exchange, const tg_buff
     return NULL
 
 
+cdef double random_fraction() noexcept:
+    """In (0, 1]."""
+    return <double>((random64() >> 11) + 1) / 9007199254740992.0
+
+
+cdef void note_found(CachedBody body, Exchange exchange, const tg_found *found) noexcept:
+    body.age = found.age_ns // SECOND_NS
+    body.ttl = <int64_t>(found.fresh_ns // SECOND_NS)
+    if found.fresh_ns == 0:
+        body.ttl = -<int64_t>((found.late_ns + SECOND_NS - 1) // SECOND_NS)
+
+
 cdef void watch(AnswerCache answers) noexcept:
     if answers.deadline == NEVER:
         answers.poller.arm(answers, answers.poller.now + LOOK_NS)
@@ -202,17 +363,16 @@ cdef void fly(CachedBody body, Exchange exchange, bint alone) noexcept:
     not kept, and later misses ask anew.
     """
     cdef AnswerCache answers = body.answers
-    cdef AnswerTags its = None
     cdef int part
     cdef bint looked = False
     body.following = False
-    if answers.store is not None:             # a reload may have taken it away while this one waited
-        its = tags_of(body, exchange)
-    if its is None:
-        exchange.cache = CACHE_BYPASS
-        exchange.pick()
+    if not begin_fill(body, exchange, &body.fill):
+        if body.rows is not None:
+            body.partial = False
+            body.send(exchange, body.rows.ask_whole())
+        body.rows = None
+        pass_by(body, exchange)
         return
-    answers.store.begin(&body.fill, its.slots, OWN_TAGS)
     body.flight = body.digest + (<char *>body.fill.tags)[:body.fill.count * sizeof(tg_tag)]
     while not answers.flights.join(body.flight, exchange):
         part = FLIGHT_FULL
@@ -254,6 +414,27 @@ cdef void wait_for_leader(Exchange exchange) noexcept:
     exchange.arm_wait()
     if exchange.due() < exchange.deadline:
         exchange.client.poller.arm(exchange, exchange.due())
+
+
+cdef bint begin_fill(CachedBody body, Exchange exchange, tg_fill *fill) noexcept:
+    """False: the answer cannot be kept, for want of memory, or since the client gives more tags than it may."""
+    cdef AnswerTags its = None
+    cdef uint32_t slots[OWN_TAGS + MOST_CLIENT_TAGS]
+    cdef uint32_t count = OWN_TAGS
+    cdef bytes tag
+    if body.answers.store is not None:        # a reload may have taken it away while this one waited
+        its = tags_of(body, exchange)
+    if its is None:
+        return False
+    memcpy(slots, its.slots, sizeof(its.slots))
+    if body.client_tags is not None:
+        given = body.client_tags.replace(b",", b" ").split()
+        if len(given) > MOST_CLIENT_TAGS:
+            return False
+        for tag in given:
+            slots[count] = body.answers.store.slot(<const char *>tag, <size_t>len(tag))
+            count += 1
+    return body.answers.store.begin(fill, slots, count) == 0
 
 
 cdef AnswerTags tags_of(CachedBody body, Exchange exchange):
@@ -329,7 +510,7 @@ cdef void release_followers(CachedBody body, int grpc_status, str message) noexc
     cdef object follower
     cdef CachedBody of_follower
     cdef bytes flight = body.flight
-    cdef bint own_fault = grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED)
+    cdef bint own_fault = is_own_fault(grpc_status)
     if not body.leading:
         return
     body.leading = False
@@ -367,6 +548,7 @@ cdef void landed_elsewhere(AnswerCache answers, bytes flight, bint unshared) noe
     the answer cannot be shared the first follower asks for this worker alone: in a flight with others it might have to
     wait for each of them in turn."""
     cdef tg_buffer message                    # not the worker's: a client that is answered may ask for the next thing
+    cdef const unsigned char *key = <const unsigned char *><const char *>flight
     cdef tg_found found
     cdef Py_ssize_t size
     cdef object follower
@@ -374,67 +556,286 @@ cdef void landed_elsewhere(AnswerCache answers, bytes flight, bint unshared) noe
     cdef Exchange exchange
     memset(&message, 0, sizeof(message))
     answers.shared.forget(flight)
-    size = answers.store.get(<const unsigned char *><const char *>flight, answers.poller.now, False, &message, &found)
+    size = answers.store.get(key, answers.poller.now, False, &message, &found)
+    if size < 0 and answers.store.failing(key):
+        size = answers.store.get(key, answers.poller.now, True, &message, &found)
     for follower in answers.flights.finish(flight):
         exchange = <Exchange>follower
         body = <CachedBody>exchange.source
         body.following = False
         if size >= 0:
+            note_found(body, exchange, &found)
+            if found.flags & TG_NEGATIVE:
+                refuse_by(body, exchange, tg_buffer_head(&message), <size_t>size)
+                continue
+            if found.state != TG_FRESH:
+                exchange.cache = CACHE_STALE if found.state == TG_STALE else CACHE_STALE_IF_ERROR
             body.deliver(exchange, tg_buffer_head(&message), <size_t>size)
         elif exchange.state == X_REQUEST and (body.rows is None or not answer_from_cache(body, exchange)):
             resume(body, exchange, unshared)
     tg_buffer_free(&message)
 
 
+cdef bint is_own_fault(int grpc_status) noexcept:
+    return grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED)
+
+
+# What is kept.
+
+cdef uint32_t cost_since(uint64_t picked_at, uint64_t now) noexcept:
+    return <uint32_t>min((now - min(picked_at, now)) // 1000, <uint64_t>UINT32_MAX)
+
+
 cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noexcept:
-    cdef tg_buffer *message = &body.answers.message
     cdef uint64_t now = exchange.client.poller.now
-    if body.answers.store is None:            # a reload took it away meanwhile
+    cdef CacheRule rule = rule_of(exchange.pool, body.asked_model)
+    if rule is None or body.answers.store is None or not apply_rules(&body.fill, rule, exchange.route.freshness, False):
         return
-    body.fill.fresh_ns = exchange.route.cache_ttl
-    body.fill.cost_us = <uint32_t>min((now - min(exchange.attempt.picked_at, now)) // 1000, <uint64_t>UINT32_MAX)
+    body.fill.cost_us = cost_since(exchange.attempt.picked_at, now)
     if body.answers.shared is not None and body.answers.shared.awaited(body.flight):
         body.fill.flags |= TG_AWAITED
     if body.rows is not None:
         body.fill.cost_us //= <uint32_t>max(body.rows.asked_count, 1)
-        body.kept = keep_rows(body.rows, body.answers.store, message, now, &body.fill) > 0
+        body.kept = keep_rows(body.rows, body.answers.store, &body.answers.message, now, &body.fill) > 0
         if body.kept:
             tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
         return
-    tg_buffer_clear(message)
-    if store_form(tg_buffer_head(reply), tg_buffer_size(reply), message) < 0:
-        return
-    if body.answers.store.put(<const unsigned char *><const char *>body.digest, tg_buffer_head(message),
-                              tg_buffer_size(message), now, &body.fill) == 1:
+    if keep(body.answers, body.digest, reply, now, &body.fill):
         tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
         body.kept = True
 
 
-cdef void leave_flight(CachedBody body, Exchange exchange) noexcept:
+cdef bint keep(AnswerCache answers, bytes digest, const tg_buffer *reply, uint64_t now, const tg_fill *fill) noexcept:
+    """The answer without the id of the request; and the endpoints fail no more."""
+    cdef tg_buffer *message = &answers.message
+    cdef const unsigned char *key = <const unsigned char *><const char *>digest
+    tg_buffer_clear(message)
+    if store_form(tg_buffer_head(reply), tg_buffer_size(reply), message) < 0:
+        return False
+    answers.store.settle(key, now, 0, False)
+    return answers.store.put(key, tg_buffer_head(message), tg_buffer_size(message), now, fill) == 1
+
+
+cdef void store_error(CachedBody body, Exchange exchange, int grpc_status, const char *message, size_t n) noexcept:
+    cdef uint64_t now = exchange.client.poller.now
+    cdef CacheRule rule
+    if (body.digest is None or body.rows is not None or not body.leading
+            or grpc_status not in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND)):
+        return
+    rule = rule_of(exchange.pool, body.asked_model)
+    if rule is None or body.answers.store is None or not apply_rules(&body.fill, rule, exchange.route.freshness, True):
+        return
+    body.fill.cost_us = cost_since(exchange.attempt.picked_at, now)
+    keep_error(body.answers, body.digest, grpc_status, message, n, now, &body.fill)
+
+
+cdef void keep_error(AnswerCache answers, bytes digest, int grpc_status, const char *message, size_t n, uint64_t now,
+                     const tg_fill *fill) noexcept:
+    """As its status and its message."""
+    cdef char status = <char>grpc_status
+    tg_buffer_clear(&answers.message)
+    if (tg_buffer_append(&answers.message, &status, 1) < 0
+            or tg_buffer_append(&answers.message, message, min(n, <size_t>MOST_ERROR)) < 0):
+        return
+    answers.store.put(<const unsigned char *><const char *>digest, tg_buffer_head(&answers.message),
+                      tg_buffer_size(&answers.message), now, fill)
+
+
+cdef void refuse_by(CachedBody body, Exchange exchange, const char *kept, size_t size) noexcept:
+    cdef str text = kept[1:size].decode("utf-8", "replace") if size > 1 else ""
+    body.refuse(exchange, kept[0] if size else GRPC_INVALID_ARGUMENT, text)
+
+
+cdef void stop_following(CachedBody body, Exchange exchange) noexcept:
     cdef AnswerCache answers = body.answers
     cdef object others
-    if body.following:
-        body.following = False
-        answers.flights.leave(body.flight, exchange)
-        if answers.shared is not None and body.flight in answers.shared.followed:
-            others = answers.flights.followers_of(body.flight)
-            if others is not None and not others:
-                # It was the last here that waited for another worker.
-                answers.flights.finish(body.flight)
-                answers.shared.forget(body.flight)
+    if not body.following:
+        return
+    body.following = False
+    answers.flights.leave(body.flight, exchange)
+    if answers.shared is not None and body.flight in answers.shared.followed:
+        others = answers.flights.followers_of(body.flight)
+        if others is not None and not others:
+            # It was the last here that waited for another worker.
+            answers.flights.finish(body.flight)
+            answers.shared.forget(body.flight)
+
+
+cdef void leave_flight(CachedBody body, Exchange exchange) noexcept:
+    stop_following(body, exchange)
     release_followers(body, GRPC_UNAVAILABLE, "")
 
 
+# Refreshes. Who finds a stale answer has it at once; one process at a time asks an endpoint that has room for it.
+
+cdef uint64_t pause_after(uint64_t late) noexcept:
+    """The time for which an answer has been stale, so that pauses double."""
+    return min(max(late, <uint64_t>SHORTEST_PAUSE * SECOND_NS), <uint64_t>LONGEST_PAUSE * SECOND_NS)
+
+
+cdef void refresh(CachedBody body, Exchange exchange, const tg_found *found) noexcept:
+    cdef AnswerCache answers = body.answers
+    cdef const unsigned char *key = <const unsigned char *><const char *>body.digest
+    cdef uint64_t now = exchange.client.poller.now
+    cdef uint64_t limit = limit_of_attempt(exchange)
+    cdef Choice choice
+    cdef RefreshCall call
+    cdef int endpoint
+    if (answers.refreshing >= MOST_REFRESHING or answers.refreshing_bytes >= <size_t>MOST_REFRESHING_BYTES
+            or exchange.pool.newer is not None):
+        return
+    if limit == 0:
+        limit = LONGEST_NS
+    if not answers.store.claim(key, now, limit + SECOND_NS):
+        return
+    call = new_refresh(body, exchange)
+    if call is None:
+        answers.store.settle(key, now, pause_after(0), False)
+        return
+    call.late = found.late_ns
+    choice = exchange.pool.new_choice(now, exchange.key)
+    if exchange.pool.models is not None:
+        choice.need(exchange.pool.model_bit(body.asked_model))
+    if exchange.pool.costs is not None:
+        choice.cost = exchange.price(now)
+    endpoint = exchange.pool.acquire(choice)
+    if endpoint < 0:
+        # A pool that sleeps has not failed. What wakes it is a request that needs an answer.
+        call.put_off(endpoint == TAKEN_NOBODY and not exchange.pool.on_demand)
+        return
+    take_slot(call, exchange.pool, endpoint, choice.charged, now)
+    answers.refreshing += 1
+    answers.refreshing_bytes += call.part.iov_len
+    step(call, A_SENDING)
+    step(call, A_SENT)
+    (<Http2Channel>exchange.pool.channels[endpoint]).start(call, now + limit)
+
+
+cdef RefreshCall new_refresh(CachedBody body, Exchange exchange):
+    """With a copy of the request, whose own memory ends with its exchange. None: no memory, or it could not be kept."""
+    cdef RefreshCall call = RefreshCall.__new__(RefreshCall)
+    call.answers = body.answers
+    call.route = exchange.route
+    call.digest = body.digest
+    call.rule = rule_of(exchange.pool, body.asked_model)
+    if (call.rule is None or not begin_fill(body, exchange, &call.fill)
+            or not body.copy_request(exchange, &call.request)
+            or call.call_path(INFER_PATH, INFER_PATH_LENGTH) < 0):
+        return None
+    call.part.iov_base = tg_buffer_head(&call.request)
+    call.part.iov_len = tg_buffer_size(&call.request)
+    call.parts = &call.part
+    call.part_count = 1
+    call.message_size = call.part.iov_len
+    return call
+
+
+cdef class RefreshCall(GrpcCall):
+
+    cdef void on_done(self, int status, const char *message, size_t n) noexcept:
+        cdef AnswerCache answers = self.answers
+        cdef uint64_t now = monotonic_ns()
+        cdef bint going = status == GRPC_UNAVAILABLE or status == GRPC_CANCELLED
+        self.fill.cost_us = cost_since(self.picked_at, now)
+        self.ended(http_of_grpc(status) if status else 200, status, status != GRPC_DEADLINE_EXCEEDED and not going,
+                   VERDICT_GATEWAY if status == GRPC_CANCELLED else verdict_of_grpc(status))
+        if answers.store is None:
+            return
+        if status == 0:
+            if (is_sound(tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
+                    and apply_rules(&self.fill, self.rule, self.route.freshness, False)
+                    and keep(answers, self.digest, &self.reply, now, &self.fill)):
+                tg_add(&self.route.series[ROUTE_CACHE_REFRESHED], 1)
+            else:
+                self.put_off(False)
+        elif is_own_fault(status):
+            # The model takes the request no more: what it said before is no answer any longer.
+            answers.store.settle(<const unsigned char *><const char *>self.digest, now, 0, False)
+            answers.store.invalidate(<const unsigned char *><const char *>self.digest, now)
+            if status != GRPC_UNIMPLEMENTED and apply_rules(&self.fill, self.rule, self.route.freshness, True):
+                keep_error(answers, self.digest, status, message, n, now, &self.fill)
+        else:
+            self.put_off(True)
+
+    cdef void on_failed(self, int kind) noexcept:
+        count_failure(self.pool.series[self.endpoint], kind)
+        self.ended(failure_of(kind).status, failure_of(kind).grpc_status, False, VERDICT_GATEWAY)
+        self.put_off(True)
+
+    cdef void ended(self, int status, int code, bint answered, int verdict) noexcept:
+        cdef tg_outcome outcome
+        self.answers.refreshing -= 1
+        self.answers.refreshing_bytes -= self.part.iov_len
+        memset(&outcome, 0, sizeof(outcome))
+        outcome.how = ENDED
+        outcome.ok = answered
+        outcome.answered = answered
+        outcome.status = status
+        outcome.code = code
+        outcome.verdict = verdict
+        outcome.bytes_in = tg_buffer_size(&self.reply)
+        outcome.bytes_out = self.part.iov_len
+        release(self, &outcome, monotonic_ns())
+
+    cdef void put_off(self, bint failed) noexcept:
+        if failed:
+            tg_add(&self.route.series[ROUTE_CACHE_REFRESH_FAILED], 1)
+        if self.answers.store is not None:
+            self.answers.store.settle(<const unsigned char *><const char *>self.digest, monotonic_ns(),
+                                      pause_after(self.late), failed)
+
+
+cdef void end_refresh(void *call) noexcept:
+    tg_buffer_free(&(<RefreshCall>call).request)
+
+
+tg_end_by(<PyTypeObject *>RefreshCall, end_refresh)
+
+
+# What the client is told.
+
 cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head) noexcept:
-    if exchange.cache == CACHE_HIT:
-        return append_text(head, b"Cache-Status: tidegate; hit\r\n")
+    cdef bint found = False           # in the cache, so that it has an age
+    if exchange.cache == CACHE_NONE:
+        return 0
+    append_text(head, b"Cache-Status: tidegate; ")
     if exchange.cache == CACHE_MISS:
-        if append_text(head, b"Cache-Status: tidegate; fwd=partial" if body.partial
-                       else b"Cache-Status: tidegate; fwd=miss") < 0:
-            return -1
-        return append_text(head, b"; stored\r\n" if body.kept else b"\r\n")
-    if exchange.cache == CACHE_COLLAPSED:
-        return append_text(head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
-    if exchange.cache == CACHE_BYPASS:
-        return append_text(head, b"Cache-Status: tidegate; fwd=bypass\r\n")
-    return 0
+        append_text(head, b"fwd=partial" if body.partial else b"fwd=miss")
+        if body.kept:
+            append_text(head, b"; stored")
+    elif exchange.cache == CACHE_COLLAPSED:
+        append_text(head, b"fwd=miss; collapsed")
+    elif exchange.cache == CACHE_BYPASS:
+        append_text(head, b"fwd=bypass")
+    elif body.rows is not None:
+        append_text(head, b"hit")             # its rows have times of their own
+    else:
+        found = True
+        append_text(head, b"fwd=stale; ttl=" if body.failed else b"hit; ttl=")
+        if body.ttl < 0:
+            append_text(head, b"-")
+        append_number(head, <uint64_t>(body.ttl if body.ttl >= 0 else -body.ttl))
+        if exchange.cache == CACHE_STALE:
+            append_text(head, b"; detail=stale-while-revalidate")
+        elif exchange.cache == CACHE_STALE_IF_ERROR:
+            append_text(head, b"; detail=stale-if-error")
+        elif exchange.cache == CACHE_NEGATIVE:
+            append_text(head, b"; detail=negative")
+    if exchange.route.expose_endpoint and body.digest is not None:
+        append_text(head, b'; key="')
+        append_digest(head, body.digest)
+        append_text(head, b'"')
+    if found:
+        append_text(head, b"\r\nAge: ")
+        append_number(head, body.age)
+    return append_text(head, b"\r\n")
+
+
+cdef void append_digest(tg_buffer *head, bytes digest) noexcept:
+    """Its first 8 bytes, which tell answers apart and find none."""
+    cdef const char *digits = b"0123456789abcdef"
+    cdef unsigned char each
+    cdef char pair[2]
+    for each in digest[:8]:
+        pair[0], pair[1] = digits[each >> 4], digits[each & 15]
+        tg_buffer_append(head, pair, 2)

@@ -36,12 +36,14 @@ from lb.net.ending cimport tg_end_by
 from lb.net.reuse cimport tg_reuse
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.cached cimport (
-    AnswerCache, CachedBody, append_cache_status, combined, land, leave_flight, make_key, release_followers, scatter,
-    store, through_cache_by_digest,
+    AnswerCache, CachedBody, append_cache_status, combined, land, leave_flight, make_key, read_cache_fields,
+    release_followers, scatter, store, store_error, through_cache_by_digest,
 )
 from lb.proxy.exchange.cached_rows cimport rows_to_look_up
 from lb.proxy.exchange.call_answer cimport GRPC_PREFIX, answer_call, put_prefix
-from lb.proxy.exchange.exchange cimport CACHE_BYPASS, CACHE_HIT, X_DONE, X_NEW, X_REQUEST, Exchange
+from lb.proxy.exchange.exchange cimport (
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_NEGATIVE, X_DONE, X_NEW, X_REQUEST, Exchange,
+)
 from lb.proxy.exchange.first_message cimport WEIGHING_NS, FirstMessage
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_WEB_TEXT
@@ -83,6 +85,7 @@ cdef class CachedCall(CachedBody):
     cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
         cdef CachedCall own = self            # which the exchange lets go of meanwhile
         cdef Attempt attempt = exchange.attempt
+        read_cache_fields(self, exchange, scan)
         exchange.key = exchange.find_key(scan)
         if exchange.pool.costs is not None and scan.has_length:
             exchange.announced = scan.content_length
@@ -184,7 +187,7 @@ cdef class CachedCall(CachedBody):
         cdef tg_buffer extra
         if exchange.state == X_DONE:
             return
-        if exchange.cache != CACHE_HIT and has_id(message, size):      # that of another request
+        if exchange.cache == CACHE_COLLAPSED and has_id(message, size):      # that of another request
             tg_buffer_clear(&stripped)
             if store_form(message, size, &stripped) < 0:
                 exchange.fail(FAIL_NO_MEMORY, "out of memory")
@@ -208,11 +211,28 @@ cdef class CachedCall(CachedBody):
         tg_buffer_free(&extra)
         spare(&stripped)
 
+    cdef bint copy_request(self, Exchange exchange, tg_buffer *into) noexcept:
+        cdef const tg_buffer *body = &(<Http2Call>exchange.attempt).stream.queue
+        cdef const char *data = tg_buffer_head(body)
+        cdef size_t size = tg_buffer_size(body)
+        cdef bytes plain
+        if size < GRPC_PREFIX:
+            return False
+        if not data[0]:
+            return tg_buffer_append(into, data + GRPC_PREFIX, size - GRPC_PREFIX) == 0
+        try:
+            plain = decompress(self.encoding, data[GRPC_PREFIX:size], GATHER_MOST)
+        except (TidegateError, MemoryError):
+            return False
+        return tg_buffer_append(into, <const char *>plain, <size_t>len(plain)) == 0
+
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         cdef tg_buffer extra
         if exchange.state == X_DONE:
             return
         memset(&extra, 0, sizeof(extra))
+        if exchange.cache == CACHE_NEGATIVE:
+            append_cache_status(self, exchange, &extra)
         answer_call(exchange, self.web, self.kind, grpc_status, message, NULL, 0, &extra)
         tg_buffer_free(&extra)
 
@@ -317,11 +337,13 @@ cdef class CachedCall(CachedBody):
                 self.problem = unquote(text.decode("utf-8", "replace"))
 
     cdef void answered(self, Exchange exchange) noexcept:
-        cdef bytes message
+        cdef bytes message, problem
         cdef tg_buffer whole
         if not self.leading:
             return
         if exchange.grpc_status:
+            problem = (self.problem or "").encode("utf-8", "replace")
+            store_error(self, exchange, exchange.grpc_status, <const char *>problem, <size_t>len(problem))
             release_followers(self, exchange.grpc_status if exchange.grpc_status > 0 else GRPC_UNAVAILABLE,
                               "" if self.problem is None else self.problem)
             return

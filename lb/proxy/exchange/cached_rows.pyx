@@ -1,7 +1,7 @@
 """The result cache row by row: see cached_rows.pxd."""
 
 from libc.stdint cimport uint64_t
-from lb.cache.layout cimport tg_fill, tg_found
+from lb.cache.layout cimport TG_FRESH, TG_NEGATIVE, tg_fill, tg_found
 from lb.cache.store cimport ResultCache
 from lb.inference.request cimport InferRequest
 from lb.inference.rows cimport Rows, split_rows
@@ -38,7 +38,9 @@ cdef int look_up_rows(Rows rows, ResultCache store, Exchange exchange) noexcept:
         if rows.rows[i].same != i or rows.found.end > MOST_FOUND:
             continue
         size = store.get(rows.rows[i].key, now, False, &rows.found, &found)
-        if size >= 0:
+        if size >= 0 and (found.state != TG_FRESH or found.flags & TG_NEGATIVE):
+            rows.found.end -= <size_t>size    # a stale row is asked for with the others, and an error is no row
+        elif size >= 0:
             rows.take(i, <size_t>size)
     missing = rows.settle()
     tg_add(&words[ROUTE_CACHE_ROWS_HIT], <uint64_t>(rows.distinct - missing))

@@ -42,9 +42,11 @@ cdef enum:
     CACHE_MISS
     CACHE_COLLAPSED
     CACHE_BYPASS
-    CACHE_STALE
+    CACHE_STALE                       # past its freshness, while it is made anew
     CACHE_REVALIDATED
     CACHE_REFRESHED                   # nobody waits for it: it counts as no request of its route
+    CACHE_STALE_IF_ERROR              # past its freshness, since the endpoints fail
+    CACHE_NEGATIVE                    # an error that was kept
 
 cdef enum:
     HEDGE_LOST = 1                    # indices into HEDGE_NAMES of the access log
@@ -87,6 +89,11 @@ cdef class BodySource:
     cdef void ended_well(self, Exchange exchange) noexcept
     # The answer to what it asked of the master (question.pxd): a gRPC status, its message and the reply.
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept
+    # The exchange has failed by the endpoints' fault, with a failure of `kind` (lb.failure) and this HTTP status, and
+    # no answer has begun. True: the source has answered by what it had.
+    cdef bint rescue(self, Exchange exchange, int kind, int status) noexcept
+    # Fields that it adds to an error.
+    cdef void append_fields(self, Exchange exchange, tg_buffer *head) noexcept
     # Nobody waits for the answer any more, or there will be none.
     cdef void leave(self, Exchange exchange) noexcept
 

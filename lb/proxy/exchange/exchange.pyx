@@ -44,8 +44,8 @@ from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
     ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, ROUTE_CACHE_BYPASS,
-    ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS, ROUTE_CACHE_REFRESHED, ROUTE_CACHE_REVALIDATED,
-    ROUTE_CACHE_STALE, ROUTE_CLIENT_ABORTS, ROUTE_HEDGES,
+    ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS, ROUTE_CACHE_NEGATIVE, ROUTE_CACHE_REFRESHED,
+    ROUTE_CACHE_REVALIDATED, ROUTE_CACHE_STALE, ROUTE_CACHE_STALE_IF_ERROR, ROUTE_CLIENT_ABORTS, ROUTE_HEDGES,
     ROUTE_HEDGE_RESULTS_LOST, ROUTE_HEDGE_RESULTS_REFUSED, ROUTE_HEDGE_RESULTS_WON, ROUTE_RETRIES,
     ROUTE_RETRIES_REFUSED, SERIES_FINISHED,
 )
@@ -111,11 +111,11 @@ cdef tg_states TABLE
 TABLE.machine = b"exchange"
 tg_state(&TABLE, b"new", 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
 tg_state(&TABLE, b"request", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_ANSWERING | 1 << X_DONE)
-tg_state(&TABLE, b"queued", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
+tg_state(&TABLE, b"queued", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_ANSWERING | 1 << X_DONE)
 tg_state(&TABLE, b"attempt", (
     1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_UPGRADED | 1 << X_DONE
 ))
-tg_state(&TABLE, b"backoff", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
+tg_state(&TABLE, b"backoff", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_ANSWERING | 1 << X_DONE)
 tg_state(&TABLE, b"answering", 1 << X_DONE)
 tg_state(&TABLE, b"upgraded", 1 << X_DONE)
 tg_state(&TABLE, b"done", 0)
@@ -161,6 +161,12 @@ cdef class BodySource:
         pass
 
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
+        pass
+
+    cdef bint rescue(self, Exchange exchange, int kind, int status) noexcept:
+        return False
+
+    cdef void append_fields(self, Exchange exchange, tg_buffer *head) noexcept:
         pass
 
     cdef void leave(self, Exchange exchange) noexcept:
@@ -871,6 +877,9 @@ cdef class Exchange(Waiter):
         cdef Client client = self.client
         if self.state == X_DONE or self.state == X_ANSWERING and self.attempt.end_answer(kind, message):
             return
+        if status >= 500 and self.state < X_ANSWERING and self.source is not None and (
+                self.source.rescue(self, kind, status)):
+            return
         self.note_failure(kind)
         self.leave_queue(False)
         self.cancel()
@@ -1141,6 +1150,8 @@ cdef void append_fields(Exchange exchange, int status, uint64_t after, tg_buffer
         append_text(fields, b"Retry-After: ")
         append_number(fields, <unsigned long>((after + random_below(after // 2 + 1)) // SECOND_NS + 1))
         append_text(fields, b"\r\n")
+    if exchange.source is not None:
+        exchange.source.append_fields(exchange, fields)
     if exchange.explained:
         append_explanation(exchange, fields)
     if exchange.route.cors is not None:
@@ -1192,6 +1203,10 @@ cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
         tg_add(&words[ROUTE_CACHE_STALE], 1)
     elif exchange.cache == CACHE_REVALIDATED:
         tg_add(&words[ROUTE_CACHE_REVALIDATED], 1)
+    elif exchange.cache == CACHE_STALE_IF_ERROR:
+        tg_add(&words[ROUTE_CACHE_STALE_IF_ERROR], 1)
+    elif exchange.cache == CACHE_NEGATIVE:
+        tg_add(&words[ROUTE_CACHE_NEGATIVE], 1)
 
 
 cdef void count_model(Exchange exchange, uint64_t duration) noexcept:
@@ -1202,10 +1217,10 @@ cdef void count_model(Exchange exchange, uint64_t duration) noexcept:
     cached = ""
     if exchange.status == CLIENT_GONE:
         return
-    if exchange.cache == CACHE_HIT or exchange.cache == CACHE_COLLAPSED:
-        cached = "hit"
-    elif exchange.cache == CACHE_MISS:
+    if exchange.cache == CACHE_MISS:
         cached = "miss"
+    elif exchange.cache != CACHE_NONE and exchange.cache != CACHE_BYPASS:
+        cached = "hit"
     if attempt is not None and attempt.picked_at:
         waited = min(duration, attempt.picked_at - min(attempt.picked_at, exchange.started))
     try:

@@ -40,6 +40,7 @@ cdef class Http2Attempt(Http2Call):
     cdef void rows_head(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef bint failed_head(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef void give_up(self, Exchange exchange, int kind) noexcept
+    cdef bint rescued(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef void forget_answer(self, Exchange exchange) noexcept
     cdef void sent(self, Exchange exchange) noexcept
     cdef void mirror(self, Exchange exchange) noexcept

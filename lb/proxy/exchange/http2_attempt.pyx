@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memset, strlen
 from lb.failure cimport (
     CLIENT_GONE, FAIL_CONNECT, FAIL_GRPC_UNAVAILABLE, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED,
     FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
-    failure_of, grpc_code, is_good, is_retryable, verdict_of_grpc,
+    failure_of, grpc_code, http_of_grpc, is_good, is_retryable, verdict_of_grpc,
 )
 from lb.net.arena cimport View
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
@@ -405,6 +405,8 @@ cdef class Http2Attempt(Http2Call):
             return
         if (exchange.route.retry is not None or self.inference) and self.failed_head(exchange, scan, last):
             return
+        if exchange.source is not None and self.rescued(exchange, scan, last):
+            return
         if exchange.route.hedge is not None:
             exchange.own_answer()
         self.stream.keep = 0                  # what is kept goes with the next part of the body
@@ -496,6 +498,17 @@ cdef class Http2Attempt(Http2Call):
             self.stop()
             self.forget_answer(exchange)
         return True
+
+    cdef bint rescued(self, Exchange exchange, Scan *scan, bint last) noexcept:
+        """Whether an answer that is a failure of the endpoint's has given way to one of the cache."""
+        cdef int code = code_of_head(exchange, scan, last)
+        if type(exchange.source) is not CachedCall or code <= 0 or http_of_grpc(code) < 500:
+            return False
+        exchange.grpc_status = <short>code    # of the attempt
+        if exchange.source.rescue(exchange, FAIL_GRPC_UNAVAILABLE, http_of_grpc(code)):
+            return True
+        exchange.grpc_status = -1
+        return False
 
     cdef void forget_answer(self, Exchange exchange) noexcept:
         self.again = False

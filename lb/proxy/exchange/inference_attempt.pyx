@@ -21,7 +21,7 @@ from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.inference.response cimport InferResponse
 from lb.proxy.client.client cimport Client
-from lb.proxy.exchange.cached cimport combined, land, release_followers, store
+from lb.proxy.exchange.cached cimport combined, is_own_fault, land, release_followers, store, store_error
 from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_DONE, Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status,
 )
@@ -211,7 +211,6 @@ cdef class InferenceAttempt(GrpcCall):
             if not goes_on(exchange):
                 exchange.fail_lost()
             return
-        release_followers(self.body(exchange), GRPC_UNAVAILABLE, "")
         if kind == FAIL_TIMEOUT:
             exchange.fail(FAIL_TIMEOUT, "the model server did not answer in time")
         elif kind == FAIL_CONNECT:
@@ -288,7 +287,9 @@ cdef class InferenceAttempt(GrpcCall):
             exchange.next_attempt()
             return
         text = message[:n].decode("utf-8", "replace")
-        release_followers(body, status, text)
+        if is_own_fault(status):
+            store_error(body, exchange, status, message, n)
+            release_followers(body, status, text)
         if body.management is not None:
             management_answered(body, exchange, status, text, b"")
             return

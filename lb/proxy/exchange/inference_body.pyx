@@ -45,7 +45,9 @@ from lb.inference.first_timeout cimport time_after
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport InferRequest, parse_http, parse_raw
 from lb.inference.response cimport InferResponse, render
-from lb.proxy.exchange.cached cimport AnswerCache, CachedBody, append_cache_status, leave_flight, through_cache
+from lb.proxy.exchange.cached cimport (
+    AnswerCache, CachedBody, append_cache_status, leave_flight, read_cache_fields, through_cache,
+)
 from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
 )
@@ -240,6 +242,15 @@ cdef class InferenceBody(CachedBody):
         self.request = request
         return True
 
+    cdef bint copy_request(self, Exchange exchange, tg_buffer *into) noexcept:
+        cdef int i
+        if tg_buffer_reserve(into, self.request.message_size) < 0:
+            return False
+        for i in range(self.request.part_count):
+            if tg_buffer_append(into, self.request.parts[i].iov_base, self.request.parts[i].iov_len) < 0:
+                return False
+        return True
+
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         answer_error(exchange, grpc_status, message)
 
@@ -285,6 +296,7 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
         return False
     if body.name is not None:
         body.coding = <unsigned char>wanted_coding(scan)
+        read_cache_fields(body, exchange, scan)
         if exchange.pool.models is not None:
             exchange.want_model(body.name)
     else:

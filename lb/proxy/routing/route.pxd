@@ -2,6 +2,7 @@
 docs/howto/routing.md explains."""
 
 from libc.stdint cimport int64_t, uint64_t
+from lb.cache.rules cimport CacheRule
 from lb.shared.segment cimport Segment
 from lb.proxy.routing.textmap cimport TextMap
 from lb.proxy.routing.conditions cimport tg_facts
@@ -35,7 +36,8 @@ cdef class Route:
     cdef readonly unsigned int series_index
     cdef readonly Segment segment
     cdef readonly bint cache
-    cdef readonly uint64_t cache_ttl
+    cdef CacheRule freshness          # of its answers; None = as their pool says
+    cdef readonly bint client_tags
     cdef readonly uint64_t timeout
     cdef readonly int64_t response_timeout   # -1 = the pool's, 0 = none
     cdef readonly uint64_t max_body

@@ -7,6 +7,7 @@ smaller, and has to be made of live routes anyway.
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
+from lb.cache.rules cimport CacheRule
 from lb.shared.buckets cimport Buckets
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_HOST, MAX_FIELDS, M_OTHER, Scan, worker_scan
@@ -70,7 +71,9 @@ cdef class Route:
         self.series_index = plan.series
         self.series = segment.series(plan.series)
         self.cache = plan.cache
-        self.cache_ttl = plan.cache_ttl_ns
+        if plan.freshness is not None:
+            self.freshness = CacheRule(plan.freshness)
+        self.client_tags = plan.client_tags
         self.timeout = plan.timeout_ns
         self.response_timeout = plan.response_timeout_ns
         self.max_body = plan.max_body
@@ -165,7 +168,8 @@ cdef class Route:
         made.segment = self.segment
         made.path_kind = self.path_kind
         made.cache = self.cache
-        made.cache_ttl = self.cache_ttl
+        made.freshness = self.freshness
+        made.client_tags = self.client_tags
         made.timeout = self.timeout
         made.response_timeout = self.response_timeout
         made.max_body = self.max_body

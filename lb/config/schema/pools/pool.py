@@ -13,7 +13,7 @@ from lb.config.schema.listeners.tcp import SendProxyConfig, expand_send_proxy
 from lb.config.schema.listeners.tls import PoolTlsConfig
 from lb.config.schema.pools.affinity import AffinityConfig
 from lb.config.schema.pools.agent import AgentConfig
-from lb.config.schema.pools.cache import PoolCacheConfig
+from lb.config.schema.pools.cache import PoolCache, PoolCacheConfig
 from lb.config.schema.pools.cost import CostConfig, expand_cost
 from lb.config.schema.pools.discover import DiscoverConfig
 from lb.config.schema.pools.engine import EngineConfig, expand_engine
@@ -203,8 +203,6 @@ class PoolConfig(Model):
     )
     """What a request counts for where the policy compares endpoints' loads: a unit's name, or a mapping. How it works:
     [Weigh requests](howto/weigh-requests.md)."""
-    cache: PoolCacheConfig | None = None
-    """How the result cache treats the answers of the pool's models. Default: a batch is one answer. `oip` only."""
     queue: QueueConfig = QueueConfig()
     """How requests wait for an endpoint; see `max_in_flight`. Not for `udp`, whose datagrams do not wait."""
     scaling: ScalingConfig | None = None
@@ -225,6 +223,9 @@ class PoolConfig(Model):
     server_calls: ServerCallsConfig = ServerCallsConfig()
     """How requests that change the model servers are answered: [Change model servers](howto/change-model-servers.md).
     `oip` only."""
+    cache: PoolCache = PoolCacheConfig()
+    """Whether answers are kept in the result cache (`true`, `false`), or a mapping that says how long. `oip` only, and
+    only when the file has a `cache` section. Default: `true`."""
     connect_timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)
     """Longest time to open a connection to an endpoint; then another is tried."""
     response_timeout: Duration = Field(

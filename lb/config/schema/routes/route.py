@@ -11,6 +11,7 @@ from lb.config.advice.literal import quoted, replacement_advice
 from lb.config.advice.variables import known_variable_advice, path_variable_advice, substitution_advice, variable_advice
 from lb.config.schema.base import Boolean, FieldName, Integer, Model, Name, Number, Regex, advised, problem, text
 from lb.config.schema.pools.pool import KeyConfig
+from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.http_cache import HttpCacheConfig
 from lb.config.schema.routes.match import MatchConfig
@@ -250,11 +251,10 @@ class RouteConfig(Model):
     """Changes headers of the answer for the client."""
     mirror: MirrorConfig | None = None
     """Sends copies of requests to another pool as well."""
-    cache: Boolean = True
-    """Whether answers may come from the result cache. It matters only for pools of protocol `oip` and only when
-    the file has a `cache` section. Switch it off for models whose answer changes for the same input."""
-    cache_ttl: Duration | None = None
-    """How long an answer stays in the cache. Default: the `ttl` of the `cache` section."""
+    cache: RouteCache = RouteCacheConfig()
+    """Whether answers may come from the result cache (`true`, `false`), or a mapping that says how long they are kept.
+    It matters only for pools of protocol `oip` and only when the file has a `cache` section. Switch it off for models
+    whose answer changes for the same input. Default: `true`."""
     http_cache: HttpCacheConfig | None = None
     """Keeps answers of pools of protocol `http` or `http2` by the rules of HTTP (RFC 9111):
     [Cache HTTP answers](howto/cache-http.md). It needs the section `cache`. Default: nothing is kept."""
