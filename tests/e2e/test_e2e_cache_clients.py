@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -78,7 +79,8 @@ def test_one_run_of_the_model_for_all_clients(start: Start, tmp_path: Path) -> N
     answers = [by_grpc(port), by_typed_contents(port), by_http(port, True), by_http(port, False), by_grpc(port)]
     for answer in answers:
         np.testing.assert_array_equal(answer, first)
-    assert {what: n for what, n in results(daemon).items() if n} == {"hit": 5, "miss": 1, "stored": 1}
+    found = {kind: n for kind, n in results(daemon).items() if n}
+    assert found == {"hit": 5, "miss": 1, "stored": 1}
     eventually(lambda: len(log.read_text().splitlines()) >= 6, "the records of the log")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     calls = [line for line in lines if line["target"] == METHOD]  # of two workers, in any order
@@ -87,3 +89,43 @@ def test_one_run_of_the_model_for_all_clients(start: Start, tmp_path: Path) -> N
         ("miss", "digits", 0), *[("hit", "digits", 0)] * 3
     ]  # fmt: skip
     assert all(line["endpoint"] == "" for line in calls[1:])
+
+
+def test_tenants_and_clients_that_want_it_anew(start: Start, stub: Callable[[], str]) -> None:
+    """The same question of two tenants, over REST and gRPC, on two workers."""
+    cached = {"vary": ["accept-language"], "tenant": {"header": "X-Tenant"}, "honor_cache_control": True}
+    daemon = start({
+        "workers": 2,
+        "cache": {},
+        "listeners": {"web": http_listener({"pool": "models", "cache": cached})},
+        "pools": {"models": {"protocol": "oip", "endpoints": [stub()]}},
+    })  # fmt: skip
+    port = daemon.port()
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1.5, -2.0]}]}
+    request = wire.ModelInferRequest(model_name="m", raw_input_contents=[np.array([1.5, -2.0], "<f4").tobytes()])
+    request.inputs.add(name="x", datatype="FP32", shape=[2])
+
+    def rest(**fields: str) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        headers = {name.replace("_", "-"): value for name, value in fields.items()}
+        connection.request("POST", "/v2/models/m/infer", json.dumps(body), headers)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        connection.close()
+        return str(answer.headers["Cache-Status"]).removeprefix("tidegate; ").removesuffix("; stored").split("; ttl")[0]
+
+    def call(**fields: str) -> str:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            asks = channel.unary_unary(METHOD, wire.ModelInferRequest.SerializeToString)
+            metadata = [(name.replace("_", "-").lower(), value) for name, value in fields.items()]
+            _, told = asks.with_call(request, timeout=30, metadata=metadata)
+            status = str(dict(told.initial_metadata())["cache-status"])
+        return status.removeprefix("tidegate; ").split("; ttl")[0]
+
+    assert [rest(X_Tenant="a"), call(X_Tenant="a"), rest(X_Tenant="a")] == ["fwd=miss", "hit", "hit"]
+    assert [call(X_Tenant="b"), rest(X_Tenant="b"), call(X_Tenant="b")] == ["fwd=miss", "hit", "hit"]
+    assert [call(), rest()] == ["fwd=bypass"] * 2
+    assert [call(X_Tenant="a", Accept_Language="de"), rest(X_Tenant="a", Accept_Language="de")] == ["fwd=miss", "hit"]
+    assert [ask(X_Tenant="a", Cache_Control="no-cache") for ask in (rest, call)] == ["fwd=request"] * 2
+    assert [ask(X_Tenant="a", Cache_Control="no-store") for ask in (rest, call)] == ["fwd=bypass"] * 2
+    assert [ask(X_Tenant="a") for ask in (rest, call)] == ["hit"] * 2

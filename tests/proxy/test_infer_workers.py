@@ -18,6 +18,7 @@ from test_grpc_cache import inference, stub, tell
 
 from lb.cache import tags
 from lb.cache.store import ResultCache
+from lb.config.plan.caching import FreshnessPlan
 from lb.proxy.proxy import Proxy
 from lb.shared.segment import Segment
 
@@ -183,7 +184,7 @@ async def test_a_fault_of_the_server_is_not_shared(site: Site) -> None:
 
 async def test_what_is_not_kept_costs_each_worker_one_call(site: Site) -> None:
     model = Held()
-    async with workers_to(site, model, route={"cache_ttl_ns": 0}) as workers:
+    async with workers_to(site, model, route={"freshness": FreshnessPlan(ttl_ns=0)}) as workers:
         tasks = await workers.together(model, [4, 4, 4])
         model.release.set()
         answers = await asyncio.gather(*tasks)

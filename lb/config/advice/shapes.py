@@ -100,6 +100,7 @@ FORMS: dict[str, str] = {
     "RedisConfig": "{url: 'redis://10.0.0.5:6379/0'}",
     "GrpcMatch": "{service: inference.GRPCInferenceService}",
     "HttpCacheConfig": "{ttl: 5s}",
+    "TenantConfig": "{header: x-tenant}",
     "HttpCacheKeyConfig": "{query: false}",
     "HealthConfig": "{type: http, path: /healthz}",
     "HedgeConfig": "{after: p95}",

@@ -22,6 +22,7 @@ from lb.config.plan.routes import (
 )
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.cache import RouteCacheConfig, freshness_plan
+from lb.config.schema.routes.cache_key import cache_key_plan
 from lb.config.schema.routes.cors import cors_plan
 from lb.config.schema.routes.http_cache import http_cache_plan
 from lb.config.schema.routes.match import HOW, MatchConfig, NormalizeConfig, TextMatch
@@ -52,6 +53,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         methods=tuple(route.match.method or ()),
         conditions=tuple(conditions_of(route.match)),
         cache=cached,
+        cache_key=cache_key_plan(route.cache) if cached and route.cache is not None else None,
         timeout_ns=route.timeout or 0,
         max_body=route.max_body,
         freshness=_freshness(route.cache) if cached else None,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
+from lb.config.plan.cache_key import CacheKeyPlan
 from lb.config.plan.caching import FreshnessPlan, PoolCachePlan
 from lb.config.plan.discreet import Discreet
 from lb.config.plan.routes import (
@@ -219,6 +220,7 @@ class RoutePlan(Struct, frozen=True):
     bare_streams: bool = False  # messages of ModelStreamInfer's answers are ModelInferResponse, as MLServer has them
     server_calls: int = 0  # that clients may make: a set of lb.inference.server_calls.Kind
     http_cache: HttpCachePlan | None = None  # None = nothing is kept by the rules of HTTP
+    cache_key: CacheKeyPlan | None = None  # None = answers are kept by what requests ask for alone
 
 
 class Http2Plan(Struct, frozen=True):

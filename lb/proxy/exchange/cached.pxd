@@ -65,6 +65,10 @@ cdef class CachedBody(BodySource):
     cdef Rows rows                    # of a batch that is cached row by row
     cdef bint partial                 # some of its rows were in the cache
     cdef tg_fill looked_up            # the generations from before that
+    cdef bytes variant                # what the request's head adds to the key; None = nothing
+    cdef bytes tenant                 # whose answer that is; None = all share
+    cdef unsigned char control        # what the client says of the cache: CONTROL_… of lb.proxy.routing.cache_key
+    cdef bint refills                 # it asks for an answer that is made anew
     cdef bint leading                 # others wait for this exchange's answer
     cdef bint following
     cdef bint kept                    # the answer went into the cache
@@ -102,6 +106,8 @@ cdef void read_cache_fields(CachedBody body, Exchange exchange, const Scan *scan
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept
 # The same of a request whose digest, model and version are known.
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept
+# Whether a batch may be taken row by row: where only the question decides the key.
+cdef bint looks_up_rows(CachedBody body) noexcept
 # The key of a request, or of its rows together. 0, or -1 when hashing failed.
 cdef int make_key(CachedBody body, Exchange exchange, Template template, const iovec *tensors,
                   unsigned char *key) noexcept

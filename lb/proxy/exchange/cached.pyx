@@ -42,6 +42,8 @@ from lb.proxy.exchange.exchange cimport (
     CACHE_STALE_IF_ERROR, X_DONE, X_REQUEST, BodySource, Exchange, limit_of_attempt,
 )
 from lb.proxy.random cimport random64
+from lb.proxy.routing.cache_key cimport CONTROL_NONE, CONTROL_NO_CACHE, CONTROL_NO_STORE, CacheKeyRule
+from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 from lb.shared.segment cimport Segment, tg_add
 from lb.shared.segment_words cimport (
     ROUTE_CACHE_REFRESHED, ROUTE_CACHE_REFRESH_FAILED, ROUTE_CACHE_STORED, ROUTE_CACHE_WHOLE_BATCHES_ANSWER,
@@ -144,7 +146,7 @@ cdef class CachedBody(BodySource):
         cdef tg_found found
         cdef Py_ssize_t size
         cdef uint64_t now = exchange.client.poller.now
-        if (self.digest is None or self.failed or answers.store is None or kind in (FAIL_INTERNAL, FAIL_NO_MEMORY)
+        if (self.digest is None or self.failed or self.refills or answers.store is None or kind in (FAIL_INTERNAL, FAIL_NO_MEMORY)
                 or status == http_of_grpc(GRPC_UNIMPLEMENTED)):
             return False
         self.failed = True
@@ -196,6 +198,8 @@ cdef void share_stale(CachedBody body, const tg_buffer *message, const tg_found 
 cdef void read_cache_fields(CachedBody body, Exchange exchange, const Scan *scan) noexcept:
     cdef const Field *field
     cdef int i
+    if exchange.route.cache_key is not None:
+        read_cache_key(body, exchange.route.cache_key, scan)
     if not exchange.route.client_tags:
         return
     for i in range(scan.field_count):
@@ -203,6 +207,17 @@ cdef void read_cache_fields(CachedBody body, Exchange exchange, const Scan *scan
         if field.name_length == 9 and same_name(field.name, 9, b"cache-tag"):
             given = field.value[:field.value_length]
             body.client_tags = given if body.client_tags is None else body.client_tags + b"," + given
+
+
+cdef void read_cache_key(CachedBody body, CacheKeyRule rule, const Scan *scan) noexcept:
+    body.control = CONTROL_NO_STORE           # until it is known whose answer it would be
+    try:
+        body.variant = rule.variant(scan) or None
+        body.tenant = rule.tenant(scan)
+    except MemoryError:
+        return
+    if not rule.tenant_kind or body.tenant is not None:
+        body.control = <unsigned char>rule.control_of(scan)
 
 
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept:
@@ -214,7 +229,8 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
         exchange.cache = CACHE_BYPASS
         exchange.pick()
         return
-    body.rows = rows_to_look_up(exchange, request)
+    if looks_up_rows(body):
+        body.rows = rows_to_look_up(exchange, request)
     if make_key(body, exchange, request.template, request.tensors, key) < 0:
         exchange.cache = CACHE_BYPASS
         exchange.pick()
@@ -226,15 +242,22 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
 
 
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept:
-    if rule_of(exchange.pool, body.asked_model) is None:
-        body.rows = None
+    if (body.control == CONTROL_NO_STORE or rule_of(exchange.pool, body.asked_model) is None
+            or (body.variant is not None and add_variant(body, exchange) < 0)):
         pass_by(body, exchange)
+    elif body.control == CONTROL_NO_CACHE:
+        refill(body, exchange)
     elif not answer_from_cache(body, exchange):
         fly(body, exchange, False)
 
 
+cdef bint looks_up_rows(CachedBody body) noexcept:
+    return body.variant is None and body.control == CONTROL_NONE
+
+
 cdef void pass_by(CachedBody body, Exchange exchange) noexcept:
     body.digest = None
+    body.rows = None
     exchange.cache = CACHE_BYPASS
     exchange.pick()
 
@@ -264,7 +287,8 @@ cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
     if size < 0 and answers.store.failing(key):
         # Its endpoints fail, as far as that is known: a request that asked them would wait for a failure.
         size = answers.store.get(key, exchange.client.poller.now, True, &answers.message, &found)
-    if size < 0:
+    # A call in the background has the request's message alone, not the headers that the answer depends on.
+    if size < 0 or (body.variant is not None and found.state == TG_STALE):
         return False
     note_found(body, exchange, &found)
     if found.flags & TG_NEGATIVE:
@@ -273,11 +297,12 @@ cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
         return True
     if found.state == TG_FRESH:
         exchange.cache = found_as(exchange)
-        if found.flags & TG_EARLY and refresh_early(found.fresh_ns, found.cost_us, random_fraction()):
+        if found.flags & TG_EARLY and body.variant is None and refresh_early(found.fresh_ns, found.cost_us, random_fraction()):
             refresh(body, exchange, &found)
     else:
         exchange.cache = CACHE_STALE if found.state == TG_STALE else CACHE_STALE_IF_ERROR
-        refresh(body, exchange, &found)
+        if body.variant is None:
+            refresh(body, exchange, &found)
     body.deliver(exchange, tg_buffer_head(&answers.message), <size_t>size)
     if exchange.reason != NULL and exchange.state == X_DONE:
         answers.store.invalidate(key, exchange.client.poller.now)     # no answer can be made of it
@@ -370,7 +395,6 @@ cdef void fly(CachedBody body, Exchange exchange, bint alone) noexcept:
         if body.rows is not None:
             body.partial = False
             body.send(exchange, body.rows.ask_whole())
-        body.rows = None
         pass_by(body, exchange)
         return
     body.flight = body.digest + (<char *>body.fill.tags)[:body.fill.count * sizeof(tg_tag)]
@@ -419,7 +443,7 @@ cdef void wait_for_leader(Exchange exchange) noexcept:
 cdef bint begin_fill(CachedBody body, Exchange exchange, tg_fill *fill) noexcept:
     """False: the answer cannot be kept, for want of memory, or since the client gives more tags than it may."""
     cdef AnswerTags its = None
-    cdef uint32_t slots[OWN_TAGS + MOST_CLIENT_TAGS]
+    cdef uint32_t slots[OWN_TAGS + 1 + MOST_CLIENT_TAGS]
     cdef uint32_t count = OWN_TAGS
     cdef bytes tag
     if body.answers.store is not None:        # a reload may have taken it away while this one waited
@@ -427,6 +451,10 @@ cdef bint begin_fill(CachedBody body, Exchange exchange, tg_fill *fill) noexcept
     if its is None:
         return False
     memcpy(slots, its.slots, sizeof(its.slots))
+    if body.tenant is not None:
+        tag = tags.of_tenant(body.tenant.decode("utf-8", "replace")).encode()
+        slots[count] = body.answers.store.slot(<const char *>tag, <size_t>len(tag))
+        count += 1
     if body.client_tags is not None:
         given = body.client_tags.replace(b",", b" ").split()
         if len(given) > MOST_CLIENT_TAGS:
@@ -435,6 +463,32 @@ cdef bint begin_fill(CachedBody body, Exchange exchange, tg_fill *fill) noexcept
             slots[count] = body.answers.store.slot(<const char *>tag, <size_t>len(tag))
             count += 1
     return body.answers.store.begin(fill, slots, count) == 0
+
+
+cdef void refill(CachedBody body, Exchange exchange) noexcept:
+    """The client wants no answer that was made before: it takes part in no flight, whose answer may be older."""
+    if not begin_fill(body, exchange, &body.fill):
+        pass_by(body, exchange)
+        return
+    body.refills = True
+    exchange.cache = CACHE_MISS
+    exchange.pick()
+
+
+cdef int add_variant(CachedBody body, Exchange exchange) noexcept:
+    """Headers and tenant, under the secret of the pool's keys: no client can choose another's key."""
+    cdef tg_digest state
+    cdef unsigned char key[32]
+    if (tg_digest_init(&state, <const unsigned char *><const char *>exchange.pool.cache_key) < 0
+            or tg_digest_update(&state, <const char *>body.digest, <size_t>len(body.digest)) < 0
+            or tg_digest_update(&state, <const char *>body.variant, <size_t>len(body.variant)) < 0
+            or tg_digest_final(&state, key) < 0):
+        return -1
+    try:
+        body.digest = (<char *>key)[:32]
+    except MemoryError:
+        return -1
+    return 0
 
 
 cdef AnswerTags tags_of(CachedBody body, Exchange exchange):
@@ -592,7 +646,7 @@ cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noex
     if rule is None or body.answers.store is None or not apply_rules(&body.fill, rule, exchange.route.freshness, False):
         return
     body.fill.cost_us = cost_since(exchange.attempt.picked_at, now)
-    if body.answers.shared is not None and body.answers.shared.awaited(body.flight):
+    if body.leading and body.answers.shared is not None and body.answers.shared.awaited(body.flight):
         body.fill.flags |= TG_AWAITED
     if body.rows is not None:
         body.fill.cost_us //= <uint32_t>max(body.rows.asked_count, 1)
@@ -800,7 +854,7 @@ cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head
         return 0
     append_text(head, b"Cache-Status: tidegate; ")
     if exchange.cache == CACHE_MISS:
-        append_text(head, b"fwd=partial" if body.partial else b"fwd=miss")
+        append_text(head, b"fwd=request" if body.refills else b"fwd=partial" if body.partial else b"fwd=miss")
         if body.kept:
             append_text(head, b"; stored")
     elif exchange.cache == CACHE_COLLAPSED:

@@ -36,8 +36,8 @@ from lb.net.ending cimport tg_end_by
 from lb.net.reuse cimport tg_reuse
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.cached cimport (
-    AnswerCache, CachedBody, append_cache_status, combined, land, leave_flight, make_key, read_cache_fields,
-    release_followers, scatter, store, store_error, through_cache_by_digest,
+    AnswerCache, CachedBody, append_cache_status, combined, land, leave_flight, looks_up_rows, make_key,
+    read_cache_fields, release_followers, scatter, store, store_error, through_cache_by_digest,
 )
 from lb.proxy.exchange.cached_rows cimport rows_to_look_up
 from lb.proxy.exchange.call_answer cimport GRPC_PREFIX, answer_call, put_prefix
@@ -153,7 +153,7 @@ cdef class CachedCall(CachedBody):
             if template is None:
                 return False
             self.id = asked.id.data[:asked.id.size] if asked.id.size else b""
-            if exchange.pool.cached_rows is not None and template.batch > 1:
+            if exchange.pool.cached_rows is not None and template.batch > 1 and looks_up_rows(self):
                 self.rows = rows_to_look_up(exchange, request_of_call(template, &asked))
             if make_key(self, exchange, template, asked.tensors, key) < 0:
                 return False
@@ -302,7 +302,7 @@ cdef class CachedCall(CachedBody):
     # The endpoint's answer.
 
     cdef void take_head(self, Exchange exchange, Scan *scan, tg_buffer *extra) noexcept:
-        self.taking = self.leading
+        self.taking = self.leading or self.refills
         tg_buffer_clear(&self.reply)          # of an answer to rows that went with nothing
         self.find_encoding(scan)
         append_cache_status(self, exchange, extra)
@@ -339,7 +339,7 @@ cdef class CachedCall(CachedBody):
     cdef void answered(self, Exchange exchange) noexcept:
         cdef bytes message, problem
         cdef tg_buffer whole
-        if not self.leading:
+        if not self.leading and not self.refills:
             return
         if exchange.grpc_status:
             problem = (self.problem or "").encode("utf-8", "replace")

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from lb.cache.rules cimport CacheRule
 from lb.shared.segment cimport Segment
 from lb.proxy.routing.textmap cimport TextMap
+from lb.proxy.routing.cache_key cimport CacheKeyRule
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.headers.fields cimport FieldRules
@@ -38,6 +39,7 @@ cdef class Route:
     cdef readonly bint cache
     cdef CacheRule freshness          # of its answers; None = as their pool says
     cdef readonly bint client_tags
+    cdef CacheKeyRule cache_key       # None = what requests ask for is all
     cdef readonly uint64_t timeout
     cdef readonly int64_t response_timeout   # -1 = the pool's, 0 = none
     cdef readonly uint64_t max_body

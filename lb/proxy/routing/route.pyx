@@ -73,6 +73,8 @@ cdef class Route:
         self.cache = plan.cache
         if plan.freshness is not None:
             self.freshness = CacheRule(plan.freshness)
+        if plan.cache_key is not None:
+            self.cache_key = CacheKeyRule(plan.cache_key)
         self.client_tags = plan.client_tags
         self.timeout = plan.timeout_ns
         self.response_timeout = plan.response_timeout_ns
@@ -169,6 +171,7 @@ cdef class Route:
         made.path_kind = self.path_kind
         made.cache = self.cache
         made.freshness = self.freshness
+        made.cache_key = self.cache_key
         made.client_tags = self.client_tags
         made.timeout = self.timeout
         made.response_timeout = self.response_timeout

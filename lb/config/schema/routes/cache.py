@@ -1,4 +1,4 @@
-"""How long the result cache keeps answers: of the whole file, of a pool, of a model, of a route."""
+"""The result cache: how long it keeps answers (of the whole file, of a pool, of a model, of a route), and for whom."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from lb.config.plan.caching import FreshnessPlan
 from lb.config.schema.base import Boolean, Model, problem
+from lb.config.schema.routes.cache_key import CacheKeyConfig
 from lb.config.units import MILLISECOND, Duration
 
 
@@ -47,8 +48,8 @@ def switch(kind: type[FreshnessConfig]) -> BeforeValidator:
 ModelCache = Annotated[FreshnessConfig | None, switch(FreshnessConfig)]
 
 
-class RouteCacheConfig(FreshnessConfig):
-    """The result cache for requests of a route."""
+class RouteCacheConfig(CacheKeyConfig, FreshnessConfig):
+    """The result cache for requests of a route: how long answers are kept, and which requests share them."""
 
     client_tags: Boolean = False
     """Whether clients name things that their answers depend on, in the field `Cache-Tag` of their requests (names with

@@ -252,9 +252,9 @@ class RouteConfig(Model):
     mirror: MirrorConfig | None = None
     """Sends copies of requests to another pool as well."""
     cache: RouteCache = RouteCacheConfig()
-    """Whether answers may come from the result cache (`true`, `false`), or a mapping that says how long they are kept.
-    It matters only for pools of protocol `oip` and only when the file has a `cache` section. Switch it off for models
-    whose answer changes for the same input. Default: `true`."""
+    """Whether answers may come from the result cache (`true`, `false`), or a mapping that says how long they are kept
+    and which requests share them. It matters only for pools of protocol `oip` and only when the file has a `cache`
+    section. Switch it off for models whose answer changes for the same input. Default: `true`."""
     http_cache: HttpCacheConfig | None = None
     """Keeps answers of pools of protocol `http` or `http2` by the rules of HTTP (RFC 9111):
     [Cache HTTP answers](howto/cache-http.md). It needs the section `cache`. Default: nothing is kept."""
