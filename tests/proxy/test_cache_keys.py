@@ -10,10 +10,12 @@ from datapath import Gate, Site, settle
 from infer_site import MIB, Held, gate_to, idle
 from oip_site import ModelServer, ask, plain
 from test_grpc_cache import BYPASS, HIT, inference, stub, tell
+from test_grpc_rows import batch, plain_batch
 
 from lb.cache import tags
 from lb.cache.store import ResultCache
 from lb.config.plan.cache_key import CacheKeyPlan
+from lb.upstream.model_counts import FIELDS
 
 MISS = "tidegate; fwd=miss"
 ANEW = "tidegate; fwd=request"
@@ -154,3 +156,35 @@ async def test_routes_that_do_not_honour_it(site: Site, kind: str) -> None:
     asks = Asker(await gate_to(site, ModelServer(), cached=True), kind)
     assert await asks() == MISS
     assert [await asks(("Cache-Control", "no-cache")), await asks(("Cache-Control", "no-store"))] == [HIT] * 2
+
+
+@KINDS
+async def test_batches_of_tenants_have_no_rows_in_common(site: Site, kind: str) -> None:
+    """Of a model whose batches are cached row by row elsewhere."""
+    model = ModelServer()
+    key = CacheKeyPlan(tenant="header", tenant_name="x-tenant")
+    gate = await gate_to(site, model, cached=True, pool={"cache_rows": ("m",)}, route={"cache_key": key})
+
+    async def told(tenant: str) -> str | None:
+        if kind == "grpc":
+            async with stub(gate) as call:
+                return (await tell(call, batch(1.0, 2.0), metadata=[("x-tenant", tenant)])).cache
+        answer = await ask(gate, plain_batch(1.0, 2.0), headers={"X-Tenant": tenant})
+        return None if answer.cache is None else answer.cache.removesuffix("; stored")
+
+    assert [await told(tenant) for tenant in "abab"] == [MISS, MISS, HIT, HIT]
+    assert len(model.requests) == 2
+    await idle(gate)
+
+
+async def test_hits_over_grpc_are_counted_as_those_of_rest(site: Site) -> None:
+    model = ModelServer()
+    gate = await gate_to(site, model, cached=True, pool={"count_models": True})
+    async with stub(gate) as call:
+        assert [(await tell(call, inference())).cache for _ in range(3)] == [MISS, HIT, HIT]
+    ((name, counted),) = gate.proxy.model_counts("pool")
+    assert name == "m"
+    found = dict(zip(FIELDS, counted, strict=True))
+    assert {kind: found[kind] for kind in ("success", "fail", "rows", "runs", "hits", "misses")} == {
+        "success": 3, "fail": 0, "rows": 2, "runs": 1, "hits": 2, "misses": 1
+    }  # fmt: skip
