@@ -15,6 +15,7 @@ from test_grpc_rows import batch, plain_batch
 from lb.cache import tags
 from lb.cache.store import ResultCache
 from lb.config.plan.cache_key import CacheKeyPlan
+from lb.config.plan.caching import FreshnessPlan
 from lb.upstream.model_counts import FIELDS
 
 MISS = "tidegate; fwd=miss"
@@ -42,8 +43,8 @@ class Asker:
         return told.removesuffix("; stored")
 
 
-async def site_of(site: Site, server: ModelServer, **key: Any) -> Gate:
-    return await gate_to(site, server, cached=True, route={"cache_key": CacheKeyPlan(**key)})
+async def site_of(site: Site, server: ModelServer, freshness: FreshnessPlan | None = None, **key: Any) -> Gate:
+    return await gate_to(site, server, cached=True, route={"cache_key": CacheKeyPlan(**key), "freshness": freshness})
 
 
 @KINDS
@@ -188,3 +189,16 @@ async def test_hits_over_grpc_are_counted_as_those_of_rest(site: Site) -> None:
     assert {kind: found[kind] for kind in ("success", "fail", "rows", "runs", "hits", "misses")} == {
         "success": 3, "fail": 0, "rows": 2, "runs": 1, "hits": 2, "misses": 1
     }  # fmt: skip
+
+
+@KINDS
+async def test_stale_answers_are_made_anew_with_the_headers_that_they_depend_on(site: Site, kind: str) -> None:
+    model = ModelServer()
+    short = FreshnessPlan(ttl_ns=50_000_000, stale_ns=60_000_000_000, early=1)
+    gate = await site_of(site, model, short, vary=("x-a",))
+    asks = Asker(gate, kind)
+    for _ in range(3):
+        assert await asks(("X-A", "1")) == MISS
+        await asyncio.sleep(0.06)
+    await settle(lambda: gate.in_flight() == 0, "a call in the background")
+    assert len(model.requests) == 3

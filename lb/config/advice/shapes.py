@@ -39,6 +39,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("FieldsConfig", "set"): f"set: {_HEADERS}",
     ("FieldsConfig", "add"): f"add: {_HEADERS}",
     ("FieldsConfig", "remove"): "remove: [server]",
+    ("RouteCacheConfig", "vary"): "vary: [accept-language]",
     ("HttpCacheKeyConfig", "headers"): "headers: [x-tenant]",
     ("RetryConfig", "on"): "on: [connect, reset, 5xx]",
     ("CorsConfig", "allow_origins"): 'allow_origins: ["https://app.example.org"]',

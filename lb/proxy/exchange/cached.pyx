@@ -146,7 +146,8 @@ cdef class CachedBody(BodySource):
         cdef tg_found found
         cdef Py_ssize_t size
         cdef uint64_t now = exchange.client.poller.now
-        if (self.digest is None or self.failed or self.refills or answers.store is None or kind in (FAIL_INTERNAL, FAIL_NO_MEMORY)
+        if (self.digest is None or self.failed or self.refills or answers.store is None
+                or kind in (FAIL_INTERNAL, FAIL_NO_MEMORY)
                 or status == http_of_grpc(GRPC_UNIMPLEMENTED)):
             return False
         self.failed = True
@@ -297,7 +298,8 @@ cdef bint answer_from_cache(CachedBody body, Exchange exchange) noexcept:
         return True
     if found.state == TG_FRESH:
         exchange.cache = found_as(exchange)
-        if found.flags & TG_EARLY and body.variant is None and refresh_early(found.fresh_ns, found.cost_us, random_fraction()):
+        if (found.flags & TG_EARLY and body.variant is None
+                and refresh_early(found.fresh_ns, found.cost_us, random_fraction())):
             refresh(body, exchange, &found)
     else:
         exchange.cache = CACHE_STALE if found.state == TG_STALE else CACHE_STALE_IF_ERROR

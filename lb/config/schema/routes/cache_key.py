@@ -32,7 +32,8 @@ class TenantConfig(Model):
 
 
 class CacheKeyConfig(Model):
-    """What decides, besides the question, which answer of the cache a request gets."""
+    """What decides, besides the question, which answer of the cache a request gets. With `vary` or `tenant`, a stale
+    answer is made anew for the request that finds it, not in the background: a call there has no headers."""
 
     vary: Annotated[list[FieldName], Field(max_length=16)] = []
     """Request headers (metadata of gRPC) whose values the answer depends on: requests share answers where these are
