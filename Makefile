@@ -191,6 +191,7 @@ asan-short: dev $(STAMPS)/test-packages
 	  tests/proxy/test_http1.py tests/proxy/test_http1_edges.py tests/proxy/test_forwarded.py tests/proxy/test_rate.py \
 	  tests/proxy/test_grpc_web.py tests/proxy/test_tcp.py tests/proxy/test_tcp_ends.py tests/proxy/test_budget.py \
 	  tests/proxy/test_http2_bombs.py tests/proxy/test_hedge.py tests/proxy/test_hedge_grpc.py tests/proxy/test_retries.py tests/proxy/test_deferred_releases.py \
+	  tests/proxy/test_grpc_cache.py tests/proxy/test_infer_cache.py tests/proxy/test_infer_freshness.py tests/proxy/test_cache_keys.py \
 	  tests/inference/test_oip_fuzz.py $(addprefix tests/backend/test_backend_,session.py batching.py messages.py load.py rest.py)
 
 fuzz: dev

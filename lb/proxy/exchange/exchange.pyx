@@ -231,7 +231,8 @@ cdef class Exchange(Waiter):
         return self.client.ip
 
     cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
-        if self.request_complete:
+        cdef Exchange own = self              # which the client lets go of when it is answered at once
+        if own.request_complete:
             return
         self.bytes_in += size
         if self.bytes_in > self.route.max_body and self.state != X_UPGRADED:
