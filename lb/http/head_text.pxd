@@ -4,10 +4,14 @@ What appends gives 0, or -1: out of memory.
 """
 
 from libc.stdint cimport uint64_t
-from lb.net.buffer cimport tg_buffer
+from libc.string cimport strlen
+from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.http.head cimport Scan
 
-cdef int append_text(tg_buffer *out, const char *text) noexcept nogil
+# In every module for itself, so that the length of a constant is known when it is compiled.
+cdef inline int append_text(tg_buffer *out, const char *text) noexcept nogil:
+    return tg_buffer_append(out, text, strlen(text))
+
 cdef int append_number(tg_buffer *out, uint64_t value) noexcept nogil
 cdef int append_chunk_size(tg_buffer *out, uint64_t value) noexcept nogil
 # "Name: value\r\n" of every field that is passed on.

@@ -1,7 +1,7 @@
 """Heads as bytes: see head_text.pxd for the contract."""
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcpy
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.types cimport time_t
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve, tg_buffer_tail
@@ -56,10 +56,6 @@ cdef extern from "<time.h>" nogil:
         pass
     tm *gmtime_r(const time_t *when, tm *into)
     size_t strftime(char *into, size_t room, const char *form, const tm *parts)
-
-
-cdef int append_text(tg_buffer *out, const char *text) noexcept nogil:
-    return tg_buffer_append(out, text, strlen(text))
 
 
 cdef int append_number(tg_buffer *out, uint64_t value) noexcept nogil:

@@ -6,7 +6,6 @@ objects, and strictly: what other readers of Protocol Buffers pass over, such as
 the model server.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
@@ -16,7 +15,7 @@ from lb.http.grpc.protobuf cimport (
 )
 from lb.inference.contents cimport append_contents
 from lb.inference.datatypes cimport DT_BYTES, MAX_RANK, MAX_TENSORS, bytes_framing_ok, datatype_of
-from lb.inference.memo cimport Memo
+from lb.inference.memo cimport Memo, finish_key, tg_memo_key
 from lb.inference.request cimport InferRequest
 from lb.inference.template cimport Template, build_template
 from lb.net.stream cimport iovec
@@ -54,7 +53,7 @@ cdef enum:
     MEMO_KEY_MAX = 4096               # bytes of a key that is kept
     NO_MEMORY = -2
 
-calls = Memo(512)
+calls = Memo(1024)
 
 # What they say over REST is for that hop alone; a model server that gets them over gRPC may know them.
 cdef frozenset OF_THE_HOP = frozenset(("binary_data", "binary_data_size", "binary_data_output"))
@@ -200,24 +199,20 @@ cdef int look(const char *message, size_t size, tg_asked *asked) noexcept nogil:
     return 0
 
 
-cdef bytes memo_key(const tg_asked *asked):
-    """What `described` has, and the sizes of the tensors' data, whose number is the last word of the key."""
-    cdef size_t size = tg_buffer_size(&described)
-    cdef uint64_t number
-    cdef bytes key
-    cdef char *at
+cdef struct Named:                    # a key of the memo, and what it is made of besides `described`
+    uint64_t[MAX_TENSORS + 1] sizes   # of the tensors' data, and behind them their number
+    tg_memo_key key
+
+
+cdef void name_template(Named *named, const tg_asked *asked) noexcept nogil:
     cdef int i
-    key = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(size + (<size_t>asked.count + 1) * sizeof(number)))
-    at = PyBytes_AS_STRING(key)
-    memcpy(at, tg_buffer_head(&described), size)
-    at += size
     for i in range(asked.count):
-        number = asked.tensors[i].iov_len
-        memcpy(at, &number, sizeof(number))
-        at += sizeof(number)
-    number = <uint64_t>asked.count
-    memcpy(at, &number, sizeof(number))
-    return key
+        named.sizes[i] = asked.tensors[i].iov_len
+    named.sizes[asked.count] = <uint64_t>asked.count
+    named.key.parts[0] = span(tg_buffer_head(&described), tg_buffer_size(&described))
+    named.key.parts[1] = span(<const char *>named.sizes, (<size_t>asked.count + 1) * sizeof(uint64_t))
+    named.key.count = 2
+    finish_key(&named.key)
 
 
 cdef object unclear(str what):
@@ -408,7 +403,7 @@ cdef bint texts_fit(Template template, const tg_asked *asked) noexcept nogil:
 
 cdef Template read_call(const char *message, size_t size, tg_asked *asked):
     cdef Template template
-    cdef bytes key
+    cdef Named named
     cdef int result = look(message, size, asked)
     if result == NO_MEMORY:
         raise MemoryError
@@ -419,15 +414,15 @@ cdef Template read_call(const char *message, size_t size, tg_asked *asked):
             text_of(&asked.id)                # which answers repeat
         except UnicodeDecodeError:
             return None
-    key = memo_key(asked)
-    template = calls.get(key)
+    name_template(&named, asked)
+    template = calls.get(&named.key)
     if template is None:
         try:
             template = build(asked)
         except (OipError, ValueError, OverflowError):
             template = Template.__new__(Template)     # kept, so that the same is not read again: not to be cached
-        if len(key) <= MEMO_KEY_MAX:
-            calls.put(key, template)
+        if named.key.size <= MEMO_KEY_MAX:
+            calls.put(&named.key, template)
     return template if template.cacheable and texts_fit(template, asked) else None
 
 

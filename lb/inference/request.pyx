@@ -7,7 +7,7 @@ the hosts are little-endian, as the protocol is.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ
 from cpython.object cimport PyTypeObject
@@ -18,7 +18,7 @@ from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_di
 from lb.net.ending cimport tg_end_by
 from lb.net.stream cimport iovec
 from lb.inference.datatypes cimport DT_BYTES, bytes_framing_ok
-from lb.inference.memo cimport Memo
+from lb.inference.memo cimport MEMO_PARTS, Memo, finish_key, key_bytes, tg_memo_key
 from lb.http.grpc.protobuf cimport WIRE_BYTES, put_varint, span, varint_size
 from lb.inference.template cimport InputSpec, OutputSpec, Template, build_template
 
@@ -34,8 +34,8 @@ cdef enum:
     ID_TAG = 3 << 3 | WIRE_BYTES
     RAW_TAG = 7 << 3 | WIRE_BYTES
 
-headers = Memo(512)
-bodies = Memo(256)
+headers = Memo(1024)
+bodies = Memo(512)
 
 
 cdef int digest_of(Template template, const iovec *tensors, const unsigned char *secret, unsigned char *out) noexcept:
@@ -43,6 +43,9 @@ cdef int digest_of(Template template, const iovec *tensors, const unsigned char 
     cdef const iovec *tensor
     cdef uint64_t size
     cdef int i
+    if template.keyed and memcmp(template.secret, secret, 32) == 0:
+        memcpy(out, template.key, 32)
+        return 0
     if (tg_digest_init(&state, secret) < 0
             or tg_digest_update(&state, template.meaning.data, template.meaning.end) < 0):
         return -1
@@ -52,7 +55,13 @@ cdef int digest_of(Template template, const iovec *tensors, const unsigned char 
         if (tg_digest_update(&state, &size, sizeof(size)) < 0
                 or tg_digest_update(&state, tensor.iov_base, tensor.iov_len) < 0):
             return -1
-    return tg_digest_final(&state, out)
+    if tg_digest_final(&state, out) < 0:
+        return -1
+    if template.binary_inputs == 0:           # a repetition has the same data, too
+        memcpy(template.secret, secret, 32)
+        memcpy(template.key, out, 32)
+        template.keyed = True
+    return 0
 
 
 @cython.final
@@ -133,24 +142,23 @@ cdef size_t split_id(const char *text, size_t size, span *id_) noexcept:
     return at + 1
 
 
-cdef bytes memo_key(bytes model, bytes version, const char *text, size_t size, bint split):
-    cdef uint32_t[2] lengths
-    cdef size_t model_size = <size_t>len(model)
-    cdef size_t version_size = <size_t>len(version)
-    cdef bytes key = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(8 + model_size + version_size + split + size))
-    cdef char *at = PyBytes_AS_STRING(key)
-    lengths[0] = <uint32_t>model_size
-    lengths[1] = <uint32_t>version_size
-    memcpy(at, lengths, 8)
-    memcpy(at + 8, PyBytes_AS_STRING(model), model_size)
-    memcpy(at + 8 + model_size, PyBytes_AS_STRING(version), version_size)
-    at += 8 + model_size + version_size
-    if split:
-        at[0] = 123
-        at += 1
-    if size:                                      # of a body that is empty `text` may be NULL
-        memcpy(at, text, size)
-    return key
+cdef struct Named:                    # a key of a memo, and the lengths that tell its parts apart
+    uint32_t[2] lengths
+    tg_memo_key key
+
+
+cdef void name_template(Named *named, bytes model, bytes version, const char *text, size_t size, bint split) noexcept:
+    """The key of a JSON part; `split`: its brace was cut off with the id."""
+    cdef span *parts = named.key.parts
+    named.lengths[0] = <uint32_t>len(model)
+    named.lengths[1] = <uint32_t>len(version)
+    parts[0] = span(<const char *>named.lengths, sizeof(named.lengths))
+    parts[1] = span(PyBytes_AS_STRING(model), <size_t>len(model))
+    parts[2] = span(PyBytes_AS_STRING(version), <size_t>len(version))
+    parts[3] = span(b"{", <size_t>split)
+    parts[4] = span(text, size)               # of a body that is empty, NULL and 0
+    named.key.count = MEMO_PARTS
+    finish_key(&named.key)
 
 
 cdef object load_json(object text):
@@ -266,11 +274,13 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
 
 
 cdef InferRequest parse_raw(bytes model, bytes version, bytes header, const char *data, size_t size):
-    cdef bytes key = memo_key(model, version, header, <size_t>len(header), False)
-    cdef Template template = headers.get(key)
+    cdef Named named
+    cdef Template template
+    name_template(&named, model, version, PyBytes_AS_STRING(header), <size_t>len(header), False)
+    template = headers.get(&named.key)
     if template is None:
         template = build_template(model, version, orjson.loads(header))
-        headers.put(key, template)
+        headers.put(&named.key, template)
     return assemble(template, model, version, b"", data, size)
 
 
@@ -280,7 +290,7 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
     cdef size_t limit = MEMO_JSON_MAX
     cdef size_t at
     cdef span id_
-    cdef bytes key = None
+    cdef Named named
     cdef Template template = None
     if json_length < 0:
         memo, json_size, limit = bodies, size, MEMO_BODY_MAX
@@ -288,16 +298,16 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
         raise OipError(f"Inference-Header-Content-Length is {json_size}, but the body has only {size} bytes")
     if json_size <= limit:
         at = split_id(body, json_size, &id_)
-        key = memo_key(model, version, body + at, json_size - at, at != 0)
-        template = memo.get(key)
+        name_template(&named, model, version, body + at, json_size - at, at != 0)
+        template = memo.get(&named.key)
         if template is None:
-            document = load_json(key[8 + len(model) + len(version):])
+            document = load_json(key_bytes(&named.key)[8 + len(model) + len(version):])
             if at and isinstance(document, dict) and "id" in <dict>document:
                 raise OipError("'id' occurs twice")
             template = describe(model, version, document)
             # A template with data of its own is worth keeping only where the whole body may come again.
             if json_length < 0 or template.binary_inputs == template.input_count:
-                memo.put(key, template)
+                memo.put(&named.key, template)
     else:
         at = 0
         document = load_json(PyMemoryView_FromMemory(<char *>body, <Py_ssize_t>json_size, PyBUF_READ))

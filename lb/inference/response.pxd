@@ -21,6 +21,9 @@ cdef class InferResponse:
 # cannot hold.
 cdef InferResponse render(InferRequest request, const char *message, size_t size)
 
+# The same, where the message may have come for the same request before: what was made of it then is given again.
+cdef InferResponse render_again(InferRequest request, const char *message, size_t size)
+
 # Appends the message without its id: the form to keep in the result cache. 0; -1 when it is malformed or memory is out
 # (`out` is as before).
 cdef int store_form(const char *message, size_t size, tg_buffer *out) noexcept

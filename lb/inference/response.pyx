@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 from lb.net.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
 )
 from lb.net.ending cimport tg_end_by
 from lb.net.stream cimport iovec
@@ -23,6 +23,7 @@ from lb.inference.datatypes cimport MAX_TENSORS, datatype_name
 from lb.inference.jsontext cimport TEXT_NOT_UTF8, append_double, append_int, append_string, append_tensor, append_uint
 from lb.http.grpc.protobuf cimport cursor, field, next_field, span, start_cursor
 from lb.inference.request cimport InferRequest
+from lb.inference.template cimport Template
 
 from lb.errors import UpstreamError
 from lb.inference.errors import OipError
@@ -30,6 +31,7 @@ from lb.inference.errors import OipError
 cdef enum:
     COPY_MAX = 512                    # bytes of a tensor that are cheaper copied than sent as a part of their own
     ID_FIELD = 3
+    KEPT_MAX = 4096                   # bytes of a message, and of its JSON form, that are kept with a template
 
 
 @cython.final
@@ -277,6 +279,24 @@ cdef InferResponse render(InferRequest request, const char *message, size_t size
     put(out, "]}")
     response.json_length = <Py_ssize_t>tg_buffer_size(out) if binary_count else -1
     gather(response, slices, binary_count)
+    return response
+
+
+cdef InferResponse render_again(InferRequest request, const char *message, size_t size):
+    cdef Template template = request.template
+    cdef InferResponse response
+    if template.binary_inputs or request.id:
+        return render(request, message, size)
+    if (size and size == tg_buffer_size(&template.answered)
+            and memcmp(tg_buffer_head(&template.answered), message, size) == 0):
+        return <InferResponse>template.rendered
+    response = render(request, message, size)
+    # One part is the object's own memory, whose life does not depend on the message's.
+    if response.part_count == 1 and size <= KEPT_MAX and response.size <= KEPT_MAX:
+        tg_buffer_clear(&template.answered)
+        template.rendered = response
+        if tg_buffer_append(&template.answered, message, size) < 0:
+            template.rendered = None
     return response
 
 

@@ -21,7 +21,8 @@ cdef struct OutputSpec:
 
 
 cdef class Template:
-    """Immutable once built; shared by the requests that have the same model, version and JSON part (but for the id)."""
+    """Shared by the requests that have the same model, version and JSON part (but for the id). What the request says
+    never changes once it is built; what was made of it is kept for the next one."""
     # ModelInferRequest without id and raw_input_contents: the id goes in at `id_at`.
     cdef tg_buffer head
     cdef size_t id_at
@@ -49,6 +50,12 @@ cdef class Template:
     cdef bytes model
     cdef bytes version                # b"" = not said
     cdef list names                   # keeps what `outputs` points to
+    # Of a request without binary inputs, so that the template has all of it:
+    cdef bint keyed
+    cdef unsigned char secret[32]     # for which the key was made
+    cdef unsigned char key[32]        # in the result cache (lb.inference.request.digest_of)
+    cdef tg_buffer answered           # the message that `rendered` was made of; empty = nothing is kept
+    cdef object rendered              # an InferResponse (lb.inference.response.render_again)
 
     cdef int read_parameters(self, object parameters) except -1
     cdef int read_inputs(self, object items, tg_buffer *scratch) except -1

@@ -97,6 +97,7 @@ cdef class Template:
         tg_buffer_free(&self.meaning)
         tg_buffer_free(&self.row_meaning)
         tg_buffer_free(&self.packed)
+        tg_buffer_free(&self.answered)
         free(self.inputs)
         free(self.order)
         free(self.outputs)

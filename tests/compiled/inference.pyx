@@ -14,7 +14,7 @@ from lb.inference.floats cimport (
 )
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport InferRequest, bodies, digest_of, headers, parse_http
-from lb.inference.response cimport InferResponse, is_sound, render, store_form
+from lb.inference.response cimport InferResponse, is_sound, render, render_again, store_form
 from lb.inference.rows cimport Rows, split_rows
 from lb.inference.sequence cimport LOOK_MORE, LOOK_NONE, look_for_sequence, looked, tg_sequence
 from lb.inference.template cimport Template
@@ -131,6 +131,12 @@ def memo_stats():
         "bodies": {"hits": bodies.hits, "misses": bodies.misses, "size": len(bodies)},
         "calls": {"hits": calls.hits, "misses": calls.misses, "size": len(calls)},
     }
+
+
+def render_again_bytes(InferRequest request, bytes message not None):
+    """(body, json_length, the object) of `render_again`."""
+    cdef InferResponse response = render_again(request, message, <size_t>len(message))
+    return response.body(), response.json_length, response
 
 
 def render_bytes(InferRequest request, bytes message):

@@ -195,6 +195,28 @@ def test_memo_is_bounded() -> None:
     assert memo_stats()["bodies"]["size"] <= 512
 
 
+def test_a_template_in_use_outlives_thousands_of_others() -> None:
+    hot, _ = encode([tensor_of("hot", "INT8", (1,), [1])], set())
+    parse_request(b"m", b"", hot)
+    before = memo_stats()["bodies"]["hits"]
+    for i in range(10_000):
+        parse_request(b"m", b"", encode([tensor_of(f"cold{i}", "INT8", (1,), [1])], set())[0])
+        if i % 50 == 0:
+            parse_request(b"m", b"", hot)
+    assert memo_stats()["bodies"]["hits"] - before > 190  # now and then its four slots are asked for more often
+
+
+def test_a_remembered_digest_is_that_of_its_secret() -> None:
+    body, _ = encode([tensor_of("digests", "FP32", (3,), [1.0, 2.0, 3.0])], set())
+    first, second = (
+        [digest_hex(parse_request(b"m", b"", body), secret) for secret in (SECRET, bytes(32), SECRET, bytes(32))]
+        for _ in range(2)
+    )
+    assert first == second
+    assert len({*first}) == 2
+    assert first[0] == digest(*encode([tensor_of("digests", "FP32", (3,), [1.0, 2.0, 3.0])], {0}))
+
+
 def test_a_hit_checks_the_tensors_again() -> None:
     tensor = tensor_of("s", "BYTES", (2,), ["ab", "c"])
     body, length = encode([tensor], {0})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled.inference import parse_request, render_bytes, store_form_bytes
+from compiled.inference import parse_request, render_again_bytes, render_bytes, store_form_bytes
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -433,3 +433,49 @@ def test_an_output_in_shared_memory_that_has_data_is_malformed() -> None:
     message = answer([tensor_of("c", "INT8", (1,), [1])])
     with pytest.raises(UpstreamError, match="in shared memory with data"):
         render_bytes(asking(outputs=[SHARED]), message.SerializeToString())
+
+
+# --- answers that are given again -----------------------------------------------------------------------------------
+
+
+def again(request: Any, message: ModelInferResponse) -> Any:
+    """What is given, which is what `render` makes of it; the object, to see whether it was made anew."""
+    serialized = message.SerializeToString()
+    body, length, made = render_again_bytes(request, serialized)
+    assert (body, length) == render_bytes(request, serialized)
+    return made
+
+
+def test_an_answer_is_rendered_once() -> None:
+    one = answer([tensor_of("a", "FP32", (2,), [1.0, 2.5])])
+    two = answer([tensor_of("a", "FP32", (2,), [1.0, 2.25])])
+    first = again(asking(parameters={"n": 1}), one)
+    assert again(asking(parameters={"n": 1}), one) is first
+    assert again(asking(parameters={"n": 2}), one) is not first
+    assert again(asking(parameters={"n": 1}), two) is not first
+    assert again(asking(parameters={"n": 1}), one) is not first  # one of each request is kept
+
+
+@pytest.mark.parametrize("which", ["with an id", "large", "not copied", "binary inputs"])
+def test_what_is_rendered_each_time(which: str) -> None:
+    message = answer([tensor_of("a", "INT32", (3000,), [7] * 3000) if which == "large"
+                      else tensor_of("a", "FP32", (200,), [1.5] * 200)])  # fmt: skip
+    document: dict[str, Any] = {"parameters": {"which": which, "binary_data_output": which == "not copied"}}
+    if which == "with an id":
+        document["id"] = "7"
+
+    def request() -> Any:
+        if which != "binary inputs":
+            return asking(**document)
+        item = {"name": "x", "datatype": "INT8", "shape": [1], "parameters": {"binary_data_size": 1}}
+        text = json.dumps({"inputs": [item]} | document).encode()
+        return parse_request(b"asked", b"", text + b"\1", len(text))
+
+    assert again(request(), message) is not again(request(), message)
+
+
+def test_ids_are_those_of_the_request() -> None:
+    message = answer([tensor_of("a", "INT8", (1,), [3])])
+    for id_ in ("", "1", "", "2"):
+        request = asking(parameters={"ids": True}, **({"id": id_} if id_ else {}))
+        assert json.loads(render_again_bytes(request, message.SerializeToString())[0]).get("id", "") == id_

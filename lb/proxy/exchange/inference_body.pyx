@@ -44,12 +44,12 @@ from lb.net.stream cimport Address, iovec
 from lb.inference.first_timeout cimport time_after
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport InferRequest, parse_http, parse_raw
-from lb.inference.response cimport InferResponse, render
+from lb.inference.response cimport InferResponse, render, render_again
 from lb.proxy.exchange.cached cimport (
     AnswerCache, CachedBody, append_cache_status, leave_flight, read_cache_fields, through_cache,
 )
 from lb.proxy.exchange.exchange cimport (
-    CACHE_BYPASS, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
+    CACHE_BYPASS, CACHE_HIT, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
 )
 from lb.proxy.exchange.question cimport put_question
 from lb.upstream.attempt cimport Attempt
@@ -573,7 +573,7 @@ cdef void answer(InferenceBody body, Exchange exchange, const char *message, siz
 cdef InferResponse rendered(InferenceBody body, Exchange exchange, const char *message, size_t size):
     """The codec's form of the answer; None when it has none, and the exchange has failed."""
     try:
-        return render(body.request, message, size)
+        return (render_again if exchange.cache == CACHE_HIT else render)(body.request, message, size)
     except TidegateError as failure:
         exchange.fail(failure.failure.kind, str(failure))
     except MemoryError:
