@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lb.cache.tiers.breaker import FIRST_PAUSE, IN_A_ROW, LONGEST_PAUSE, Breaker
 from lb.cache.tiers.entry import GENERATION, LONGEST_TAG, MOST_TAGS, Codec, Entry
 from lb.cache.tiers.ketama import Ketama
+from lb.cache.tiers.keys import pool_key
 from lb.config.units import MILLISECOND, SECOND
 
 SLOW = 5 * MILLISECOND
@@ -92,7 +93,7 @@ _TAG = st.binary(min_size=1, max_size=LONGEST_TAG)
 _TIME = st.integers(0, 2**64 - 1)
 _ENTRIES = st.builds(
     Entry, st.binary(max_size=300), _TIME, _TIME, _TIME,
-    st.lists(st.tuples(_TAG, st.binary(min_size=GENERATION, max_size=GENERATION)), max_size=4).map(tuple),
+    st.lists(st.tuples(_TAG, st.binary(min_size=GENERATION, max_size=GENERATION)), max_size=4).map(tuple), _TIME,
 )  # fmt: skip
 
 
@@ -117,11 +118,11 @@ def test_rubbish_is_no_entry(data: bytes, magic: bool) -> None:
 
 def test_the_encoding_is_the_documented_one() -> None:
     codec = Codec(b"secret")
-    encoded = codec.encode(KEY, Entry(b"value", 1, 2, 3, ((b"tag", b"g" * 24),)))
-    head = b"TgC1" + b"\1\0" + b"\1" + bytes(7) + b"\2" + bytes(7) + b"\3" + bytes(7) + b"\5\0\0\0"
+    encoded = codec.encode(KEY, Entry(b"value", 1, 2, 3, ((b"tag", b"g" * 24),), 4))
+    head = b"TgC1" + b"\1\0" + b"\4" + bytes(7) + b"\1" + bytes(7) + b"\2" + bytes(7) + b"\3" + bytes(7) + b"\5\0\0\0"
     assert encoded[:-16] == head + b"\3\0tag" + b"g" * 24 + b"value"
     # Another layout needs another magic: daemons of two versions share a tier during an upgrade.
-    assert encoded[-16:].hex() == "ce4cbe489be42758241ff14483da7782"
+    assert encoded[-16:].hex() == "c19c4f4add9f5d5594d97704859e3c72"
 
 
 def test_entries_that_do_not_fit() -> None:
@@ -145,6 +146,28 @@ def test_generations_are_of_their_tag_and_secret() -> None:
         (b"model:chat", token, Codec(b"another")),
     ):
         assert not by.is_generation(tag, its)
+
+
+def test_a_first_generation_is_told_from_one_of_a_purge() -> None:
+    codec = Codec(b"secret")
+    for _ in range(50):
+        first, purged = codec.new_generation(b"t", purged=False), codec.new_generation(b"t")
+        assert codec.is_first_generation(b"t", first)
+        assert not codec.is_first_generation(b"t", purged)
+        assert codec.is_generation(b"t", first)
+        # Whoever has no secret says neither.
+        assert not codec.is_first_generation(b"t", bytes([purged[0] & 0xFE]) + purged[1:])
+    assert not codec.is_first_generation(b"t", None)
+    assert not codec.is_first_generation(b"t", b"")
+
+
+def test_keys_of_pools_are_of_the_secret_and_the_name() -> None:
+    keys = {
+        pool_key(secret, pool) for secret in (b"a" * 32, b"a" * 100, b"b" * 32) for pool in ("", "one", "two", "zwölf")
+    }
+    assert len(keys) == 12
+    # The same in every release: daemons of two versions share a tier during an upgrade.
+    assert pool_key(b"a" * 32, "one").hex() == "dae1c1bcc719b6946821b8d25b63e92c9bbf73747b69d63dfd2e031e863948be"
 
 
 def test_servers_are_chosen_as_libmemcached_chooses_them() -> None:

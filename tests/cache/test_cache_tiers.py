@@ -19,6 +19,7 @@ from waiting import until
 
 from lb.cache.tiers.entry import Codec, Entry
 from lb.cache.tiers.keys import entry_name, short_tag_name, tag_name
+from lb.cache.tiers.registry import store
 from lb.cache.tiers.tier import MOST_IN_FLIGHT, NOTHING, QUEUE, Found, Tier
 from lb.config.plan.tier import TierPlan
 from lb.config.units import HOUR, MILLISECOND, SECOND
@@ -210,16 +211,19 @@ async def test_purges_by_others_are_told_where_the_servers_tell(kind: str, tmp_p
     try:
         told: list[bytes | None] = []
         async with running(servers.plan(), told), running(servers.plan()) as there:
-            await until(lambda: _listeners(servers) == 2 * len(servers.ports))
+            await until(lambda: len(_listeners(servers)) == 2 * len(servers.ports))
+            listening = _listeners(servers)
             for number in range(8):  # on all nodes of a cluster
                 await there.purge(b"tag %d" % number)
             await until(lambda: set(told) == {b"tag %d" % number for number in range(8)})
-            # Entries come and go without a word.
+            # Entries come and go without a word, and so do first generations; and nothing of that ends the listening.
             told.clear()
-            await filled(there, 1, (b"tag 1",))
+            for number in range(20):
+                await filled(there, number, (b"new tag %d" % number, b"newer tag %d" % number))
             servers.write(b"tidegate:g:last", b"")
             await until(lambda: bool(told))
             assert told == [b"last"]
+            assert _listeners(servers) == listening
             # What was missed meanwhile may be any tag.
             servers.kill()
             servers.start()
@@ -228,13 +232,48 @@ async def test_purges_by_others_are_told_where_the_servers_tell(kind: str, tmp_p
         servers.stop()
 
 
-def _listeners(servers: TierServers) -> int:
+async def test_purges_in_quick_succession_are_no_silence(tmp_path: Path) -> None:
+    """A push is a word of the server, whether it has answered a PING meanwhile or not."""
+    told: list[bytes | None] = []
+    pushes = [b">2\r\n$10\r\ninvalidate\r\n*1\r\n$13\r\ntidegate:g:%d\r\n" % number for number in range(10, 20)]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.readuntil(b"\r\n"):
+            parts = []
+            for _ in range(int(command[1:])):
+                size = int((await reader.readuntil(b"\r\n"))[1:])
+                parts.append((await reader.readexactly(size + 2))[:-2].upper())
+            if parts[0] == b"HELLO":
+                writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+            elif parts[0] != b"PING":
+                writer.write(b"+OK\r\n")
+            if b"TRACKING" in parts:
+                for push in pushes:
+                    await asyncio.sleep(0.02)
+                    writer.write(push)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    servers = TierServers("redis", tmp_path)
+    servers.ports = [server.sockets[0].getsockname()[1]]
+    listening = store(servers.plan())
+    watching = asyncio.create_task(listening.watch(told.append))
+    await until(lambda: watching.done() or len(told) == 11)
+    assert told == [None, *(b"%d" % number for number in range(10, 20))]
+    assert not watching.done()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await listening.close()
+    server.close()
+
+
+def _listeners(servers: TierServers) -> set[tuple[int, str]]:
+    """The connections that are told."""
     import redis
 
-    found = 0
+    found = set()
     for port in servers.ports:
         with redis.Redis(port=port) as client:
-            found += sum("t" in one["flags"] for one in client.client_list())
+            found |= {(port, one["id"]) for one in client.client_list() if "t" in one["flags"]}
     return found
 
 

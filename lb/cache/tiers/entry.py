@@ -4,6 +4,7 @@ Layout of version 1, little-endian:
 
     4  bytes   "TgC1"
     2  u16     number of tags
+    8  u64     made at, Unix time, ns
     8  u64     fresh until, Unix time, ns
     8  u64     stale until, Unix time, ns
     8  u64     cost of the answer, µs of compute
@@ -14,7 +15,8 @@ Layout of version 1, little-endian:
 
 The checksum is keyed by the secret that the daemons of a tier have in common, and covers the key. A value that is torn,
 has another layout, was written under another key, or by somebody without the secret is therefore no entry.
-A generation is 8 random bytes and 16 bytes of the same keyed hash over its tag and them, for the same reasons.
+A generation is 8 random bytes and 16 bytes of the same keyed hash over its tag and them, for the same reasons. The
+lowest bit of the first byte says where it comes from: 1 of a purge, 0 of a tag that had none.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ GENERATION = 24  # bytes
 MOST_TAGS = 64
 LONGEST_TAG = 250  # bytes
 
-_HEAD = struct.Struct("<4sHQQQI")
+_HEAD = struct.Struct("<4sHQQQQI")
 _LENGTH = struct.Struct("<H")
 _DRAWN = GENERATION - CHECKSUM
 
@@ -46,6 +48,7 @@ class Entry(Struct, frozen=True):
     stale_until: int  # Unix time, ns; never before fresh_until
     cost_us: int = 0
     tags: tuple[tuple[bytes, bytes], ...] = ()  # tag, generation
+    made_at: int = 0  # Unix time, ns
 
 
 class Codec:
@@ -62,7 +65,8 @@ class Codec:
     def encode(self, key: bytes, entry: Entry) -> bytes:
         """The layout above, of an entry that fits."""
         size = len(entry.value)
-        head = _HEAD.pack(MAGIC, len(entry.tags), entry.fresh_until, entry.stale_until, entry.cost_us, size)
+        times = entry.made_at, entry.fresh_until, entry.stale_until
+        head = _HEAD.pack(MAGIC, len(entry.tags), *times, entry.cost_us, size)
         parts = [head, *(_LENGTH.pack(len(tag)) + tag + token for tag, token in entry.tags), entry.value]
         return b"".join((*parts, self._checksum(b"entry", key, *parts)))
 
@@ -74,19 +78,20 @@ class Codec:
         if not hmac.compare_digest(self._checksum(b"entry", key, body), data[-CHECKSUM:]):
             return None
         # From here on the bytes are what some daemon with the secret has encoded.
-        _, count, fresh_until, stale_until, cost_us, size = _HEAD.unpack_from(body)
+        _, count, made_at, fresh_until, stale_until, cost_us, size = _HEAD.unpack_from(body)
         at, tags = _HEAD.size, []
         for _ in range(count):
             (length,) = _LENGTH.unpack_from(body, at)
             at += _LENGTH.size
             tags.append((bytes(body[at : at + length]), bytes(body[at + length : at + length + GENERATION])))
             at += length + GENERATION
-        return Entry(bytes(body[at : at + size]), fresh_until, stale_until, cost_us, tuple(tags))
+        return Entry(bytes(body[at : at + size]), fresh_until, stale_until, cost_us, tuple(tags), made_at)
 
-    def new_generation(self, tag: bytes) -> bytes:
-        """A generation of `tag` that no other call gives, on any daemon."""
-        drawn = os.urandom(_DRAWN)
-        return drawn + self._checksum(b"generation", tag, drawn)
+    def new_generation(self, tag: bytes, purged: bool = True) -> bytes:
+        """A generation of `tag` that no other call gives, on any daemon; `purged`: it ends the one before."""
+        drawn = bytearray(os.urandom(_DRAWN))
+        drawn[0] = drawn[0] & 0xFE | purged
+        return bytes(drawn) + self._checksum(b"generation", tag, drawn)
 
     def is_generation(self, tag: bytes, token: bytes | None) -> bool:
         """Whether `token` was made for `tag` by a daemon with the secret."""
@@ -95,7 +100,11 @@ class Codec:
         drawn = token[:_DRAWN]
         return hmac.compare_digest(self._checksum(b"generation", tag, drawn), token[_DRAWN:])
 
-    def _checksum(self, kind: bytes, key: bytes, *parts: bytes | memoryview) -> bytes:
+    def is_first_generation(self, tag: bytes, token: bytes | None) -> bool:
+        """Whether `token` is a generation that was given to a tag without one: nothing was purged by it."""
+        return self.is_generation(tag, token) and token is not None and not token[0] & 1
+
+    def _checksum(self, kind: bytes, key: bytes, *parts: bytes | bytearray | memoryview) -> bytes:
         hashed = blake2b(_LENGTH.pack(len(key)) + key, digest_size=CHECKSUM, key=self._key, person=kind)
         for part in parts:
             hashed.update(part)

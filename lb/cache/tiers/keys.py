@@ -3,6 +3,9 @@
 PREFIX e:DIGEST   an entry
 PREFIX g:TAG      the generation of a tag
 PREFIX c:DIGEST   a claim
+
+A DIGEST is of the request, under a key that all daemons with the secret of the tier have for the pool: it outlives
+restarts, and says nothing to whoever has no secret.
 """
 
 from __future__ import annotations
@@ -11,6 +14,12 @@ from base64 import urlsafe_b64encode
 from hashlib import blake2b
 
 TAG = b"g:"
+
+
+def pool_key(secret: bytes, pool: str) -> bytes:
+    """32 bytes under which the requests of a pool are hashed."""
+    key = blake2b(secret, digest_size=32, person=b"tidegate tierkey").digest()
+    return blake2b(pool.encode(), key=key, digest_size=32).digest()
 
 
 def entry_name(prefix: bytes, key: bytes) -> bytes:

@@ -162,8 +162,11 @@ class RedisStore(TierStore):
 
     async def _listen(self, connection: Any, listens: Callable[[], None], invalidated: Invalidated) -> None:
         prefix = self._prefix + TAG
+        told = False
 
         async def pushed(message: list[Any]) -> None:
+            nonlocal told
+            told = True
             names = message[1]
             for tag in [None] if names is None else [bytes(name)[len(prefix) :] for name in names]:
                 invalidated(tag)
@@ -177,8 +180,11 @@ class RedisStore(TierStore):
             await connection.read_response()
             listens()
             while True:
-                # A push is handled on the way; what comes back is the answer to a PING, or None for no word at all.
+                # A push is handled on the way. What comes back is the answer to a PING, or None: for a push, too.
+                told = False
                 answer = await connection.read_response(timeout=_HEARTBEAT, push_request=True)
+                if told:
+                    continue
                 if answer is None and asked:
                     raise TierError("the server says nothing any more")
                 asked = answer is None

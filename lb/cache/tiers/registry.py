@@ -8,9 +8,10 @@ from lb.cache.tiers.tier import Tier
 from lb.config.plan.tier import TierPlan
 
 
-def build(plan: TierPlan, invalidated: Invalidated) -> Tier:
-    """The tier of a configuration, to be started. Raises TierError when a package is missing."""
-    return Tier(store(plan), Codec(plan.secret), plan.timeout_ns, plan.connect_timeout_ns, plan.ttl_max_ns, invalidated)
+def build(plan: TierPlan, invalidated: Invalidated | None = None, quiet: bool = False) -> Tier:
+    """The tier of a configuration, to be started; see Tier. Raises TierError when a package is missing."""
+    limits = plan.timeout_ns, plan.connect_timeout_ns, plan.ttl_max_ns
+    return Tier(store(plan), Codec(plan.secret), *limits, invalidated, quiet=quiet)
 
 
 def store(plan: TierPlan) -> TierStore:

@@ -35,6 +35,7 @@ QUEUE = 16 * MIB  # of values that wait to be put
 MOST_IN_FLIGHT = 64  # gets at a time
 _BATCH = 32  # puts in one round trip
 _AWAY = 1  # s after which a purge is tried again whose server is away
+_NOBODYS = bytes(32)  # no request has this digest
 CLAIM = 5  # s in which one daemon refreshes a stale entry
 
 
@@ -75,6 +76,7 @@ class TierStatus(Struct, frozen=True):
     queued_bytes: int
     pending_purges: int
     counts: Counts
+    down: bool  # it has failed, and has not been well since
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"counts": asdict(self.counts)}
@@ -90,12 +92,14 @@ class Tier:
         timeout: int,
         connect_timeout: int,
         ttl_max: int,
-        invalidated: Invalidated = lambda tag: None,
+        invalidated: Invalidated | None = None,
         clock: Clock | None = None,
         wall: Callable[[], int] = time.time_ns,
+        quiet: bool = False,
     ) -> None:
         """`timeout`, ns, is for a get; `connect_timeout` for a connection, and for what no request waits for.
-        `invalidated` is told of purges by other daemons, where the servers tell us."""
+        `invalidated` is told of purges by any daemon, where the servers tell us; None: nobody listens. `quiet`: another
+        one logs how the tier is."""
         self.counts = Counts()
         self._store, self._codec, self._invalidated = store, codec, invalidated
         self._clock, self._wall = clock or MonotonicClock(), wall
@@ -110,14 +114,26 @@ class Tier:
         self._down_since: int | None = None
         self._said_down = False
         self._error = ""
+        self._quiet = quiet
+        self._stopped = False
+        self._heard: set[bytes] = set()
 
     def start(self) -> None:
         self._mend.set()
-        for run in (self._mending, self._working, self._watching):
-            self._spawn(run())
+        self._spawn(self._mending())
+        self._spawn(self._working())
+        if self._invalidated is not None:
+            self._spawn(self._watching(self._invalidated))
+
+    def halt(self) -> None:
+        """As `stop`, for who cannot wait: nothing is asked any more, and every task ends."""
+        self._stopped = True
+        for task in list(self._tasks):
+            task.cancel()
 
     async def stop(self) -> None:
         """Puts that wait are dropped; purges that wait end with asyncio.CancelledError."""
+        self._stopped = True
         while tasks := list(self._tasks):
             for task in tasks:
                 task.cancel()
@@ -130,29 +146,55 @@ class Tier:
     @property
     def available(self) -> bool:
         """Whether a get would ask the servers. False: it is a miss, at the cost of this look."""
-        return self._breaker.state == "closed" and self._in_flight < MOST_IN_FLIGHT
+        return self._breaker.state == "closed" and self._in_flight < MOST_IN_FLIGHT and not self._stopped
+
+    @property
+    def purging(self) -> list[bytes]:
+        """The tags whose purges the servers do not know yet."""
+        return list(self._purging)
 
     def status(self) -> TierStatus:
         breaker = self._breaker
         return TierStatus(
             self._store.describe(), breaker.state, breaker.opened, round(breaker.slow_share, 3), self._error,
-            self._queued, len(self._purging), self.counts,
+            self._queued, len(self._purging), self.counts, self._said_down,
         )  # fmt: skip
 
     async def get(self, key: bytes, tags: Sequence[bytes] = ()) -> Found:
         """What is kept under `key` with every tag in its present generation. Ends within the timeout, never raises. An
         entry may be stale; it is never past its `stale_until`."""
+        found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+
+        def told(what: Found) -> None:
+            if not found.done():
+                found.set_result(what)
+
+        return await found if self.ask(key, tags, told) else NOTHING
+
+    def ask(self, key: bytes, tags: Sequence[bytes], told: Callable[[Found], None]) -> bool:
+        """As `get`, for who cannot wait: `told` is called once, from the loop. False: nothing is asked, and nobody
+        told."""
         if not self.available:
             self.counts.skipped += 1
-            return NOTHING
+            return False
         # The call goes on without us when it is late: a connection that is being made is of use to the next one.
         call = self._call(self._fetch(key, tags))
-        done, _ = await asyncio.wait((call,), timeout=self._timeout / SECOND)
-        if done:
-            return call.result() if not call.cancelled() else NOTHING
-        self.counts.timeouts += 1
-        self._failed("no answer in time")
-        return NOTHING
+
+        def ended(_: object) -> None:
+            timer.cancel()
+            if not call.cancelled() and call.exception() is not None:
+                log.error("cache tier %s: internal error", self._store.describe(), exc_info=call.exception())
+            told(NOTHING if call.cancelled() or call.exception() is not None else call.result())
+
+        def late() -> None:
+            call.remove_done_callback(ended)
+            self.counts.timeouts += 1
+            self._failed("no answer in time")
+            told(NOTHING)
+
+        timer = asyncio.get_running_loop().call_later(self._timeout / SECOND, late)
+        call.add_done_callback(ended)
+        return True
 
     async def _fetch(self, key: bytes, tags: Sequence[bytes]) -> Found:
         started = self._clock.now()
@@ -178,7 +220,7 @@ class Tier:
         return self._found(key, data, tags, tokens)
 
     async def _first_generation(self, tag: bytes, present: bytes | None) -> bytes | None:
-        fresh = self._codec.new_generation(tag)
+        fresh = self._codec.new_generation(tag, purged=present is not None)
         if present is not None:  # nobody with our secret has written it
             await self._store.renew(tag, fresh)
             return fresh
@@ -226,7 +268,7 @@ class Tier:
         """Queues an entry, whose tags have the generations of the get before. False: it is dropped."""
         size = len(entry.value)
         room = self._queued + size <= QUEUE and self._codec.fits(entry)
-        if self._breaker.state != "closed" or not room or entry.stale_until <= self._wall():
+        if self._breaker.state != "closed" or self._stopped or not room or entry.stale_until <= self._wall():
             self.counts.dropped += 1
             return False
         self._queue.append((key, entry))
@@ -248,10 +290,10 @@ class Tier:
 
     async def _working(self) -> None:
         """Purges, then puts, one batch after the other, while the tier is up."""
-        while True:
+        while not self._stopped:
             await self._work.wait()
             self._work.clear()
-            while self._breaker.state == "closed" and (self._purging or self._queue):
+            while self._breaker.state == "closed" and (self._purging or self._queue) and not self._stopped:
                 try:
                     away = await self._work_off()
                 except (TierError, TimeoutError) as error:
@@ -297,9 +339,9 @@ class Tier:
 
     async def _mending(self) -> None:
         """While the breaker is open: probes, which no request waits for."""
-        while True:
+        while not self._stopped:
             await self._mend.wait()
-            while self._breaker.state != "closed":
+            while self._breaker.state != "closed" and not self._stopped:
                 await asyncio.sleep(max(0, self._breaker.retry_at - self._clock.now()) / SECOND)
                 self._breaker.probe()
                 try:
@@ -314,24 +356,44 @@ class Tier:
             self._say_up()
             self._work.set()
 
-    async def _watching(self) -> None:
-        """Hears of purges by others. What was missed while nobody listened may be any tag."""
-        pause, listened = FIRST_PAUSE, False
+    async def _watching(self, tell: Invalidated) -> None:
+        """Hears of purges. What was missed while nobody listened may be any tag."""
+        pause, missed = FIRST_PAUSE, False
 
         def invalidated(tag: bytes | None) -> None:
-            nonlocal pause, listened
+            nonlocal pause, missed
             pause = FIRST_PAUSE
-            if tag is None and not listened:  # it listens for the first time: nothing was missed
-                listened = True
+            if tag is None:
+                if missed:
+                    self._told(tell, None)
+                missed = True  # whatever comes until it listens again
                 return
-            self.counts.invalidations += 1
-            self._invalidated(tag)
+            if not self._heard:
+                self._spawn(self._find_out(tell))
+            self._heard.add(tag)  # also one that is being asked about: it may have got another one since
 
-        while True:
+        while not self._stopped:
             with contextlib.suppress(TierError):
                 await self._store.watch(invalidated)
+            missed = True
             await asyncio.sleep(pause / SECOND * random.uniform(0.5, 1))  # noqa: S311 - it spreads load, it guards nothing
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _find_out(self, tell: Invalidated) -> None:
+        """Which of the tags with a new generation were purged. Those that have their first one were not."""
+        await asyncio.sleep(0)  # those that come together are asked about together
+        tags, self._heard = list(self._heard), set()
+        tokens: list[bytes | None] = [None] * len(tags)
+        with contextlib.suppress(TierError, TimeoutError):
+            async with asyncio.timeout(self._limit):
+                _, tokens = await self._store.fetch(_NOBODYS, tags)
+        for tag, token in zip(tags, tokens, strict=True):
+            if not self._codec.is_first_generation(tag, token):
+                self._told(tell, tag)
+
+    def _told(self, tell: Invalidated, tag: bytes | None) -> None:
+        self.counts.invalidations += 1
+        tell(tag)
 
     def _call(self, run: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that counts as in flight until it ends."""
@@ -368,10 +430,12 @@ class Tier:
         self._error = why
         if not self._said_down:
             self._said_down, self._down_since = True, self._clock.now()
+            if self._quiet:
+                return
             log.warning("cache tier %s is not used for now: %s", self._store.describe(), why)
 
     def _say_up(self) -> None:
-        if self._said_down and self._down_since is not None:
+        if self._said_down and self._down_since is not None and not self._quiet:
             seconds = (self._clock.now() - self._down_since) / SECOND
             log.info("cache tier %s is used again, after %.1f s", self._store.describe(), seconds)
         self._said_down = False
