@@ -1,6 +1,7 @@
 /* Layout of the result cache's region of the shared segment (docs/adr/result-cache.md).
  *
- *   first page    geometry, decided once by whoever comes first; the upper half has the claims on refreshes
+ *   first page    geometry, decided once by whoever comes first; the second quarter has a bit for each purge that a cache tier
+ *                 does not know yet, the upper half the claims on refreshes
  *   stripes       counters, one stripe per worker and one for the master, each with a single writer
  *   generations   a counter of purges for each slot of tags; a power of two of them
  *   flights       a line for each worker, then the flights of all workers, in sets (shared_flights.pyx)
@@ -21,6 +22,9 @@
 #define TG_CHUNK 512u
 #define TG_CACHE_PAGE 4096u
 #define TG_TAGS 8u /* of an entry, at most */
+#define TG_PURGING_AT 1024u /* within the first page */
+#define TG_PURGING 8192u    /* bits; slots of tags share them */
+#define TG_PURGING_WORDS (TG_PURGING / 64u)
 #define TG_CLAIMS_AT 2048u /* within the first page */
 #define TG_CLAIMS 256u     /* words of 8 bytes */
 
@@ -252,6 +256,10 @@ static inline int tg_tags_hold(const uint32_t *generations, uint32_t mask, const
             return 0;
     return 1;
 }
+
+/* The word, and the bit in it, that says of a slot whether a purge of its tags has yet to come to the tier. */
+static inline uint32_t tg_purging_word(uint32_t slot) { return slot % TG_PURGING / 64u; }
+static inline uint64_t tg_purging_bit(uint32_t slot) { return 1ull << (slot % 64u); }
 
 /* Which of the buckets and shards: the key is a keyed digest, so that any of its bits will do. */
 static inline uint32_t tg_key_tag(const unsigned char *key) {

@@ -11,6 +11,8 @@ cdef extern from "cache.h" nogil:
         TG_NEGATIVE
         TG_AWAITED
         TG_EARLY
+        TG_PURGING_AT
+        TG_PURGING_WORDS
         TG_CLAIMS_AT
         TG_CLAIMS
         TG_FRESH
@@ -120,6 +122,8 @@ cdef extern from "cache.h" nogil:
     uint64_t tg_chunks_for(uint64_t head, uint64_t size) noexcept
     uint32_t tg_generations_for(uint64_t region) noexcept
     bint tg_tags_hold(const uint32_t *generations, uint32_t mask, const tg_tag *tags, uint64_t count) noexcept
+    uint32_t tg_purging_word(uint32_t slot) noexcept
+    uint64_t tg_purging_bit(uint32_t slot) noexcept
     uint32_t tg_key_tag(const unsigned char *key) noexcept
     uint32_t tg_key_shard(const unsigned char *key) noexcept
     uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t size) noexcept

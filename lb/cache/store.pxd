@@ -21,6 +21,7 @@ cdef class ResultCache:
     cdef tg_flight_worker *flight_workers
     cdef tg_flight_set *flights       # of all workers: lb.cache.shared_flights
     cdef uint32_t flight_mask
+    cdef uint64_t *purging            # a bit for each slot, which several share: lb.cache.layout
     cdef uint64_t *claims             # on refreshes: lb.cache.claims
     cdef uint64_t token
 
@@ -53,6 +54,9 @@ cdef class ResultCache:
     # wait, whatever the number of entries, and has happened or not if its process is killed. 2^32 purges of a slot
     # during one entry's life would come round to its generation.
     cdef void purge_slot(self, uint32_t slot) noexcept
+    # Whether a tag of the fill may have been purged without the cache tier knowing of it yet: what the tier has may be
+    # older than the purge. A purge is marked before it happens, so that who has its generations sees the mark.
+    cdef bint tier_is_behind(self, const tg_fill *fill) noexcept
     # Nothing is found under the key afterwards, until it is put again. Never waits.
     cdef void invalidate(self, const unsigned char *key, uint64_t now) noexcept
     # Whether `get` would find something fresh; counts nothing, and the bytes are not verified.

@@ -16,6 +16,8 @@ from lb.cache.layout cimport (
     TG_CACHE_PAGE,
     TG_CHUNK,
     TG_CLAIMS_AT,
+    TG_PURGING_AT,
+    TG_PURGING_WORDS,
     tg_cache_stripe,
     tg_checksum,
     tg_entry,
@@ -27,6 +29,8 @@ from lb.cache.layout cimport (
     tg_generations_for,
     tg_head_size,
     tg_key_shard,
+    tg_purging_bit,
+    tg_purging_word,
     tg_shard_place,
     tg_shard_view,
     tg_tag,
@@ -53,7 +57,7 @@ from lb.shared.hashing cimport hash64_keyed
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.shared.segment cimport Segment, tg_add
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lb.errors import StartError, TidegateError
@@ -126,6 +130,7 @@ cdef class ResultCache:
                 raise TidegateError(f"a result cache needs more than {segment.header.cache_size} bytes")
             self.shards[i].generations = self.generations
             self.shards[i].generation_mask = self.generation_mask
+        self.purging = <uint64_t *> (region + TG_PURGING_AT)
         self.claims = <uint64_t *> (region + TG_CLAIMS_AT)
         self.stripes = <tg_cache_stripe *> (region + TG_CACHE_PAGE)
         self.stripe = self.stripes + (segment.header.workers if segment.worker < 0 else segment.worker)
@@ -233,6 +238,16 @@ cdef class ResultCache:
         tg_fetch_add32(&self.generations[slot & self.generation_mask], 1)
         tg_add(&self.stripe.purges, 1)
 
+    cdef bint tier_is_behind(self, const tg_fill *fill) noexcept:
+        cdef uint32_t i, slot
+        if self.segment.base is NULL:
+            return True
+        for i in range(min(fill.count, <uint32_t> TG_TAGS)):
+            slot = fill.tags[i].slot
+            if tg_load64(&self.purging[tg_purging_word(slot)]) & tg_purging_bit(slot):
+                return True
+        return False
+
     cdef bint claim(self, const unsigned char *key, uint64_t now, uint64_t lease) noexcept:
         return self.segment.base is not NULL and claim_take(self.claims, key, now, lease)
 
@@ -265,6 +280,26 @@ cdef class ResultCache:
         """Invalidate whatever carries `tag`, and whatever is being made that will carry it."""
         self.segment.check_open()
         self.purge_slot(self.slot(<const char *> tag, len(tag)))
+
+    def mark_purging(self, tags: Iterable[bytes]) -> None:
+        """These are the tags whose purges a cache tier does not know yet, and no others. For the master alone, before
+        it purges them here, and when the tier knows."""
+        self.segment.check_open()
+        cdef uint64_t words[TG_PURGING_WORDS]
+        cdef uint32_t slot, i
+        memset(words, 0, sizeof(words))
+        for tag in tags:
+            slot = self.slot(<const char *> <bytes> tag, <size_t> len(tag))
+            words[tg_purging_word(slot)] |= tg_purging_bit(slot)
+        for i in range(TG_PURGING_WORDS):
+            if tg_load64_relaxed(&self.purging[i]) != words[i]:
+                tg_store64(&self.purging[i], words[i])
+
+    def is_purging(self, tag: bytes) -> bool:
+        """Whether `mark_purging` said so of the tag, or of one that shares its mark."""
+        self.segment.check_open()
+        cdef uint32_t slot = self.slot(<const char *> tag, len(tag))
+        return tg_load64(&self.purging[tg_purging_word(slot)]) & tg_purging_bit(slot) != 0
 
     def purge_all(self) -> None:
         """Invalidate whatever carries a tag, and whatever is being made that will carry one: one increment for each of

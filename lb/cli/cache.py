@@ -102,6 +102,8 @@ def _stats(found: dict[str, Any]) -> Iterable[Text | Table]:
     damaged = found["corrupt"] + found["broken_locks"]
     if damaged:
         yield Text(f"damage     {found['corrupt']} found, {found['broken_locks']} locks of dead processes", "red")
+    if found["tier"] is not None:
+        yield from _tier(found["tier"])
     for cdn in found["cdns"]:
         error = f"; the last try failed: {cdn['error']}" if cdn["error"] else ""
         told = f"told {cdn['purges']} times, {cdn['waiting']} tags wait{error}"
@@ -112,6 +114,18 @@ def _stats(found: dict[str, Any]) -> Iterable[Text | Table]:
             counts = (row[name] for name in ("hit", "miss", "collapsed", "bypass", "stored"))
             table.add_row(*map(cell, (row["route"], *counts, _percent(row["hit_ratio"]))))
         yield table
+
+
+def _tier(tier: dict[str, Any]) -> Iterable[Text]:
+    state = {"closed": "up", "open": "left alone", "partly open": "left alone by some processes"}[tier["state"]]
+    error = f": {tier['error']}" if tier["error"] else ""
+    yield Text(f"tier       {tier['server']}, {state}{error}", "red" if tier["state"] != "closed" else "")
+    failed = (
+        f"{tier['timeouts']} timeouts, {tier['errors']} errors, {tier['invalid']} not ours, {tier['skipped']} skipped"
+    )
+    yield Text(f"           {tier['hits']} hits, {tier['misses']} misses, {failed}")
+    waiting = f", {tier['pending_purges']} purges wait" if tier["pending_purges"] else ""
+    yield Text(f"           {tier['stored']} stored, {tier['dropped']} dropped{waiting}")
 
 
 def size(count: float) -> str:

@@ -26,6 +26,7 @@ from lb.control.cache import snapshot
 from lb.control.cache.cdns import Cdns
 from lb.control.cache.model_watch import ModelWatch, WatchedPool
 from lb.control.cache.operations import CacheOperations
+from lb.control.cache.shared_tier import SharedTier
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
 from lb.control.endpoints.asking import Asked
@@ -77,11 +78,6 @@ _MOST_READY = 100_000  # models of endpoints that are known to have been ready
 _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
 
 
-def _warn_of_tier(config: Config) -> None:
-    if config.cache is not None and config.cache.tier is not None:
-        log.warning("cache.tier: this release asks none of its servers; answers are kept in memory alone")
-
-
 class Master:
     """Runs the daemon: `run` returns its exit status. Everything happens on the running loop.
 
@@ -105,6 +101,7 @@ class Master:
     server_calls: ServerCalls
     counts: InferenceCounts
     cache: CacheOperations
+    tier: SharedTier
     model_watch: ModelWatch
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
@@ -299,6 +296,9 @@ class Master:
         cleanup.callback(self.segment.close)
         self.cache = CacheOperations(self.segment, lambda: self.plan, self._clock, [self.cdns.purged])
         cleanup.push_async_callback(self.cdns.close)
+        self.tier = SharedTier(self.cache.memory, lambda: self.fleet.tiers(), self.cache.purged_elsewhere, self._clock)
+        self.cache.purging = self.tier.purging
+        cleanup.push_async_callback(self.tier.close)
         self.transitions.follow(self._on_transition)
         self.model_watch = ModelWatch(self._cached_pools, self.cache.model_changed)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
@@ -408,7 +408,7 @@ class Master:
             self.counts,
             self.engines,
         )
-        self.publisher = Publisher(loaded, workers, parts, self._clock, self.cache.pool_changed)
+        self.publisher = Publisher(loaded, workers, parts, self._clock, self.cache.pool_changed, self.tier)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         cleanup.push_async_callback(self._drain)
@@ -416,7 +416,6 @@ class Master:
         await self.publisher.publish(loaded)
         self.cdns.apply(config.cache)
         self.certificates.started()
-        _warn_of_tier(config)
         for factory in self._options.services:
             service = factory(self)
             await service.start()
@@ -548,7 +547,6 @@ class Master:
             log.exception("reload failed, the old configuration stays")
             return ReloadResult(False, time.time(), self._generation(), f"internal error: {error!r}")
         self.certificates.started()
-        _warn_of_tier(decision.config)
         notes = (*decision.notes, *short_of_room(decision.config, self.segment.session_sets))
         for note in notes:
             log.warning("needs a restart: %s", note)
@@ -568,6 +566,7 @@ class Master:
             if fresh and usec:
                 self._notifier.watchdog()
             self.publisher.sweep()
+            self.tier.look()
             pools = self.plan.pools if self.plan is not None else ()
             self.pool_calls.follow([pool.name for pool in pools])
             self.server_calls.follow({pool.name: [e.address for e in pool.endpoints] for pool in pools})

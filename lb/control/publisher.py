@@ -18,6 +18,7 @@ from lb.clock import Clock
 from lb.config.plan.compile import PlanMemory, compile_plan
 from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import Config
+from lb.control.cache.shared_tier import SharedTier
 from lb.control.configuration import Loaded
 from lb.control.endpoints import targets
 from lb.control.endpoints.health_state import HealthStates
@@ -46,9 +47,16 @@ class Publisher:
     """Holds the configuration and the plan in force. One publication at a time; everything on the loop."""
 
     def __init__(
-        self, loaded: Loaded, workers: int, parts: Parts, clock: Clock, replaced: Callable[[str], None]
+        self,
+        loaded: Loaded,
+        workers: int,
+        parts: Parts,
+        clock: Clock,
+        replaced: Callable[[str], None],
+        tier: SharedTier,
     ) -> None:
-        """`replaced` is told the pools whose model servers are others, once all workers know it."""
+        """`replaced` is told the pools whose model servers are others, once all workers know it. `tier` gets the plans
+        before the workers do."""
         self.loaded = loaded
         self.plan: Plan | None = None
         self._pools: dict[str, PoolPlan] = {}  # of the plan, by name
@@ -56,6 +64,7 @@ class Publisher:
         self._parts = parts
         self._clock = clock
         self._replaced = replaced
+        self._tier = tier
         self._sequences = AffinityTable(parts.segment)
         self._attempt = 0
         self._memory = PlanMemory()
@@ -101,6 +110,8 @@ class Publisher:
                 if unchanged and before is not None and replace(plan, generation=before.generation) == before:
                     plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
+                    undo.callback(self._tier.commit, before)
+                    self._tier.prepare(plan)
                     sockets = [_descriptors(staged, worker) for worker in range(self._workers)]
                     await parts.fleet.publish(Publication(plan, sockets, config.log.level, plan.to_wire()))
                 parts.registry.commit(initial, self._clock.now())
@@ -110,6 +121,7 @@ class Publisher:
                 {listener.name: listener.udp.receive_buffer for listener in plan.listeners if listener.udp is not None}
             )
             self.plan, self.loaded = plan, loaded
+            self._tier.commit(plan)
             known = self._pools
             self._pools = {pool.name: pool for pool in plan.pools}
             for pool in plan.pools:

@@ -421,9 +421,15 @@ class Proxy:
             **mirror.counts(),
         }
 
+    def tier_status(self) -> dict[str, Any] | None:
+        """How the cache tier is (lb.cache.tiers.tier.TierStatus); None where there is none."""
+        status = self.context.tier_status()
+        return None if status is None else status.to_dict()
+
     def close(self) -> None:
         """Close everything at once."""
         self.stop_accepting()
+        self.context.close()
         for connection in list(self.connections):
             connection.close()
         self.udp.close()

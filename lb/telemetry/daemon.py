@@ -123,6 +123,60 @@ _CACHE = {
 }
 
 
+# Results of gets from the cache tier, by their names in the status document.
+_GETS = {
+    "hits": "hit",
+    "misses": "miss",
+    "invalid": "invalid",
+    "timeouts": "timeout",
+    "errors": "error",
+    "skipped": "skipped",
+}
+
+
+def _tier(tier: Mapping[str, Any] | None) -> Iterator[Metric]:
+    processes = tier["processes"] if tier else {}
+    yield counter(
+        "cache_tier_gets",
+        "Answers that were looked for in the cache tier; invalid: not written with our secret; skipped: "
+        "not asked, since its breaker was open or too many were on their way",
+        ("process", "result"),
+        [((process, result), row[key]) for process, row in processes.items() for key, result in _GETS.items()],
+    )
+    yield counter(
+        "cache_tier_puts",
+        "Answers for the cache tier; dropped: the queue or the server had no room, or the tier was down",
+        ("process", "result"),
+        [((process, key), row[key]) for process, row in processes.items() for key in ("stored", "dropped")],
+    )
+    yield gauge(
+        "cache_tier_up",
+        "Whether the process asks the cache tier: 1, or 0 while its breaker is open",
+        ("process",),
+        [((process,), int(row["state"] == "closed")) for process, row in processes.items()],
+    )
+    yield counter(
+        "cache_tier_breaker_opened",
+        "Times that the breaker of the cache tier opened, after failures or slow answers",
+        ("process",),
+        [((process,), row["opened"]) for process, row in processes.items()],
+    )
+    yield counter(
+        "cache_tier_purges",
+        "Purges for the cache tier, by this daemon; and told by it, by any daemon",
+        ("direction",),
+        [((direction,), tier[key]) for direction, key in (("sent", "purges"), ("heard", "invalidations"))]
+        if tier
+        else [],
+    )
+    yield gauge(
+        "cache_tier_pending_purges",
+        "Tags whose purges the cache tier does not know yet",
+        (),
+        [((), tier["pending_purges"])] if tier else [],
+    )
+
+
 def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
     cache = status["cache"]
     if not cache or "entries" not in cache:
@@ -138,6 +192,7 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
         (),
         [((), cache["saved_us"] / 1e6)],
     )
+    yield from _tier(cache.get("tier"))
     cdns = cache.get("cdns", ())
     yield counter(
         "cdn_purges",

@@ -112,6 +112,9 @@ class StandInProxy:
     def stats(self) -> dict[str, int]:
         return {"served": self._served, "connections": len(self._connections)}
 
+    def tier_status(self) -> dict[str, Any] | None:
+        return None
+
     def close(self) -> None:
         self.stop_accepting()
         for task in self._connections:

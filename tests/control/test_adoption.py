@@ -67,6 +67,9 @@ class SlowPath:
     def stats(self) -> dict[str, int]:
         return {}
 
+    def tier_status(self) -> dict[str, Any] | None:
+        return None
+
     def close(self) -> None:
         self.state = "closed"
 

@@ -35,10 +35,10 @@ class TierTlsConfig(RareModel):
 
 
 class TierConfig(RareModel):
-    """A second tier behind the memory of the daemon: servers in which several daemons share answers. This release reads
-    and checks the section, and asks none of the servers; the log says so at every start and reload. Nothing waits long
-    for it, and no request fails by it: a tier that is down or slow is a line in the log, and misses. How it works:
-    [Share a cache](howto/share-a-cache.md)."""
+    """A second tier behind the memory of the daemon: servers in which several daemons share answers. What is not in
+    memory is looked for there before an endpoint is asked. Nothing waits long for it, and no request fails by it: a
+    tier that is down or slow is a line in the log, and misses. How it works: [Share a
+    cache](howto/share-a-cache.md)."""
 
     type: Literal["redis", "memcached"]
     """`redis` (from 6.0 on, and Valkey; needs the extra `tidegate[redis]`) or `memcached` (from 1.6 on)."""

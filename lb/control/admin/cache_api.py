@@ -54,7 +54,8 @@ class CacheApi:
 
     async def _stats(self, request: web.Request) -> web.Response:
         try:
-            return _json({**self._master.cache.stats(), "cdns": self._master.cdns.status()})
+            found = self._master.cache.stats()
+            return _json({**found, "tier": self._master.tier.status(), "cdns": self._master.cdns.status()})
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
 

@@ -121,7 +121,8 @@ def compiled_modules() -> tuple[tuple[str, bool], ...]:
 
 
 def _cache(master: Master, plan: CachePlan) -> dict[str, Any]:
-    return {"size": plan.size, **ResultCache(master.segment, plan.max_object).stats(), "cdns": master.cdns.status()}
+    found = ResultCache(master.segment, plan.max_object).stats()
+    return {"size": plan.size, **found, "tier": master.tier.status(), "cdns": master.cdns.status()}
 
 
 def _rate_limits(master: Master) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from lb.errors import ConfigError
 from lb.shared.segment import Segment
 from lb.shared.words import ROUTE
 from lb.telemetry.series import Series
+
+log = logging.getLogger("tidegate.cache")
 
 NO_CACHE = "there is no result cache: the configuration has no section cache"
 _CHUNK = 512  # bytes, of which the capacity is made
@@ -35,7 +38,7 @@ class NoCacheError(ConfigError):
 
 
 class CacheOperations:
-    """`plan()` gives the plan in force; `purged` are told of every purge."""
+    """`plan()` gives the plan in force; `purged` are told of every purge, `purging` before it happens."""
 
     def __init__(
         self, segment: Segment, plan: Callable[[], Plan | None], clock: Clock, purged: Sequence[Purged] = ()
@@ -44,6 +47,7 @@ class CacheOperations:
         self._plan = plan
         self._clock = clock
         self._purged = list(purged)
+        self.purging: Purged = lambda names: None
 
     def tell(self, purged: Purged) -> None:
         """From now on of every purge."""
@@ -105,8 +109,10 @@ class CacheOperations:
     async def purge_all(self) -> None:
         """Raises NoCacheError."""
         cache, plan = self._cache()
+        names = [tags.of_pool(pool.name) for pool in plan.pools]
+        self.purging(names)
         cache.purge_all()
-        self._tell([tags.of_pool(pool.name) for pool in plan.pools])
+        self._tell(names)
         for shard in range(cache.shard_count):
             cache.purge_shard(shard)
             await asyncio.sleep(0)
@@ -119,12 +125,29 @@ class CacheOperations:
         """What any model of the pool answered before counts no more."""
         self._purge_here([tags.of_pool(pool)])
 
-    def _purge_here(self, names: Sequence[str]) -> None:
+    def purged_elsewhere(self, tag: bytes | None) -> None:
+        """Another daemon has purged a tag, or any tag (None), and told all who have to know it but this memory."""
+        cache = self.memory()
+        if cache is None:
+            return
+        if tag is None:
+            log.info("the result cache is emptied: purges by other daemons may have been missed")
+            cache.purge_all()
+        else:
+            cache.purge(tag)
+
+    def memory(self) -> ResultCache | None:
+        """The cache of this daemon; None: there is none."""
         plan = self._plan()
-        if plan is not None and plan.cache is not None:
-            self._purge(ResultCache(self._segment, plan.cache.max_object), names)
+        return None if plan is None or plan.cache is None else ResultCache(self._segment, plan.cache.max_object)
+
+    def _purge_here(self, names: Sequence[str]) -> None:
+        cache = self.memory()
+        if cache is not None:
+            self._purge(cache, names)
 
     def _purge(self, cache: ResultCache, names: Sequence[str]) -> None:
+        self.purging(names)
         for name in names:
             cache.purge(name.encode())
         self._tell(names)

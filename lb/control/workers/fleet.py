@@ -193,6 +193,10 @@ class Fleet:
         finally:
             del member.asked[number]
 
+    def tiers(self) -> dict[str, dict[str, Any]]:
+        """How the cache tiers of the workers are, as they said it last (lb.cache.tiers.tier.TierStatus)."""
+        return {str(member.index): member.tier for member in self.members if member.tier is not None}
+
     def tell_start(self, pool: str, start: Start) -> None:
         """Tells every worker how the start of an endpoint of a pool goes on."""
         if start.lasts:
@@ -291,7 +295,7 @@ class Fleet:
         member.process, member.state, member.started, member.last_beat = process, "starting", now, now
         member.generation = member.sent = member.busy = 0
         member.killed = False
-        member.known, member.stats = set(), {}
+        member.known, member.stats, member.tier = set(), {}, None
         member.channel = Channel(
             self._loop,
             process.socket,
@@ -352,6 +356,7 @@ class Fleet:
                 self._bring_in(member, self._current)
             case "beat":
                 member.busy, member.stats = message["busy"], message["stats"]
+                member.tier = message["tier"]
             case "applied":
                 self._applied(member, message["generation"], message["error"])
             case "explained" | "counted":

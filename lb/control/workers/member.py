@@ -43,6 +43,7 @@ class Member(Struct):
     killed: bool = False  # because it hung
     served: bool = False  # it has taken a plan, so that its end is no failure to start
     stats: dict[str, int] = field(default_factory=dict)
+    tier: dict[str, Any] | None = None  # how its cache tier is; None: it has none, or has not said it yet
     last_exit: str = ""
     known: set[int] = field(default_factory=set)  # ids of the sockets it holds
     asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)  # explanations and counts, by number

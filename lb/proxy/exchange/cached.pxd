@@ -3,6 +3,8 @@
 The first of a worker takes part in the flights of all workers (lb.cache.shared_flights). If another worker asks, all of
 this worker's exchanges with that request follow, and get what the other has put into the store.
 
+What is not in memory may be in the cache tier (lb.proxy.exchange.tiered): the first asks that before an endpoint.
+
 Answers are kept, and shared, as the gRPC message of the model server without the id of its request, whatever protocol
 the clients speak. What a client gets is made of that by its body source.
 """
@@ -22,9 +24,11 @@ from lb.net.poller cimport Source
 from lb.net.stream cimport iovec
 from lb.net.wakeups cimport Wakeups
 from lb.proxy.exchange.exchange cimport BodySource, Exchange
+from lb.proxy.exchange.tiered cimport TierQuestion, WorkerTier
 from lb.proxy.routing.route cimport Route
 from lb.shared.segment cimport Segment
 from lb.upstream.connections.grpc_call cimport GrpcCall
+from lb.upstream.pool cimport Pool
 
 
 cdef enum:
@@ -34,6 +38,7 @@ cdef enum:
 cdef class AnswerTags:
     """The tags of the answers of a model (lb.cache.tags)."""
     cdef uint32_t slots[OWN_TAGS]
+    cdef tuple names                  # of the tags, as bytes
 
 
 cdef class AnswerCache(Source):
@@ -42,6 +47,8 @@ cdef class AnswerCache(Source):
     cdef Wakeups wakeups
     cdef ResultCache store            # None = there was no result cache yet
     cdef bint on                      # new exchanges ask it; those that have begun finish with it after a reload
+    cdef WorkerTier tier              # None: there is none
+    cdef WorkerTier next_tier         # of the plan that is being prepared
     cdef Flights flights
     cdef dict tags                    # (pool, model, version) -> AnswerTags; good as long as the segment is
     cdef SharedFlights shared         # None: there are no other workers, or there was no result cache yet
@@ -72,6 +79,8 @@ cdef class CachedBody(BodySource):
     cdef bint leading                 # others wait for this exchange's answer
     cdef bint following
     cdef bint kept                    # the answer went into the cache
+    cdef AnswerQuestion question_of_tier    # the last one; None: none was asked
+    cdef bint from_tier               # the answer was there
 
     # The answer, from the cache or of another exchange, unless the exchange is over: a message of the model server.
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept
@@ -79,8 +88,20 @@ cdef class CachedBody(BodySource):
     cdef bint send(self, Exchange exchange, InferRequest request) noexcept
     # Appends the request, a message for the model server. False: out of memory, or it cannot be had.
     cdef bint copy_request(self, Exchange exchange, tg_buffer *into) noexcept
+    # The key of the request under another secret of 32 bytes, as `make_key` makes it. 0, or -1: it cannot be had.
+    cdef int digest_under(self, Exchange exchange, const unsigned char *secret, unsigned char *key) noexcept
     # The answer is an error, that of another exchange.
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept
+
+
+cdef class AnswerQuestion(TierQuestion):
+    """For an exchange that waits, and those that wait with it."""
+    cdef Exchange exchange            # None: it does not wait any more
+
+
+cdef class RefreshQuestion(TierQuestion):
+    """Another daemon may have made the answer anew."""
+    cdef RefreshCall call             # None: it has been told
 
 
 cdef class RefreshCall(GrpcCall):
@@ -91,9 +112,19 @@ cdef class RefreshCall(GrpcCall):
     cdef CacheRule rule               # of its model
     cdef tg_fill fill
     cdef uint64_t late                # ns since the answer was fresh, at the start
+    cdef uint64_t left                # ns that it was fresh yet, then
     cdef tg_buffer request
     cdef iovec part
+    cdef TierQuestion question        # None: none was asked
+    # What the selection of an endpoint goes by.
+    cdef Pool asked_pool
+    cdef bytes model
+    cdef uint64_t key
+    cdef uint64_t limit               # ns that the endpoint may take
+    cdef int price
 
+    # It takes no place among those under way any more.
+    cdef void leave(self) noexcept
     # Once: counts it, and gives back what it took.
     cdef void ended(self, int status, int code, bint answered, int verdict) noexcept
     # What is there is used on; the next one comes after a pause.
@@ -106,6 +137,9 @@ cdef void read_cache_fields(CachedBody body, Exchange exchange, const Scan *scan
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept
 # The same of a request whose digest, model and version are known.
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept
+# `key` = `digest`, and what the request's head adds to it, under `secret`. 0, or -1 when hashing failed.
+cdef int add_variant(const unsigned char *secret, const unsigned char *digest, bytes variant,
+                     unsigned char *key) noexcept
 # Whether a batch may be taken row by row: where only the question decides the key.
 cdef bint looks_up_rows(CachedBody body) noexcept
 # The key of a request, or of its rows together. 0, or -1 when hashing failed.

@@ -2,6 +2,7 @@
 
     through_cache    a fresh answer is given; a stale one too, and one call in the background makes it anew; of those
                      who miss the first asks, and the others wait for its answer
+    ask_tier         what the memory has not may be in the cache tier; if it is not, or too late, an endpoint is asked
     store, land      the answer is kept, and given to those who wait
     rescue           the endpoints have failed: an older answer is better than the failure, if there is one
 """
@@ -10,6 +11,7 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from lb.cache import tags
+from lb.cache.tiers import registry
 from lb.cache.flight cimport Flights
 from lb.cache.freshness cimport refresh_early
 from lb.cache.layout cimport (
@@ -41,6 +43,7 @@ from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, CACHE_NEGATIVE, CACHE_NONE, CACHE_STALE,
     CACHE_STALE_IF_ERROR, X_DONE, X_REQUEST, BodySource, Exchange, limit_of_attempt,
 )
+from lb.proxy.exchange.tiered cimport TierQuestion, WorkerTier, read_times
 from lb.proxy.random cimport random64
 from lb.proxy.routing.cache_key cimport CONTROL_NONE, CONTROL_NO_CACHE, CONTROL_NO_STORE, CacheKeyRule
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
@@ -97,7 +100,12 @@ cdef class AnswerCache(Source):
 
     def prepare(self, plan):
         """`plan` is that of the cache, or None. Whatever of it can fail is done here, before anything is changed."""
-        if plan is None or self.store is not None:
+        self.next_tier = self.tier
+        if plan is None:
+            self.next_tier = None
+            return
+        self.prepare_tier(plan.tier)
+        if self.store is not None:
             return
         store = ResultCache(self.segment, plan.max_object)
         if self.wakeups.count > 1:
@@ -105,8 +113,31 @@ cdef class AnswerCache(Source):
             self.wakeups.wakes.add(self)
         self.store = store
 
+    def prepare_tier(self, plan):
+        if plan is None:
+            self.next_tier = None
+        elif self.tier is None or self.tier.plan != plan:
+            self.next_tier = WorkerTier(plan, registry.build(plan, quiet=True))
+
     def commit(self, plan):
         self.on = plan is not None
+        if self.tier is not self.next_tier:
+            self.close()
+            self.tier = self.next_tier
+            if self.tier is not None:
+                self.tier.servers.start()
+        self.next_tier = None
+
+    def close(self):
+        """Asks the tier no more. Who waits for it is told that nothing was found."""
+        if self.tier is not None:
+            self.tier.servers.halt()          # at once, as a worker may be about to end
+            self.poller.loop.create_task(self.tier.servers.stop())
+        self.tier = None
+
+    def tier_status(self):
+        """TierStatus, or None."""
+        return None if self.tier is None else self.tier.servers.status()
 
     cdef void on_flush(self) noexcept:
         """A wakeup has come: a flight that this worker follows may be over."""
@@ -130,6 +161,9 @@ cdef class CachedBody(BodySource):
 
     cdef bint copy_request(self, Exchange exchange, tg_buffer *into) noexcept:
         return False
+
+    cdef int digest_under(self, Exchange exchange, const unsigned char *secret, unsigned char *key) noexcept:
+        return -1
 
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         pass
@@ -244,7 +278,7 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
 
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept:
     if (body.control == CONTROL_NO_STORE or rule_of(exchange.pool, body.asked_model) is None
-            or (body.variant is not None and add_variant(body, exchange) < 0)):
+            or (body.variant is not None and vary_digest(body, exchange) < 0)):
         pass_by(body, exchange)
     elif body.control == CONTROL_NO_CACHE:
         refill(body, exchange)
@@ -418,6 +452,8 @@ cdef void fly(CachedBody body, Exchange exchange, bint alone) noexcept:
         exchange.cache = CACHE_MISS
         if body.rows is not None:
             ask_for_rows(body, exchange)
+        elif answers.tier is not None and ask_tier(body, exchange):
+            return
         exchange.pick()
         return
     body.following = True
@@ -474,21 +510,30 @@ cdef void refill(CachedBody body, Exchange exchange) noexcept:
         return
     body.refills = True
     exchange.cache = CACHE_MISS
-    exchange.pick()
+    if body.answers.tier is None or not ask_tier(body, exchange):     # for the generations of its tags alone
+        exchange.pick()
 
 
-cdef int add_variant(CachedBody body, Exchange exchange) noexcept:
+cdef int vary_digest(CachedBody body, Exchange exchange) noexcept:
     """Headers and tenant, under the secret of the pool's keys: no client can choose another's key."""
-    cdef tg_digest state
     cdef unsigned char key[32]
-    if (tg_digest_init(&state, <const unsigned char *><const char *>exchange.pool.cache_key) < 0
-            or tg_digest_update(&state, <const char *>body.digest, <size_t>len(body.digest)) < 0
-            or tg_digest_update(&state, <const char *>body.variant, <size_t>len(body.variant)) < 0
-            or tg_digest_final(&state, key) < 0):
+    if add_variant(<const unsigned char *><const char *>exchange.pool.cache_key,
+                   <const unsigned char *><const char *>body.digest, body.variant, key) < 0:
         return -1
     try:
         body.digest = (<char *>key)[:32]
     except MemoryError:
+        return -1
+    return 0
+
+
+cdef int add_variant(const unsigned char *secret, const unsigned char *digest, bytes variant,
+                     unsigned char *key) noexcept:
+    cdef tg_digest state
+    if (tg_digest_init(&state, secret) < 0
+            or tg_digest_update(&state, digest, 32) < 0
+            or tg_digest_update(&state, <const char *>variant, <size_t>len(variant)) < 0
+            or tg_digest_final(&state, key) < 0):
         return -1
     return 0
 
@@ -504,8 +549,8 @@ cdef AnswerTags tags_of(CachedBody body, Exchange exchange):
     found = AnswerTags.__new__(AnswerTags)
     try:
         model, version = [text.decode("utf-8", "replace") for text in key[1:]]
-        for i, tag in enumerate(tags.of_answer(exchange.pool.name, model, version)):
-            name = tag.encode()
+        found.names = tuple([tag.encode() for tag in tags.of_answer(exchange.pool.name, model, version)])
+        for i, name in enumerate(found.names):
             found.slots[i] = body.answers.store.slot(<const char *><bytes>name, <size_t>len(name))
         if len(known) >= MOST_TAGGED:
             known.clear()
@@ -513,6 +558,123 @@ cdef AnswerTags tags_of(CachedBody body, Exchange exchange):
     except MemoryError:
         return None
     return found
+
+
+# The cache tier.
+
+cdef bint ask_tier(CachedBody body, Exchange exchange) noexcept:
+    """The tier is asked before an endpoint is, and the exchange waits. False: it is not, and has to go on."""
+    cdef AnswerQuestion question
+    if not body.answers.tier.available() or body.answers.store.tier_is_behind(&body.fill):
+        return False
+    try:
+        question = AnswerQuestion.__new__(AnswerQuestion)
+    except MemoryError:
+        return False
+    question.tier = body.answers.tier
+    if not put_question(question, body, exchange):
+        return False
+    question.exchange = exchange
+    body.question_of_tier = question
+    wait_for_leader(exchange)
+    return True
+
+
+cdef bint put_question(TierQuestion question, CachedBody body, Exchange exchange) noexcept:
+    """The key is that of all daemons with the tier's secret."""
+    cdef unsigned char digest[32]
+    cdef unsigned char key[32]
+    cdef bytes secret_of_pool = question.tier.key_of(exchange.pool.name)
+    cdef const unsigned char *secret
+    if secret_of_pool is None:
+        return False
+    secret = <const unsigned char *><const char *>secret_of_pool
+    if body.digest_under(exchange, secret, digest) < 0:
+        return False
+    if body.variant is not None:
+        if add_variant(secret, digest, body.variant, key) < 0:
+            return False
+    else:
+        memcpy(key, digest, sizeof(key))
+    try:
+        question.key = (<char *>key)[:32]
+        return question.ask(tag_names(body, exchange))
+    except MemoryError:
+        return False
+
+
+cdef list tag_names(CachedBody body, Exchange exchange):
+    """Those that `begin_fill` finds the slots of."""
+    cdef AnswerTags its = tags_of(body, exchange)
+    if its is None:
+        raise MemoryError
+    names = list(its.names)
+    if body.tenant is not None:
+        names.append(tags.of_tenant(body.tenant.decode("utf-8", "replace")).encode())
+    if body.client_tags is not None:
+        names.extend(body.client_tags.replace(b",", b" ").split())
+    return names
+
+
+cdef class AnswerQuestion(TierQuestion):
+
+    cdef void found(self, object entry) noexcept:
+        cdef Exchange exchange = self.exchange
+        cdef CachedBody body
+        self.exchange = None
+        if exchange is None or exchange.state != X_REQUEST:
+            return
+        body = <CachedBody>exchange.source
+        exchange.client.poller.now = monotonic_ns()
+        exchange.client.poller.arm(exchange, exchange.expires)
+        if entry is None or body.refills or not answer_from_tier(body, exchange, entry):
+            exchange.pick()
+
+
+cdef bint answer_from_tier(CachedBody body, Exchange exchange, object entry) noexcept:
+    cdef bytes value = entry.value
+    cdef tg_found found
+    cdef int kept
+    if body.leading and body.answers.shared is not None and body.answers.shared.awaited(body.flight):
+        body.fill.flags |= TG_AWAITED
+    kept = keep_from_tier(body.answers, body.digest, rule_of(exchange.pool, body.asked_model), exchange.route, entry,
+                          &body.fill, &found)
+    if kept < 0:
+        return False
+    body.kept = kept == 1
+    body.from_tier = True
+    exchange.cache = CACHE_HIT
+    note_found(body, exchange, &found)
+    land(body, value, <size_t>len(value))
+    body.deliver(exchange, value, <size_t>len(value))
+    if exchange.reason != NULL and exchange.state == X_DONE and body.answers.store is not None:
+        # No answer can be made of it.
+        body.answers.store.invalidate(<const unsigned char *><const char *>body.digest, exchange.client.poller.now)
+    return True
+
+
+cdef int keep_from_tier(AnswerCache answers, bytes digest, CacheRule rule, Route route, object entry, tg_fill *fill,
+                        tg_found *found) noexcept:
+    """Into memory, for as long as it is fresh by the daemon that made it, and by our rules. 1 = kept, 0 = not kept;
+    -1: it is no answer for us."""
+    cdef bytes value = entry.value
+    cdef uint64_t now = answers.poller.now
+    cdef unsigned short awaited = fill.flags & TG_AWAITED
+    cdef uint64_t since
+    memset(found, 0, sizeof(tg_found))
+    if (rule is None or answers.store is None or not is_sound(value, <size_t>len(value))
+            or not apply_rules(fill, rule, route.freshness, False)):
+        return -1
+    read_times(entry, &found.age_ns, &found.fresh_ns)
+    if found.age_ns >= fill.fresh_ns or found.fresh_ns == 0:
+        return -1
+    found.fresh_ns = min(found.fresh_ns, fill.fresh_ns - found.age_ns)
+    since = min(found.age_ns, now)
+    fill.fresh_ns = since + found.fresh_ns
+    fill.cost_us = <uint32_t>min(<uint64_t>entry.cost_us, <uint64_t>UINT32_MAX)
+    fill.flags |= awaited
+    return answers.store.put(<const unsigned char *><const char *>digest, value, <size_t>len(value), now - since,
+                             fill) == 1
 
 
 cdef void resume(CachedBody body, Exchange exchange, bint alone) noexcept:
@@ -656,19 +818,23 @@ cdef void store(CachedBody body, Exchange exchange, const tg_buffer *reply) noex
         if body.kept:
             tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
         return
-    if keep(body.answers, body.digest, reply, now, &body.fill):
+    if keep(body.answers, body.digest, reply, now, &body.fill, body.question_of_tier):
         tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
         body.kept = True
 
 
-cdef bint keep(AnswerCache answers, bytes digest, const tg_buffer *reply, uint64_t now, const tg_fill *fill) noexcept:
-    """The answer without the id of the request; and the endpoints fail no more."""
+cdef bint keep(AnswerCache answers, bytes digest, const tg_buffer *reply, uint64_t now, const tg_fill *fill,
+               TierQuestion question) noexcept:
+    """The answer without the id of the request; and the endpoints fail no more. `question`: what the tier was asked
+    before it was made, or None."""
     cdef tg_buffer *message = &answers.message
     cdef const unsigned char *key = <const unsigned char *><const char *>digest
     tg_buffer_clear(message)
     if store_form(tg_buffer_head(reply), tg_buffer_size(reply), message) < 0:
         return False
     answers.store.settle(key, now, 0, False)
+    if question is not None and tg_buffer_size(message) <= answers.store.max_object and answers.store.holds(fill):
+        question.put(tg_buffer_head(message), tg_buffer_size(message), fill.fresh_ns, fill.cost_us)
     return answers.store.put(key, tg_buffer_head(message), tg_buffer_size(message), now, fill) == 1
 
 
@@ -718,6 +884,8 @@ cdef void stop_following(CachedBody body, Exchange exchange) noexcept:
 
 
 cdef void leave_flight(CachedBody body, Exchange exchange) noexcept:
+    if body.question_of_tier is not None:
+        body.question_of_tier.exchange = None
     stop_following(body, exchange)
     release_followers(body, GRPC_UNAVAILABLE, "")
 
@@ -734,9 +902,7 @@ cdef void refresh(CachedBody body, Exchange exchange, const tg_found *found) noe
     cdef const unsigned char *key = <const unsigned char *><const char *>body.digest
     cdef uint64_t now = exchange.client.poller.now
     cdef uint64_t limit = limit_of_attempt(exchange)
-    cdef Choice choice
     cdef RefreshCall call
-    cdef int endpoint
     if (answers.refreshing >= MOST_REFRESHING or answers.refreshing_bytes >= <size_t>MOST_REFRESHING_BYTES
             or exchange.pool.newer is not None):
         return
@@ -749,22 +915,84 @@ cdef void refresh(CachedBody body, Exchange exchange, const tg_found *found) noe
         answers.store.settle(key, now, pause_after(0), False)
         return
     call.late = found.late_ns
-    choice = exchange.pool.new_choice(now, exchange.key)
-    if exchange.pool.models is not None:
-        choice.need(exchange.pool.model_bit(body.asked_model))
+    call.left = found.fresh_ns
+    call.asked_pool = exchange.pool
+    call.key = exchange.key
+    call.limit = limit
     if exchange.pool.costs is not None:
-        choice.cost = exchange.price(now)
-    endpoint = exchange.pool.acquire(choice)
-    if endpoint < 0:
-        # A pool that sleeps has not failed. What wakes it is a request that needs an answer.
-        call.put_off(endpoint == TAKEN_NOBODY and not exchange.pool.on_demand)
-        return
-    take_slot(call, exchange.pool, endpoint, choice.charged, now)
+        call.price = exchange.price(now)
     answers.refreshing += 1
     answers.refreshing_bytes += call.part.iov_len
+    if answers.tier is None or not ask_tier_again(call, body, exchange):
+        start_refresh(call, now)
+
+
+cdef bint ask_tier_again(RefreshCall call, CachedBody body, Exchange exchange) noexcept:
+    cdef RefreshQuestion question
+    if not call.answers.tier.available() or call.answers.store.tier_is_behind(&call.fill):
+        return False
+    try:
+        question = RefreshQuestion.__new__(RefreshQuestion)
+    except MemoryError:
+        return False
+    question.tier = call.answers.tier
+    if not put_question(question, body, exchange):
+        return False
+    question.call = call
+    call.question = question
+    return True
+
+
+cdef class RefreshQuestion(TierQuestion):
+
+    cdef void found(self, object entry) noexcept:
+        cdef RefreshCall call = self.call
+        self.call = None
+        if call is None:
+            return
+        call.answers.poller.now = monotonic_ns()
+        if entry is None or not refreshed_elsewhere(call, entry):
+            start_refresh(call, call.answers.poller.now)
+
+
+cdef bint refreshed_elsewhere(RefreshCall call, object entry) noexcept:
+    """Whether the tier has a fresher answer than the one that is to be made anew, which is not that one by other
+    clocks."""
+    cdef AnswerCache answers = call.answers
+    cdef tg_found found
+    cdef uint64_t age, left
+    read_times(entry, &age, &left)
+    if left < call.left + SECOND_NS or keep_from_tier(
+            answers, call.digest, call.rule, call.route, entry, &call.fill, &found) != 1:
+        return False
+    call.leave()
+    answers.store.settle(<const unsigned char *><const char *>call.digest, answers.poller.now, 0, False)
+    return True
+
+
+cdef void start_refresh(RefreshCall call, uint64_t now) noexcept:
+    cdef Pool pool = call.asked_pool
+    cdef Choice choice
+    cdef int endpoint
+    if pool.newer is not None:                # a reload has come meanwhile
+        call.leave()
+        call.put_off(False)
+        return
+    choice = pool.new_choice(now, call.key)
+    if pool.models is not None:
+        choice.need(pool.model_bit(call.model))
+    if pool.costs is not None:
+        choice.cost = call.price
+    endpoint = pool.acquire(choice)
+    if endpoint < 0:
+        # A pool that sleeps has not failed. What wakes it is a request that needs an answer.
+        call.leave()
+        call.put_off(endpoint == TAKEN_NOBODY and not pool.on_demand)
+        return
+    take_slot(call, pool, endpoint, choice.charged, now)
     step(call, A_SENDING)
     step(call, A_SENT)
-    (<Http2Channel>exchange.pool.channels[endpoint]).start(call, now + limit)
+    (<Http2Channel>pool.channels[endpoint]).start(call, now + call.limit)
 
 
 cdef RefreshCall new_refresh(CachedBody body, Exchange exchange):
@@ -773,6 +1001,7 @@ cdef RefreshCall new_refresh(CachedBody body, Exchange exchange):
     call.answers = body.answers
     call.route = exchange.route
     call.digest = body.digest
+    call.model = body.asked_model
     call.rule = rule_of(exchange.pool, body.asked_model)
     if (call.rule is None or not begin_fill(body, exchange, &call.fill)
             or not body.copy_request(exchange, &call.request)
@@ -800,7 +1029,7 @@ cdef class RefreshCall(GrpcCall):
         if status == 0:
             if (is_sound(tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
                     and apply_rules(&self.fill, self.rule, self.route.freshness, False)
-                    and keep(answers, self.digest, &self.reply, now, &self.fill)):
+                    and keep(answers, self.digest, &self.reply, now, &self.fill, self.question)):
                 tg_add(&self.route.series[ROUTE_CACHE_REFRESHED], 1)
             else:
                 self.put_off(False)
@@ -820,8 +1049,7 @@ cdef class RefreshCall(GrpcCall):
 
     cdef void ended(self, int status, int code, bint answered, int verdict) noexcept:
         cdef tg_outcome outcome
-        self.answers.refreshing -= 1
-        self.answers.refreshing_bytes -= self.part.iov_len
+        self.leave()
         memset(&outcome, 0, sizeof(outcome))
         outcome.how = ENDED
         outcome.ok = answered
@@ -832,6 +1060,10 @@ cdef class RefreshCall(GrpcCall):
         outcome.bytes_in = tg_buffer_size(&self.reply)
         outcome.bytes_out = self.part.iov_len
         release(self, &outcome, monotonic_ns())
+
+    cdef void leave(self) noexcept:
+        self.answers.refreshing -= 1
+        self.answers.refreshing_bytes -= self.part.iov_len
 
     cdef void put_off(self, bint failed) noexcept:
         if failed:
@@ -877,6 +1109,8 @@ cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head
             append_text(head, b"; detail=stale-if-error")
         elif exchange.cache == CACHE_NEGATIVE:
             append_text(head, b"; detail=negative")
+        elif body.from_tier:
+            append_text(head, b"; detail=tier")
     if exchange.route.expose_endpoint and body.digest is not None:
         append_text(head, b'; key="')
         append_digest(head, body.digest)

@@ -25,7 +25,7 @@ from lb.http.grpc.web cimport WEB_NONE, web_kind
 from lb.http.head cimport H_CONTENT_TYPE, Field, Scan, has_body, same_name
 from lb.http.http2.streams cimport h2_rewind
 from lb.inference.call cimport read_call, request_of_call, tg_asked
-from lb.inference.request cimport InferRequest
+from lb.inference.request cimport InferRequest, digest_of
 from lb.inference.response cimport is_sound, store_form
 from lb.inference.sequence cimport message_length
 from lb.inference.template cimport Template
@@ -225,6 +225,28 @@ cdef class CachedCall(CachedBody):
         except (TidegateError, MemoryError):
             return False
         return tg_buffer_append(into, <const char *>plain, <size_t>len(plain)) == 0
+
+    cdef int digest_under(self, Exchange exchange, const unsigned char *secret, unsigned char *key) noexcept:
+        cdef const tg_buffer *body = &(<Http2Call>exchange.attempt).stream.queue
+        cdef const char *data = tg_buffer_head(body)
+        cdef size_t size = tg_buffer_size(body)
+        cdef bytes plain                      # keeps what `asked` points to
+        cdef Template template
+        cdef int made = -1
+        if size < GRPC_PREFIX:
+            return -1
+        try:
+            if data[0]:
+                plain = decompress(self.encoding, data[GRPC_PREFIX:size], GATHER_MOST)
+                template = read_call(plain, <size_t>len(plain), &asked)
+            else:
+                template = read_call(data + GRPC_PREFIX, size - GRPC_PREFIX, &asked)
+            if template is not None:
+                made = digest_of(template, asked.tensors, secret, key)
+        except (TidegateError, MemoryError):
+            pass
+        spare(&asked.packed)
+        return made
 
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         cdef tg_buffer extra

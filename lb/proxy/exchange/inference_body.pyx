@@ -93,6 +93,13 @@ cdef class InferContext:
         self.raw_inputs.clear()               # other endpoints may have other models
         self.schemas.clear()
 
+    def tier_status(self):
+        """TierStatus of the cache tier, or None."""
+        return self.answers.tier_status()
+
+    def close(self):
+        self.answers.close()
+
     def channel(self, Address address, uint64_t connect_timeout):
         """A gRPC connection to an endpoint: one for all exchanges of this worker."""
         return Http2Channel(self.poller, address, connect_timeout, MAX_REPLY)
@@ -250,6 +257,9 @@ cdef class InferenceBody(CachedBody):
             if tg_buffer_append(into, self.request.parts[i].iov_base, self.request.parts[i].iov_len) < 0:
                 return False
         return True
+
+    cdef int digest_under(self, Exchange exchange, const unsigned char *secret, unsigned char *key) noexcept:
+        return self.request.digest(secret, key)
 
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         answer_error(exchange, grpc_status, message)
