@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from test_config_foreign import errors
 
 from lb.config.plan.routes import HttpCachePlan
-from lb.config.schema.routes.http_cache import HttpCacheConfig, http_cache_plan
+from lb.config.schema.routes.http_cache import HttpCache, HttpCacheConfig, http_cache_plan
 
 
 def config(route: dict[str, Any], protocol: str = "http", **more: Any) -> dict[str, Any]:
@@ -42,6 +43,21 @@ def test_pools_of_plain_http(tmp_path: Path, protocol: str) -> None:
 def test_other_pools(tmp_path: Path, protocol: str) -> None:
     (said,) = errors(tmp_path, config({"http_cache": {}}, protocol))
     assert f"only for pools of protocol http or http2, not {protocol}" in said
+
+
+def test_a_switch(tmp_path: Path) -> None:
+    def given(value: Any) -> HttpCacheConfig | None:
+        return TypeAdapter(HttpCache).validate_python(value)
+
+    assert given(True) == given({}) == HttpCacheConfig()
+    assert given(False) is given(None) is None
+    for value in (True, False):
+        assert errors(tmp_path, config({"http_cache": value})) == []
+    (said,) = errors(tmp_path, config({"http_cache": 10}))
+    assert "must be true or false, or a mapping" in said
+    data = config({"http_cache": False}, "oip")
+    del data["cache"]
+    assert errors(tmp_path, data) == []  # off, it needs nothing
 
 
 def test_it_needs_a_cache(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class FreshnessConfig(Model):
     at all. Default: as the next wider section says."""
 
 
-def switch(kind: type[FreshnessConfig]) -> BeforeValidator:
+def switch(kind: type[Model]) -> BeforeValidator:
     """A validator of a boolean, or a mapping: `true` is the mapping without keys, `false` is None."""
 
     def expand(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lb.config.plan.routes import HttpCachePlan
 from lb.config.schema.base import Boolean, FieldName, Model
+from lb.config.schema.routes.cache import switch
 from lb.config.units import KIB, SECOND, Duration, Size
 
 
@@ -23,7 +24,7 @@ class HttpCacheKeyConfig(Model):
 class HttpCacheConfig(Model):
     """Answers of endpoints kept in the memory of the section `cache`, as a shared cache by RFC 9111 does: what is
     kept, and for how long, is the answers' word (`Cache-Control`, `Expires`, `Last-Modified`; before these
-    `Tidegate-Cache-Control`, then `CDN-Cache-Control`). An empty mapping (`http_cache: {}`) switches it on."""
+    `Tidegate-Cache-Control`, then `CDN-Cache-Control`). `http_cache: true` is an empty mapping."""
 
     ttl: Duration | None = None
     """How long an answer stays fresh that says nothing of that, and whose status may be kept (RFC 9110 section 15.1).
@@ -45,6 +46,9 @@ class HttpCacheConfig(Model):
     asked for an answer that is fresh."""
     key: HttpCacheKeyConfig = HttpCacheKeyConfig()
     """What tells requests apart."""
+
+
+HttpCache = Annotated[HttpCacheConfig | None, switch(HttpCacheConfig)]
 
 
 def http_cache_plan(config: HttpCacheConfig | None) -> HttpCachePlan | None:

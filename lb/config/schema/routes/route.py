@@ -13,7 +13,7 @@ from lb.config.schema.base import Boolean, FieldName, Integer, Model, Name, Numb
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
 from lb.config.schema.routes.cors import CorsConfig
-from lb.config.schema.routes.http_cache import HttpCacheConfig
+from lb.config.schema.routes.http_cache import HttpCache
 from lb.config.schema.routes.match import MatchConfig
 from lb.config.schema.routes.rate import RateLimitConfig
 from lb.config.schema.routes.retry import Hedge, Retry
@@ -255,9 +255,10 @@ class RouteConfig(Model):
     """Whether answers may come from the result cache (`true`, `false`), or a mapping that says how long they are kept
     and which requests share them. It matters only for pools of protocol `oip` and only when the file has a `cache`
     section. Switch it off for models whose answer changes for the same input. Default: `true`."""
-    http_cache: HttpCacheConfig | None = None
+    http_cache: HttpCache = None
     """Keeps answers of pools of protocol `http` or `http2` by the rules of HTTP (RFC 9111):
-    [Cache HTTP answers](howto/cache-http.md). It needs the section `cache`. Default: nothing is kept."""
+    [Cache HTTP answers](howto/cache-http.md). A mapping, or `true` for one without keys. It needs the section `cache`.
+    Default: `false`, nothing is kept."""
     timeout: Duration | None = None
     """Longest time for the whole exchange, from the end of the request's head to the end of the answer; then the
     client gets 504. Default: no limit beyond the pool's."""
