@@ -18,10 +18,10 @@
 
 #include "atomics.h"
 
-#define TG_CACHE_MAGIC 0x54474335ull /* "TGC5": the upper half of the geometry word; the lower is the number of shards */
+#define TG_CACHE_MAGIC 0x54474336ull /* "TGC6": the upper half of the geometry word; the lower is the number of shards */
 #define TG_CHUNK 512u
 #define TG_CACHE_PAGE 4096u
-#define TG_TAGS 8u /* of an entry, at most */
+#define TG_TAGS 10u /* of an entry, at most: 8 that an answer of HTTP names, its URL, its pool */
 #define TG_PURGING_AT 1024u /* within the first page */
 #define TG_PURGING 8192u    /* bits; slots of tags share them */
 #define TG_PURGING_WORDS (TG_PURGING / 64u)
@@ -172,7 +172,7 @@ _Static_assert(sizeof(tg_flight_worker) == 64, "a worker's line of the flights i
 
 _Static_assert(sizeof(tg_cache_stripe) == 128, "a stripe is two cache lines");
 _Static_assert(sizeof(tg_node) == 40, "a node has 40 bytes");
-_Static_assert(sizeof(tg_entry) == 152, "a head has 88 bytes and 8 for each tag");
+_Static_assert(sizeof(tg_entry) == 168, "a head has 88 bytes and 8 for each tag");
 _Static_assert(sizeof(tg_shard) == 128, "a shard's state is two cache lines");
 
 #define TG_ROWS 4u

@@ -55,7 +55,7 @@ cdef extern from "cache.h" nogil:
         uint32_t cost_us
         uint16_t flags
         uint16_t count
-        tg_tag tags[8]
+        tg_tag tags[10]
     ctypedef struct tg_found:
         uint64_t age_ns
         uint64_t fresh_ns
@@ -76,7 +76,7 @@ cdef extern from "cache.h" nogil:
         uint32_t cost_us
         uint16_t flags
         uint16_t count
-        tg_tag tags[8]
+        tg_tag tags[10]
     ctypedef struct tg_shard:
         uint64_t lock
         uint32_t fresh

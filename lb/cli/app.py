@@ -187,7 +187,7 @@ def cache(options: Options) -> int:
     """Show the result cache, purge it, fill it, and find out what it may do.
 
     `stats` shows its counters, `top` its most requested entries. `purge` has the daemon answer no more with what it has
-    kept of a model, pool, tenant or tag. `warm` sends recorded requests, so that their answers are kept.
+    kept of a model, pool, tenant, tag or URL. `warm` sends recorded requests, so that their answers are kept.
 
     `verify-rows` tries whether a model treats each row of a batch apart, so that its batches may be cached row by row.
     It asks a model server past the cache. Exits with 1 if the model does not.
@@ -202,7 +202,7 @@ def cache(options: Options) -> int:
     elif options.action == "top":
         commands.top(client, options.last, options.json)
     elif options.action == "purge":
-        named = {name: getattr(options, name) for name in ("tag", "pool", "model", "version", "tenant")}
+        named = {name: getattr(options, name) for name in ("tag", "pool", "model", "version", "tenant", "url")}
         commands.purge(client, named, options.all)
     else:
         return commands.warm(client, options.file, options.listener, options.concurrency)
@@ -389,6 +389,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--pool", metavar="POOL", help="Answers of the pool; with --model, whose model.")
     made.add_argument("--tenant", metavar="TENANT", help="Answers for the tenant.")
     made.add_argument("--tag", metavar="TAG", help="Answers that carry the tag, as clients and endpoints name it.")
+    made.add_argument("--url", metavar="URL", help="What a route with http_cache has kept of the URL, all variants.")
     made.add_argument("--all", action="store_true", help="All of the cache.")
     _daemon_options(made)
     text = "Send recorded requests (JSON lines: method, path, headers, body), and say what became of them."

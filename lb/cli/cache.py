@@ -63,7 +63,7 @@ def purge(client: AdminClient, named: Mapping[str, str | None], everything: bool
     """Purges what is named, and says so. Raises AdminError."""
     wanted: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if not wanted and not everything:
-        raise AdminError("say what to purge: --model, --pool, --tenant, --tag, or --all")
+        raise AdminError("say what to purge: --model, --pool, --tenant, --tag, --url, or --all")
     if everything:
         wanted["all"] = True
     purged = client.purge(wanted)

@@ -12,7 +12,7 @@ from lb.cache.store import ResultCache
 from lb.shared.segment import Segment
 
 LIFE = 1 << 40
-MOST = 8
+MOST = 10
 
 
 def test_a_purge_takes_what_carries_the_tag(make_cache, key):
@@ -52,7 +52,7 @@ def test_a_purge_during_the_fill_wins(make_cache, key):
     assert get_bytes(cache, key(1), 0) == b"new"
 
 
-def test_an_entry_has_eight_tags_at_most(make_cache, key):
+def test_an_entry_has_ten_tags_at_most(make_cache, key):
     cache = make_cache()
     tags = [b"%d" % number for number in range(MOST + 1)]
     full = Fill(cache, *tags[:MOST])

@@ -172,7 +172,8 @@ class Api:
             errors = [{"code": 10000, "message": "Authentication error"}]
             return web.json_response({"success": False, "errors": errors, "messages": [], "result": None}, status=403)
         zone = request.match_info["zone"]
-        assert len(self.bodies[-1]["tags"]) <= 100
+        assert len(self.bodies[-1].get("tags", [])) <= 100
+        assert len(self.bodies[-1].get("files", [])) <= 30
         return web.json_response({"success": True, "errors": [], "messages": [], "result": {"id": zone}})
 
 
@@ -191,6 +192,12 @@ async def test_cloudflare_is_told_tags(tmp_path: Path) -> None:
     await settled(purges)
     assert [len(body["tags"]) for body in api.bodies] == [100, 50]
     assert api.bodies[0]["tags"][7] == "model:p/m%2F7"
+    api.bodies.clear()
+    purges.add(["own", *(f"url:example.org/{n}?x" for n in range(16))])
+    await settled(purges)
+    assert [sorted(body) for body in api.bodies] == [["tags"], ["files"], ["files"]]
+    assert api.bodies[0]["tags"] == ["own"]
+    assert api.bodies[2]["files"] == ["https://example.org/15?x", "http://example.org/15?x"]
     await purges.close()
     await api.runner.cleanup()
 
@@ -264,6 +271,8 @@ def test_the_paths_of_tags() -> None:
     one = ["/v2/models/{model}/*"]
     assert paths_of(["model:p/a", "model:q/a/", "model:p/b%2Fc/7"], one) == ["/v2/models/a/*", "/v2/models/b%2Fc/*"]
     assert paths_of(["model:p/a", "pool:p"], one) == ["/v2/models/*"]
+    assert paths_of(["url:example.org/a?b", "model:p/a"], one) == ["/v2/models/a/*", "/a?b"]
+    assert paths_of(["url:example.org/"], one) == ["/"]
     assert paths_of(["own"], one) == ["/v2/models/*"]
     assert paths_of(["model:"], one) == ["/v2/models/*"]
     assert paths_of([f"model:p/{n}" for n in range(15)], one) == [f"/v2/models/{n}/*" for n in range(15)]

@@ -94,7 +94,7 @@ def test_a_purge_takes_what_is_named(start: Start, stub: Stub) -> None:
 
 def test_what_cannot_be_purged(start: Start, stub: Stub) -> None:
     daemon = start(config(stub()))
-    assert refused(daemon, "purge") == "tidegate: say what to purge: --model, --pool, --tenant, --tag, or --all"
+    assert refused(daemon, "purge") == "tidegate: say what to purge: --model, --pool, --tenant, --tag, --url, or --all"
     assert refused(daemon, "purge", "--pool", "onr") == "tidegate: there is no pool 'onr'; did you mean one?"
     assert refused(daemon, "purge", "--version", "1") == "tidegate: version: of which model?"
     assert "leave the rest out" in refused(daemon, "purge", "--all", "--pool", "one")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-from daemon import Daemon, http_listener
+from daemon import Daemon, http_listener, route
 from waiting import eventually
 
 Start = Callable[..., Daemon]
@@ -84,4 +84,40 @@ async def test_workers_share_answers_that_outlive_them(start: Start) -> None:
     by_result = {dict(labels)["result"]: count for labels, count in found.items()}
     assert by_result["hit"] == 60
     assert by_result["miss"] == 1
+    origin.server.close()
+
+
+async def test_urls_are_purged(start: Start) -> None:
+    origin = Dated()
+    plan = config(await origin.start())
+    plain = {**route("/plain", "pages"), "name": "plain", "http_cache": {"key": {"query": False}}}
+    moved = {**route("/old", "pages", rewrite={"prefix": "/new"}), "name": "moved", "http_cache": True}
+    plan["listeners"]["web"] = http_listener(plain, moved, {"pool": "pages", "http_cache": True})
+    daemon = start(plan)
+    base = f"http://127.0.0.1:{daemon.port()}"
+    urls = [f"{base}{target}" for target in ("/a", "/a?b", "/plain?x", "/old/1", "/\u00fc")]
+
+    async def taken(*arguments: str) -> list[str]:
+        """Which of the URLs a purge takes."""
+        async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
+            for url in urls * 2:
+                got = await client.get(url)
+            assert got.headers["Cache-Status"].startswith("tidegate; hit")
+            done = await asyncio.to_thread(daemon.command, "cache", "purge", *arguments)
+            assert done.returncode == 0, done.stderr
+            missed = [url for url in urls if "hit" not in (await client.get(url)).headers["Cache-Status"]]
+            return [url.removeprefix(base) for url in missed]
+
+    for url in urls:
+        assert await taken("--url", url) == [url.removeprefix(base)]
+    assert await taken("--url", f"{base}/plain?y".replace("http", "https")) == ["/plain?x"]
+    assert await taken("--url", f"{base}/new/1") == ["/old/1"]
+    assert await taken("--url", f"{base}/a#c") == ["/a"]
+    assert await taken("--url", "http://example.org/a") == []
+    assert len(await taken("--pool", "pages")) == len(urls)
+    assert len(await taken("--all")) == len(urls)
+    for wrong in ("/a", "ftp://127.0.0.1/a", "http:///a", "http://me@127.0.0.1/a", "http://[/"):
+        done = await asyncio.to_thread(daemon.command, "cache", "purge", "--url", wrong)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "url: " in done.stderr
     origin.server.close()

@@ -601,6 +601,62 @@ async def test_a_purge_during_the_making_wins(site: Site) -> None:
     assert (await ask(gate)).cache.startswith("fwd=")
 
 
+@pytest.mark.parametrize("tag", ["url:example.org/a?b", "pool:pool"])
+async def test_a_url_and_a_pool_are_purged_with_all_variants(site: Site, tag: str) -> None:
+    held = asyncio.Event()
+    held.set()
+    origin = Origin(
+        lambda asked: Reply(fields=[FRESH, ("Vary", "X-Kind")], body=(asked.get("x-kind") or "").encode(), before=held)
+    )
+    gate = await cached_gate(site, origin)
+    cache = ResultCache(gate.segment, 1 << 20)
+    for kind in ("1", "2", "1", "2"):
+        got = await ask(gate, "/a?b", X_Kind=kind)
+    assert got.cache.startswith("hit")
+    await ask(gate, "/a?c")
+    cache.purge(tag.encode())
+    for kind in ("1", "2"):
+        assert (await ask(gate, "/a?b", X_Kind=kind)).cache.startswith("fwd=vary-miss")
+    assert (await ask(gate, "/a?c")).cache.startswith("hit") == tag.startswith("url:")
+    # What is being made when it is purged is neither kept, nor given to who asks later.
+    held.clear()
+    before = asyncio.create_task(ask(gate, "/a?b", X_Kind="3"))
+    await waiting(gate, 1)
+    cache.purge(tag.encode())
+    asked = len(origin.asked)
+    after = [asyncio.create_task(ask(gate, "/a?b", X_Kind="3")) for _ in range(2)]
+    await waiting(gate, 3)
+    assert len(origin.asked) == asked + 1
+    held.set()
+    await asyncio.gather(before, *after)
+    assert (await ask(gate, "/a?b", X_Kind="3")).cache.startswith("hit")
+    assert len(origin.asked) == asked + 1
+    await idle(gate)
+
+
+async def test_who_comes_after_a_change_does_not_get_the_answer_from_before(site: Site) -> None:
+    held = asyncio.Event()
+    origin = Origin(lambda asked: Reply(fields=[FRESH], body=b"x", before=held if asked.method == "GET" else None))
+    gate = await cached_gate(site, origin)
+    before = asyncio.create_task(ask(gate))
+    await waiting(gate, 1)
+    await ask(gate, method="PUT", body=b"y")
+    after = asyncio.create_task(ask(gate))
+    await settle(lambda: len(origin.asked) == 3, "the answer from before the change is waited for")
+    held.set()
+    await before
+    assert (await after).cache.startswith("fwd=uri-miss; fwd-status=200; stored")
+    assert (await ask(gate)).cache.startswith("hit")
+    await idle(gate)
+
+
+@pytest.mark.parametrize("names", [8, 9])
+async def test_answers_name_eight_tags_at_most(site: Site, names: int) -> None:
+    gate = await cached_gate(site, always(FRESH, ("Cache-Tag", ",".join(map(str, range(names))))))
+    await ask(gate)
+    assert (await ask(gate)).cache.startswith("hit") == (names == 8)
+
+
 async def test_a_change_during_the_making_wins(site: Site) -> None:
     held = asyncio.Event()
     origin = Origin(lambda asked: Reply(fields=[FRESH], body=b"x", before=held if asked.method == "GET" else None))

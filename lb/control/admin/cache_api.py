@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _MOST = 1000  # entries of an answer
 
+_LONGEST_URL = 16384  # bytes; no larger head is read
+
 _Name = Annotated[str, Field(min_length=1, max_length=LONGEST)]
 
 
@@ -36,6 +38,7 @@ class Purge(BaseModel):
     model: _Name | None = None
     version: _Name | None = None
     tenant: _Name | None = None
+    url: Annotated[str, Field(min_length=1, max_length=_LONGEST_URL)] | None = None
     all: bool = False
 
 
@@ -77,7 +80,7 @@ class CacheApi:
             return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
         named = wanted.model_dump(exclude={"all"}, exclude_none=True)
         if wanted.all == bool(named):
-            none = "nothing is named: tag, model, pool, tenant or all"
+            none = "nothing is named: tag, model, pool, tenant, url or all"
             return _json({"error": "all: is all of it; leave the rest out" if named else none}, 400)
         if wanted.version is not None and wanted.model is None:
             return _json({"error": "version: of which model?"}, 400)
@@ -88,6 +91,8 @@ class CacheApi:
             return _json({"purged": self._master.cache.purge(**named)})
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
+        except ValueError as error:
+            return _json({"error": f"url: {error}"}, 400)
 
 
 def _json(document: Any, status: int = 200) -> web.Response:

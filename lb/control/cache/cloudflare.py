@@ -1,7 +1,8 @@
-"""A zone of Cloudflare: purges by tag.
+"""A zone of Cloudflare: purges by tag, and by URL.
 
 Sources: Cloudflare API, POST /zones/{zone_id}/purge_cache; "Purge cache by cache-tags"; "Purge cache", limits: 100 tags
-in a request, requests by a token bucket, of which 429 is the end.
+in a request, 30 files, requests by a token bucket, of which 429 is
+the end.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lb.cache.tags import url_of
 from lb.config.schema.purge import CloudflareConfig
 from lb.control.cache.cdn import CdnError
 
 _TIMEOUT = 20.0  # seconds
+_MOST_URLS = 15  # of a request, of which each is two files: by https and by http
 _MOST_SAID = 200  # characters of an answer that is not understood
 
 
@@ -28,6 +31,16 @@ class Cloudflare:
 
     async def purge(self, tags: Sequence[str]) -> None:
         """Raises CdnError."""
+        urls = {tag: url for tag in tags if (url := url_of(tag)) is not None}
+        named = [tag for tag in tags if tag not in urls]
+        if named:
+            await self._purge({"tags": named})
+        places = list(urls.values())
+        for at in range(0, len(places), _MOST_URLS):
+            files = [f"{scheme}://{url}" for url in places[at : at + _MOST_URLS] for scheme in ("https", "http")]
+            await self._purge({"files": files})
+
+    async def _purge(self, wanted: dict[str, list[str]]) -> None:
         import aiohttp
 
         url = f"{self._options.url}/zones/{self._options.zone}/purge_cache"
@@ -35,7 +48,7 @@ class Cloudflare:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT), trust_env=True)
         try:
             async with self._session.post(
-                url, json={"tags": list(tags)}, headers={"Authorization": f"Bearer {self._token()}"}
+                url, json=wanted, headers={"Authorization": f"Bearer {self._token()}"}
             ) as answer:
                 text = await answer.text(errors="replace")
                 if answer.status != 200 or not _succeeded(text):

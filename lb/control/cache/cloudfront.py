@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from lb.cache.tags import model_of
+from lb.cache.tags import model_of, url_of
 from lb.config.schema.purge import CloudFrontConfig
 from lb.control.cache.cdn import CdnError
 from lb.platforms.aws import Aws
@@ -19,8 +19,8 @@ _WILDCARDS = 15  # under way at a time
 
 
 class CloudFront:
-    """The paths of a model; of what is not of one model, all below. Nothing is asked about how far an invalidation is:
-    one that is too many is refused, and tried again later."""
+    """The paths of a model; of a URL its own; of what is of neither, all below. Nothing is asked about how far an
+    invalidation is: one that is too many is refused, and tried again later."""
 
     name = "CloudFront"
     most = 10_000  # many tags have one path
@@ -51,10 +51,13 @@ class CloudFront:
 
 def paths_of(tags: Sequence[str], templates: Sequence[str]) -> list[str]:
     """What has the answers that carry one of the tags. More models than CloudFront takes at a time are all models."""
-    models = dict.fromkeys(model_of(tag) for tag in tags)
+    urls = {tag: f"/{url.partition('/')[2]}" for tag in tags if (url := url_of(tag)) is not None}
+    models = dict.fromkeys(model_of(tag) for tag in tags if tag not in urls)
     if None in models or len(models) * len(templates) > _WILDCARDS:
-        return list(dict.fromkeys(_above(template) for template in templates))
-    return list(dict.fromkeys(t.replace("{model}", m) for m in models if m is not None for t in templates))
+        named = [_above(template) for template in templates]
+    else:
+        named = [t.replace("{model}", m) for m in models if m is not None for t in templates]
+    return list(dict.fromkeys([*named, *urls.values()]))
 
 
 def _above(template: str) -> str:

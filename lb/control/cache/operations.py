@@ -11,10 +11,11 @@ from typing import Any
 from lb.cache import tags
 from lb.cache.store import ResultCache
 from lb.clock import Clock
-from lb.config.plan.plan import Plan
+from lb.config.plan.plan import Plan, RoutePlan
 from lb.control.cache.message import fields
 from lb.control.endpoints.lookup import find_pool
 from lb.errors import ConfigError
+from lb.proxy.routing.rewrite import Rewrite
 from lb.shared.segment import Segment
 from lb.shared.words import ROUTE
 from lb.telemetry.series import Series
@@ -89,9 +90,11 @@ class CacheOperations:
         model: str | None = None,
         version: str | None = None,
         tenant: str | None = None,
+        url: str | None = None,
     ) -> list[str]:
         """Purges each of what is named; the tags. `pool` alone is all of the pool, beside `model` it is whose model,
-        by default that of every pool. Raises NoCacheError, or ConfigError when there is no such pool."""
+        by default that of every pool. Raises NoCacheError, ConfigError when there is no such pool, or ValueError for
+        what is no URL."""
         cache, plan = self._cache()
         if pool is not None:
             find_pool(plan, pool)
@@ -103,6 +106,8 @@ class CacheOperations:
             found += [each for name in pools for each in tags.of_models_answers(name, model, version)]
         elif pool is not None:
             found.append(tags.of_pool(pool))
+        if url is not None:
+            found += urls_of(url, plan)
         self._purge(cache, found)
         return found
 
@@ -174,6 +179,33 @@ class CacheOperations:
                 found = counts["hit"]
                 rows.append({"route": route, **counts, "hit_ratio": ratio(found, found + counts["miss"])})
         return rows
+
+
+def urls_of(url: str, plan: Plan) -> list[str]:
+    """The tags that answers to requests for a URL may carry: what endpoints get is kept, so that of each route that
+    rewrites paths, or leaves out the query, it is another URL. Raises ValueError."""
+    first = tags.of_url(url)
+    host, slash, target = first.partition("/")
+    path, question, query = f"{slash}{target}".partition("?")
+    found = {first: None}
+    for listener in plan.listeners:
+        for route in listener.routes:
+            if route.http_cache is None or not _may_match(route, path):
+                continue
+            new = path
+            if route.rewrite is not None:
+                try:
+                    new = Rewrite(route.rewrite).rewritten(path.encode()).decode("latin-1")
+                except ValueError:
+                    continue  # no request of this path gets through
+            found[f"{host}{new}{question}{query}" if route.http_cache.query else f"{host}{new}"] = None
+    return list(found)
+
+
+def _may_match(route: RoutePlan, path: str) -> bool:
+    if route.path_kind == "prefix":
+        return path.startswith(route.path)
+    return route.path_kind != "exact" or path == route.path
 
 
 def ratio(part: int, whole: int) -> float | None:

@@ -1,8 +1,11 @@
 """A new path for a request: see rewrite.pxd."""
 
-from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_size
+from libc.string cimport memset
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.regex cimport REGEX_GROUPS, Regex, tg_piece
 from lb.proxy.routing.paths cimport template_pieces
+
+from lb.config.plan.routes import RewritePlan
 
 cdef enum:
     REWRITE_PREFIX = 0
@@ -16,7 +19,7 @@ cdef dict KINDS = {"prefix": REWRITE_PREFIX, "path": REWRITE_PATH, "regex": REWR
 cdef class Rewrite:
     """The rewrite of a plan (`RewritePlan`). Raises ValueError for a bad expression, or a group that it has not."""
 
-    def __init__(self, plan):
+    def __init__(self, plan: RewritePlan):
         self.kind = KINDS[plan.kind]
         self.matched = plan.matched.encode("latin-1")
         self.literals = tuple([part.encode() if isinstance(part, str) else None for part in plan.parts])
@@ -26,6 +29,23 @@ cdef class Rewrite:
             for number in self.numbers:
                 if number > self.regex.groups:
                     raise ValueError(f"\\{number}: the expression has {self.regex.groups} groups")
+
+    def rewritten(self, path: bytes) -> bytes:
+        """The new path of `path`, as requests get it. Raises ValueError where it would grow too long, MemoryError."""
+        cdef tg_buffer out
+        cdef int failed
+        memset(&out, 0, sizeof(out))
+        try:
+            if self.kind == REWRITE_PREFIX and not path.startswith(self.matched):
+                return path
+            failed = self.append(&out, <const char *>path, <size_t>len(path))
+            if failed == -1:
+                raise MemoryError
+            if failed:
+                raise ValueError("the rewritten path is too long")
+            return tg_buffer_head(&out)[:tg_buffer_size(&out)]
+        finally:
+            tg_buffer_free(&out)
 
     cdef int append(self, tg_buffer *out, const char *path, size_t n) noexcept:
         cdef tg_piece pieces[REGEX_GROUPS]

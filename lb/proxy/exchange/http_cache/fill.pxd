@@ -26,6 +26,7 @@ cdef class HttpCache:
     """What the exchanges of a worker share for HTTP caching."""
     cdef InferContext context         # which has the cache
     cdef dict flights                 # key -> the Fill whose answer others wait for
+    cdef dict pool_slots              # name of a pool -> the slot of its tag
     cdef size_t made                  # bytes of the objects that are being made, all together
     cdef dict making                  # primary key -> set of Fills that will store something under it
     cdef tg_buffer found              # an object out of the cache
@@ -35,6 +36,8 @@ cdef class HttpCache:
 
     # None: there is no cache, or a reload has taken it away.
     cdef ResultCache store(self)
+    # The slot of the tag of the exchange's pool; there is a store.
+    cdef uint32_t pool_slot(self, Exchange exchange) noexcept
     # The key of a variant of `primary`: by what the request says in the fields that `names` has. -1: out of memory.
     cdef int variant_key(self, unsigned char *key, Exchange exchange, const unsigned char *primary, uint64_t nonce,
                          const char *names, size_t n, const Scan *asked) noexcept
@@ -48,6 +51,7 @@ cdef class Waiting(BodySource):
     cdef Fill fill                    # None: it does not wait any more
     cdef tg_buffer request            # the fields of its head, as lines
     cdef uint32_t asked               # ASKED_… of lb.http.caching.answers
+    cdef uint32_t url                 # slot of the tag of its URL
     cdef bint streaming               # its answer has begun
 
 
@@ -65,6 +69,7 @@ cdef class Fill(Client):
     cdef bint skipped                 # the answer is not stored, although it may be
     cdef bint dead                    # it is given up
     cdef uint32_t asked               # ASKED_… of lb.http.caching.answers
+    cdef uint32_t url                 # slot of the tag of its URL
     cdef const char *why              # what Cache-Status says of why the endpoint was asked
     cdef bytes primary                # key of the URI
     cdef bytes flight                 # key in `flights`; None: nobody waits for it
@@ -82,6 +87,8 @@ cdef class Fill(Client):
     cdef dict waiting                 # exchange -> its source, a Waiting; in the order they came
 
     cdef size_t limit(self) noexcept
+    # Whether a request that comes now may have what it brings: nothing of it was purged, or changed, since it asked.
+    cdef bint holds(self) noexcept
     cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept
     cdef void pass_head(self, Scan *scan, const tg_buffer *extra, bint last, bint stored, int status) noexcept
     cdef void validated(self, Scan *scan) noexcept
@@ -108,13 +115,15 @@ cdef class Fill(Client):
 
 
 # The fill of an exchange, in the place of its client from now on.
-cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t asked, const char *why)
+cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t url, uint32_t asked, const char *why)
 # The exchange waits for the answer of `leader`. Its request's head is in `scan`.
 cdef void follow(Fill leader, Exchange exchange, Scan *scan, uint32_t asked) noexcept
 # Others may wait for its answer, under this key.
 cdef void lead(Fill fill, bytes key) noexcept
 # Field lines as a scan has them; they point into the buffer.
 cdef void lines_scan(Scan *into, const tg_buffer *lines) noexcept nogil
+# The slot of the tag of a URL (lb.cache.tags.of_url), of the URI in `cache.uri`.
+cdef uint32_t url_slot(HttpCache cache, Exchange exchange) noexcept
 # The key of a URI, given as scheme, host and target with a zero byte between. -1: out of memory.
 cdef int uri_key(unsigned char *key, HttpCache cache, Exchange exchange, const char *uri, size_t n,
                  const Scan *asked) noexcept

@@ -7,7 +7,7 @@
     covers           no endpoint answered: a stale answer is given, where that may be
 """
 
-from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 from lb.cache.layout cimport TG_TAGS, tg_fill, tg_found
 from lb.cache.store cimport ResultCache
@@ -46,12 +46,15 @@ from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ROUTE_CACHE_STORED, ROUTE_CLIENT_ABORTS
 from lb.telemetry.accesslog cimport wall_ns
 
+from lb.cache.tags import of_pool
+
 cdef enum:
     SECOND_NS = 1_000_000_000
     MICROSECOND_NS = 1000
     FOR_NOBODY = 256 * 1024           # bytes that are still taken for the cache alone
     VALIDATED_S = 3600                # that a stale answer with a validator is kept, to be validated
     STALE_S = 600                     # that one without is kept, for who takes it (max-stale)
+    OWN_TAGS = 2                      # of each answer: of its URL, and of its pool; the others are those that it names
     MOST_MADE = 64 * 1024 * 1024      # bytes of a worker's objects on their way into the cache; further answers pass
     PASS_S = 10                       # that requests for what cannot be kept do not wait for each other
 
@@ -70,6 +73,7 @@ cdef class HttpCache:
         self.context = context
         self.flights = {}
         self.making = {}
+        self.pool_slots = {}
 
     def __dealloc__(self):
         tg_buffer_free(&self.found)
@@ -79,6 +83,15 @@ cdef class HttpCache:
 
     cdef ResultCache store(self):
         return self.context.answers.store if self.context.answers.on else None
+
+    cdef uint32_t pool_slot(self, Exchange exchange) noexcept:
+        cdef object slot = self.pool_slots.get(exchange.pool.name)
+        cdef bytes tag
+        if slot is None:
+            tag = of_pool(exchange.pool.name).encode()
+            slot = self.store().slot(<const char *>tag, <size_t>len(tag))
+            self.pool_slots[exchange.pool.name] = slot
+        return slot
 
     def in_flight(self):
         """Flights, URIs of which something is being made, and the bytes of that."""
@@ -130,6 +143,37 @@ cdef int uri_key(unsigned char *key, HttpCache cache, Exchange exchange, const c
     return digest(key, exchange, &cache.text)
 
 
+cdef uint32_t url_slot(HttpCache cache, Exchange exchange) noexcept:
+    cdef HttpCacheRules rules = exchange.route.http_cache
+    cdef tg_buffer *uri = &cache.uri
+    cdef const char *host = <const char *>memchr(tg_buffer_head(uri), 0, tg_buffer_size(uri))
+    cdef const char *end = tg_buffer_head(uri) + tg_buffer_size(uri)
+    cdef const char *target
+    cdef const char *query
+    cdef size_t n
+    if host == NULL or cache.store() is None:
+        return 0
+    host += 1
+    target = <const char *>memchr(host, 0, <size_t>(end - host))
+    if target == NULL:
+        return 0
+    n = <size_t>(target - host)
+    target += 1
+    if n > 3 and memcmp(host + n - 3, b":80", 3) == 0:
+        n -= 3
+    elif n > 4 and memcmp(host + n - 4, b":443", 4) == 0:
+        n -= 4
+    if not rules.query:
+        query = <const char *>memchr(target, 63, <size_t>(end - target))
+        if query != NULL:
+            end = query
+    tg_buffer_clear(&cache.text)
+    if (append_text(&cache.text, b"url:") < 0 or tg_buffer_append(&cache.text, host, n) < 0
+            or tg_buffer_append(&cache.text, target, <size_t>(end - target)) < 0):
+        return 0
+    return cache.store().slot(tg_buffer_head(&cache.text), tg_buffer_size(&cache.text))
+
+
 cdef void lines_scan(Scan *into, const tg_buffer *lines) noexcept nogil:
     cdef const char *at = tg_buffer_head(lines)
     cdef const char *end = at + tg_buffer_size(lines)
@@ -167,8 +211,9 @@ cdef class Waiting(BodySource):
             self.fill.leave(exchange)
 
 
-cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t asked, const char *why):
+cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t url, uint32_t asked, const char *why):
     cdef Client client = exchange.client
+    cdef uint32_t slots[OWN_TAGS]
     cdef Fill fill = Fill.__new__(Fill)
     fill.cache = cache
     fill.rules = exchange.route.http_cache
@@ -181,6 +226,7 @@ cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t a
     fill.ip_length = client.ip_length
     fill.port = client.port
     fill.primary = primary
+    fill.url = url
     fill.asked = asked
     fill.why = why
     fill.asked_at = client.poller.now
@@ -188,6 +234,9 @@ cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t a
     fill.waiting = {}
     if cache.store() is not None:
         fill.purges = purges_of(cache.store())
+        slots[0] = url
+        slots[1] = cache.pool_slot(exchange)
+        cache.store().begin(&fill.fill, slots, OWN_TAGS)
     if asked & ASKED_BY_GET and not asked & ASKED_NO_STORE:
         cache.making.setdefault(primary, set()).add(fill)
     exchange.client = fill
@@ -195,14 +244,19 @@ cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t a
 
 
 cdef void lead(Fill fill, bytes key) noexcept:
-    if key not in fill.cache.flights:
-        fill.flight = key
-        fill.cache.flights[key] = fill
+    cdef Fill before = <Fill>fill.cache.flights.get(key)
+    if before is not None:
+        if before.holds():
+            return
+        before.flight = None                  # who waits for it already gets its answer
+    fill.flight = key
+    fill.cache.flights[key] = fill
 
 
 cdef void follow(Fill leader, Exchange exchange, Scan *scan, uint32_t asked) noexcept:
     cdef Waiting waiting = Waiting.__new__(Waiting)
     waiting.cache = leader.cache
+    waiting.url = leader.url
     waiting.asked = asked
     if append_fields(&waiting.request, scan, 0) < 0:
         exchange.begin(scan)
@@ -228,7 +282,7 @@ cdef void go_alone(Exchange exchange, Waiting waiting, bytes primary, bytes flig
         return
     if flight is not None:
         leader = <Fill>waiting.cache.flights.get(flight)
-        if leader is not None:
+        if leader is not None and leader.holds():
             waiting.fill = leader
             leader.waiting[exchange] = waiting
             exchange.arm_wait()
@@ -237,7 +291,7 @@ cdef void go_alone(Exchange exchange, Waiting waiting, bytes primary, bytes flig
             return
     exchange.source = None
     exchange.cache = CACHE_MISS
-    fill = new_fill(waiting.cache, exchange, primary, waiting.asked | asked, b"uri-miss")
+    fill = new_fill(waiting.cache, exchange, primary, waiting.url, waiting.asked | asked, b"uri-miss")
     fill.request = waiting.request
     memset(&waiting.request, 0, sizeof(tg_buffer))
     if flight is not None:
@@ -304,6 +358,10 @@ cdef class Fill(Client):
             return 0                          # a reload has taken it away
         most = self.cache.store().max_object
         return min(most, self.rules.max_object) if self.rules.max_object else most
+
+    cdef bint holds(self) noexcept:
+        cdef ResultCache store = self.cache.store()
+        return not self.tainted and store is not None and store.holds(&self.fill)
 
     cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
         cdef tg_answer answer
@@ -594,8 +652,8 @@ cdef class Fill(Client):
         cdef int64_t left, more
         if store is None or self.tainted or self.exchange is None:
             return
-        if self.fill.count and purges_of(store) != self.purges:
-            return                            # perhaps of one of its tags, which were not known before the answer
+        if self.fill.count > OWN_TAGS and purges_of(store) != self.purges:
+            return                            # perhaps of one of those that were not known before the answer
         stored_freshness(&freshness, stored, self.poller.now)
         left = 0 if stored.flags & ANSWER_NO_CACHE else max(freshness.lifetime - freshness.age, 0)
         more = 0
@@ -789,9 +847,11 @@ cdef bint keep_names(Fill fill, ResultCache store, uint64_t lasts) noexcept:
 
 
 cdef bint begin_tags(Fill fill, ResultCache store, const Scan *scan) noexcept:
-    """The tags that the answer names (Cache-Tag, Surrogate-Key): a purge of one takes it. False: there are too many."""
+    """The tags that the answer names (Cache-Tag, Surrogate-Key), behind its own: a purge of one takes it. False: there
+    are too many."""
     cdef uint32_t slots[TG_TAGS + 1]
-    cdef uint32_t n = 0
+    cdef uint32_t n = 0, k
+    cdef tg_fill named
     cdef const Field *field
     cdef size_t at, start, end
     cdef bint listed
@@ -804,7 +864,7 @@ cdef bint begin_tags(Fill fill, ResultCache store, const Scan *scan) noexcept:
         if not listed and not (field.name_length == 13 and same_name(field.name, 13, b"surrogate-key")):
             continue
         at = 0
-        while at < field.value_length and n <= TG_TAGS:
+        while at < field.value_length and n <= TG_TAGS - OWN_TAGS:
             start = at
             while at < field.value_length and field.value[at] != 44 and (listed or field.value[at] not in (32, 9)):
                 at += 1
@@ -817,7 +877,12 @@ cdef bint begin_tags(Fill fill, ResultCache store, const Scan *scan) noexcept:
             if end > start:
                 slots[n] = store.slot(field.value + start, end - start)
                 n += 1
-    return store.begin(&fill.fill, slots, n) == 0
+    if n > TG_TAGS - OWN_TAGS or store.begin(&named, slots, n) < 0:
+        return False
+    fill.fill.count = <uint16_t>(OWN_TAGS + n)
+    for k in range(n):
+        fill.fill.tags[OWN_TAGS + k] = named.tags[k]
+    return True
 
 
 # Fields that name what an unsafe request has changed besides its own URI (RFC 9111 section 4.4).

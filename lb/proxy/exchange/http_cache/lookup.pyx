@@ -27,7 +27,7 @@ from lb.proxy.exchange.exchange cimport (
 )
 from lb.proxy.exchange.http1_attempt cimport Http1Attempt, brings_proof
 from lb.proxy.exchange.http2_attempt cimport Http2Attempt
-from lb.proxy.exchange.http_cache.fill cimport Fill, HttpCache, follow, lead, new_fill, uri_key
+from lb.proxy.exchange.http_cache.fill cimport Fill, HttpCache, follow, lead, new_fill, uri_key, url_slot
 from lb.proxy.exchange.http_cache.give cimport give_begin, give_whole, part_of, part_size
 from lb.proxy.exchange.http_cache.stored cimport (
     STORED_ANSWER, STORED_PASS, STORED_VARIANTS, stored_freshness, stored_head, stored_scan, stored_text,
@@ -95,7 +95,7 @@ cdef int request_uri(HttpCache cache, Exchange exchange, const Scan *scan) noexc
 
 
 cdef void pass_change(HttpCache cache, Exchange exchange, Scan *scan, const unsigned char *key) noexcept:
-    cdef Fill fill = new_fill(cache, exchange, (<char *>key)[:32], 0, b"method")
+    cdef Fill fill = new_fill(cache, exchange, (<char *>key)[:32], 0, 0, b"method")
     exchange.cache = CACHE_BYPASS
     fill.unsafe = True
     append_fields(&fill.request, scan, 0)
@@ -190,11 +190,11 @@ cdef void ask(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *
               and (exchange.pool.protocol == POOL_HTTP or exchange.pool.costs is None))
     if shared and not request.control.flags & CC_NO_CACHE:
         leader = <Fill>cache.flights.get(flight)
-        if leader is not None:
+        if leader is not None and leader.holds():
             follow(leader, exchange, scan, asked)
             return
     exchange.cache = CACHE_MISS
-    fill = new_fill(cache, exchange, (<char *>primary)[:32], asked, why)
+    fill = new_fill(cache, exchange, (<char *>primary)[:32], url_slot(cache, exchange), asked, why)
     append_fields(&fill.request, scan, 0)
     if validates:
         tg_buffer_append(&fill.old, tg_buffer_head(&cache.found), tg_buffer_size(&cache.found))
@@ -246,9 +246,10 @@ cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_store
     cdef bytes flight = (<char *>key)[:32]
     cdef Exchange made
     cdef Attempt attempt
-    cdef Fill fill
+    cdef Fill fill, leader
     cdef int i
-    if flight in cache.flights or exchange.head_method:
+    leader = <Fill>cache.flights.get(flight)
+    if exchange.head_method or leader is not None and leader.holds():
         return
     if exchange.pool.protocol == POOL_HTTP:
         attempt = Http1Attempt.__new__(Http1Attempt)
@@ -266,7 +267,7 @@ cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_store
     made.version = exchange.version
     made.method = exchange.method
     made.cache = CACHE_REFRESHED
-    fill = new_fill(cache, made, (<char *>primary)[:32], ASKED_BY_GET, b"stale")
+    fill = new_fill(cache, made, (<char *>primary)[:32], url_slot(cache, exchange), ASKED_BY_GET, b"stale")
     append_fields(&fill.request, scan, 0)
     tg_buffer_append(&fill.old, <const char *>stored, tg_buffer_size(&cache.found))
     fill.real = None
