@@ -1,4 +1,4 @@
-"""The path of inference requests."""
+"""The paths of inference requests, and of their results."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr, memcmp
@@ -12,7 +12,8 @@ cdef inline bint starts(const char *path, size_t n, const char *text, size_t siz
     return n >= size and memcmp(path, text, size) == 0
 
 
-cdef int match_infer(const char *path, size_t n, span *model, span *version) noexcept nogil:
+cdef int match_model(const char *path, size_t n, span *model, span *version, span *rest) noexcept nogil:
+    """`rest` begins with the slash behind the model, or the version."""
     cdef const char *end
     cdef size_t i = 0
     if not starts(path, n, b"/v2/models/", 11):
@@ -39,13 +40,27 @@ cdef int match_infer(const char *path, size_t n, span *model, span *version) noe
         version.data, version.size = path, i
         path += i
         n -= i
-    if n != 6 or memcmp(path, b"/infer", 6) != 0:
-        return NO_MATCH
+    rest.data, rest.size = path, n
     # A name that is not plain ASCII needs the check of decode_model too.
     for i in range(model.size):
         if model.data[i] == 37 or <unsigned char>model.data[i] >= 128:
             return MATCH_ESCAPED
     return MATCH
+
+
+cdef int match_infer(const char *path, size_t n, span *model, span *version) noexcept nogil:
+    cdef span rest
+    cdef int matched = match_model(path, n, model, version, &rest)
+    return matched if matched and rest.size == 6 and memcmp(rest.data, b"/infer", 6) == 0 else NO_MATCH
+
+
+cdef int match_result(const char *path, size_t n, span *model, span *version, span *token) noexcept nogil:
+    cdef span rest
+    cdef int matched = match_model(path, n, model, version, &rest)
+    if matched == NO_MATCH or not starts(rest.data, rest.size, b"/results/", 9):
+        return NO_MATCH
+    token.data, token.size = rest.data + 9, rest.size - 9
+    return matched
 
 
 cdef int hex_digit(char c) noexcept nogil:

@@ -59,6 +59,7 @@ _NONE_AT_ZERO = "not with min: 0 of {}: without requests the pool has no endpoin
 _NO_CACHE = "there is no cache; add a section cache: {}"
 _PLAIN_HTTP = {"http", "http2"}
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
+_RESULT_FIELDS = ("cache-control", "content-location", "etag")
 _STREAM_ONLY = (
     "max_connections",
     "max_connections_per_source",
@@ -208,6 +209,8 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
         elif protocols and "oip" not in protocols:
             names = " and ".join(repr(name) for name in route.pool_names)
             yield f"{path}.cache", f"only for pools of protocol oip, and {names} is not one"
+    if route.cache is not None and route.cache.results_by_get and route.cache.client_tags:
+        yield f"{path}.cache.results_by_get", "not together with client_tags, whose purges a CDN could not be told of"
     if route.http_cache is not None:
         if config.cache is None and "cache" not in broken:
             yield f"{path}.http_cache", _NO_CACHE
@@ -217,7 +220,8 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
         if most is not None and config.cache is not None and most > config.cache.max_object:
             yield f"{path}.http_cache.max_object", "is more than max_object of the section cache"
     if "oip" in protocols:
-        yield from _inference(path, route)
+        tags_header = config.cache.tags_header if config.cache is not None else None
+        yield from _inference(path, route, tags_header)
     elif protocols:
         yield from only_for(route, path, ("server_calls", "stream_messages"), "only for pools of protocol oip")
     if route.mirror is not None and route.mirror.pool in config.pools and protocols:
@@ -230,7 +234,7 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
             yield f"{path}.mirror.pool", "answers the route already: it would get each request twice"
 
 
-def _inference(path: str, route: RouteConfig) -> Iterator[Found]:
+def _inference(path: str, route: RouteConfig, tags_header: str | None) -> Iterator[Found]:
     """What has no effect on an inference: a message of its own goes to the model server, its answer is made here."""
     if route.request_headers is not None:
         yield f"{path}.request_headers", "only for pools of protocol http"
@@ -241,9 +245,11 @@ def _inference(path: str, route: RouteConfig) -> Iterator[Found]:
         return
     if changes.remove:
         yield f"{path}.response_headers.remove", "only for pools of protocol http"
+    results = route.cache is not None and route.cache.results_by_get
+    own = (*_INFERENCE_FIELDS, *(_RESULT_FIELDS if results else ()), *([tags_header.lower()] if tags_header else ()))
     for section, names in (("set", changes.set), ("add", changes.add)):
         for name in names:
-            if name.lower() in _INFERENCE_FIELDS:
+            if name.lower() in own:
                 yield (
                     f"{path}.response_headers.{section}.{name}",
                     "is set by Tidegate for pools of protocol oip",

@@ -277,7 +277,7 @@ def _form(
 
 
 def _cache(cache: CacheConfig, material: Material) -> CachePlan:
-    return CachePlan(cache.size, cache.max_object, tier_plan(cache.tier, material))
+    return CachePlan(cache.size, cache.max_object, tier_plan(cache.tier, material), cache.tags_header or "")
 
 
 def _cached(config: Config, member: Member) -> bool:

@@ -58,6 +58,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         max_body=route.max_body,
         freshness=_freshness(route.cache) if cached else None,
         client_tags=cached and route.cache is not None and route.cache.client_tags,
+        results_by_get=cached and route.cache is not None and route.cache.results_by_get,
         expose_endpoint=route.expose_endpoint,
         split=_split(route, pools) if route.pools else None,
         mirror=_mirror(route.mirror, pools) if route.mirror is not None else None,

@@ -221,6 +221,7 @@ class RoutePlan(Struct, frozen=True):
     server_calls: int = 0  # that clients may make: a set of lb.inference.server_calls.Kind
     http_cache: HttpCachePlan | None = None  # None = nothing is kept by the rules of HTTP
     cache_key: CacheKeyPlan | None = None  # None = answers are kept by what requests ask for alone
+    results_by_get: bool = False  # answers of inferences have URLs
 
 
 class Http2Plan(Struct, frozen=True):
@@ -334,6 +335,7 @@ class CachePlan(Struct, frozen=True):
     size: int
     max_object: int
     tier: TierPlan | None = None
+    tags_header: str = ""  # name of the field of answers that has their tags; "" = none has
 
 
 class AccessLogPlan(Struct, frozen=True):

@@ -161,6 +161,10 @@ class CacheConfig(FreshnessConfig):
     """Servers in which several daemons share answers. Default: none."""
     purge: PurgeConfig | None = None
     """CDNs that are told of purges. Default: none."""
+    tags_header: Literal["Cache-Tag", "Surrogate-Key"] | None = None
+    """Field in which answers of inferences that may be cached carry their tags, for a CDN that purges by tag:
+    `Cache-Tag` (Cloudflare, Akamai; commas between the tags) or `Surrogate-Key` (Fastly; spaces). Both take it away
+    before the answer reaches the client. Without a CDN clients see the names of pools in it. Default: none does."""
     snapshot: FilePath | None = None
     """File in which the answers outlive a restart: written at an orderly stop, read and removed at the next start. It
     holds answers and the secret of their keys, readable by the daemon's user alone. Default: they do not."""

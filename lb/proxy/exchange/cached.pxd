@@ -11,7 +11,7 @@ the clients speak. What a client gets is made of that by its body source.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from lb.cache.flight cimport Flights
-from lb.cache.layout cimport tg_fill
+from lb.cache.layout cimport tg_fill, tg_found
 from lb.cache.shared_flights cimport SharedFlights
 from lb.cache.store cimport ResultCache
 from lb.cache.rules cimport CacheRule
@@ -39,6 +39,7 @@ cdef class AnswerTags:
     """The tags of the answers of a model (lb.cache.tags)."""
     cdef uint32_t slots[OWN_TAGS]
     cdef tuple names                  # of the tags, as bytes
+    cdef bytes line                   # what AnswerCache.tags_header says of them; b"" where there is none
 
 
 cdef class AnswerCache(Source):
@@ -50,7 +51,9 @@ cdef class AnswerCache(Source):
     cdef WorkerTier tier              # None: there is none
     cdef WorkerTier next_tier         # of the plan that is being prepared
     cdef Flights flights
-    cdef dict tags                    # (pool, model, version) -> AnswerTags; good as long as the segment is
+    cdef dict tags                    # (pool, model, version) -> AnswerTags; good as long as segment and plan
+    cdef bytes tags_header            # "Cache-Tag: ", of answers; b"" = they do not have their tags
+    cdef bytes separator              # of the tags in it
     cdef SharedFlights shared         # None: there are no other workers, or there was no result cache yet
     cdef tg_buffer message            # on its way into, or out of, the store
     cdef int refreshing               # calls under way that make answers anew
@@ -81,6 +84,7 @@ cdef class CachedBody(BodySource):
     cdef bint kept                    # the answer went into the cache
     cdef AnswerQuestion question_of_tier    # the last one; None: none was asked
     cdef bint from_tier               # the answer was there
+    cdef bytes token                  # of the result that is asked for by GET; None = it is an inference
 
     # The answer, from the cache or of another exchange, unless the exchange is over: a message of the model server.
     cdef void deliver(self, Exchange exchange, const char *message, size_t size) noexcept
@@ -133,6 +137,12 @@ cdef class RefreshCall(GrpcCall):
 
 # Notes what the request's head says of the cache, where the route wants to know.
 cdef void read_cache_fields(CachedBody body, Exchange exchange, const Scan *scan) noexcept
+# The times of an answer of the cache, for what the client is told.
+cdef void note_found(CachedBody body, Exchange exchange, const tg_found *found) noexcept
+# The tags of its answer in a pool. None where memory is short.
+cdef AnswerTags tags_of(CachedBody body, Pool pool)
+# None: answers of the model are not kept.
+cdef CacheRule rule_of(Pool pool, bytes model)
 # Answers from the cache, waits for who asks already, or asks an endpoint.
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept
 # The same of a request whose digest, model and version are known.

@@ -94,6 +94,7 @@ cdef class AnswerCache(Source):
         self.wakeups = wakeups
         self.flights = Flights()
         self.tags = {}
+        self.tags_header = b""
 
     def __dealloc__(self):
         tg_buffer_free(&self.message)
@@ -120,6 +121,7 @@ cdef class AnswerCache(Source):
             self.next_tier = WorkerTier(plan, registry.build(plan, quiet=True))
 
     def commit(self, plan):
+        header = plan.tags_header if plan is not None else ""
         self.on = plan is not None
         if self.tier is not self.next_tier:
             self.close()
@@ -127,6 +129,9 @@ cdef class AnswerCache(Source):
             if self.tier is not None:
                 self.tier.servers.start()
         self.next_tier = None
+        self.tags_header = f"{header}: ".encode() if header else b""
+        self.separator = b" " if header == "Surrogate-Key" else b","
+        self.tags.clear()                     # they have the field
 
     def close(self):
         """Asks the tier no more. Who waits for it is told that nothing was found."""
@@ -298,7 +303,6 @@ cdef void pass_by(CachedBody body, Exchange exchange) noexcept:
 
 
 cdef CacheRule rule_of(Pool pool, bytes model):
-    """None: answers of the model are not kept."""
     if pool.cache_rules is None:
         return None
     return (<PoolRules>pool.cache_rules).of_model(model)
@@ -353,7 +357,7 @@ cdef unsigned char found_as(Exchange exchange) noexcept:
 cdef bint answer_from_rows(CachedBody body, Exchange exchange) noexcept:
     cdef Rows rows = body.rows
     cdef ResultCache store = body.answers.store
-    cdef AnswerTags its = tags_of(body, exchange)
+    cdef AnswerTags its = tags_of(body, exchange.pool)
     cdef int missing
     if its is None:
         body.rows = None
@@ -485,7 +489,7 @@ cdef bint begin_fill(CachedBody body, Exchange exchange, tg_fill *fill) noexcept
     cdef uint32_t count = OWN_TAGS
     cdef bytes tag
     if body.answers.store is not None:        # a reload may have taken it away while this one waited
-        its = tags_of(body, exchange)
+        its = tags_of(body, exchange.pool)
     if its is None:
         return False
     memcpy(slots, its.slots, sizeof(its.slots))
@@ -538,10 +542,10 @@ cdef int add_variant(const unsigned char *secret, const unsigned char *digest, b
     return 0
 
 
-cdef AnswerTags tags_of(CachedBody body, Exchange exchange):
+cdef AnswerTags tags_of(CachedBody body, Pool pool):
     """Once for each model. None where memory is short."""
     cdef dict known = body.answers.tags
-    cdef tuple key = (exchange.pool.name, body.asked_model, body.asked_version)
+    cdef tuple key = (pool.name, body.asked_model, body.asked_version)
     cdef AnswerTags found = known.get(key)
     cdef int i
     if found is not None:
@@ -549,9 +553,12 @@ cdef AnswerTags tags_of(CachedBody body, Exchange exchange):
     found = AnswerTags.__new__(AnswerTags)
     try:
         model, version = [text.decode("utf-8", "replace") for text in key[1:]]
-        found.names = tuple([tag.encode() for tag in tags.of_answer(exchange.pool.name, model, version)])
+        found.names = tuple([tag.encode() for tag in tags.of_answer(pool.name, model, version)])
         for i, name in enumerate(found.names):
             found.slots[i] = body.answers.store.slot(<const char *><bytes>name, <size_t>len(name))
+        found.line = b""
+        if body.answers.tags_header:
+            found.line = body.answers.separator.join([name for name in found.names if len(name) <= tags.LONGEST])
         if len(known) >= MOST_TAGGED:
             known.clear()
         known[key] = found
@@ -605,7 +612,7 @@ cdef bint put_question(TierQuestion question, CachedBody body, Exchange exchange
 
 cdef list tag_names(CachedBody body, Exchange exchange):
     """Those that `begin_fill` finds the slots of."""
-    cdef AnswerTags its = tags_of(body, exchange)
+    cdef AnswerTags its = tags_of(body, exchange.pool)
     if its is None:
         raise MemoryError
     names = list(its.names)
@@ -1115,7 +1122,7 @@ cdef int append_cache_status(CachedBody body, Exchange exchange, tg_buffer *head
         append_text(head, b'; key="')
         append_digest(head, body.digest)
         append_text(head, b'"')
-    if found:
+    if found and body.token is None:          # a result has the time that it has left, whoever may not know of Age
         append_text(head, b"\r\nAge: ")
         append_number(head, body.age)
     return append_text(head, b"\r\n")

@@ -8,6 +8,7 @@ from lb.net.poller cimport Poller
 from lb.inference.request cimport InferRequest
 from lb.inference.response cimport InferResponse
 from lb.proxy.exchange.cached cimport AnswerCache, CachedBody
+from lb.proxy.exchange.cached_result cimport ResultQuery
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.exchange.question cimport Question
 
@@ -39,6 +40,7 @@ cdef class InferenceBody(CachedBody):
     cdef bytes metadata               # of the model of such a request, while its configuration is asked for
     cdef object generates             # lb.inference.generate.Target of a generate request; None: it is none
     cdef bint streams                 # its answers are those of a stream of the model server
+    cdef ResultQuery query            # of a result that is asked for by GET
     cdef bytes single                 # the one answer that has come, where the client is to get one
 
     # Its units, where requests are weighed.
@@ -93,6 +95,11 @@ cdef void answer(InferenceBody body, Exchange exchange, const char *message, siz
 # Both steps of that: the codec's form, None when it has none, and the exchange has failed; and sending it.
 cdef InferResponse rendered(InferenceBody body, Exchange exchange, const char *message, size_t size)
 cdef void respond(InferenceBody body, Exchange exchange, InferResponse response) noexcept
+
+
+# A result that is asked for by GET: from the cache, or there is none. No endpoint is asked.
+
+cdef void answer_result(InferenceBody body, Exchange exchange) noexcept
 
 
 # The routes of the Open Inference Protocol that infer nothing (health, metadata, the repository): rare, and in plain

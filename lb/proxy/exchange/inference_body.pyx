@@ -12,6 +12,7 @@ goes the same way past codec and cache.
 import logging
 from lb.errors import TidegateError
 from lb.inference import generate, management
+from lb.inference.errors import OipError
 from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, compress, decompress
 from lb.inference.raw_input import raw_input
 from lb.proxy.exchange.question import nobody
@@ -22,7 +23,8 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
-from lb.failure cimport FAIL_BAD_REQUEST, FAIL_INTERNAL, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, http_of_grpc
+from lb.cache.layout cimport tg_found
+from lb.failure cimport FAIL_BAD_REQUEST, FAIL_INTERNAL, FAIL_MODEL_ERROR, FAIL_NOT_CACHED, FAIL_NO_MEMORY, http_of_grpc
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
     tg_buffer_tail,
@@ -42,11 +44,14 @@ from lb.http.grpc.protobuf cimport span
 from lb.shared.segment cimport Segment
 from lb.net.stream cimport Address, iovec
 from lb.inference.first_timeout cimport time_after
-from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
+from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer, match_result
 from lb.inference.request cimport InferRequest, parse_http, parse_raw
 from lb.inference.response cimport InferResponse, render, render_again
 from lb.proxy.exchange.cached cimport (
-    AnswerCache, CachedBody, append_cache_status, leave_flight, read_cache_fields, through_cache,
+    AnswerCache, CachedBody, append_cache_status, leave_flight, note_found, read_cache_fields, through_cache,
+)
+from lb.proxy.exchange.cached_result cimport (
+    append_location, append_result_fields, append_tags, find_result, is_known, read_query,
 )
 from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_HIT, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
@@ -61,6 +66,7 @@ log = logging.getLogger("tidegate.proxy")
 
 # A ServerLiveResponse or ServerReadyResponse that says yes; without its field it says no.
 cdef bytes HEALTHY = b"\x08\x01"
+cdef bytes PLAIN = b'{"inputs":[]}'
 
 
 cdef enum:
@@ -71,6 +77,9 @@ cdef enum:
     GRPC_NOT_FOUND = 5
     GRPC_UNIMPLEMENTED = 12
     GRPC_INTERNAL = 13
+    NOT_MODIFIED = 304
+    NOT_FOUND = 404
+    NOT_ACCEPTABLE = 406
     UNKNOWN_ERROR = 400               # of HTTP, for an error within a stream, which has no code: as Triton's UNKNOWN
 
 
@@ -155,6 +164,9 @@ cdef class InferenceBody(CachedBody):
 
     cdef void run(self, Exchange exchange) noexcept:
         """The request is here: make its message, look in the cache, else ask an endpoint."""
+        if self.token is not None:
+            answer_result(self, exchange)
+            return
         if not read_request_body(self, exchange):
             return
         if self.name is None:
@@ -264,6 +276,12 @@ cdef class InferenceBody(CachedBody):
     cdef void refuse(self, Exchange exchange, int grpc_status, str message) noexcept:
         answer_error(exchange, grpc_status, message)
 
+    cdef void append_fields(self, Exchange exchange, tg_buffer *head) noexcept:
+        if self.token is not None:            # no cache keeps for others that there is nothing, or not for this client
+            append_text(head, b"Cache-Control: no-store\r\n")
+        else:
+            CachedBody.append_fields(self, exchange, head)
+
     cdef void leave(self, Exchange exchange) noexcept:
         if self.question is not None:
             self.question.exchange = None
@@ -279,11 +297,13 @@ tg_reuse(<PyTypeObject *>InferenceBody)
 
 
 cdef enum:
-    M_POST = 3                        # llhttp's number
+    M_GET = 1                         # llhttp's numbers
+    M_HEAD = 2
+    M_POST = 3
 
 
 cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) noexcept:
-    cdef span model, version
+    cdef span model, version, token
     cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
     cdef size_t path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
     cdef Field *field
@@ -293,8 +313,12 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
     cdef int matched = NO_MATCH
     if exchange.method == M_POST:
         matched = match_infer(scan.target, path_length, &model, &version)
+    elif exchange.route.results_by_get and (exchange.method == M_GET or exchange.method == M_HEAD):
+        matched = match_result(scan.target, path_length, &model, &version, &token)
     try:
         if matched:
+            if exchange.method != M_POST:
+                body.token = token.data[:token.size]
             body.name = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
             body.version = version.data[:version.size]
         elif exchange.method == M_POST:
@@ -307,6 +331,8 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
     if body.name is not None:
         body.coding = <unsigned char>wanted_coding(scan)
         read_cache_fields(body, exchange, scan)
+        if body.token is not None:
+            return read_result_head(body, exchange, scan)
         if exchange.pool.models is not None:
             exchange.want_model(body.name)
     else:
@@ -323,6 +349,16 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
             exchange.fail(FAIL_BAD_REQUEST, "Inference-Header-Content-Length is not a number")
             return False
         body.json_length = <Py_ssize_t>length
+    return True
+
+
+cdef bint read_result_head(InferenceBody body, Exchange exchange, Scan *scan) noexcept:
+    body.asked_model = body.name
+    body.asked_version = body.version
+    body.query = read_query(scan)
+    if body.query is None:
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+        return False
     return True
 
 
@@ -642,14 +678,77 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
 
 cdef void respond_with(InferenceBody body, Exchange exchange, tg_buffer *head, const iovec *parts, int count,
                        uint64_t size) noexcept:
-    exchange.append_endpoint(head)
-    if exchange.route.response_fields is not None:
-        exchange.route.response_fields.append(head)
-    append_cache_status(body, exchange, head)
+    append_own_fields(body, exchange, head)
     exchange.status = 200
     exchange.bytes_out = size
     exchange.record()
     exchange.client.respond_whole(200, head, parts, count)
+
+
+cdef void append_own_fields(InferenceBody body, Exchange exchange, tg_buffer *head) noexcept:
+    if body.token is not None:
+        append_result_fields(body, exchange, body.query, head)
+        if exchange.route.cors is not None:
+            exchange.append_cors(head, False)
+    else:
+        exchange.append_endpoint(head)
+        if body.generates is None:
+            append_location(body, exchange, head)
+        if body.digest is not None:
+            append_tags(body, exchange.pool, head)
+    if exchange.route.response_fields is not None:
+        exchange.route.response_fields.append(head)
+    append_cache_status(body, exchange, head)
+
+
+cdef void answer_result(InferenceBody body, Exchange exchange) noexcept:
+    """What others get may be of this answer: nothing is said that is this client's alone, such as its cookie or what
+    the rate limit leaves to it."""
+    cdef tg_buffer message
+    cdef tg_found found
+    cdef InferResponse response
+    memset(&message, 0, sizeof(message))
+    if not find_result(body, exchange, body.query, &message, &found):
+        tg_buffer_free(&message)
+        exchange.fail_with(FAIL_NOT_CACHED, NOT_FOUND, "there is no such result: it was never there, or is no more")
+        return
+    note_found(body, exchange, &found)
+    exchange.cache = CACHE_HIT
+    response = rendered_result(body, exchange, tg_buffer_head(&message), tg_buffer_size(&message))
+    if response is not None and is_known(body.query):
+        respond_not_modified(body, exchange, response)
+    elif response is not None:
+        respond(body, exchange, response)
+    tg_buffer_free(&message)
+
+
+cdef void respond_not_modified(InferenceBody body, Exchange exchange, InferResponse response) noexcept:
+    cdef tg_buffer head
+    memset(&head, 0, sizeof(head))
+    if LEAST <= response.size <= MOST:
+        append_text(&head, b"Vary: Accept-Encoding\r\n")
+    append_own_fields(body, exchange, &head)
+    exchange.status = NOT_MODIFIED
+    exchange.record()
+    exchange.client.respond_whole(NOT_MODIFIED, &head, NULL, 0)
+    tg_buffer_free(&head)
+
+
+cdef InferResponse rendered_result(InferenceBody body, Exchange exchange, const char *message, size_t size):
+    """As for a request that says nothing of the answer's form. None when it has none, and the exchange has failed."""
+    try:
+        return render(parse_http(body.name, body.version, PLAIN, <size_t>len(PLAIN), -1), message, size)
+    except OipError:
+        exchange.fail_with(FAIL_BAD_REQUEST, NOT_ACCEPTABLE, "the result has bytes that are not UTF-8 text, which JSON "
+                           "cannot hold: ask for it by POST as binary data (parameter binary_data)")
+    except TidegateError as failure:
+        exchange.fail(failure.failure.kind, str(failure))
+    except MemoryError:
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+    except Exception:                     # nothing above takes it: the exchange would never end
+        log.exception("an inference answer could not be rendered")
+        exchange.fail(FAIL_INTERNAL, "internal error")
+    return None
 
 
 cdef uint64_t LEAST = COMPRESS_LEAST

@@ -16,6 +16,7 @@ cdef class CacheKeyRule:
     cdef int tenant_kind              # KEY_… of lb.upstream.pool; KEY_NONE: all share
     cdef bytes tenant_name
     cdef bint control
+    cdef bytes varies                 # a Vary field that names what of the head decides; b"" = nothing
 
     # The values that the key goes by, and who the tenant is, so that no two heads that differ in them give the same.
     cdef bytes variant(self, const Scan *scan)

@@ -15,6 +15,8 @@ cdef class CacheKeyRule:
         self.tenant_kind = KINDS[plan.tenant]
         self.tenant_name = plan.tenant_name.encode("latin-1")
         self.control = plan.control
+        names = [*plan.vary, *{"header": [plan.tenant_name], "cookie": ["cookie"]}.get(plan.tenant, [])]
+        self.varies = f"Vary: {', '.join(names)}\r\n".encode("latin-1") if names else b""
 
     cdef bytes variant(self, const Scan *scan):
         cdef bytes name

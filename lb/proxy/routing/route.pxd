@@ -39,6 +39,7 @@ cdef class Route:
     cdef readonly bint cache
     cdef CacheRule freshness          # of its answers; None = as their pool says
     cdef readonly bint client_tags
+    cdef readonly bint results_by_get  # answers of inferences have URLs
     cdef CacheKeyRule cache_key       # None = what requests ask for is all
     cdef readonly uint64_t timeout
     cdef readonly int64_t response_timeout   # -1 = the pool's, 0 = none

@@ -76,6 +76,7 @@ cdef class Route:
         if plan.cache_key is not None:
             self.cache_key = CacheKeyRule(plan.cache_key)
         self.client_tags = plan.client_tags
+        self.results_by_get = plan.results_by_get
         self.timeout = plan.timeout_ns
         self.response_timeout = plan.response_timeout_ns
         self.max_body = plan.max_body
@@ -173,6 +174,7 @@ cdef class Route:
         made.freshness = self.freshness
         made.cache_key = self.cache_key
         made.client_tags = self.client_tags
+        made.results_by_get = self.results_by_get
         made.timeout = self.timeout
         made.response_timeout = self.response_timeout
         made.max_body = self.max_body

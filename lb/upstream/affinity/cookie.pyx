@@ -11,61 +11,14 @@ import hashlib
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
+from lb.http.token cimport TOKEN, TOKEN_TEXT, read_token, write_token
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 from lb.endpoints.set cimport EndpointSet
 
 cdef enum:
     SIGNED = 16                       # bytes of id and time
-    TOKEN = 32
-    TEXT = 43
     DIGEST = 32
-
-cdef const char *DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-cdef inline int value_of(unsigned char c) noexcept nogil:
-    if 65 <= c <= 90:
-        return c - 65
-    if 97 <= c <= 122:
-        return c - 71
-    if 48 <= c <= 57:
-        return c + 4
-    if c == 45:
-        return 62
-    return 63 if c == 95 else -1
-
-
-cdef void encode(const unsigned char *token, char *text) noexcept nogil:
-    cdef unsigned bits = 0
-    cdef int held = 0, i, at = 0
-    for i in range(TOKEN):
-        bits = bits << 8 | token[i]
-        held += 8
-        while held >= 6:
-            held -= 6
-            text[at] = DIGITS[bits >> held & 63]
-            at += 1
-        bits &= (1u << held) - 1
-    text[at] = DIGITS[bits << (6 - held) & 63]
-
-
-cdef bint decode(const char *text, unsigned char *token) noexcept nogil:
-    cdef unsigned bits = 0
-    cdef int held = 0, i, at = 0, value
-    for i in range(TEXT):
-        value = value_of(<unsigned char>text[i])
-        if value < 0:
-            return False
-        bits = bits << 6 | <unsigned>value
-        held += 6
-        if held >= 8:
-            held -= 8
-            token[at] = <unsigned char>(bits >> held & 255)
-            at += 1
-            bits &= (1u << held) - 1
-    return at == TOKEN and bits == 0
-
 
 cdef inline uint64_t word(const unsigned char *at) noexcept nogil:
     cdef uint64_t value
@@ -120,7 +73,7 @@ cdef class EndpointCookie:
         cdef uint64_t id_, expires
         cdef int i
         due[0] = False
-        if n != TEXT or not decode(text, token) or self.sign(token, digest) < 0:
+        if n != TOKEN_TEXT or not read_token(text, token) or self.sign(token, digest) < 0:
             return -1
         for i in range(TOKEN - SIGNED):       # all of them, in a time that tells nothing
             differ |= token[SIGNED + i] ^ digest[i]
@@ -145,18 +98,18 @@ cdef class EndpointCookie:
     cdef int append(self, tg_buffer *head, int index, uint64_t now) noexcept:
         cdef unsigned char token[TOKEN]
         cdef unsigned char digest[DIGEST]
-        cdef char text[TEXT]
+        cdef char text[TOKEN_TEXT]
         cdef uint64_t expires = now + self.ttl if self.ttl else 0
-        cdef size_t size = 13 + <size_t>len(self.name) + TEXT + <size_t>len(self.tail)
+        cdef size_t size = 13 + <size_t>len(self.name) + TOKEN_TEXT + <size_t>len(self.tail)
         memcpy(token, &self.ids[index], 8)
         memcpy(token + 8, &expires, 8)
         if self.sign(token, digest) < 0 or tg_buffer_reserve(head, size) < 0:
             return -1
         memcpy(token + SIGNED, digest, TOKEN - SIGNED)
-        encode(token, text)
+        write_token(token, text)
         tg_buffer_append(head, b"Set-Cookie: ", 12)
         tg_buffer_append(head, <const char *>self.name, <size_t>len(self.name))
         tg_buffer_append(head, b"=", 1)
-        tg_buffer_append(head, text, TEXT)
+        tg_buffer_append(head, text, TOKEN_TEXT)
         tg_buffer_append(head, <const char *>self.tail, <size_t>len(self.tail))
         return 0
