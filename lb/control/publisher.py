@@ -111,7 +111,7 @@ class Publisher:
                     plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
                     undo.callback(self._tier.commit, before)
-                    self._tier.prepare(plan)
+                    await self._tier.prepare(plan)
                     sockets = [_descriptors(staged, worker) for worker in range(self._workers)]
                     await parts.fleet.publish(Publication(plan, sockets, config.log.level, plan.to_wire()))
                 parts.registry.commit(initial, self._clock.now())

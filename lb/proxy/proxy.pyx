@@ -7,6 +7,7 @@ run keep the objects of the plan they started with.
 import logging
 import operator
 import os
+from threading import Thread
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ from lb.upstream.pool cimport Pool
 from lb.cache.rules cimport PoolRules
 from lb.upstream.queue cimport PoolQueue
 
+from lb.cache.tiers.registry import load
 from lb.config.checks.descriptors import room
 from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
@@ -148,6 +150,7 @@ class Proxy:
     def prepare(self, plan, sockets):
         channels = {}
         contexts = {}
+        yield from self.load_tier(plan)
         self.context.prepare(plan)
         if plan.tickets:
             self.tickets.update(plan.tickets)     # which does no harm if the plan is refused
@@ -205,6 +208,16 @@ class Proxy:
                 self.poller.loop.call_soon(self.forget, of_listener.routes)
         self.spans = spans
         self.access.export(spans)
+
+    def load_tier(self, plan):
+        """What the cache tier needs is imported by a thread, so that requests are served meanwhile."""
+        if plan.cache is None or plan.cache.tier is None:
+            return
+        loading = Thread(target=load, args=(plan.cache.tier,), daemon=True)
+        loading.start()
+        while loading.is_alive():
+            loading.join(0.0005)
+            yield
 
     def make_queue(self, name):
         queue = PoolQueue(self.poller, self.segment, self.wakeups, name)

@@ -175,3 +175,25 @@ def test_against_a_model(key, actions):
         for candidate in range(6):
             assert get_bytes(cache, key(candidate), 0) == held.get(candidate, (None,))[0]
     segment.close()
+
+
+def test_a_purge_that_a_tier_does_not_know_is_marked(make_cache):
+    cache = make_cache()
+    tags = [b"model %d" % number for number in range(100)]
+    assert not any(cache.is_purging(tag) for tag in tags)
+    cache.mark_purging(tags[:2])
+    assert cache.is_purging(tags[0])
+    assert sum(cache.is_purging(tag) for tag in tags) < 10  # a few tags share a mark
+    assert Fill(cache, b"another", tags[1]).behind(cache)
+    assert not Fill(cache).behind(cache)
+    # Another process sees it, and what was purged before is not.
+    other = ResultCache(cache.segment, 1024)
+    other.mark_purging(tags[1:3])
+    assert [cache.is_purging(tag) for tag in tags[1:3]] == [True, True]
+    assert cache.is_purging(tags[0]) == any(slots_meet(cache, tags[0], tag) for tag in tags[1:3])
+    cache.mark_purging([])
+    assert not any(cache.is_purging(tag) for tag in tags)
+
+
+def slots_meet(cache, one, other):
+    return slot_of(cache, one) % 8192 == slot_of(cache, other) % 8192

@@ -65,6 +65,9 @@ cdef class Fill:
 
     cdef readonly bint fits
 
+    def behind(self, ResultCache cache not None):
+        return cache.tier_is_behind(&self.fill)
+
 
 def slot_of(ResultCache cache not None, bytes tag):
     return cache.slot(<const char *> tag, len(tag))

@@ -253,6 +253,21 @@ async def test_a_client_that_leaves_while_the_tier_is_asked(start: Start, model:
     assert one.in_flight() == 0
 
 
+async def test_a_daemon_stops_while_its_tier_says_nothing(start: Start, model: Model, servers: TierServers) -> None:
+    one = start(config(model, servers))
+    await up(one)
+    servers.pause()
+    async with client_of(one) as client:
+        asked = asyncio.create_task(client.ask(question()))
+        await asyncio.sleep(0.2)
+        stopping = asyncio.create_task(asyncio.to_thread(one.stop))
+        assert weights(await asked, 1) == 1
+    assert await stopping == 0
+    servers.resume()
+    assert "ERROR" not in one.log
+    assert "Traceback" not in one.log
+
+
 async def test_what_decides_the_answer_is_in_the_key(start: Start, model: Model, servers: TierServers) -> None:
     by = {"cache": {"vary": ["accept-language"], "tenant": {"header": "x-tenant"}, "honor_cache_control": True}}
     one, two = start(config(model, servers, route=by)), start(config(model, servers, route=by))

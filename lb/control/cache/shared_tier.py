@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,11 +43,12 @@ class SharedTier:
         self._down_since: int | None = None
         self._background = Background(log, "a cache tier was not ended")
 
-    def prepare(self, plan: Plan) -> None:
+    async def prepare(self, plan: Plan) -> None:
         """From now on the tier of `plan` is told of purges, too: workers may use it any moment. Raises TierError."""
         wanted = _tier_of(plan)
         if wanted is None or wanted in self._tiers:
             return
+        await asyncio.to_thread(registry.load, wanted)
         tier = registry.build(wanted, self._purged_elsewhere, quiet=True)
         tier.start()
         for tag in {tag for known in self._tiers.values() for tag in known.purging}:
