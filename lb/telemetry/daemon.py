@@ -135,7 +135,9 @@ _GETS = {
 
 
 def _tier(tier: Mapping[str, Any] | None) -> Iterator[Metric]:
-    processes = tier["processes"] if tier else {}
+    if not tier:
+        return
+    processes = tier["processes"]
     yield counter(
         "cache_tier_gets",
         "Answers that were looked for in the cache tier; invalid: not written with our secret; skipped: "
@@ -173,7 +175,7 @@ def _tier(tier: Mapping[str, Any] | None) -> Iterator[Metric]:
         "cache_tier_pending_purges",
         "Tags whose purges the cache tier does not know yet",
         (),
-        [((), tier["pending_purges"])] if tier else [],
+        [((), tier["pending_purges"])],
     )
 
 

@@ -22,7 +22,7 @@ from lb.shared.words import (
     UDP_LISTENER,
     Kind,
 )
-from lb.telemetry import reference, traffic
+from lb.telemetry import daemon, reference, traffic
 from lb.telemetry.metrics import Snapshot, exposition
 from lb.telemetry.series import Series
 
@@ -282,3 +282,23 @@ def test_the_cache() -> None:
     assert "\ntidegate_cache_bytes 1024.0\n" in page
     texts = re.findall(r"^# HELP (tidegate_cache_\S+) (.*)$", page, re.MULTILINE)
     assert len({text for _, text in texts}) == len(texts) == len(names) + 4
+
+
+def test_the_cache_tier() -> None:
+    counts = ["hits", "misses", "invalid", "timeouts", "errors", "skipped", "stored", "dropped", "opened"]
+    worker = {"state": "closed"} | {name: number for number, name in enumerate(counts, 10)}
+    master = dict.fromkeys(counts, 0) | {"state": "open"}
+    tier = {"processes": {"0": worker, "master": master}, "purges": 3, "invalidations": 4, "pending_purges": 2}
+    cache = {"size": 1, "entries": 2, "bytes": 0, "capacity": 0, "saved_us": 0, "tier": tier}
+    cache |= dict.fromkeys(daemon._CACHE, 0)
+    lines = set(exposition(Snapshot({**STATUS, "cache": cache})).decode().splitlines())
+    for number, result in enumerate(("hit", "miss", "invalid", "timeout", "error", "skipped"), 10):
+        assert f'tidegate_cache_tier_gets_total{{process="0",result="{result}"}} {number}.0' in lines
+    assert 'tidegate_cache_tier_gets_total{process="master",result="hit"} 0.0' in lines
+    assert 'tidegate_cache_tier_puts_total{process="0",result="stored"} 16.0' in lines
+    assert 'tidegate_cache_tier_puts_total{process="0",result="dropped"} 17.0' in lines
+    assert {f'tidegate_cache_tier_up{{process="{p}"}} {up}.0' for p, up in (("0", 1), ("master", 0))} <= lines
+    assert 'tidegate_cache_tier_breaker_opened_total{process="0"} 18.0' in lines
+    assert 'tidegate_cache_tier_purges_total{direction="sent"} 3.0' in lines
+    assert 'tidegate_cache_tier_purges_total{direction="heard"} 4.0' in lines
+    assert "tidegate_cache_tier_pending_purges 2.0" in lines
