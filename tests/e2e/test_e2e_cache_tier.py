@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -168,13 +169,16 @@ async def test_daemons_share_their_answers(start: Start, model: Model, servers: 
         await stored(one, 11)
         assert await ask(there, 77) == (1, TIER)
         assert await call(two, 77) == (1, HIT)
-    assert model.asked == 11
-    await until(lambda: gets(two).get("hit") == 11, "the worker has told")
+        await ask(here, 88)
+        await stored(one, 12)
+        assert await call(two, 88, grpc.Compression.Gzip) == (1, TIER)
+    assert model.asked == 12
+    await until(lambda: gets(two).get("hit") == 12, "the worker has told")
     tier = tier_of(two)
-    assert (tier["hits"], tier["errors"], tier["timeouts"], tier["dropped"]) == (11, 0, 0, 0)
+    assert (tier["hits"], tier["errors"], tier["timeouts"], tier["dropped"]) == (12, 0, 0, 0)
     told = two.command("cache", "stats").stdout
     assert f"tier       {tier['server']}, up\n" in told
-    assert "11 hits, " in told
+    assert "12 hits, " in told
 
 
 def gets(daemon: Daemon) -> dict[str, float]:
@@ -186,7 +190,9 @@ def gets(daemon: Daemon) -> dict[str, float]:
     return found
 
 
-async def call(daemon: Daemon, number: int) -> tuple[int, str | None]:
+async def call(
+    daemon: Daemon, number: int, compression: grpc.Compression = grpc.Compression.NoCompression
+) -> tuple[int, str | None]:
     sent = wire.ModelInferRequest(model_name="m", id="g")
     sent.inputs.add(name="x", datatype="INT32", shape=[1])
     sent.raw_input_contents.append(number.to_bytes(4, "little"))
@@ -194,13 +200,13 @@ async def call(daemon: Daemon, number: int) -> tuple[int, str | None]:
         infer = channel.unary_unary(
             METHOD, wire.ModelInferRequest.SerializeToString, wire.ModelInferResponse.FromString
         )
-        running = infer(sent, timeout=30)
+        running = infer(sent, timeout=30, compression=compression)
         said = dict(await running.initial_metadata()).get("cache-status")
         answer = await running
     assert answer.id == "g"
     found, asked = answer.outputs[0].contents.int_contents
     assert asked == number
-    return found, None if said is None else str(said).partition("; ttl=")[0]
+    return found, None if said is None else re.sub("; ttl=[0-9]+", "", str(said))
 
 
 async def test_a_daemon_that_restarts_finds_its_answers(start: Start, model: Model, servers: TierServers) -> None:
