@@ -155,15 +155,3 @@ def test_recorded_requests_fill_it(start: Start, stub: Stub, tmp_path: Path) -> 
         assert words in refused(daemon, "warm", str(file))
     assert "cannot be read: No such file" in refused(daemon, "warm", str(tmp_path / "none"))
     assert "there is no HTTP listener 'wep'" in refused(daemon, "warm", str(file), "--listener", "wep")
-
-
-def test_a_tier_that_nobody_asks_is_said_at_start_and_reload(start: Start, stub: Stub, tmp_path: Path) -> None:
-    secret = tmp_path / "cache.secret"
-    secret.write_bytes(b"0123456789abcdef0123456789abcdef")
-    secret.chmod(0o600)
-    settings = config(stub(), tier={"type": "memcached", "servers": ["127.0.0.1:1"], "secret_file": str(secret)})
-    daemon = start(settings)
-    assert daemon.log.count("cache.tier: this release asks none of its servers") == 1
-    assert daemon.reload(settings)["ok"]
-    assert daemon.log.count("cache.tier: this release asks none of its servers") == 2
-    assert infer(daemon) == "fwd=miss; stored"
