@@ -98,6 +98,7 @@ typedef struct {
     uint32_t cost_us;
     uint16_t flags;
     uint16_t state; /* TG_FRESH, TG_STALE or TG_LAST_RESORT */
+    uint32_t tags;  /* how many it carries */
 } tg_found;
 
 /* Precedes the bytes in an object's first chunk, with as many tags as the entry has. */

@@ -65,6 +65,7 @@ cdef extern from "cache.h" nogil:
         uint32_t cost_us
         uint16_t flags
         uint16_t state
+        uint32_t tags
     ctypedef struct tg_entry:
         unsigned char key[32]
         uint64_t stored_ns

@@ -138,6 +138,7 @@ cdef Py_ssize_t shard_read(
         tg_store32_relaxed(&node.visited, 1)
     into.end += entry.size
     found.age_ns = left(entry.stored_ns, now)
+    found.tags = entry.count
     found.fresh_ns = left(now, entry.fresh_until)
     found.stale_ns = left(now, entry.stale_until)
     found.error_ns = left(now, entry.error_until)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from datapath import Gate, Site, settle
 from infer_site import MIB, Held, gate_to, idle
-from oip_site import ModelServer, ask, plain
+from oip_site import INFER, ModelServer, ask, plain
 from test_grpc_cache import BYPASS, HIT, inference, stub, tell
 from test_grpc_rows import batch, plain_batch
 
@@ -93,6 +93,34 @@ async def test_a_tenant_that_is_named_twice_is_none(site: Site) -> None:
         for _ in range(2):
             told = await tell(call, inference(), metadata=[("x-tenant", "a"), ("x-tenant", "b")])
             assert told.cache == BYPASS
+
+
+@pytest.mark.parametrize(
+    ("by", "path", "headers"),
+    [
+        ("cookie", INFER, {"Cookie": "who=a; who=b"}),
+        ("cookie", INFER, {"Cookie": "x=1; who=a;who=a"}),
+        ("cookie", INFER, {"Cookie": "who=a", "cookie": "who=b"}),
+        ("query", f"{INFER}?who=a&who=b", {}),
+        ("query", f"{INFER}?who=a&%77ho=b", {}),
+        ("query", f"{INFER}?who=a&who", {}),
+    ],
+)
+async def test_a_tenant_that_is_named_twice_by_other_means_is_none(
+    site: Site, by: str, path: str, headers: dict[str, str]
+) -> None:
+    """What has checked the tenant in front may have looked at the other one."""
+    gate = await site_of(site, ModelServer(), tenant=by, tenant_name="who")
+    for _ in range(2):
+        assert (await ask(gate, plain(), path=path, headers=headers)).cache == BYPASS
+
+
+async def test_a_tenant_among_others_of_like_names(site: Site) -> None:
+    gate = await site_of(site, ModelServer(), tenant="query", tenant_name="who")
+    for expected in (MISS, HIT):
+        answer = await ask(gate, plain(), path=f"{INFER}?whom=b&x=who=c&who=a&awho=%41")
+        assert answer.cache is not None
+        assert answer.cache.removesuffix("; stored") == expected
 
 
 async def test_tenants_do_not_wait_for_each_others_answers(site: Site) -> None:

@@ -307,6 +307,19 @@ async def test_answers_to_credentials_are_private(site: Site) -> None:
     assert answer.headers["cache-control"].startswith("private, ")
 
 
+async def test_answers_with_tags_of_clients_are_private(site: Site) -> None:
+    """A CDN could not be told of a purge of these."""
+    gate = await gate_of(site, ModelServer(), client_tags=True)
+    tagged = place(await ask(gate, plain(), headers={"Cache-Tag": "camera"}))
+    untagged = place(await ask(gate, plain()))
+    assert tagged != untagged
+    for path, said in ((tagged, "private"), (untagged, "public")):
+        assert (await get(gate, path)).headers["cache-control"].startswith(f"{said}, ")
+    ResultCache(gate.segment, MIB).purge(b"camera")
+    assert gone(await get(gate, tagged))
+    assert (await get(gate, untagged)).status == 200
+
+
 async def test_bytes_that_are_no_text(site: Site) -> None:
     gate = await gate_of(site, ModelServer())
     data = b"\x02\0\0\0\xff\xfe"

@@ -209,8 +209,6 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
         elif protocols and "oip" not in protocols:
             names = " and ".join(repr(name) for name in route.pool_names)
             yield f"{path}.cache", f"only for pools of protocol oip, and {names} is not one"
-    if route.cache is not None and route.cache.results_by_get and route.cache.client_tags:
-        yield f"{path}.cache.results_by_get", "not together with client_tags, whose purges a CDN could not be told of"
     if route.http_cache is not None:
         if config.cache is None and "cache" not in broken:
             yield f"{path}.http_cache", _NO_CACHE

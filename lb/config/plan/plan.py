@@ -196,7 +196,7 @@ class RoutePlan(Struct, frozen=True):
     timeout_ns: int  # whole exchange; 0 = none
     max_body: int
     freshness: FreshnessPlan | None = None  # of its answers; None = as their pool says
-    client_tags: bool = False  # clients may give tags to the answers that they are the first to ask for
+    client_tags: bool = False  # clients may name what their answers depend on
     expose_endpoint: bool = False  # X-Tidegate-Endpoint in answers
     host_regex: bool = False  # `host` is a regular expression
     conditions: tuple[ConditionPlan, ...] = ()

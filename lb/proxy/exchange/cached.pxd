@@ -147,9 +147,6 @@ cdef CacheRule rule_of(Pool pool, bytes model)
 cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request) noexcept
 # The same of a request whose digest, model and version are known.
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept
-# `key` = `digest`, and what the request's head adds to it, under `secret`. 0, or -1 when hashing failed.
-cdef int add_variant(const unsigned char *secret, const unsigned char *digest, bytes variant,
-                     unsigned char *key) noexcept
 # Whether a batch may be taken row by row: where only the question decides the key.
 cdef bint looks_up_rows(CachedBody body) noexcept
 # The key of a request, or of its rows together. 0, or -1 when hashing failed.

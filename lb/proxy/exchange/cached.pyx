@@ -77,6 +77,9 @@ cdef enum:
     LONGEST_PAUSE = 30                # and as long as it has been stale between them
 
 cdef uint64_t LONGEST_NS = 60 * <uint64_t>SECOND_NS     # of a refresh in a pool without response_timeout
+# Kinds of texts that a key is made of, besides the question.
+cdef bytes VARIANT = b""
+cdef bytes TAGS = b"\0tags\0"
 cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
 cdef size_t INFER_PATH_LENGTH = 42
 
@@ -283,7 +286,8 @@ cdef void through_cache(CachedBody body, Exchange exchange, InferRequest request
 
 cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept:
     if (body.control == CONTROL_NO_STORE or rule_of(exchange.pool, body.asked_model) is None
-            or (body.variant is not None and vary_digest(body, exchange) < 0)):
+            or (body.variant is not None and extend_digest(body, exchange, VARIANT, body.variant) < 0)
+            or (body.client_tags is not None and add_client_tags(body, exchange) < 0)):
         pass_by(body, exchange)
     elif body.control == CONTROL_NO_CACHE:
         refill(body, exchange)
@@ -292,7 +296,7 @@ cdef void through_cache_by_digest(CachedBody body, Exchange exchange) noexcept:
 
 
 cdef bint looks_up_rows(CachedBody body) noexcept:
-    return body.variant is None and body.control == CONTROL_NONE
+    return body.variant is None and body.client_tags is None and body.control == CONTROL_NONE
 
 
 cdef void pass_by(CachedBody body, Exchange exchange) noexcept:
@@ -483,7 +487,7 @@ cdef void wait_for_leader(Exchange exchange) noexcept:
 
 
 cdef bint begin_fill(CachedBody body, Exchange exchange, tg_fill *fill) noexcept:
-    """False: the answer cannot be kept, for want of memory, or since the client gives more tags than it may."""
+    """False: the answer cannot be kept, for want of memory."""
     cdef AnswerTags its = None
     cdef uint32_t slots[OWN_TAGS + 1 + MOST_CLIENT_TAGS]
     cdef uint32_t count = OWN_TAGS
@@ -498,10 +502,7 @@ cdef bint begin_fill(CachedBody body, Exchange exchange, tg_fill *fill) noexcept
         slots[count] = body.answers.store.slot(<const char *>tag, <size_t>len(tag))
         count += 1
     if body.client_tags is not None:
-        given = body.client_tags.replace(b",", b" ").split()
-        if len(given) > MOST_CLIENT_TAGS:
-            return False
-        for tag in given:
+        for tag in body.client_tags.split():
             slots[count] = body.answers.store.slot(<const char *>tag, <size_t>len(tag))
             count += 1
     return body.answers.store.begin(fill, slots, count) == 0
@@ -518,11 +519,23 @@ cdef void refill(CachedBody body, Exchange exchange) noexcept:
         exchange.pick()
 
 
-cdef int vary_digest(CachedBody body, Exchange exchange) noexcept:
-    """Headers and tenant, under the secret of the pool's keys: no client can choose another's key."""
+cdef int add_client_tags(CachedBody body, Exchange exchange) noexcept:
+    """An answer that was asked for with other tags would outlive a purge of these. -1: there are too many."""
+    try:
+        given = sorted(set(body.client_tags.replace(b",", b" ").split()))
+        body.client_tags = b" ".join(given) if given else None
+    except MemoryError:
+        return -1
+    if not given:
+        return 0
+    return -1 if len(given) > MOST_CLIENT_TAGS else extend_digest(body, exchange, TAGS, body.client_tags)
+
+
+cdef int extend_digest(CachedBody body, Exchange exchange, bytes kind, bytes text) noexcept:
+    """Under the secret of the pool's keys: no client can choose another's key."""
     cdef unsigned char key[32]
-    if add_variant(<const unsigned char *><const char *>exchange.pool.cache_key,
-                   <const unsigned char *><const char *>body.digest, body.variant, key) < 0:
+    memcpy(key, <const char *>body.digest, sizeof(key))
+    if add_to_key(<const unsigned char *><const char *>exchange.pool.cache_key, kind, text, key) < 0:
         return -1
     try:
         body.digest = (<char *>key)[:32]
@@ -531,12 +544,14 @@ cdef int vary_digest(CachedBody body, Exchange exchange) noexcept:
     return 0
 
 
-cdef int add_variant(const unsigned char *secret, const unsigned char *digest, bytes variant,
-                     unsigned char *key) noexcept:
+cdef int add_to_key(const unsigned char *secret, bytes kind, bytes text, unsigned char *key) noexcept:
+    """`key` becomes that of the question with `text`. `kind` tells texts of one kind from those of another; none has
+    zero bytes where another kind begins. 0, or -1 when hashing failed."""
     cdef tg_digest state
     if (tg_digest_init(&state, secret) < 0
-            or tg_digest_update(&state, digest, 32) < 0
-            or tg_digest_update(&state, <const char *>variant, <size_t>len(variant)) < 0
+            or tg_digest_update(&state, key, 32) < 0
+            or tg_digest_update(&state, <const char *>kind, <size_t>len(kind)) < 0
+            or tg_digest_update(&state, <const char *>text, <size_t>len(text)) < 0
             or tg_digest_final(&state, key) < 0):
         return -1
     return 0
@@ -589,20 +604,16 @@ cdef bint ask_tier(CachedBody body, Exchange exchange) noexcept:
 
 cdef bint put_question(TierQuestion question, CachedBody body, Exchange exchange) noexcept:
     """The key is that of all daemons with the tier's secret."""
-    cdef unsigned char digest[32]
     cdef unsigned char key[32]
     cdef bytes secret_of_pool = question.tier.key_of(exchange.pool.name)
     cdef const unsigned char *secret
     if secret_of_pool is None:
         return False
     secret = <const unsigned char *><const char *>secret_of_pool
-    if body.digest_under(exchange, secret, digest) < 0:
+    if (body.digest_under(exchange, secret, key) < 0
+            or (body.variant is not None and add_to_key(secret, VARIANT, body.variant, key) < 0)
+            or (body.client_tags is not None and add_to_key(secret, TAGS, body.client_tags, key) < 0)):
         return False
-    if body.variant is not None:
-        if add_variant(secret, digest, body.variant, key) < 0:
-            return False
-    else:
-        memcpy(key, digest, sizeof(key))
     try:
         question.key = (<char *>key)[:32]
         return question.ask(tag_names(body, exchange))
@@ -619,7 +630,7 @@ cdef list tag_names(CachedBody body, Exchange exchange):
     if body.tenant is not None:
         names.append(tags.of_tenant(body.tenant.decode("utf-8", "replace")).encode())
     if body.client_tags is not None:
-        names.extend(body.client_tags.replace(b",", b" ").split())
+        names.extend(body.client_tags.split())
     return names
 
 

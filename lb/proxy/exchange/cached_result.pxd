@@ -24,6 +24,7 @@ cdef class ResultQuery:
     # Of the answer, once it is found.
     cdef Pool pool
     cdef char etag[ETAG]
+    cdef bint more_tags               # it has tags that only the cache knows
 
 
 # None: memory is short.

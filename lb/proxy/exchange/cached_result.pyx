@@ -12,7 +12,7 @@ from lb.http.token cimport TOKEN, TOKEN_TEXT, read_token, write_token
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
 )
-from lb.proxy.exchange.cached cimport AnswerTags, CachedBody, rule_of, tags_of
+from lb.proxy.exchange.cached cimport OWN_TAGS, AnswerTags, CachedBody, rule_of, tags_of
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.routing.cache_key cimport CacheKeyRule
 from lb.shared.hashing cimport hash64, tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
@@ -98,6 +98,7 @@ cdef bint find_result(CachedBody body, Exchange exchange, ResultQuery query, tg_
         if (store.get(key, now, False, message, found) >= 0 and found.state == TG_FRESH
                 and not found.flags & TG_NEGATIVE):
             query.pool = pool
+            query.more_tags = found.tags > <uint32_t>(OWN_TAGS + (body.tenant is not None))
             write_etag(query, message)
             return True
     return False
@@ -122,7 +123,7 @@ cdef bint is_known(ResultQuery query) noexcept:
 
 cdef void append_result_fields(CachedBody body, Exchange exchange, ResultQuery query, tg_buffer *head) noexcept:
     cdef CacheKeyRule rule = exchange.route.cache_key
-    cdef bint own = query.authorized or body.tenant is not None       # not for others
+    cdef bint own = query.authorized or query.more_tags or body.tenant is not None       # not for CDNs
     append_text(head, b"Cache-Control: private, max-age=" if own else b"Cache-Control: public, max-age=")
     append_number(head, <uint64_t>body.ttl)
     append_text(head, b"\r\nETag: ")

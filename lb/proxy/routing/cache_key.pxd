@@ -22,6 +22,5 @@ cdef class CacheKeyRule:
     cdef bytes variant(self, const Scan *scan)
     # Who the tenant is. None: the request does not say, or says it more than once; or all share.
     cdef bytes tenant(self, const Scan *scan)
-    cdef int fields_named(self, const Scan *scan) noexcept
     # CONTROL_….
     cdef int control_of(self, const Scan *scan) noexcept nogil

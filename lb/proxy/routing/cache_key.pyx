@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 from lb.http.head cimport Field, Scan, has_token, same_name
-from lb.proxy.routing.keys cimport find_value
+from lb.proxy.routing.keys cimport count_values, find_value
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY
 
 cdef dict KINDS = {"": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY}
@@ -42,20 +42,13 @@ cdef class CacheKeyRule:
     cdef bytes tenant(self, const Scan *scan):
         cdef const char *value
         cdef size_t n
-        if self.tenant_kind == KEY_NONE or not find_value(
-                scan, self.tenant_kind, <const char *>self.tenant_name, <size_t>len(self.tenant_name), &value, &n):
+        cdef const char *name = <const char *>self.tenant_name
+        cdef size_t length = <size_t>len(self.tenant_name)
+        if self.tenant_kind == KEY_NONE or not find_value(scan, self.tenant_kind, name, length, &value, &n):
             return None
-        if self.tenant_kind == KEY_HEADER and self.fields_named(scan) > 1:
-            return None                       # the endpoint may take another one for it
+        if count_values(scan, self.tenant_kind, name, length) != 1:
+            return None                       # what checks the tenant in front may take another one for it
         return value[:n] if n else None
-
-    cdef int fields_named(self, const Scan *scan) noexcept:
-        cdef int i, count = 0
-        cdef size_t n = <size_t>len(self.tenant_name)
-        for i in range(scan.field_count):
-            if scan.fields[i].name_length == n and same_name(scan.fields[i].name, n, self.tenant_name):
-                count += 1
-        return count
 
     cdef int control_of(self, const Scan *scan) noexcept nogil:
         cdef const Field *field

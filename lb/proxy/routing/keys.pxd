@@ -6,6 +6,8 @@ from lb.http.head cimport Scan
 # header names are given in lower case. False: the request has none. The value lies in the scan's bytes.
 cdef bint find_value(
     const Scan *scan, int kind, const char *name, size_t n, const char **value, size_t *length) noexcept nogil
+# How many of these the request has. A parameter whose name has escapes may be any: with one there are two at least.
+cdef int count_values(const Scan *scan, int kind, const char *name, size_t n) noexcept nogil
 # Takes the cookies of this name out of the request. The other ones are in a buffer of the worker's from then on, which
 # is good until the next call. Where there is no memory for that, none is passed on.
 cdef void drop_cookie(Scan *scan, const char *name, size_t n) noexcept

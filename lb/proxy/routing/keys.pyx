@@ -53,6 +53,44 @@ cdef bint find_pair(const char *text, size_t size, char separator, const char *n
     return False
 
 
+cdef int count_values(const Scan *scan, int kind, const char *name, size_t n) noexcept nogil:
+    cdef const char *query
+    cdef const Field *field
+    cdef int i, count = 0
+    if kind == KEY_QUERY:
+        query = <const char *>memchr(scan.target, 63, scan.target_length)
+        if query == NULL:
+            return 0
+        return count_pairs(query + 1, scan.target_length - <size_t>(query + 1 - scan.target), 38, name, n)
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if kind == KEY_COOKIE and field.id == H_COOKIE:
+            count += count_pairs(field.value, field.value_length, 59, name, n)
+        elif kind == KEY_HEADER and field.name_length == n and same_name(field.name, n, name):
+            count += 1
+    return count
+
+
+cdef int count_pairs(const char *text, size_t size, char separator, const char *name, size_t n) noexcept nogil:
+    cdef size_t i = 0, stop, end
+    cdef int count = 0
+    while i < size:
+        while i < size and text[i] == 32:
+            i += 1
+        stop = i
+        while stop < size and text[stop] != separator:
+            stop += 1
+        end = i
+        while end < stop and text[end] != 61:
+            end += 1
+        if separator == 38 and memchr(text + i, 37, end - i) != NULL:
+            count += 2
+        elif end - i == n and memcmp(text + i, name, n) == 0:
+            count += 1
+        i = stop + 1
+    return count
+
+
 cdef tg_buffer rest                   # of the Cookie fields of a request
 
 

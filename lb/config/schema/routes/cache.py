@@ -53,13 +53,13 @@ class RouteCacheConfig(CacheKeyConfig, FreshnessConfig):
 
     client_tags: Boolean = False
     """Whether clients name things that their answers depend on, in the field `Cache-Tag` of their requests (names with
-    commas or spaces between them, 4 at most): a purge of such a tag then takes the answer."""
+    commas or spaces between them, 4 at most): a purge of such a tag then takes the answer. Requests share answers
+    where these names are the same."""
     results_by_get: Boolean = False
     """Whether an answer that is in the cache has a URL, which `Content-Location` of the answer to the POST says
     (`results/TOKEN`, beside `infer`): GET gives the same outputs as JSON, with what a CDN needs to keep them
     ([Behind a CDN](howto/operate-the-cache.md#behind-a-cdn)). Whoever has the URL may read the answer; with `tenant`
-    and `vary` the GET has to name the same tenant and headers. Not together with `client_tags`, whose purges a CDN
-    could not be told of."""
+    and `vary` the GET has to name the same tenant and headers."""
 
 
 RouteCache = Annotated[RouteCacheConfig | None, switch(RouteCacheConfig)]

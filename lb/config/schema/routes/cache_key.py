@@ -39,8 +39,8 @@ class CacheKeyConfig(Model):
     """Request headers (metadata of gRPC) whose values the answer depends on: requests share answers where these are
     equal, byte for byte. Default: none."""
     tenant: TenantConfig | None = None
-    """Tenants do not get each other's answers. A request that names none, or more than one by headers, passes the cache
-    by. The key has a keyed hash of the name; answers carry the tag `tenant:NAME`. Default: all share."""
+    """Tenants do not get each other's answers. A request that names none, or more than one, passes the cache by. The
+    key has a keyed hash of the name; answers carry the tag `tenant:NAME`. Default: all share."""
     honor_cache_control: Boolean = False
     """Whether clients may say in `Cache-Control` that they want an answer made anew, which may be kept (`no-cache`,
     `max-age=0`), or none that is kept (`no-store`). Any client can ask the endpoints then, as often as it may ask."""
