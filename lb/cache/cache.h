@@ -45,7 +45,10 @@ typedef struct {
     uint64_t saved_us;      /* what the answers found had cost */
     uint64_t rejected_value; /* worth less than what would have had to go */
     uint64_t reserved[2];
+    uint64_t disk[8];       /* of the tier on disk, as lb.cache.store.DISK has them; this process's own, of whatever thread */
 } tg_cache_stripe;
+
+#define TG_DISK_COUNTS 8u
 
 /* One per chunk, apart from the chunks, so that a word that readers check or set is never an object's bytes. */
 typedef struct {
@@ -171,7 +174,7 @@ typedef struct {
 _Static_assert(sizeof(tg_flight_set) == 128, "a set of flights is two cache lines");
 _Static_assert(sizeof(tg_flight_worker) == 64, "a worker's line of the flights is one cache line");
 
-_Static_assert(sizeof(tg_cache_stripe) == 128, "a stripe is two cache lines");
+_Static_assert(sizeof(tg_cache_stripe) == 192, "a stripe is three cache lines");
 _Static_assert(sizeof(tg_node) == 40, "a node has 40 bytes");
 _Static_assert(sizeof(tg_entry) == 168, "a head has 88 bytes and 8 for each tag");
 _Static_assert(sizeof(tg_shard) == 128, "a shard's state is two cache lines");

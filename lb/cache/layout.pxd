@@ -8,6 +8,7 @@ cdef extern from "cache.h" nogil:
         TG_CHUNK
         TG_CACHE_PAGE
         TG_TAGS
+        TG_DISK_COUNTS
         TG_NEGATIVE
         TG_AWAITED
         TG_EARLY
@@ -35,6 +36,7 @@ cdef extern from "cache.h" nogil:
         uint64_t stale
         uint64_t saved_us
         uint64_t rejected_value
+        uint64_t disk[8]
     ctypedef struct tg_node:
         uint32_t sequence
         uint32_t visited

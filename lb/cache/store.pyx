@@ -5,7 +5,7 @@ reader that has any doubt reports a miss. Keys are 32-byte digests under the seg
 at a bucket or at another's entry. Times are monotonic nanoseconds, the same for all processes of the machine.
 """
 
-from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -36,6 +36,7 @@ from lb.cache.layout cimport (
     tg_tag,
     tg_tags_hold,
     TG_AWAITED,
+    TG_DISK_COUNTS,
     TG_FRESH,
     TG_NEGATIVE,
     TG_TAGS,
@@ -69,6 +70,10 @@ cdef enum:
     OBJECTS_PER_SHARD = 8
     MAX_SHARDS = 65536
     MIN_CHUNKS = 16
+
+
+# What is counted of the tier on disk; `bytes` and `failing` (0 or 1) are as they are now.
+DISK = ("hits", "stored", "evictions", "dropped", "damaged", "errors", "bytes", "failing")
 
 
 cdef inline uint64_t later(uint64_t time, uint64_t by) noexcept nogil:
@@ -423,6 +428,21 @@ cdef class ResultCache:
             <const unsigned char *> <const char *> key, <const char *> value, <size_t> len(value),
             <uint64_t> now - age, &fill) == 1
 
+    def generation(self, slot: int) -> int:
+        """How often tags of the slot were purged."""
+        self.segment.check_open()
+        return tg_load32(&self.generations[<uint32_t> slot & self.generation_mask])
+
+    def count_disk(self, name: str, by: int) -> None:
+        """Count what happens on disk, by a name in `DISK`, under the interpreter's lock. Raises ValueError."""
+        self.segment.check_open()
+        tg_add(&self.stripe.disk[<uint32_t> DISK.index(name)], <uint64_t> <int64_t> by)
+
+    def set_disk(self, name: str, value: int) -> None:
+        """What is so on disk now, likewise. Raises ValueError."""
+        self.segment.check_open()
+        tg_store64_relaxed(&self.stripe.disk[<uint32_t> DISK.index(name)], <uint64_t> value)
+
     @property
     def slots(self) -> int:
         """Number of slots that tags have."""
@@ -458,12 +478,12 @@ cdef class ResultCache:
         and purged ones not yet reclaimed; `evictions` are of fresh entries, `expired` of stale and purged ones.
         `hits` found a fresh entry, `stale` one that is not; `saved_us` is the time that making what they found took.
         `flights_…`: flights that a worker followed in another, took over from a dead or hung one, ended without an
-        answer to share, and had for itself since the table was full."""
+        answer to share, and had for itself since the table was full. `disk_…`: as `DISK` has them."""
         self.segment.check_open()
         cdef uint64_t used = 0
         cdef uint64_t chunks = 0
         cdef uint64_t entries = 0
-        cdef uint32_t i
+        cdef uint32_t i, k
         cdef tg_cache_stripe *stripe
         cdef tg_flight_worker *part
         for i in range(self.shard_count):
@@ -473,7 +493,8 @@ cdef class ResultCache:
         totals = dict.fromkeys(
             ("hits", "misses", "stored", "rejected_busy", "rejected_size", "evictions", "expired", "broken_locks",
              "corrupt", "purges", "rejected_purged", "stale", "saved_us",
-             "rejected_value", "flights_followed", "flights_promoted", "flights_unshared", "flights_full"), 0)
+             "rejected_value", "flights_followed", "flights_promoted", "flights_unshared", "flights_full",
+             *[f"disk_{name}" for name in DISK]), 0)
         for i in range(self.segment.header.workers + 1):
             stripe = &self.stripes[i]
             totals["hits"] += tg_load64_relaxed(&stripe.hits)
@@ -490,6 +511,8 @@ cdef class ResultCache:
             totals["stale"] += tg_load64_relaxed(&stripe.stale)
             totals["saved_us"] += tg_load64_relaxed(&stripe.saved_us)
             totals["rejected_value"] += tg_load64_relaxed(&stripe.rejected_value)
+            for k in range(TG_DISK_COUNTS):
+                totals[f"disk_{DISK[k]}"] += tg_load64_relaxed(&stripe.disk[k])
         for i in range(self.segment.header.workers):
             part = &self.flight_workers[i]
             totals["flights_followed"] += tg_load64_relaxed(&part.followed)

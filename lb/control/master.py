@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from lb.cache.disk.keeper import Keeper
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
 from lb.config.checks.descriptors import room, shortage
@@ -19,7 +20,7 @@ from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
 from lb.config.plan.compile import worker_count
 from lb.config.plan.plan import Plan, PoolPlan
-from lb.config.schema.file import Config
+from lb.config.schema.file import CacheConfig, Config
 from lb.config.schema.pools.affinity import session_sets
 from lb.control.admin import status
 from lb.control.cache import snapshot
@@ -289,12 +290,20 @@ class Master:
         kept = None
         if config.cache is not None and config.cache.snapshot is not None:
             kept = await asyncio.to_thread(snapshot.load, config.cache.snapshot)
+        secret = kept.head.secret if kept is not None else None
+        disk = await self._open_disk(config.cache, secret)
         self.segment = Segment.create(
             workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions,
-            cache_secret=kept.head.secret if kept is not None else None,
+            cache_secret=disk.secret if disk is not None else secret,
         )  # fmt: skip
         cleanup.callback(self.segment.close)
-        self.cache = CacheOperations(self.segment, lambda: self.plan, self._clock, [self.cdns.purged])
+        disk = await self._begin_disk(config.cache, disk)
+        if disk is not None:
+            cleanup.callback(disk.close)
+        elif config.cache is not None and config.cache.disk is not None:
+            config = config.model_copy(update={"cache": config.cache.model_copy(update={"disk": None})})
+            loaded = replace(loaded, config=config)
+        self.cache = CacheOperations(self.segment, lambda: self.plan, self._clock, [self.cdns.purged], disk)
         cleanup.push_async_callback(self.cdns.close)
         self.tier = SharedTier(self.cache.memory, lambda: self.fleet.tiers(), self.cache.purged_elsewhere, self._clock)
         self.cache.purging = self.tier.purging
@@ -478,6 +487,28 @@ class Master:
             self.managed.kill()
         await stopping
         await _cancel(hurry)
+
+    async def _open_disk(self, cache: CacheConfig | None, secret: bytes | None) -> Keeper | None:
+        """None: there is none, or it cannot be used, which the log says."""
+        if cache is None or cache.disk is None:
+            return None
+        try:
+            return await asyncio.to_thread(Keeper, cache.disk.path, secret)
+        except OSError as error:
+            log.error("cache.disk: %s is not used: %s", cache.disk.path, error.strerror)
+            return None
+
+    async def _begin_disk(self, cache: CacheConfig | None, disk: Keeper | None) -> Keeper | None:
+        if cache is None or disk is None:
+            return None
+        try:
+            slots = ResultCache(self.segment, cache.max_object).slots
+            await asyncio.to_thread(disk.begin, slots)
+            return disk
+        except OSError as error:
+            log.error("cache.disk: %s is not used: %s", cache.disk.path if cache.disk else "", error.strerror)
+            disk.close()
+            return None
 
     async def _restore(self, kept: snapshot.Snapshot | None) -> None:
         """What the cache had before the restart."""

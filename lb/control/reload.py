@@ -53,6 +53,9 @@ def decide(running: Config, wanted: Config) -> Decision:
         notes.append(f"cache.size: {running.cache.size} bytes stay until a restart, then {wanted.cache.size}")
         cache = wanted.cache.model_copy(update={"size": running.cache.size})
         config = config.model_copy(update={"cache": cache})
+    if config.cache is not None and running.cache is not None and config.cache.disk != running.cache.disk:
+        notes.append("cache.disk: stays as it is until a restart")
+        config = config.model_copy(update={"cache": config.cache.model_copy(update={"disk": running.cache.disk})})
     return Decision(config, tuple(notes))
 
 

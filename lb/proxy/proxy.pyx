@@ -152,6 +152,7 @@ class Proxy:
         contexts = {}
         yield from self.load_tier(plan)
         self.context.prepare(plan)
+        self.admission.prepare(plan.cache, self.poller.loop)
         if plan.tickets:
             self.tickets.update(plan.tickets)     # which does no harm if the plan is refused
         queues = {
@@ -455,4 +456,5 @@ class Proxy:
         self.wakeups.close()
         self.tools.close()
         self.overload.close()
+        self.admission.close()
         self.poller.close()

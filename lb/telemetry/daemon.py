@@ -179,6 +179,17 @@ def _tier(tier: Mapping[str, Any] | None) -> Iterator[Metric]:
     )
 
 
+# Counters of the cache's disk, by their names in the status document.
+_DISK = {
+    "hits": "Answers that were found on disk, since memory did not have them",
+    "stored": "Answers that were written to disk",
+    "evictions": "Answers on disk that made room for others",
+    "dropped": "Answers that were not written to disk: too large, too many at once, or the disk failed",
+    "damaged": "Files that were torn or damaged, and removed",
+    "errors": "Failures of the disk",
+}
+
+
 def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
     cache = status["cache"]
     if not cache or "entries" not in cache:
@@ -188,6 +199,10 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge("cache_capacity_bytes", "Memory that the result cache has for answers", (), [((), cache["capacity"])])
     for name, text in _CACHE.items():
         yield counter(f"cache_{name}", text, (), [((), cache[name])])
+    for name, text in _DISK.items():
+        yield counter(f"cache_disk_{name}", text, (), [((), cache[f"disk_{name}"])])
+    yield gauge("cache_disk_bytes", "Room that the answers on disk take", (), [((), cache["disk_bytes"])])
+    yield gauge("cache_disk_failing", "Workers whose disk is full, fails or hangs", (), [((), cache["disk_failing"])])
     yield counter(
         "cache_saved_compute_seconds",
         "Time that endpoints took for the answers which the result cache gave in their place",

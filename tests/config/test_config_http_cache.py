@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from test_config_foreign import errors
 
+from lb.config.plan.caching import DiskPlan
 from lb.config.plan.routes import HttpCachePlan
+from lb.config.schema.disk import DiskConfig, disk_plan
 from lb.config.schema.routes.http_cache import HttpCache, HttpCacheConfig, http_cache_plan
 
 
@@ -76,4 +78,15 @@ def test_routes_that_answer_themselves(tmp_path: Path) -> None:
 
 def test_no_object_is_larger_than_the_caches(tmp_path: Path) -> None:
     (said,) = errors(tmp_path, config({"http_cache": {"max_object": "2MiB"}}))
-    assert "is more than max_object of the section cache" in said
+    assert "is more than max_object of the section cache, or of its disk" in said
+    disk = {"disk": {"path": str(tmp_path), "max_object": "2MiB"}}
+    assert errors(tmp_path, config({"http_cache": {"max_object": "2MiB"}}, cache=disk)) == []
+
+
+def test_a_disk() -> None:
+    assert disk_plan(None) is None
+    assert disk_plan(DiskConfig.model_validate({"path": "/d"})) == DiskPlan("/d", 10 << 30, 16 << 20)
+    small = DiskConfig.model_validate({"path": "/d", "max_size": "32MiB"})
+    assert disk_plan(small) == DiskPlan("/d", 32 << 20, 2 << 20)
+    with pytest.raises(ValidationError, match="max_size"):
+        DiskConfig.model_validate({"path": "/d", "max_size": "15MiB"})

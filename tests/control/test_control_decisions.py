@@ -79,6 +79,17 @@ def test_workers_admin_address_and_cache_memory_stay() -> None:
     assert [note.partition(":")[0] for note in decision.notes] == ["workers", "admin.bind", "cache.size"]
 
 
+def test_a_disk_stays_as_it_is() -> None:
+    disk = {"path": "/d", "max_size": "1GiB"}
+    for before, after in (({}, {"disk": disk}), ({"disk": disk}, {}), ({"disk": disk}, {"disk": {"path": "/e"}})):
+        running, wanted = config(cache=before), config(cache={**after, "ttl": "5s"})
+        decision = decide(running, wanted)
+        assert decision.notes == ("cache.disk: stays as it is until a restart",)
+        assert decision.config.cache is not None
+        assert running.cache is not None
+        assert (decision.config.cache.disk, decision.config.cache.ttl) == (running.cache.disk, 5 * SECOND)
+
+
 def test_a_new_cache_waits_for_a_restart_and_a_removed_one_goes_at_once() -> None:
     decision = decide(config(), config(cache={}))
     assert decision.config.cache is None

@@ -271,17 +271,28 @@ def test_the_cache() -> None:
     names = [
         "hits", "stale", "misses", "stored", "rejected_busy", "rejected_size", "rejected_value", "rejected_purged",
         "evictions", "expired", "purges", "corrupt", "broken_locks", "flights_followed", "flights_promoted",
-        "flights_unshared", "flights_full",
+        "flights_unshared", "flights_full", "disk_hits", "disk_stored", "disk_evictions", "disk_dropped",
+        "disk_damaged", "disk_errors",
     ]  # fmt: skip
-    cache = {"size": 1, "entries": 2, "bytes": 1024, "capacity": 4096, "saved_us": 2_500_000}
+    cache = {
+        "size": 1,
+        "entries": 2,
+        "bytes": 1024,
+        "capacity": 4096,
+        "saved_us": 2_500_000,
+        "disk_bytes": 8192,
+        "disk_failing": 1,
+    }
     cache |= {name: number for number, name in enumerate(names, 10)}
     page = exposition(Snapshot({**STATUS, "cache": cache})).decode()
     for number, name in enumerate(names, 10):
         assert f"\ntidegate_cache_{name}_total {number}.0\n" in page
     assert "\ntidegate_cache_saved_compute_seconds_total 2.5\n" in page
     assert "\ntidegate_cache_bytes 1024.0\n" in page
+    assert "\ntidegate_cache_disk_bytes 8192.0\n" in page
+    assert "\ntidegate_cache_disk_failing 1.0\n" in page
     texts = re.findall(r"^# HELP (tidegate_cache_\S+) (.*)$", page, re.MULTILINE)
-    assert len({text for _, text in texts}) == len(texts) == len(names) + 4
+    assert len({text for _, text in texts}) == len(texts) == len(names) + 6
 
 
 def test_the_cache_tier() -> None:

@@ -116,6 +116,7 @@ FORMS: dict[str, str] = {
     "TierConfig": '{type: redis, servers: ["10.0.0.5:6379"], secret_file: cache.secret}',
     "TierTlsConfig": "{ca_file: ca.pem}",
     "PurgeConfig": "{cloudfront: {distribution: E2QWRUHAPOMQZL}}",
+    "DiskConfig": "{path: /var/cache/tidegate, max_size: 10GiB}",
     "CloudflareConfig": "{zone: 023e105f4ecef8ad9ca31a8372d0c353, token_file: cloudflare.token}",
     "CloudFrontConfig": "{distribution: E2QWRUHAPOMQZL}",
     "CostConfig": "{unit: bytes}",

@@ -27,3 +27,11 @@ class PoolCachePlan(Struct, frozen=True):
 
     freshness: FreshnessPlan
     models: tuple[ModelCachePlan, ...] = ()
+
+
+class DiskPlan(Struct, frozen=True):
+    """The disk behind the result cache; sizes in bytes."""
+
+    path: str  # a folder
+    max_size: int
+    max_object: int

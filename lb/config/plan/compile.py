@@ -29,6 +29,7 @@ from lb.config.plan.plan import (
     SniRoutePlan,
 )
 from lb.config.plan.wire import Packed, form, joined
+from lb.config.schema.disk import disk_plan
 from lb.config.schema.file import (
     MAX_WORKERS,
     CacheConfig,
@@ -277,7 +278,8 @@ def _form(
 
 
 def _cache(cache: CacheConfig, material: Material) -> CachePlan:
-    return CachePlan(cache.size, cache.max_object, tier_plan(cache.tier, material), cache.tags_header or "")
+    tier, disk = tier_plan(cache.tier, material), disk_plan(cache.disk)
+    return CachePlan(cache.size, cache.max_object, tier, cache.tags_header or "", disk)
 
 
 def _cached(config: Config, member: Member) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from msgspec import Struct, field
 
 from lb.config.plan.cache_key import CacheKeyPlan
-from lb.config.plan.caching import FreshnessPlan, PoolCachePlan
+from lb.config.plan.caching import DiskPlan, FreshnessPlan, PoolCachePlan
 from lb.config.plan.discreet import Discreet
 from lb.config.plan.routes import (
     AnswerPlan,
@@ -336,6 +336,7 @@ class CachePlan(Struct, frozen=True):
     max_object: int
     tier: TierPlan | None = None
     tags_header: str = ""  # name of the field of answers that has their tags; "" = none has
+    disk: DiskPlan | None = None
 
 
 class AccessLogPlan(Struct, frozen=True):

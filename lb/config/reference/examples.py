@@ -13,6 +13,7 @@ from lb.config.schema.file import (
     Config,
     CorsConfig,
     DiscoverConfig,
+    DiskConfig,
     DnsSourceConfig,
     EndpointConfig,
     FieldsConfig,
@@ -363,6 +364,10 @@ down: {window: 2m, policies: [{type: replicas, value: 1, period: 1m}]}
 size: 1GiB
 max_object: 4MiB
 ttl: 10m
+""",
+    DiskConfig: """
+path: /var/cache/tidegate
+max_size: 100GiB
 """,
     TierConfig: """
 type: redis

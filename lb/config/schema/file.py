@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 
 from lb.config.schema.admin import AdminConfig
 from lb.config.schema.base import Boolean, FilePath, Model, Name, Zone, problem
+from lb.config.schema.disk import DiskConfig
 from lb.config.schema.limits import LimitsConfig
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
@@ -71,6 +72,7 @@ __all__ = [
     "CorsConfig",
     "CrashLoopConfig",
     "DiscoverConfig",
+    "DiskConfig",
     "DnsSourceConfig",
     "EndpointConfig",
     "ExplainConfig",
@@ -157,6 +159,8 @@ class CacheConfig(FreshnessConfig):
     negative_ttl: Duration = 0
     """How long errors are kept that are the request's own fault (gRPC's `INVALID_ARGUMENT` and `NOT_FOUND`). Default:
     `0s`, not at all."""
+    disk: DiskConfig | None = None
+    """A folder behind the memory, for answers of routes with `http_cache`. Default: none."""
     tier: TierConfig | None = None
     """Servers in which several daemons share answers. Default: none."""
     purge: PurgeConfig | None = None
@@ -168,6 +172,11 @@ class CacheConfig(FreshnessConfig):
     snapshot: FilePath | None = None
     """File in which the answers outlive a restart: written at an orderly stop, read and removed at the next start. It
     holds answers and the secret of their keys, readable by the daemon's user alone. Default: they do not."""
+
+    @property
+    def largest_object(self) -> int:
+        """Bytes of the largest answer that is kept, in memory or on disk."""
+        return max(self.max_object, self.disk.max_object if self.disk is not None else 0)
 
 
 # What other daemons take for no log or for an output. Who wants such a file writes ./off.

@@ -87,8 +87,9 @@ class CacheApi:
         try:
             if wanted.all:
                 await self._master.cache.purge_all()
-                return _json({"purged": []})
-            return _json({"purged": self._master.cache.purge(**named)})
+            purged = [] if wanted.all else self._master.cache.purge(**named)
+            await self._master.cache.settled()
+            return _json({"purged": purged})
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
         except ValueError as error:

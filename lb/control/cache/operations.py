@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lb.cache import tags
+from lb.cache.disk.keeper import Keeper
 from lb.cache.store import ResultCache
 from lb.clock import Clock
 from lb.config.plan.plan import Plan, RoutePlan
@@ -39,16 +40,19 @@ class NoCacheError(ConfigError):
 
 
 class CacheOperations:
-    """`plan()` gives the plan in force; `purged` are told of every purge, `purging` before it happens."""
+    """`plan()` gives the plan in force; `purged` are told of every purge, `purging` before it happens. `disk` keeps
+    purges over a restart."""
 
     def __init__(
-        self, segment: Segment, plan: Callable[[], Plan | None], clock: Clock, purged: Sequence[Purged] = ()
-    ) -> None:
+        self, segment: Segment, plan: Callable[[], Plan | None], clock: Clock, purged: Sequence[Purged] = (),
+        disk: Keeper | None = None,
+    ) -> None:  # fmt: skip
         self._segment = segment
         self._plan = plan
         self._clock = clock
         self._purged = list(purged)
         self.purging: Purged = lambda names: None
+        self._disk = disk
 
     def tell(self, purged: Purged) -> None:
         """From now on of every purge."""
@@ -111,12 +115,18 @@ class CacheOperations:
         self._purge(cache, found)
         return found
 
+    async def settled(self) -> None:
+        """What was purged is so after a restart, too."""
+        if self._disk is not None:
+            await self._disk.settled()
+
     async def purge_all(self) -> None:
         """Raises NoCacheError."""
         cache, plan = self._cache()
         names = [tags.of_pool(pool.name) for pool in plan.pools]
         self.purging(names)
         cache.purge_all()
+        self._keep(cache, range(cache.slots))
         self._tell(names)
         for shard in range(cache.shard_count):
             cache.purge_shard(shard)
@@ -138,8 +148,10 @@ class CacheOperations:
         if tag is None:
             log.info("the result cache is emptied: purges by other daemons may have been missed")
             cache.purge_all()
+            self._keep(cache, range(cache.slots))
         else:
             cache.purge(tag)
+            self._keep(cache, [cache.slot_of(tag)])
 
     def memory(self) -> ResultCache | None:
         """The cache of this daemon; None: there is none."""
@@ -155,7 +167,13 @@ class CacheOperations:
         self.purging(names)
         for name in names:
             cache.purge(name.encode())
+        self._keep(cache, [cache.slot_of(name.encode()) for name in names])
         self._tell(names)
+
+    def _keep(self, cache: ResultCache, slots: Sequence[int]) -> None:
+        """The generations that purges have made, over a restart."""
+        if self._disk is not None and slots:
+            self._disk.purged({slot: cache.generation(slot) for slot in slots})
 
     def _tell(self, names: Sequence[str]) -> None:
         for purged in self._purged:

@@ -69,6 +69,13 @@ cdef class Admission:
     def in_flight(self):
         return self.busy
 
+    def prepare(self, plan, loop):
+        """What of a new plan of the result cache, or None, takes files and threads of its own."""
+        self.http_cache.prepare(plan, loop)
+
+    def close(self):
+        self.http_cache.close()
+
     def http_cache_in_flight(self):
         """Of HTTP caching: flights, URIs of which something is being made, and the bytes of that."""
         return self.http_cache.in_flight()

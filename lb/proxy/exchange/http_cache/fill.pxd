@@ -26,6 +26,10 @@ cdef class HttpCache:
     """What the exchanges of a worker share for HTTP caching."""
     cdef InferContext context         # which has the cache
     cdef dict flights                 # key -> the Fill whose answer others wait for
+    cdef object disk                  # lb.cache.disk.disk.Disk; None: there is none
+    cdef size_t disk_object           # bytes of the largest object that it keeps
+    cdef dict parked                  # key -> list of lookup.Parked: requests that wait for what the disk has
+    cdef uint64_t removals            # of keys, by changes
     cdef dict pool_slots              # name of a pool -> the slot of its tag
     cdef size_t made                  # bytes of the objects that are being made, all together
     cdef dict making                  # primary key -> set of Fills that will store something under it
@@ -38,6 +42,10 @@ cdef class HttpCache:
     cdef ResultCache store(self)
     # The slot of the tag of the exchange's pool; there is a store.
     cdef uint32_t pool_slot(self, Exchange exchange) noexcept
+    # The largest object that is kept, in memory or on disk.
+    cdef size_t max_object(self) noexcept
+    # To disk, if there is one: behind what memory has, or in its place.
+    cdef void write(self, const unsigned char *key, const tg_buffer *object, const tg_fill *fill, uint64_t now) noexcept
     # The key of a variant of `primary`: by what the request says in the fields that `names` has. -1: out of memory.
     cdef int variant_key(self, unsigned char *key, Exchange exchange, const unsigned char *primary, uint64_t nonce,
                          const char *names, size_t n, const Scan *asked) noexcept

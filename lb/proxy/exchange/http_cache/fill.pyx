@@ -9,7 +9,7 @@
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
-from lb.cache.layout cimport TG_TAGS, tg_fill, tg_found
+from lb.cache.layout cimport TG_AWAITED, TG_TAGS, tg_fill, tg_found
 from lb.cache.store cimport ResultCache
 from lb.failure cimport FAIL_RESET
 from lb.http.caching.answers cimport (
@@ -34,7 +34,8 @@ from lb.proxy.exchange.exchange cimport (
 )
 from lb.proxy.exchange.http_cache.give cimport give_begin, give_head, give_whole, part_of, part_size
 from lb.proxy.exchange.http_cache.stored cimport (
-    STORED_PASS, STORED_VARIANTS, stored_begin, stored_body, stored_end, stored_freshness, stored_head, stored_note,
+    STORED_ANSWER, STORED_PASS, STORED_VARIANTS, stored_begin, stored_body, stored_end, stored_freshness, stored_head,
+    stored_note,
     stored_text, stored_updated, tg_stored,
 )
 from lb.proxy.exchange.inference_body cimport InferContext
@@ -74,6 +75,7 @@ cdef class HttpCache:
         self.flights = {}
         self.making = {}
         self.pool_slots = {}
+        self.parked = {}
 
     def __dealloc__(self):
         tg_buffer_free(&self.found)
@@ -83,6 +85,30 @@ cdef class HttpCache:
 
     cdef ResultCache store(self):
         return self.context.answers.store if self.context.answers.on else None
+
+    def prepare(self, plan, loop):
+        """`plan` is that of the cache, or None. A disk stays until the process ends."""
+        cdef ResultCache store = self.context.answers.store
+        if plan is None or plan.disk is None or self.disk is not None:
+            return
+        from lb.cache.disk.disk import Disk  # with its threads, which few have
+        self.disk = Disk(plan.disk, store, store.segment.worker, store.segment.header.workers, loop)
+        self.disk_object = plan.disk.max_object
+
+    def close(self):
+        if self.disk is not None:
+            self.disk.close()
+
+    cdef size_t max_object(self) noexcept:
+        cdef ResultCache store = self.store()
+        if store is None:
+            return 0                          # a reload has taken it away
+        return max(store.max_object, self.disk_object)
+
+    cdef void write(self, const unsigned char *key, const tg_buffer *object, const tg_fill *fill,
+                    uint64_t now) noexcept:
+        if self.disk is not None:
+            write_object(self, key, object, fill, now)
 
     cdef uint32_t pool_slot(self, Exchange exchange) noexcept:
         cdef object slot = self.pool_slots.get(exchange.pool.name)
@@ -111,8 +137,24 @@ cdef class HttpCache:
         cdef object making
         if store is not None:
             store.invalidate(<const unsigned char *><const char *>primary, exchange.client.poller.now)
+        if self.disk is not None:
+            self.removals += 1
+            self.disk.remove(primary)
         for making in self.making.get(primary, ()):
             (<Fill>making).tainted = True
+
+
+cdef int write_object(HttpCache cache, const unsigned char *key, const tg_buffer *object,
+                      const tg_fill *fill, uint64_t now) except -1:
+    cdef const tg_stored *stored = <const tg_stored *>tg_buffer_head(object)
+    cdef uint64_t since = now - stored.received if stored.kind == STORED_ANSWER and now > stored.received else 0
+    cdef uint32_t i
+    if tg_buffer_size(object) <= cache.disk_object:
+        cache.disk.write(
+            key[:32], tg_buffer_head(object)[:tg_buffer_size(object)],
+            tuple([(fill.tags[i].slot, fill.tags[i].generation) for i in range(fill.count)]), since, fill.fresh_ns,
+            fill.error_ns, fill.cost_us)
+    return 0
 
 
 cdef int digest(unsigned char *key, Exchange exchange, const tg_buffer *text) noexcept:
@@ -264,7 +306,8 @@ cdef void follow(Fill leader, Exchange exchange, Scan *scan, uint32_t asked) noe
     exchange.cache = CACHE_COLLAPSED
     exchange.idempotent = True                # a GET
     exchange.key = exchange.find_key(scan)
-    exchange.move(X_REQUEST)
+    if exchange.state != X_REQUEST:           # where it waited for the disk
+        exchange.move(X_REQUEST)
     exchange.source = waiting
     exchange.arm_wait()
     exchange.attempt.begin(scan)              # which may fail
@@ -353,10 +396,7 @@ cdef class Fill(Client):
             self.take_answer(scan, extra, last)
 
     cdef size_t limit(self) noexcept:
-        cdef size_t most
-        if self.cache.store() is None:
-            return 0                          # a reload has taken it away
-        most = self.cache.store().max_object
+        cdef size_t most = self.cache.max_object()
         return min(most, self.rules.max_object) if self.rules.max_object else most
 
     cdef bint holds(self) noexcept:
@@ -673,6 +713,7 @@ cdef class Fill(Client):
         cdef ResultCache store = self.cache.store()
         cdef unsigned char key[32]
         cdef uint64_t now = self.poller.now
+        cdef bint kept
         memcpy(key, <const char *>self.primary, 32)
         if tg_buffer_size(&self.vary):
             lines_scan(&ASKED, &self.request)
@@ -680,7 +721,14 @@ cdef class Fill(Client):
                     key, self.exchange, <const unsigned char *><const char *>self.primary, self.nonce,
                     tg_buffer_head(&self.vary), tg_buffer_size(&self.vary), &ASKED) < 0:
                 return
-        if store.put(key, tg_buffer_head(&self.object), tg_buffer_size(&self.object), now, &self.fill) == 1:
+        kept = 0
+        if tg_buffer_size(&self.object) <= store.max_object:
+            kept = store.put(key, tg_buffer_head(&self.object), tg_buffer_size(&self.object), now, &self.fill) == 1
+        else:
+            store.invalidate(key, now)        # the answer before, which was smaller
+        if store.holds(&self.fill):
+            self.cache.write(key, &self.object, &self.fill, now)
+        if kept or self.cache.disk is not None:
             tg_add(&self.exchange.route.series[ROUTE_CACHE_STORED], 1)
 
     # Those who wait.
@@ -843,6 +891,8 @@ cdef bint keep_names(Fill fill, ResultCache store, uint64_t lasts) noexcept:
     memset(&entry, 0, sizeof(entry))
     entry.fresh_ns = lasts
     entry.cost_us = fill.fill.cost_us
+    entry.flags = TG_AWAITED                  # whatever it is worth: no variant is found without it
+    fill.cache.write(key, note, &entry, fill.poller.now)
     return store.put(key, tg_buffer_head(note), tg_buffer_size(note), fill.poller.now, &entry) == 1
 
 

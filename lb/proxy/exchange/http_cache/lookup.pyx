@@ -2,13 +2,14 @@
 
     a fresh answer          it is given
     a stale one             it is given, given and made anew meanwhile, or validated
+    none in memory          the disk is asked, if there is one; the request goes on with what that has
     none                    the endpoint is asked; who asks for the same meanwhile waits for the answer
     a method that changes   passed on; what is stored of the URI goes when the answer says that it was done
 """
 
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
-from lb.cache.layout cimport tg_found
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from lb.cache.layout cimport TG_TAGS, tg_fill, tg_found
 from lb.cache.store cimport ResultCache
 from lb.failure cimport FAIL_NOT_CACHED
 from lb.http.caching.answers cimport ASKED_AUTHORIZED, ASKED_BY_GET, ASKED_NO_STORE, ASKED_WITH_COOKIE
@@ -20,14 +21,18 @@ from lb.http.caching.requests cimport (
 )
 from lb.http.head cimport H_HOST, H_UPGRADE, Field, Scan, same_name, scan_field
 from lb.http.head_text cimport append_fields, append_text
-from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
+from lb.net.poller cimport monotonic_ns
+from lb.net.stream cimport iovec
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.exchange cimport (
-    CACHE_BYPASS, CACHE_HIT, CACHE_MISS, CACHE_REFRESHED, CACHE_STALE, X_DONE, Exchange,
+    CACHE_BYPASS, CACHE_HIT, CACHE_MISS, CACHE_REFRESHED, CACHE_STALE, X_DONE, X_REQUEST, BodySource, Exchange,
 )
 from lb.proxy.exchange.http1_attempt cimport Http1Attempt, brings_proof
 from lb.proxy.exchange.http2_attempt cimport Http2Attempt
-from lb.proxy.exchange.http_cache.fill cimport Fill, HttpCache, follow, lead, new_fill, uri_key, url_slot
+from lb.proxy.exchange.http_cache.fill cimport Fill, HttpCache, follow, lead, lines_scan, new_fill, uri_key, url_slot
 from lb.proxy.exchange.http_cache.give cimport give_begin, give_whole, part_of, part_size
 from lb.proxy.exchange.http_cache.stored cimport (
     STORED_ANSWER, STORED_PASS, STORED_VARIANTS, stored_freshness, stored_head, stored_scan, stored_text,
@@ -42,10 +47,14 @@ cdef enum:
     M_HEAD = 2
     M_OPTIONS = 6
     M_TRACE = 7
+    SECOND_NS = 1_000_000_000
 
 # The stored answer whose validators a request gets.
 cdef Scan VALIDATED
 VALIDATED.max_fields = 1000
+# The head of a request that waited for the disk.
+cdef Scan RESUMED
+RESUMED.max_fields = 1000
 
 
 cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noexcept:
@@ -109,8 +118,6 @@ cdef void find(HttpCache cache, Exchange exchange, Scan *scan, tg_request *reque
     cdef const tg_stored *stored
     cdef const char *why = b"uri-miss"
     cdef unsigned char key[32]
-    cdef tg_freshness freshness
-    cdef use verdict
     memcpy(key, primary, 32)
     stored = read(cache, store, key, now)
     if stored != NULL and stored.kind == STORED_VARIANTS:
@@ -120,11 +127,22 @@ cdef void find(HttpCache cache, Exchange exchange, Scan *scan, tg_request *reque
             stored = NULL
         else:
             stored = read(cache, store, key, now)
+    if stored == NULL and cache.disk is not None and park(cache, exchange, scan, request, why, primary, key):
+        return
+    decide(cache, exchange, scan, request, stored, b"hit", why, primary, key)
+
+
+cdef void decide(HttpCache cache, Exchange exchange, Scan *scan, tg_request *request, const tg_stored *stored,
+                 const char *said, const char *why, const unsigned char *primary, const unsigned char *key) noexcept:
+    """`stored`: what is known of the answer; NULL: nothing. `said`: what Cache-Status says of a hit."""
+    cdef uint64_t now = exchange.client.poller.now
+    cdef tg_freshness freshness
+    cdef use verdict
     if stored != NULL and stored.kind == STORED_ANSWER:
         stored_freshness(&freshness, stored, now)
         verdict = request_use(request, &freshness)
         if verdict <= USE_STALE_REFRESH:
-            hit(cache, exchange, scan, stored, &freshness, verdict, primary, key)
+            hit(cache, exchange, scan, stored, &freshness, verdict, said, primary, key)
             return
         why = b"request" if verdict == USE_VALIDATE_REQUEST else b"stale"
     elif request.control.flags & CC_NO_STORE:
@@ -147,7 +165,7 @@ cdef const tg_stored *read(HttpCache cache, ResultCache store, const unsigned ch
 
 
 cdef void hit(HttpCache cache, Exchange exchange, Scan *scan, const tg_stored *stored, const tg_freshness *freshness,
-              use verdict, const unsigned char *primary, const unsigned char *key) noexcept:
+              use verdict, const char *said, const unsigned char *primary, const unsigned char *key) noexcept:
     cdef Client client = exchange.client
     cdef tg_part part
     part_of(&part, scan, stored, stored.body_size, exchange.head_method)
@@ -155,12 +173,158 @@ cdef void hit(HttpCache cache, Exchange exchange, Scan *scan, const tg_stored *s
         refresh(cache, exchange, scan, stored, primary, key)
     exchange.cache = CACHE_HIT if verdict == USE_FRESH else CACHE_STALE
     exchange.request_complete = True
-    give_begin(exchange, stored, &part, stored.body_size, b"hit", freshness.age, True,
+    give_begin(exchange, stored, &part, stored.body_size, said, freshness.age, True,
                freshness.lifetime - freshness.age)
     exchange.bytes_out = part_size(stored, &part, stored.body_size, exchange.head_method)
     exchange.record()
     give_whole(client, stored, &part, exchange.head_method)
     client.respond_end()
+
+
+cdef class Parked(BodySource):
+    """Of a request that waits for what the disk has."""
+    cdef Exchange exchange            # None: it does not wait any more
+    cdef tg_buffer request            # the fields of its head, as lines
+    cdef tg_buffer target
+    cdef tg_buffer uri                # as in HttpCache
+    cdef bytes primary
+    cdef bytes key                    # of what is read
+    cdef const char *why
+    cdef uint64_t removals            # of the cache when it began to wait
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.request)
+        tg_buffer_free(&self.target)
+        tg_buffer_free(&self.uri)
+
+    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
+        exchange.request_complete = last      # there is no body
+
+    cdef void leave(self, Exchange exchange) noexcept:
+        self.exchange = None
+
+
+cdef bint park(HttpCache cache, Exchange exchange, const Scan *scan, const tg_request *request, const char *why,
+               const unsigned char *primary, const unsigned char *key) noexcept:
+    """Whether it waits. It does not where the disk has too much to do, or its answer would be of no use."""
+    cdef Parked parked
+    cdef Fill leader = <Fill>cache.flights.get((<char *>key)[:32])
+    if (scan.chunked or (scan.has_length and scan.content_length) or leader is not None and leader.holds()
+            or request.control.flags & (CC_NO_CACHE | CC_NO_STORE)):
+        return False
+    parked = Parked.__new__(Parked)
+    parked.exchange = exchange
+    parked.primary = (<char *>primary)[:32]
+    parked.removals = cache.removals
+    if (append_fields(&parked.request, scan, 0) < 0
+            or tg_buffer_append(&parked.target, scan.target, scan.target_length) < 0
+            or tg_buffer_append(&parked.uri, tg_buffer_head(&cache.uri), tg_buffer_size(&cache.uri)) < 0
+            or not read_disk(cache, parked, (<char *>key)[:32], why)):
+        return False
+    exchange.move(X_REQUEST)
+    exchange.source = parked
+    exchange.arm_wait()
+    return True
+
+
+cdef bint read_disk(HttpCache cache, Parked parked, bytes key, const char *why) noexcept:
+    """False: the disk has too much to do."""
+    cdef list others = cache.parked.get(key)
+    parked.key = key
+    parked.why = why
+    if others is not None:
+        others.append(parked)
+        return True
+    if not cache.disk.read(key, disk_told, cache):
+        return False
+    cache.parked[key] = [parked]
+    return True
+
+
+def disk_told(HttpCache cache, bytes key, kept):
+    """What the disk has under the key (lb.cache.disk.disk.Kept), or None. From the loop, outside of a batch."""
+    cdef Parked parked
+    cdef Exchange exchange
+    for parked in cache.parked.pop(key, ()):
+        exchange = parked.exchange
+        if exchange is None or exchange.state != X_REQUEST or exchange.source is not parked:
+            continue
+        exchange.client.poller.now = monotonic_ns()
+        resume(cache, parked, exchange, kept)
+
+
+cdef void resume(HttpCache cache, Parked parked, Exchange exchange, object kept) noexcept:
+    """The request goes on, by a head that is made of what it was parked with."""
+    cdef ResultCache store = cache.store()
+    cdef uint64_t now = exchange.client.poller.now
+    cdef const tg_stored *stored = NULL
+    cdef const char *why = parked.why
+    cdef const char *said = b"hit; detail=disk"
+    cdef tg_request request
+    cdef unsigned char key[32]
+    memcpy(key, <const char *>parked.key, 32)
+    lines_scan(&RESUMED, &parked.request)
+    RESUMED.version = exchange.version
+    RESUMED.method = exchange.method
+    RESUMED.has_length = False
+    RESUMED.chunked = False
+    RESUMED.complete = True
+    RESUMED.target = tg_buffer_head(&parked.target)
+    RESUMED.target_length = <uint32_t>tg_buffer_size(&parked.target)
+    tg_buffer_clear(&cache.uri)
+    tg_buffer_append(&cache.uri, tg_buffer_head(&parked.uri), tg_buffer_size(&parked.uri))
+    request_read(&request, &RESUMED, exchange.route.http_cache.request_directives)
+    if kept is not None and store is not None and parked.removals == cache.removals:
+        stored = take_kept(cache, store, key, kept, now)
+    if stored != NULL and stored.kind == STORED_VARIANTS:
+        why = b"vary-miss"
+        if (parked.key != parked.primary or cache.variant_key(
+                key, exchange, key, stored.nonce, stored_text(stored), stored.text_size, &RESUMED) < 0):
+            stored = NULL
+        else:
+            said = b"hit"
+            stored = read(cache, store, key, now)
+            if stored == NULL and read_disk(cache, parked, (<char *>key)[:32], why):
+                return
+    exchange.source = None
+    exchange.request_complete = False         # of its attempt, if it gets one
+    exchange.client.poller.arm(exchange, exchange.expires)
+    decide(cache, exchange, &RESUMED, &request, stored, said, why,
+           <const unsigned char *><const char *>parked.primary, key)
+    if exchange.state != X_DONE and not exchange.request_complete:
+        exchange.take_body(NULL, 0, 0, True)
+        if exchange.state == X_REQUEST and exchange.source is None:
+            exchange.pick()                   # an attempt does so itself only for a request that is new
+
+
+cdef const tg_stored *take_kept(HttpCache cache, ResultCache store, const unsigned char *key, object kept,
+                                uint64_t now) noexcept:
+    """What the disk had, into memory. NULL: it was purged, or is of another form."""
+    cdef bytes value = kept.value
+    cdef tg_fill fill
+    cdef tg_stored *stored
+    cdef uint32_t i = 0
+    memset(&fill, 0, sizeof(fill))
+    fill.fresh_ns = kept.fresh_ns
+    fill.error_ns = kept.error_ns
+    fill.cost_us = kept.cost_us
+    for slot, generation in kept.tags[:TG_TAGS]:
+        fill.tags[i].slot = slot
+        fill.tags[i].generation = generation
+        i += 1
+    fill.count = <uint16_t>i
+    tg_buffer_clear(&cache.found)
+    if (not store.holds(&fill)
+            or tg_buffer_append(&cache.found, <const char *>value, <size_t>len(value)) < 0):
+        return NULL
+    stored = <tg_stored *>stored_head(tg_buffer_head(&cache.found), tg_buffer_size(&cache.found))
+    if stored == NULL:
+        return NULL
+    stored.age += <int64_t>kept.age_ns // SECOND_NS
+    stored.received = now
+    if tg_buffer_size(&cache.found) <= store.max_object:
+        store.put(key, tg_buffer_head(&cache.found), tg_buffer_size(&cache.found), now, &fill)
+    return stored
 
 
 cdef uint32_t asked_by(Exchange exchange, const tg_request *request) noexcept:
