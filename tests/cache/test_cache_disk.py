@@ -419,5 +419,9 @@ async def test_a_folder_that_cannot_be_used(sites: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="Not a directory"):
         Keeper(tmp_path / "file")
+    tmp_path.chmod(0o755)
+    with pytest.raises(OSError, match="it has other files"):
+        Keeper(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     with pytest.raises(OSError, match="No such file"):
         Keeper(tmp_path / "a" / "b")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -72,6 +73,9 @@ class Keeper:
         with contextlib.suppress(FileExistsError):
             os.mkdir(root, 0o700)
         if os.stat(root).st_mode & 0o077:
+            names = os.listdir(root)
+            if names and "lock" not in names:  # as of a path that is a letter short, such as /var
+                raise OSError(errno.ENOTEMPTY, "it has other files, and others may read it")
             os.chmod(root, 0o700)
         self._lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -84,7 +88,7 @@ class Keeper:
                 _write_whole(root / "secret", self.secret)
         except BlockingIOError:
             self.close()
-            raise BlockingIOError(11, "another daemon uses it") from None
+            raise BlockingIOError(errno.EAGAIN, "another daemon uses it") from None
         except OSError:
             self.close()
             raise
