@@ -99,6 +99,10 @@ def _stats(found: dict[str, Any]) -> Iterable[Text | Table]:
         f"{rejected['size']} too large, {rejected['busy']} met a lock, {rejected['purged']} purged meanwhile"
     )
     yield Text(f"purges     {found['purges']}")
+    if found["disk_bytes"] or found["disk_failing"]:
+        failing = f", {found['disk_failing']} workers cannot use it" if found["disk_failing"] else ""
+        shown = f"{found['disk_hits']} hits, {found['disk_stored']} stored, {found['disk_evictions']} evicted"
+        yield Text(f"disk       {size(found['disk_bytes'])}, {shown}{failing}", "red" if failing else "")
     damaged = found["corrupt"] + found["broken_locks"]
     if damaged:
         yield Text(f"damage     {found['corrupt']} found, {found['broken_locks']} locks of dead processes", "red")

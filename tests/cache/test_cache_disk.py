@@ -29,7 +29,15 @@ SECRET = b"s" * 32
 
 
 def stored(value: bytes = b"value", key: bytes = KEY, **more: Any) -> Stored:
-    fields = {"tags": ((1, 0), (2, 5)), "run": 3, "at": 7, "age_ns": 8, "fresh_ns": 9, "error_ns": 10, "cost_us": 11}
+    fields: dict[str, Any] = {
+        "tags": ((1, 0), (2, 5)),
+        "run": 3,
+        "at": 7,
+        "age_ns": 8,
+        "fresh_ns": 9,
+        "error_ns": 10,
+        "cost_us": 11,
+    }
     return Stored(key, value, **(fields | more))
 
 

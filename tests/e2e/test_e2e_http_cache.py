@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterable
@@ -183,6 +184,10 @@ async def test_the_disk_has_what_memory_has_not_also_after_restarts(start: Start
     assert set(again) == {"hit", "hit; detail=disk"}
     assert again[-1] == "hit; detail=disk"
     assert origin.served == 301
+    shown = await asyncio.to_thread(daemon.command, "cache", "stats")
+    assert re.search(r"^disk +[0-9.]+ MiB, [0-9]+ hits, 602 stored, 0 evicted$", shown.stdout, re.MULTILINE), (
+        shown.stdout
+    )
     used = counted(daemon, "bytes")
     assert 300 * 20_000 < used <= 64 << 20
 
