@@ -1,0 +1,489 @@
+"""Jobs in a file of SQLite, in WAL mode with synchronous=FULL.
+
+One thread writes. It takes all changes that wait, makes one transaction of them and commits once: one fsync for as many
+submissions as came during the one before (group commit). A second thread reads, beside the writer, by its own
+connection. Measured figures and alternatives: docs/adr/jobs.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgpack
+
+from lb.jobs.job import FINAL, STEPS, Answer, Attempt, Delivery, Job, Request, State, Submission, fingerprint
+from lb.jobs.store import KeyReusedError, QuotaError, StoreError
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], Any]
+
+VERSION = 1  # of the schema; another one is not opened
+_MOST = 512  # changes in one transaction
+_NUMBER = {state: number for number, state in enumerate(State)}
+_STATE = dict(enumerate(State))
+_QUEUED, _RUNNING, _DEAD = _NUMBER[State.QUEUED], _NUMBER[State.RUNNING], _NUMBER[State.DEAD]
+_OVER = ", ".join(str(_NUMBER[state]) for state in FINAL)
+
+# The bodies are the last columns: whoever reads the others does not read the pages that bodies are on.
+# The triggers count, so that no statement can forget to.
+_SCHEMA = f"""
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    route TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    created REAL NOT NULL,
+    deadline REAL NOT NULL,
+    due REAL NOT NULL,
+    number INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    failure TEXT NOT NULL,
+    finished REAL NOT NULL,
+    expires REAL NOT NULL,
+    key TEXT,
+    print BLOB NOT NULL,
+    webhook TEXT NOT NULL,
+    hook_due REAL,
+    hook_failures INTEGER NOT NULL,
+    request BLOB NOT NULL,
+    answer BLOB
+) STRICT;
+CREATE UNIQUE INDEX keys ON jobs (tenant, key) WHERE key IS NOT NULL;
+CREATE INDEX queued ON jobs (priority, seq) WHERE state = {_QUEUED};
+CREATE INDEX running ON jobs (seq) WHERE state = {_RUNNING};
+CREATE INDEX deadlines ON jobs (deadline) WHERE state = {_QUEUED};
+CREATE INDEX over ON jobs (expires) WHERE state IN ({_OVER});
+CREATE INDEX hooks ON jobs (hook_due) WHERE hook_due IS NOT NULL;
+CREATE TABLE counts (
+    tenant TEXT NOT NULL,
+    route TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    jobs INTEGER NOT NULL,
+    PRIMARY KEY (tenant, route, state)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER come AFTER INSERT ON jobs BEGIN
+    INSERT INTO counts VALUES (new.tenant, new.route, new.state, 1)
+    ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+END;
+CREATE TRIGGER step AFTER UPDATE OF state ON jobs WHEN new.state != old.state BEGIN
+    UPDATE counts SET jobs = jobs - 1 WHERE tenant = old.tenant AND route = old.route AND state = old.state;
+    INSERT INTO counts VALUES (new.tenant, new.route, new.state, 1)
+    ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+END;
+CREATE TRIGGER go AFTER DELETE ON jobs BEGIN
+    UPDATE counts SET jobs = jobs - 1 WHERE tenant = old.tenant AND route = old.route AND state = old.state;
+    DELETE FROM counts WHERE tenant = old.tenant AND route = old.route AND state = old.state AND jobs <= 0;
+END;
+PRAGMA user_version = {VERSION};
+"""
+
+_JOB = (
+    "id, route, tenant, state, priority, created, deadline, due, attempts, status, failure, finished, expires"  # as Job
+)
+
+
+class SqliteStore:
+    """A JobStore (lb.jobs.store) in the file `path`, made when it is missing, readable by its owner alone. Another
+    process that has it open is waited for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = -1
+        self._writer: _Writer | None = None
+        self._reader: _Reader | None = None
+
+    async def open(self, now: float) -> int:
+        loop = asyncio.get_running_loop()
+        try:
+            self._lock = await asyncio.to_thread(_locked, self._path)
+            self._writer = _Writer(await asyncio.to_thread(_connect, self._path), loop)
+            self._reader = _Reader(await asyncio.to_thread(_connect, self._path))
+        except (OSError, sqlite3.Error) as error:
+            await self.close()
+            raise StoreError(f"{self._path}: {error}") from error
+        return await self._change(lambda db: _requeue_running(db, now))
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        reader, self._reader = self._reader, None
+        if writer is not None:
+            await asyncio.to_thread(writer.close)
+        if reader is not None:
+            await asyncio.to_thread(reader.close)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    async def submit(self, submission: Submission, quota: int) -> tuple[Job, bool]:
+        return await self._change(lambda db: _submit(db, submission, quota))
+
+    async def get(self, job: str) -> Job | None:
+        return await self._read(lambda db: _get(db, job))
+
+    async def answer(self, job: str) -> Answer | None:
+        def read(db: sqlite3.Connection) -> bytes | None:
+            row = db.execute("SELECT answer FROM jobs WHERE id = ?", (job,)).fetchone()
+            return row[0] if row is not None else None
+
+        packed = await self._read(read)
+        return _unpacked_answer(packed) if packed is not None else None
+
+    async def take(self, now: float, most: int) -> list[Attempt]:
+        return await self._change(lambda db: _take(db, now, most))
+
+    async def finish(
+        self, attempt: Attempt, state: State, answer: Answer | None, failure: str, now: float, expires: float
+    ) -> Job | None:
+        packed = None if answer is None else msgpack.packb((answer.status, answer.fields, answer.body))
+        status = answer.status if answer is not None else 0
+        values = {
+            "state": state,
+            "attempts": attempt.failures + 1,
+            "status": status,
+            "failure": failure,
+            "finished": now,
+            "expires": expires,
+            "answer": packed,
+        }
+        return await self._change(lambda db: _end_attempt(db, attempt, values))
+
+    async def postpone(self, attempt: Attempt, due: float, failure: str, counted: bool) -> Job | None:
+        values = {
+            "state": State.QUEUED,
+            "attempts": attempt.failures + counted,
+            "due": due,
+            "failure": failure,
+        }
+        return await self._change(lambda db: _end_attempt(db, attempt, values))
+
+    async def cancel(self, job: str, now: float, expires: float) -> Job | None:
+        def change(db: sqlite3.Connection) -> Job | None:
+            found = _get(db, job)
+            if found is not None and State.CANCELLED in STEPS[found.state]:
+                _update(db, job, {"state": State.CANCELLED, "finished": now, "expires": expires})
+                return _get(db, job)
+            return found
+
+        return await self._change(change)
+
+    async def requeue(self, job: str, now: float, deadline: float) -> Job | None:
+        def change(db: sqlite3.Connection) -> Job | None:
+            found = _get(db, job)
+            if found is not None and found.state == State.DEAD:
+                values = {"state": State.QUEUED, "due": now, "deadline": deadline, "attempts": 0, "finished": 0.0,
+                          "expires": 0.0, "status": 0, "answer": None}  # fmt: skip
+                _update(db, job, values)
+                db.execute("UPDATE jobs SET hook_due = NULL, hook_failures = 0 WHERE id = ?", (job,))
+                return _get(db, job)
+            return found
+
+        return await self._change(change)
+
+    async def sweep(self, now: float, expires: float, most: int = 1000) -> list[Job]:
+        return await self._change(lambda db: _sweep(db, now, expires, most))
+
+    async def deliveries(self, now: float, most: int) -> list[Delivery]:
+        def read(db: sqlite3.Connection) -> list[Delivery]:
+            rows = db.execute(
+                f"SELECT {_JOB}, webhook, hook_failures FROM jobs WHERE hook_due <= ? ORDER BY hook_due LIMIT ?",
+                (now, most),
+            )
+            return [Delivery(_job(row[:-2]), row[-2], row[-1]) for row in rows]
+
+        return await self._read(read)
+
+    async def delivered(self, job: str) -> None:
+        await self._change(lambda db: db.execute("UPDATE jobs SET hook_due = NULL WHERE id = ?", (job,)) and None)
+
+    async def delay_delivery(self, job: str, due: float) -> None:
+        statement = (
+            "UPDATE jobs SET hook_due = ?, hook_failures = hook_failures + 1 WHERE id = ? AND hook_due IS NOT NULL"
+        )
+        await self._change(lambda db: db.execute(statement, (due, job)) and None)
+
+    async def counts(self) -> Mapping[tuple[str, State], int]:
+        def read(db: sqlite3.Connection) -> dict[tuple[str, State], int]:
+            rows = db.execute("SELECT route, state, sum(jobs) FROM counts GROUP BY route, state")
+            return {(route, _STATE[state]): number for route, state, number in rows}
+
+        return await self._read(read)
+
+    async def oldest(self) -> float:
+        """The first of each priority, which the index gives: the smallest of all queued would take a look at each."""
+
+        def read(db: sqlite3.Connection) -> float:
+            found = [
+                row[0]
+                for priority in range(8)
+                for row in db.execute(
+                    f"SELECT created FROM jobs WHERE state = {_QUEUED} AND priority = ? ORDER BY seq LIMIT 1",
+                    (priority,),
+                )
+            ]
+            return min(found, default=0.0)
+
+        return await self._read(read)
+
+    async def _change(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._writer is None:
+            raise StoreError(f"{self._path} is not open")
+        return await self._writer.run(work)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._reader is None:
+            raise StoreError(f"{self._path} is not open")
+        return await self._reader.run(work)
+
+
+class _Writer:
+    """The thread that changes the file, with the changes that wait for it."""
+
+    def __init__(self, db: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
+        self._db = db
+        self._loop = loop
+        self._waiting: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="jobs-writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of `work`, which is durable then. An exception other than of SQLite is `work`'s own, raised before
+        it has changed anything."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.put((work, future))
+        return await future
+
+    def close(self) -> None:
+        """Carries out what waits, and ends the thread."""
+        self._closed = True
+        self._waiting.put(None)
+        self._thread.join()
+        self._db.close()
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch, last = [first], False
+            while len(batch) < _MOST:
+                try:
+                    more = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    last = True
+                    break
+                batch.append(more)
+            self._answer(self._commit(batch))
+            if last:
+                return
+
+    def _commit(self, batch: Sequence[tuple[Work, asyncio.Future[Any]]]) -> list[tuple[asyncio.Future[Any], Any, bool]]:
+        """One transaction of all; where SQLite refuses it, one of each, so that one change cannot spoil the others."""
+        try:
+            return self._transaction(batch)
+        except sqlite3.Error as error:
+            if len(batch) > 1:
+                return [found for one in batch for found in self._commit([one])]
+            return [(batch[0][1], StoreError(f"SQLite: {error}"), False)]
+
+    def _transaction(
+        self, batch: Sequence[tuple[Work, asyncio.Future[Any]]]
+    ) -> list[tuple[asyncio.Future[Any], Any, bool]]:
+        results: list[tuple[asyncio.Future[Any], Any, bool]] = []
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for work, future in batch:
+                try:
+                    results.append((future, work(self._db), True))
+                except (QuotaError, KeyReusedError) as error:
+                    results.append((future, error, False))
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        return results
+
+    def _answer(self, results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_resolve, results)
+        except RuntimeError:  # the loop is closed: nobody waits
+            return
+
+
+class _Reader:
+    """The thread that reads the file."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._thread = ThreadPoolExecutor(1, "jobs-reader")
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._db)
+        except (sqlite3.Error, RuntimeError) as error:
+            raise StoreError(f"SQLite: {error}") from error
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._db.close()
+
+
+def _resolve(results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
+    for future, result, good in results:
+        if future.done():  # whoever asked has left
+            continue
+        if good:
+            future.set_result(result)
+        else:
+            future.set_exception(result)
+
+
+def _locked(path: Path) -> int:
+    """A lock that the kernel gives back however the process ends; a process that is about to end is waited for."""
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite gives its other files the same mode
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        elif version != VERSION:
+            raise sqlite3.DatabaseError(f"its schema has version {version}, this release knows {VERSION}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _requeue_running(db: sqlite3.Connection, now: float) -> int:
+    """An attempt that ended with the jobs process is not counted: a job runs elsewhere, and cannot have ended it."""
+    return db.execute(
+        f"UPDATE jobs SET state = {_QUEUED}, due = ? WHERE state = {_RUNNING}",
+        (now,),
+    ).rowcount
+
+
+def _submit(db: sqlite3.Connection, new: Submission, quota: int) -> tuple[Job, bool]:
+    print_of = fingerprint(new.route, new.request)
+    if new.key is not None:
+        row = db.execute(
+            f"SELECT print, {_JOB} FROM jobs WHERE tenant = ? AND key = ?",
+            (new.tenant, new.key),
+        ).fetchone()
+        if row is not None:
+            if row[0] != print_of:
+                raise KeyReusedError
+            return _job(row[1:]), False
+    (unfinished,) = db.execute(
+        f"SELECT coalesce(sum(jobs), 0) FROM counts WHERE tenant = ? AND state IN ({_QUEUED}, {_RUNNING})",
+        (new.tenant,),
+    ).fetchone()
+    if unfinished >= quota:
+        raise QuotaError
+    job = Job(new.id, new.route, new.tenant, State.QUEUED, new.priority, new.created, new.deadline, new.created, 0)
+    request = new.request
+    packed = msgpack.packb((request.method, request.target, request.fields, request.body))
+    db.execute(
+        f"INSERT INTO jobs ({_JOB}, number, key, print, webhook, hook_failures, request) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?)",
+        (
+            job.id, job.route, job.tenant, _QUEUED, job.priority, job.created, job.deadline, job.due, 0, 0, "",
+            0.0, 0.0, new.key, print_of, new.webhook, packed,
+        ),
+    )  # fmt: skip
+    return job, True
+
+
+def _take(db: sqlite3.Connection, now: float, most: int) -> list[Attempt]:
+    rows = db.execute(
+        "SELECT seq, id, number, attempts, route, deadline, request FROM jobs "
+        f"WHERE state = {_QUEUED} AND due <= ? AND deadline > ? ORDER BY priority, seq LIMIT ?",
+        (now, now, most),
+    ).fetchall()
+    db.executemany("UPDATE jobs SET state = ?, number = number + 1 WHERE seq = ?", [(_RUNNING, row[0]) for row in rows])
+    return [
+        Attempt(job, number + 1, attempts, route, deadline, _unpacked_request(packed))
+        for _, job, number, attempts, route, deadline, packed in rows
+    ]
+
+
+def _end_attempt(db: sqlite3.Connection, attempt: Attempt, values: Mapping[str, Any]) -> Job | None:
+    row = db.execute("SELECT state, number FROM jobs WHERE id = ?", (attempt.id,)).fetchone()
+    if row is None or row != (_RUNNING, attempt.number):
+        return None
+    _update(db, attempt.id, values)
+    return _get(db, attempt.id)
+
+
+def _update(db: sqlite3.Connection, job: str, values: Mapping[str, Any]) -> None:
+    """Sets columns; a final state makes the webhook due."""
+    columns = ", ".join(f"{name} = ?" for name in values)
+    stored = [_NUMBER[value] if isinstance(value, State) else value for value in values.values()]
+    if values["state"] in FINAL:
+        columns += ", hook_due = CASE WHEN webhook = '' THEN NULL ELSE ? END"
+        stored.append(values["finished"])
+    db.execute(f"UPDATE jobs SET {columns} WHERE id = ?", (*stored, job))
+
+
+def _sweep(db: sqlite3.Connection, now: float, expires: float, most: int) -> list[Job]:
+    db.execute(
+        f"DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE state IN ({_OVER}) AND expires <= ? LIMIT ?)",
+        (now, most),
+    )
+    rows = db.execute(
+        f"SELECT id FROM jobs WHERE state = {_QUEUED} AND deadline <= ? ORDER BY deadline LIMIT ?",
+        (now, most),
+    ).fetchall()
+    for (job,) in rows:
+        _update(db, job, {"state": State.DEAD, "finished": now, "expires": expires})
+        db.execute(
+            "UPDATE jobs SET failure = CASE failure WHEN '' THEN 'deadline' ELSE 'deadline; last: ' || failure END "
+            "WHERE id = ?",
+            (job,),
+        )
+    return [found for (job,) in rows if (found := _get(db, job)) is not None]
+
+
+def _get(db: sqlite3.Connection, job: str) -> Job | None:
+    row = db.execute(f"SELECT {_JOB} FROM jobs WHERE id = ?", (job,)).fetchone()
+    return _job(row) if row is not None else None
+
+
+def _job(row: Sequence[Any]) -> Job:
+    job, route, tenant, state, *rest = row
+    return Job(job, route, tenant, _STATE[state], *rest)
+
+
+def _unpacked_request(packed: bytes) -> Request:
+    method, target, fields, body = msgpack.unpackb(packed)
+    return Request(method, target, [(name, value) for name, value in fields], body)
+
+
+def _unpacked_answer(packed: bytes) -> Answer:
+    status, fields, body = msgpack.unpackb(packed)
+    return Answer(status, [(name, value) for name, value in fields], body)

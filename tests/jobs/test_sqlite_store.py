@@ -1,0 +1,162 @@
+"""Jobs in SQLite: the contract, and what only a file can do: outlive its process, be damaged, be full."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from store_contract import GOOD, StoreContract, put, submission, take_one
+
+from lb.jobs.job import State
+from lb.jobs.sqlite import SqliteStore
+from lb.jobs.store import JobStore, StoreError
+
+# Accepts jobs as fast as it can, and prints the id of each once it is accepted.
+_SUBMITTER = """
+import asyncio, sys
+from pathlib import Path
+from store_contract import submission
+from lb.jobs.sqlite import SqliteStore
+
+async def one(store):
+    while True:
+        job, _ = await store.submit(submission(), 10**9)
+        sys.stdout.write(job.id + "\\n")
+        sys.stdout.flush()
+
+async def main():
+    store = SqliteStore(Path(sys.argv[1]))
+    await store.open(0.0)
+    await asyncio.gather(*(one(store) for _ in range(20)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
+    made = SqliteStore(tmp_path / "jobs.db")
+    await made.open(0.0)
+    yield made
+    await made.close()
+
+
+class TestContract(StoreContract):
+    pass
+
+
+async def test_jobs_outlive_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    before = SqliteStore(path)
+    assert await before.open(0.0) == 0
+    queued, running = await put(before, priority=5), await put(before)
+    await take_one(before)
+    await before.close()
+    after = SqliteStore(path)
+    assert await after.open(9.0) == 1
+    assert [attempt.id for attempt in await after.take(9.0, 5)] == [running.id, queued.id]
+    await after.close()
+
+
+async def test_files_are_for_their_owner_alone(tmp_path: Path, store: JobStore) -> None:
+    await put(store)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    assert {file.name for file in tmp_path.iterdir()} >= {"jobs.db", "jobs.db-wal", "jobs.db.lock"}
+
+
+async def test_commits_are_synced(store: SqliteStore) -> None:
+    """FULL is 2: with less, a loss of power could take what was accepted."""
+    assert await store._change(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (2,)
+    assert await store._change(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+
+
+async def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    made = SqliteStore(tmp_path / "jobs.db")
+    for ask in (made.get("x"), made.submit(submission(), 1)):
+        with pytest.raises(StoreError):
+            await ask
+    await made.open(0.0)
+    await made.close()
+    with pytest.raises(StoreError):
+        await made.get("x")
+
+
+@pytest.mark.parametrize("content", [b"no database at all " * 100, None])
+async def test_a_file_that_is_no_store_is_not_opened(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "jobs.db"
+    if content is None:  # of another release
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"jobs\.db"):
+        await SqliteStore(path).open(0.0)
+
+
+async def test_a_full_disk_refuses_jobs_and_loses_none(store: SqliteStore) -> None:
+    job = await put(store)
+    await store._change(lambda db: db.execute("PRAGMA max_page_count = 1").fetchone() and None)
+    outcomes = await asyncio.gather(
+        *(store.submit(submission(body=bytes(100_000)), 1000) for _ in range(5)), return_exceptions=True
+    )
+    assert all(isinstance(outcome, StoreError) for outcome in outcomes)
+    await store._change(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone() and None)
+    more = await put(store)
+    assert [attempt.id for attempt in await store.take(1.0, 9)] == [job.id, more.id]
+
+
+async def test_a_change_that_fails_does_not_spoil_those_beside_it(store: SqliteStore) -> None:
+    def broken(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO nowhere VALUES (1)")
+
+    outcomes = await asyncio.gather(
+        put(store), store._change(broken), put(store), return_exceptions=True
+    )  # one transaction: they come in one go
+    assert isinstance(outcomes[1], StoreError)
+    assert len(await store.take(1.0, 9)) == 2
+
+
+async def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
+    first, second = SqliteStore(tmp_path / "jobs.db"), SqliteStore(tmp_path / "jobs.db")
+    await first.open(0.0)
+    await put(first)
+    attempt = await take_one(first)
+    opening = asyncio.create_task(second.open(5.0))
+    await asyncio.sleep(0.2)
+    assert not opening.done()
+    await first.finish(attempt, State.DONE, GOOD, "", 2.0, 60.0)
+    await first.close()
+    assert await opening == 0
+    await second.close()
+
+
+@pytest.mark.parametrize("moment", [0, 50, 300])
+async def test_a_kill_loses_nothing_that_was_accepted(tmp_path: Path, moment: int) -> None:
+    """`moment`: jobs that are accepted before the kill, which comes in the middle of others."""
+    path = tmp_path / "jobs.db"
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{Path(__file__).parent}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SUBMITTER, str(path)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    accepted = [process.stdout.readline().strip() for _ in range(moment + 1)]
+    process.send_signal(signal.SIGKILL)
+    rest = process.stdout.read().splitlines()
+    process.stdout.close()
+    process.wait()
+    accepted += [line for line in rest if len(line) == 32]  # the last line may be cut
+    store = SqliteStore(path)
+    await store.open(1.0)
+    found = {attempt.id for attempt in await store.take(1.0, 10**6)}
+    await store.close()
+    assert set(accepted) <= found
