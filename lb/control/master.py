@@ -8,6 +8,9 @@ import gc
 import logging
 import signal
 import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -41,6 +44,8 @@ from lb.control.endpoints.steering import Steering
 from lb.control.endpoints.targets import answered_well
 from lb.control.engines.pools import EnginePools
 from lb.control.engines.scaled import EngineContext
+from lb.control.jobs.routes import with_jobs
+from lb.control.jobs.supervisor import JobsSupervisor
 from lb.control.logs import AccessLog, set_level
 from lb.control.options import MasterOptions
 from lb.control.parts import Parts
@@ -104,6 +109,8 @@ class Master:
     cache: CacheOperations
     tier: SharedTier
     model_watch: ModelWatch
+    jobs: JobsSupervisor
+    _runtime: Callable[[], Path]  # the folder for sockets, made when it is first asked for
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -273,6 +280,8 @@ class Master:
     async def _start(self, cleanup: contextlib.AsyncExitStack) -> None:
         """Brings everything up; what came up is taken down by `cleanup`, in the reverse order."""
         loaded = await asyncio.to_thread(load_configuration, self.config_path, self._memory)
+        self._runtime = cache(lambda: cleanup.enter_context(runtime_directory()))
+        loaded = replace(loaded, config=with_jobs(loaded.config, self._runtime))
         config = loaded.config
         set_level(config.log.level)
         workers = worker_count(config)
@@ -332,7 +341,7 @@ class Master:
         )
         cleanup.push_async_callback(load_reports.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
-        runtime = cleanup.enter_context(runtime_directory())
+        runtime = self._runtime()
         launcher, warm = Launcher(), Launcher(WARM)
         cleanup.callback(launcher.close)
         cleanup.callback(warm.close)
@@ -387,6 +396,9 @@ class Master:
             lambda pool: self.fleet.model_counts(pool), lambda pool: self.publisher.models_changed(pool)
         )
         self.pool_calls = PoolCalls(self._callable_endpoints, self.server_calls, self.counts, wake=self._woken)
+        self.jobs = JobsSupervisor(runtime, self._clock)
+        cleanup.push_async_callback(self.jobs.stop)
+        self.jobs.start(config)
         self.fleet = Fleet(
             workers,
             self.segment,
@@ -423,6 +435,7 @@ class Master:
         cleanup.push_async_callback(self._drain)
         await self.fleet.start()
         await self.publisher.publish(loaded)
+        await self.jobs.wait_ready()
         self.cdns.apply(config.cache)
         self.certificates.started()
         for factory in self._options.services:
@@ -475,6 +488,7 @@ class Master:
         self.state = "stopping"
         self._notifier.stopping("draining")
         log.info("stopping: no new connections, running exchanges may finish")
+        self.jobs.drain()
         self.sockets.close()
         await self.fleet.stop(self.config.shutdown.drain_timeout, self._stop_at_once)
         await self._keep_cache()
@@ -567,8 +581,10 @@ class Master:
             if self.state != "running":
                 raise StartError(f"the daemon is {self.state}")
             wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory, [check_model_servers])
-            decision = decide(self.config, wanted.config)
+            decision = decide(self.config, with_jobs(wanted.config, self._runtime))
+            self.jobs.check(decision.config)
             await self.publisher.publish(replace(wanted, config=decision.config))
+            self.jobs.apply(decision.config)
             self.cdns.apply(decision.config.cache)
         except TidegateError as error:
             log.error("reload failed, the old configuration stays: %s", error)

@@ -56,6 +56,9 @@ def decide(running: Config, wanted: Config) -> Decision:
     if config.cache is not None and running.cache is not None and config.cache.disk != running.cache.disk:
         notes.append("cache.disk: stays as it is until a restart")
         config = config.model_copy(update={"cache": config.cache.model_copy(update={"disk": running.cache.disk})})
+    if wanted.jobs is not None and running.jobs is not None and wanted.jobs.path != running.jobs.path:
+        notes.append(f"jobs.path: {running.jobs.path} stays until a restart, then {wanted.jobs.path}")
+        config = config.model_copy(update={"jobs": wanted.jobs.model_copy(update={"path": running.jobs.path})})
     return Decision(config, tuple(notes))
 
 

@@ -11,9 +11,10 @@ from lb.telemetry.families import counter, gauge
 
 
 def families(status: Mapping[str, Any]) -> Iterator[Metric]:
-    """What `status` says of the daemon, its workers, the result cache and the certificates in use."""
+    """What `status` says of the daemon, its workers, the result cache, jobs and the certificates in use."""
     yield from _daemon(status)
     yield from _cache(status)
+    yield from _jobs(status.get("jobs"))
     yield from _certificates(status)
 
 
@@ -227,6 +228,27 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("cdn",),
         (((cdn["name"],), cdn["waiting"]) for cdn in cdns),
     )
+
+
+def _jobs(jobs: Mapping[str, Any] | None) -> Iterator[Metric]:
+    if not jobs:
+        return
+    yield gauge("jobs_process_up", "Whether the jobs process runs", (), [((), jobs["state"] == "running")])
+    yield counter("jobs_process_restarts", "Replacements of the jobs process", (), [((), jobs["restarts"])])
+    yield gauge(
+        "jobs",
+        "Jobs in the store, by their state; those that are over stay until they expire",
+        ("route", "state"),
+        (((route, state), number) for route, state, number in jobs["jobs"]),
+    )
+    yield gauge("jobs_oldest_queued_seconds", "Age of the oldest job that is queued", (), [((), jobs["oldest_s"])])
+    for key, name, text in (
+        ("submissions", "jobs_submissions", "Submissions of jobs, by what became of them, since the process began"),
+        ("ended", "jobs_ended", "Jobs that are over, by their last state, since the process began"),
+        ("attempts", "jobs_attempts", "Attempts at jobs, by what became of the job, since the process began"),
+        ("webhooks", "jobs_webhooks", "Attempts to tell a webhook, by their outcome, since the process began"),
+    ):
+        yield counter(name, text, ("result",), (((result,), number) for result, number in jobs[key].items()))
 
 
 def _certificates(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -64,7 +64,7 @@ def test_what_nobody_has_run_may_fail(tmp_path: Path) -> None:
 
 
 def test_many_failures_are_not_asked_again(tmp_path: Path) -> None:
-    status, output = suite(tmp_path, **{f"haste{n}": FAILS_BESIDE_OTHERS for n in range(4)})
+    status, output = suite(tmp_path, **{f"haste{n}": FAILS_BESIDE_OTHERS for n in range(7)})
     assert status == 1
     assert "Again" not in output
 

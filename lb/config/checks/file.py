@@ -16,6 +16,7 @@ from lb.config.address import HostPort, UnixPath, overlap, parse_bind
 from lb.config.checks.affinity import check_affinity
 from lb.config.checks.endpoints import check_endpoints
 from lb.config.checks.health import check_health
+from lb.config.checks.jobs import check_jobs
 from lb.config.checks.routes import Found as Found
 from lb.config.checks.routes import check_table
 from lb.config.checks.scaling import check_scaling
@@ -81,6 +82,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *_caches_of_pools(config, broken),
         *check_failover(config.pools, config.zone is not None or "zone" in broken),
         *_cache(config, broken),
+        *check_jobs(config, broken),
         *check_tls(config.listeners, config.pools),
         *check_explain({name: listener.explain for name, listener in config.listeners.items()}, config.log.access),
     ]
@@ -456,6 +458,10 @@ def _files(config: Config) -> Iterator[Found]:
             if empty:
                 yield "admin.token_file", f"{token}: is empty"
     yield from check_tracing(config.tracing)
+    if config.jobs is not None:
+        yield from _log("jobs.path", config.jobs.path)
+        if config.jobs.webhooks is not None and not os.access(config.jobs.webhooks.secret_file, os.R_OK):
+            yield "jobs.webhooks.secret_file", f"{config.jobs.webhooks.secret_file}: cannot be read"
     if config.log.access not in ("", "-"):
         yield from _log("log.access", Path(config.log.access))
 

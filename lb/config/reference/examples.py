@@ -21,6 +21,7 @@ from lb.config.schema.file import (
     GrpcMatch,
     HealthConfig,
     HedgeConfig,
+    JobsConfig,
     KeyConfig,
     LimitsConfig,
     ListenerConfig,
@@ -58,6 +59,7 @@ from lb.config.schema.file import (
     VerticalConfig,
     ZonesConfig,
 )
+from lb.config.schema.jobs import WebhooksConfig
 from lb.config.schema.listeners.keepalive import PoolTcpKeepaliveConfig, TcpKeepaliveConfig
 from lb.config.schema.listeners.udp import UdpConfig
 from lb.config.schema.pools.engine import (
@@ -392,6 +394,15 @@ token_file: /etc/tidegate/cloudflare.token
     CloudFrontConfig: """
 distribution: E2QWRUHAPOMQZL
 paths: ["/v2/models/{model}/*", "/legacy/{model}"]
+""",
+    JobsConfig: """
+path: /var/lib/tidegate/jobs.db
+tenant: {header: x-tenant}
+quota: 10000
+""",
+    WebhooksConfig: """
+secret_file: /etc/tidegate/webhooks.secret
+urls: ["https://app.example.org/hooks/"]
 """,
     LogConfig: """
 level: info

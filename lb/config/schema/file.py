@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 from lb.config.schema.admin import AdminConfig
 from lb.config.schema.base import Boolean, FilePath, Model, Name, Zone, problem
 from lb.config.schema.disk import DiskConfig
+from lb.config.schema.jobs import JobsConfig
 from lb.config.schema.limits import LimitsConfig
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
@@ -82,6 +83,7 @@ __all__ = [
     "GrpcMatch",
     "HealthConfig",
     "HedgeConfig",
+    "JobsConfig",
     "KeyConfig",
     "KpaConfig",
     "LimitsConfig",
@@ -262,6 +264,8 @@ class Config(Model):
     """Where requests are answered, by name. None is needed where routes only redirect, or answer themselves."""
     cache: CacheConfig | None = None
     """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
+    jobs: JobsConfig | None = None
+    """Jobs: requests that are accepted now and answered later. Default: none."""
     log: LogConfig = LogConfig()
     """Logging."""
     tracing: TracingConfig | None = None

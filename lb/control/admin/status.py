@@ -30,6 +30,8 @@
      cache: {size, entries, bytes, capacity, hits, misses, …,
              cdns: [{name, purges, failures, waiting, error}]} | None, rate_limits: {buckets, evicted},
      source_limits: {table_full},
+     jobs: {state: starting | running | backoff, pid, restarts, error, jobs: [[route, state, number]], oldest_s,
+            running, submissions, ended, attempts, webhooks: {what became of it: number}} | None,
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
 
@@ -96,6 +98,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "source_limits": {"table_full": master.segment.source_table_full()},
         "sequences": _sequences(master),
         "sessions": _sessions(master),
+        "jobs": master.jobs.status(),
         "tls": master.certificates.status(),
     }
 

@@ -290,6 +290,10 @@ class RouteConfig(Model):
     """Whether requests may be repeated, by `retry` and `hedge`, whatever their method: set it for gRPC methods, or for
     POSTs, that do no harm when they are done twice. GET, HEAD, PUT, DELETE, OPTIONS and TRACE may be anyway, and
     inferences but those of a sequence."""
+    jobs: Boolean = False
+    """Whether requests may become jobs: one with `Prefer: respond-async` is answered with 202 once it is durable, and
+    its answer can be asked for later ([Answer later](howto/answer-later.md)). It needs the section `jobs`. A job may
+    run more than once. Not for gRPC calls, which are answered as ever. Default: `false`."""
     cors: CorsConfig | None = None
     """Requests from pages of other origins. Default: nothing is added to answers, and preflight requests (`OPTIONS`)
     are requests as any other."""
@@ -345,6 +349,8 @@ class RouteConfig(Model):
         ):
             if getattr(self, name) is not None:
                 raise problem("route", f"{name} is only for routes with a pool, not for redirect or respond")
+        if self.jobs:
+            raise problem("route", "jobs is only for routes with a pool, not for redirect or respond")
 
     def _rewrites(self) -> None:
         rewrite = self.rewrite or self.redirect

@@ -1,0 +1,260 @@
+"""The jobs process as the master sees it: its start, its replacement, what it is told, and what it reports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import to_builtins
+
+from lb.clock import Clock
+from lb.config.schema.file import Config
+from lb.config.units import SECOND
+from lb.control.jobs.routes import calls_socket, service_socket
+from lb.control.sockets import Listening, listen
+from lb.control.workers.backoff import Restarts, RestartSettings
+from lb.control.workers.channel import Channel, Message
+from lb.control.workers.fork_server import describe_exit
+from lb.control.workers.launch import Launched, child_environment
+from lb.errors import ConfigError, StartError
+from lb.jobs.settings import Settings, secret_of
+
+log = logging.getLogger("tidegate.master")
+
+COMMAND = (sys.executable, "-P", "-m", "lb.control.jobs")
+_START = 30.0  # seconds for the first start
+_STOP = 10.0  # seconds from `stop` to a kill
+_SILENCE = 20 * SECOND  # without a report, which come twice a second
+_LOOK = 1.0  # seconds
+_NOTHING: Mapping[str, Any] = {
+    "jobs": [], "oldest_s": 0.0, "running": 0, "submissions": {}, "ended": {}, "attempts": {}, "webhooks": {},
+}  # fmt: skip
+
+
+class JobsSupervisor:
+    """Keeps the jobs process running while the configuration has a section for it. `folder` is for its sockets. Belongs
+    to the running loop."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._restarts = Restarts(RestartSettings())
+        self._listening: Listening | None = None
+        self._settings: Settings | None = None
+        self._level = "info"
+        self._launched: Launched | None = None
+        self._channel: Channel | None = None
+        self._pidfd = -1
+        self._began = self._heard = 0
+        self._again: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._state = "off"
+        self._error = self._said = ""
+        self._stats: dict[str, Any] = dict(_NOTHING)
+
+    def start(self, config: Config) -> None:
+        """Starts the process, where the configuration has one. Raises StartError, ConfigError of a secret that cannot
+        be used."""
+        self._take(config)
+
+    async def wait_ready(self) -> None:
+        """Waits until the process serves, if there is one. Raises StartError when it does not."""
+        if self._settings is None:
+            return
+        try:
+            async with asyncio.timeout(_START):
+                while self._state == "starting":
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise StartError(f"jobs: {self._settings.path} is not ready: another process may have it") from None
+        if self._state != "running":
+            raise StartError(f"the jobs process did not start: {self._error}")
+
+    def check(self, config: Config) -> None:
+        """Raises ConfigError when `apply` could not take the configuration."""
+        settings_of(config, self._folder)
+
+    def apply(self, config: Config) -> None:
+        """Takes what a reload says: settings, or that there is, or no longer is, a process."""
+        try:
+            self._take(config)
+        except (ConfigError, StartError) as error:
+            log.error("%s", error)
+
+    def drain(self) -> None:
+        """The workers drain: no job begins any more, and nobody is kept waiting for news."""
+        if self._channel is not None:
+            self._channel.send({"type": "drain"})
+
+    async def stop(self) -> None:
+        """Ends the process. Jobs that still run are queued again by its next start."""
+        launched = self._launched
+        self._end()
+        if launched is not None:
+            await asyncio.to_thread(_wait, launched)
+
+    def queued(self, routes: Callable[[str], bool]) -> int:
+        """The jobs of the routes that wait or run."""
+        return sum(n for route, state, n in self._stats["jobs"] if state in ("queued", "running") and routes(route))
+
+    def status(self) -> Mapping[str, Any] | None:
+        """Of the status document; None without jobs."""
+        if self._settings is None:
+            return None
+        pid = self._launched.process.pid if self._launched is not None else None
+        return {"state": self._state, "pid": pid, "restarts": self._restarts.count, "error": self._error or None,
+                **self._stats}  # fmt: skip
+
+    def _take(self, config: Config) -> None:
+        settings = settings_of(config, self._folder)
+        before, self._settings, self._level = self._settings, settings, config.log.level
+        if settings is None:
+            if before is not None:
+                self._retire()
+        elif before is None:
+            self._listening = self._listening or listen(f"unix:{service_socket(self._folder)}")
+            self._watching = self._loop.create_task(self._watch())
+            self._spawn()
+        elif self._channel is not None:
+            self._channel.send(self._message())
+
+    def _message(self) -> Message:
+        return {
+            "type": "settings",
+            "settings": to_builtins(self._settings, builtin_types=(bytes,)),
+            "level": self._level,
+        }
+
+    def _spawn(self) -> None:
+        self._again = None
+        self._began = self._heard = self._clock.now()
+        self._state, self._stats, self._said = "starting", dict(_NOTHING), ""
+        try:
+            launched = Launched(COMMAND, child_environment())
+        except OSError as error:
+            self._died(f"cannot start it: {error.strerror or error}")
+            return
+        self._launched = launched
+        self._pidfd = os.pidfd_open(launched.process.pid)
+        self._loop.add_reader(self._pidfd, self._exited)
+        self._channel = Channel(
+            self._loop, launched.socket, self._on_message, lambda reason: log.debug("jobs: the channel: %s", reason)
+        )
+        assert self._listening is not None
+        self._channel.send(self._message(), [self._listening.socket.fileno()])
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        self._heard = self._clock.now()
+        match message["type"]:
+            case "ready":
+                self._state, self._error = "running", ""
+                log.info("jobs are served from %s", self._settings.path if self._settings is not None else "")
+                if message["requeued"]:
+                    log.info("%d jobs that were running are queued again", message["requeued"])
+                self._changed.set()
+            case "failed":
+                self._said = message["error"]
+            case "stats":
+                self._stats = message["stats"]
+
+    def _exited(self) -> None:
+        launched = self._launched
+        self._forget()
+        code = launched.close() if launched is not None else None
+        self._died(self._said or describe_exit(code))
+
+    def _died(self, reason: str) -> None:
+        now = self._clock.now()
+        delay = self._restarts.died(self._began, now)
+        self._error, self._state = reason, "backoff"
+        log.error("the jobs process died: %s; the next one begins in %.1f s", reason, delay / SECOND)
+        self._changed.set()
+        self._again = self._loop.call_later(delay / SECOND, self._spawn)
+
+    async def _watch(self) -> None:
+        """Replaces a process that hangs."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if self._launched is not None and self._state == "running" and self._clock.now() - self._heard > _SILENCE:
+                log.error("the jobs process (pid %d) hangs: killing it", self._launched.process.pid)
+                self._launched.process.kill()
+
+    def _retire(self) -> None:
+        """By a reload, beside the running loop."""
+        launched = self._launched
+        self._end()
+        if launched is not None:
+            self._loop.run_in_executor(None, _wait, launched)
+
+    def _end(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+        if self._channel is not None:
+            with contextlib.suppress(OSError):
+                self._channel.send({"type": "stop"})
+        if self._launched is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._launched = None
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        self._state, self._stats, self._settings = "off", dict(_NOTHING), None
+
+    def _forget(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self._channel is not None:
+            self._channel.close()
+        self._launched = self._channel = None
+
+
+def _wait(launched: Launched) -> None:
+    """Waits for the end of a process that was told to stop, and kills it when that takes too long."""
+    with contextlib.suppress(Exception):
+        launched.process.wait(_STOP)
+    launched.close()
+
+
+def settings_of(config: Config, folder: Path) -> Settings | None:
+    """What the jobs process is told; None without one. Raises ConfigError of a secret that cannot be used."""
+    jobs = config.jobs
+    if jobs is None:
+        return None
+    tenant = ("", "")
+    if jobs.tenant is not None:
+        tenant = next((kind, name) for kind in ("header", "cookie", "query") if (name := getattr(jobs.tenant, kind)))
+    urls: tuple[str, ...] = ()
+    secret = b""
+    if jobs.webhooks is not None:
+        urls = tuple(jobs.webhooks.urls)
+        try:
+            secret = secret_of(jobs.webhooks.secret_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigError([f"jobs.webhooks.secret_file: {jobs.webhooks.secret_file}: {error}"]) from error
+    return Settings(
+        path=str(jobs.path),
+        calls=str(calls_socket(folder)),
+        prefix=jobs.prefix,
+        tenant=tenant,
+        quota=jobs.quota,
+        concurrency=jobs.concurrency,
+        attempts=jobs.attempts,
+        deadline=jobs.deadline / SECOND,
+        keep=jobs.keep / SECOND,
+        webhook_urls=urls,
+        webhook_secret=secret,
+    )

@@ -1,0 +1,128 @@
+"""Webhooks: the end of a job is told to a URL, signed as Standard Webhooks says (https://www.standardwebhooks.com).
+
+A delivery is repeated until an answer of 2xx, with growing pauses, at most 12 times in about 8 hours; 410 ends it at
+once. The receiver tells repetitions by `webhook-id`, which is the job's id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
+
+import orjson
+
+from lb.jobs.job import Delivery
+from lb.jobs.settings import Settings
+from lb.jobs.store import JobStore, StoreError
+
+log = logging.getLogger("tidegate.jobs")
+
+TIMEOUT = 15.0  # seconds for an answer
+_PAUSES = (5, 15, 60, 120, 300, 600, 1200, 2400, 3600, 7200, 14400)  # seconds
+_AT_ONCE = 16
+_LOOK = 0.5
+_GONE = 410
+
+Post = Callable[[str, bytes, dict[str, str]], Awaitable[int]]
+
+
+def allowed(url: str, beginnings: Sequence[str]) -> bool:
+    """Whether a URL has the scheme, host and port of one of `beginnings`, and a path below its own. One that can be
+    read in two ways is not."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    if not url.isascii() or not url.isprintable() or any(c in url for c in " \\#@") or ".." in parts.path:
+        return False
+    for beginning in beginnings:
+        known = urlsplit(beginning)
+        folder = known.path.rstrip("/")
+        if (parts.scheme, parts.hostname, port) == (known.scheme, known.hostname, known.port) and (
+            parts.path == folder or parts.path.startswith(f"{folder}/")
+        ):
+            return True
+    return False
+
+
+def sign(secret: bytes, message: str, timestamp: int, body: bytes) -> str:
+    """The value of `webhook-signature`: version 1, HMAC-SHA256 in base64."""
+    content = f"{message}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(secret, content, hashlib.sha256)).decode()
+
+
+class Webhooks:
+    """Tells webhooks of a store's jobs. `post(url, body, headers)` gives the status of the answer, 0 for none; `body`
+    of a delivery is made by `describe`. `told` counts attempts by their outcome."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        post: Post,
+        describe: Callable[[Delivery], object],
+        wall: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.told: Counter[str] = Counter()
+        self._store = store
+        self._post = post
+        self._describe = describe
+        self._wall = wall
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """A job has ended."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                deliveries = await self._store.deliveries(self._wall(), _AT_ONCE)
+                await asyncio.gather(*(self._deliver(delivery) for delivery in deliveries))
+            except StoreError as error:
+                log.error("webhooks cannot be told: %s", error)
+                deliveries = []
+            if not deliveries:
+                await self._wait()
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(_LOOK):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        job, now = delivery.job, self._wall()
+        if not allowed(delivery.url, self.settings.webhook_urls):  # no longer, by a reload
+            self.told["refused"] += 1
+            await self._store.delivered(job.id)
+            return
+        body = orjson.dumps(self._describe(delivery))
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": job.id,
+            "webhook-timestamp": str(int(now)),
+            "webhook-signature": sign(self.settings.webhook_secret, job.id, int(now), body),
+        }
+        status = await self._post(delivery.url, body, headers)
+        if 200 <= status < 300:
+            self.told["delivered"] += 1
+            await self._store.delivered(job.id)
+        elif status == _GONE or delivery.failures >= len(_PAUSES):
+            self.told["given_up"] += 1
+            log.warning("the webhook of job %s is given up: status %d", job.id, status)
+            await self._store.delivered(job.id)
+        else:
+            self.told["failed"] += 1
+            await self._store.delay_delivery(job.id, now + _PAUSES[delivery.failures])

@@ -1,0 +1,366 @@
+"""Jobs through real daemons: accepted now, answered later, whatever is killed in between."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from aiohttp import web
+from daemon import Daemon, digits_pool, http_listener, route
+from traffic import DIGITS_INFER, digit_samples
+from waiting import eventually
+
+Start = Callable[..., Daemon]
+ASYNC = {"Prefer": "respond-async"}
+
+
+class Echo:
+    """An endpoint that answers with the request's body turned round; `seen` counts bodies. While its `gate` is closed
+    it does not answer."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[bytes] = Counter()
+        self.heads: list[dict[str, str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Its connections are cut, and its port is closed."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.seen[body] += 1
+        self.heads.append(dict(request.headers))
+        await self.gate.wait()
+        return web.Response(body=body[::-1], headers={"X-Path": request.raw_path})
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    made = Echo()
+    await made.start()
+    yield made
+    made.gate.set()
+    await made.stop()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        yield session
+
+
+def configuration(echo: Echo, store: Path, port: int = 0, **jobs: Any) -> dict[str, Any]:
+    return {
+        "listeners": {"web": {**http_listener(route("/", "echo", jobs=True)), "bind": f"127.0.0.1:{port}"}},
+        "pools": {"echo": {"protocol": "http", "endpoints": [f"127.0.0.1:{echo.port}"]}},
+        "jobs": {"path": str(store / "jobs.db"), **jobs},
+    }
+
+
+async def wait_until(client: aiohttp.ClientSession, url: str, *states: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while True:
+            async with client.get(url) as answer:
+                document: dict[str, Any] = await answer.json()
+                assert answer.status == 200, document
+            if document["state"] in states:
+                return document
+            await asyncio.sleep(0.05)
+
+
+async def test_a_job_takes_its_route_later(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    daemon = start(configuration(echo, tmp_path))
+    base = f"http://127.0.0.1:{daemon.port()}"
+    async with client.post(f"{base}/x?a=b", data=b"abc") as answer:  # without the preference nothing is new
+        assert (answer.status, await answer.read()) == (200, b"cba")
+    echo.gate.clear()
+    async with client.post(f"{base}/x?a=b", data=b"abcd", headers={**ASYNC, "X-A": "1"}) as answer:
+        assert answer.status == 202
+        place = base + answer.headers["Location"]
+    await wait_until(client, place, "running")
+    echo.gate.set()
+    async with client.get(f"{place}/result", headers={"Prefer": "wait=30"}) as answer:
+        assert (answer.status, await answer.read(), answer.headers["X-Path"]) == (200, b"dcba", "/x?a=b")
+    head = echo.heads[-1]
+    assert head["X-A"] == "1"
+    assert head["X-Forwarded-For"] == "127.0.0.1"
+    assert head["Host"] == f"127.0.0.1:{daemon.port()}"
+    assert head["Idempotency-Key"] == place.rpartition("/")[2]
+    assert not {"Prefer", "X-Tidegate-Job-Route"} & head.keys()
+    assert daemon.status()["jobs"]["state"] == "running"
+    await asyncio.to_thread(eventually, lambda: daemon.status()["jobs"]["ended"] == {"done": 1}, "the count", 10)
+    assert daemon.status()["jobs"]["submissions"] == {"accepted": 1}
+    assert daemon.metrics("tidegate_jobs")[frozenset({("route", "echo"), ("state", "done")})] == 1
+    assert daemon.metrics("tidegate_jobs_submissions_total")[frozenset({("result", "accepted")})] == 1
+
+
+async def test_an_inference_is_answered_as_ever(start: Start, tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    config = {
+        "listeners": {"web": http_listener(route("/v2", "digits", jobs=True))},
+        "pools": {"digits": digits_pool(min=1)},
+        "jobs": {"path": str(tmp_path / "jobs.db")},
+    }
+    daemon = start(config)
+    base = f"http://127.0.0.1:{daemon.port()}"
+    sample = digit_samples()[0]["image"]
+    question = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": sample}]}
+    async with client.post(base + DIGITS_INFER, json=question) as answer:
+        expected = await answer.json()
+    async with client.post(base + DIGITS_INFER, json=question, headers={"Prefer": "respond-async, wait=30"}) as answer:
+        assert answer.status == 200
+        assert await answer.json() == expected
+    async with client.post(f"{base}/v2/models/none/infer", json=question, headers=ASYNC) as answer:
+        place = base + answer.headers["Location"]
+    assert (await wait_until(client, place, "failed"))["status"] == 404
+
+
+async def test_limits_hold_for_submissions(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    config = configuration(echo, tmp_path)
+    config["listeners"]["web"]["routes"][0] |= {"max_body": "1KiB", "rate_limit": {"rate": "1/m", "burst": 2}}
+    daemon = start(config)
+    base = f"http://127.0.0.1:{daemon.port()}"
+    statuses = []
+    for size in (10, 2000, 10, 10):
+        async with client.post(base, data=bytes(size), headers=ASYNC) as answer:
+            statuses.append(answer.status)
+    assert statuses.count(413) == 1
+    assert statuses.count(429) >= 1
+    assert 202 in statuses
+
+
+async def test_an_endpoint_that_is_gone_is_waited_for(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    daemon = start(configuration(echo, tmp_path, attempts=100))
+    base = f"http://127.0.0.1:{daemon.port()}"
+    await echo.stop()
+    async with client.post(base, data=b"ab", headers=ASYNC) as answer:
+        place = base + answer.headers["Location"]
+    async with asyncio.timeout(30):
+        while (await wait_until(client, place, "queued", "running"))["failure"] is None:
+            await asyncio.sleep(0.05)
+    await echo.start()
+    async with client.get(f"{place}/result", headers={"Prefer": "wait=60"}) as answer:
+        assert (answer.status, await answer.read()) == (200, b"ba")
+
+
+async def test_events_end_with_the_daemon_and_the_job_goes_on_with_the_next(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    daemon = start({**configuration(echo, tmp_path), "shutdown": {"drain_timeout": "1s"}})
+    base = f"http://127.0.0.1:{daemon.port()}"
+    echo.gate.clear()
+    async with client.post(base, data=b"ab", headers=ASYNC) as answer:
+        place = answer.headers["Location"]
+    await wait_until(client, base + place, "running")
+    async with client.get(f"{base}{place}/events") as stream:
+        assert b"running" in await stream.content.readuntil(b"\n\n")
+        assert await asyncio.to_thread(daemon.stop) == 0
+        assert b"done" not in await stream.read()
+    echo.gate.set()
+    after = start(configuration(echo, tmp_path))
+    async with client.get(f"http://127.0.0.1:{after.port()}{place}/result", headers={"Prefer": "wait=30"}) as answer:
+        assert (answer.status, await answer.read()) == (200, b"ba")
+
+
+async def test_a_cancelled_job_leaves_its_endpoint(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    daemon = start(configuration(echo, tmp_path))
+    base = f"http://127.0.0.1:{daemon.port()}"
+    echo.gate.clear()
+    async with client.post(base, data=b"ab", headers=ASYNC) as answer:
+        place = base + answer.headers["Location"]
+    await wait_until(client, place, "running")
+    async with client.delete(place) as answer:
+        assert (answer.status, (await answer.json())["state"]) == (200, "cancelled")
+    async with asyncio.timeout(20):
+        while daemon.in_flight():
+            await asyncio.sleep(0.05)
+    echo.gate.set()
+    assert (await wait_until(client, place, "cancelled"))["status"] is None
+
+
+async def test_the_end_is_told(start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession) -> None:
+    secret = b"k" * 32
+    (tmp_path / "secret").write_bytes(b"whsec_" + base64.b64encode(secret))
+    told: asyncio.Queue[tuple[dict[str, str], bytes]] = asyncio.Queue()
+
+    async def receive(request: web.Request) -> web.Response:
+        await told.put((dict(request.headers), await request.read()))
+        return web.Response(status=204)
+
+    receiver = web.Application()
+    receiver.router.add_post("/hooks/{id}", receive)
+    runner = web.AppRunner(receiver)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    there = f"http://127.0.0.1:{runner.addresses[0][1]}/hooks"
+    webhooks = {"secret_file": str(tmp_path / "secret"), "urls": [f"{there}/"]}
+    daemon = start(configuration(echo, tmp_path, webhooks=webhooks))
+    base = f"http://127.0.0.1:{daemon.port()}"
+    async with client.post(base, data=b"ab", headers={**ASYNC, "X-Tidegate-Webhook": f"{there}/7"}) as answer:
+        assert answer.status == 202
+        job = (await answer.json())["id"]
+    async with asyncio.timeout(20):
+        head, body = await told.get()
+    document = json.loads(body)
+    assert (document["id"], document["state"], head["webhook-id"]) == (job, "done", job)
+    content = f"{job}.{head['webhook-timestamp']}.".encode() + body
+    digest = base64.b64encode(hmac.digest(secret, content, hashlib.sha256)).decode()
+    assert head["webhook-signature"] == f"v1,{digest}"
+    await runner.cleanup()
+
+
+async def test_a_reload_switches_jobs_on_and_off(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    on = configuration(echo, tmp_path)
+    off: dict[str, Any] = {**on, "listeners": {"web": http_listener(route("/", "echo"))}}
+    del off["jobs"]
+    daemon = start(off)
+    base = f"http://127.0.0.1:{daemon.port()}"
+
+    async def status() -> int:
+        async with client.post(base, data=b"ab", headers=ASYNC) as answer:
+            return answer.status
+
+    assert await status() == 200
+    for config, expected in ((on, 202), (off, 200), (on, 202)):
+        assert daemon.reload(config)["ok"]
+        async with asyncio.timeout(20):
+            while await status() != expected:
+                await asyncio.sleep(0.05)
+    assert daemon.reload(configuration(echo, tmp_path, quota=1))["ok"]
+    echo.gate.clear()
+    async with asyncio.timeout(20):
+        while await status() != 429:
+            pass
+
+
+async def test_a_store_that_cannot_be_opened_is_told(start: Start, tmp_path: Path, echo: Echo) -> None:
+    (tmp_path / "jobs.db").write_bytes(b"something else " * 1000)
+    daemon = start(configuration(echo, tmp_path), ready=False)
+    assert await asyncio.to_thread(daemon.process.wait, 60) == 1
+    assert "jobs.db: file is not a database" in daemon.log
+
+
+class Submitter:
+    """Submits bodies one after another, each until it is accepted: what a careful client does."""
+
+    def __init__(self, client: aiohttp.ClientSession, base: str, name: int) -> None:
+        self._client = client
+        self._base = base
+        self._name = name
+        self.accepted: dict[bytes, str] = {}  # body -> Location
+        self.running = True
+
+    async def run(self) -> None:
+        number = 0
+        while self.running:
+            body = b"%d-%d" % (self._name, number)
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                headers = {**ASYNC, "Idempotency-Key": body.decode()}
+                async with self._client.post(self._base, data=body, headers=headers) as answer:
+                    if answer.status == 202:
+                        self.accepted[body] = answer.headers["Location"]
+                        number += 1
+                        continue
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.slow
+async def test_whatever_is_killed_no_accepted_job_is_lost(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession, unused_tcp_port: int
+) -> None:
+    """Jobs process, worker, endpoint and master are killed in turn while clients submit. Every job that was accepted
+    has its own right answer in the end; one that had an answer when nothing was killed is not run again."""
+    config = configuration(echo, tmp_path, unused_tcp_port, attempts=100)
+    daemon = start(config)
+    base = f"http://127.0.0.1:{unused_tcp_port}"
+    submitters = [Submitter(client, base, i) for i in range(4)]
+    tasks = [asyncio.create_task(one.run()) for one in submitters]
+
+    async def some_more() -> None:
+        """Waits until a good number of further jobs was accepted."""
+        before = sum(len(one.accepted) for one in submitters)
+        async with asyncio.timeout(60):
+            while sum(len(one.accepted) for one in submitters) < before + 60:
+                await asyncio.sleep(0.01)
+
+    for _ in range(3):
+        await some_more()
+        os.kill(daemon.status()["jobs"]["pid"], signal.SIGKILL)
+        await some_more()
+        daemon.kill_worker()
+        await some_more()
+        await echo.stop()
+        await some_more()
+        await echo.start()
+        await some_more()
+        await asyncio.to_thread(daemon.kill)  # the master, and with it the rest
+        daemon = await asyncio.to_thread(start, config)
+    await some_more()
+    for one in submitters:
+        one.running = False
+    await asyncio.gather(*tasks)
+    accepted = {body: place for one in submitters for body, place in one.accepted.items()}
+    assert len(set(accepted.values())) == len(accepted)
+
+    async def result(place: str) -> tuple[int, bytes]:
+        async with client.get(f"{base}{place}/result", headers={"Prefer": "wait=29"}) as answer:
+            return answer.status, await answer.read()
+
+    slots = asyncio.Semaphore(16)
+
+    async def check(body: bytes, place: str) -> None:
+        async with slots:
+            assert await result(place) == (200, body[::-1])
+
+    await asyncio.gather(*(check(body, place) for body, place in accepted.items()))
+    twice = sum(times > 1 for times in echo.seen.values())
+    assert twice < len(accepted) / 2  # those under way at a kill, and no others
+    jobs = await asyncio.to_thread(daemon.status)
+    assert {(row[1], row[2]) for row in jobs["jobs"]["jobs"] if row[2] and row[1] != "done"} == set()
+
+
+async def test_a_jobs_process_that_hangs_is_replaced(start: Start, tmp_path: Path, echo: Echo) -> None:
+    daemon = start(configuration(echo, tmp_path))
+    first = daemon.status()["jobs"]["pid"]
+    psutil.Process(first).suspend()
+    async with asyncio.timeout(60):
+        while (status := daemon.status()["jobs"])["pid"] in (first, None) or status["state"] != "running":
+            await asyncio.sleep(0.2)
+    assert not psutil.pid_exists(first)
