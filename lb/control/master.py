@@ -345,6 +345,9 @@ class Master:
         launcher, warm = Launcher(), Launcher(WARM)
         cleanup.callback(launcher.close)
         cleanup.callback(warm.close)
+        self.jobs = JobsSupervisor(runtime, self._clock)
+        cleanup.push_async_callback(self.jobs.stop)
+        self.jobs.start(config)
         context = ServerContext(
             runtime_dir=runtime,
             exited=self._on_exit,
@@ -356,6 +359,7 @@ class Master:
             kept_away=lambda pool: self.publisher.kept_away(pool),
             starting=lambda pool, start: self.fleet.tell_start(pool, start),
             report=lambda pool, address: self.publisher.report(pool, address),
+            jobs=lambda pool: self.jobs.backlog(pool),
             clock=self._clock,
             machine=Machine(launcher, warm, Placement(), Ports()),
             state_dir=state_directory(),
@@ -378,6 +382,7 @@ class Master:
                 starting=lambda pool, start: self.fleet.tell_start(pool, start),
                 counts=lambda pool: self.publisher.counts(pool),
                 report=lambda pool, address: self.publisher.report(pool, address),
+                jobs=lambda pool: self.jobs.backlog(pool),
                 clock=self._clock,
                 state_dir=state_directory(),
             )
@@ -396,9 +401,6 @@ class Master:
             lambda pool: self.fleet.model_counts(pool), lambda pool: self.publisher.models_changed(pool)
         )
         self.pool_calls = PoolCalls(self._callable_endpoints, self.server_calls, self.counts, wake=self._woken)
-        self.jobs = JobsSupervisor(runtime, self._clock)
-        cleanup.push_async_callback(self.jobs.stop)
-        self.jobs.start(config)
         self.fleet = Fleet(
             workers,
             self.segment,

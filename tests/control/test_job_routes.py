@@ -12,7 +12,7 @@ import yaml
 
 from lb.config.schema.file import Config
 from lb.control.configuration import load_configuration
-from lb.control.jobs.routes import RESPOND_ASYNC, with_jobs
+from lb.control.jobs.routes import RESPOND_ASYNC, shares, with_jobs
 from lb.control.reload import decide
 from lb.errors import ConfigError
 
@@ -138,6 +138,14 @@ def test_mistakes_are_told(load: Load, document: dict[str, Any], words: str) -> 
     with pytest.raises(ConfigError) as caught:
         load(document)
     assert words in str(caught.value)
+
+
+def test_a_split_has_its_parts_of_the_jobs(load: Load, tmp_path: Path) -> None:
+    split = {"match": {"path": {"prefix": "/s/"}}, "pools": [{"pool": "a", "weight": 3}, {"pool": "b"}], "jobs": True}
+    document = configuration({**A, "jobs": True, "name": "own"}, split, B)
+    document["pools"]["b"] = document["pools"]["a"]
+    config = with_jobs(load(document), lambda: tmp_path)
+    assert shares(config) == {"own": {"a": 1.0}, "web/1": {"a": 0.75, "b": 0.25}}
 
 
 @pytest.mark.parametrize("section", ["listeners", "pools"])

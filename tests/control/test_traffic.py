@@ -90,6 +90,7 @@ class Pool:
         self.waiting = 4
         self.counts: Counts | None = None
         self.whole: Callable[[Traffic], Traffic | None] = lambda own: own
+        self.jobs: float | None = None
 
     def signals(self, *asked: str | dict[str, Any]) -> Signals:
         source = Source(
@@ -101,6 +102,7 @@ class Pool:
             lambda: self.memory,
             lambda a: self.reports.get(a, (0.0, 0)),
             whole=lambda own: self.whole(own),
+            jobs=lambda: self.jobs,
         )
         wanted = [SignalConfig.model_validate({"type": a} if isinstance(a, str) else a) for a in asked]
         return Signals(source, wanted, MonotonicClock())
@@ -113,6 +115,14 @@ def test_readings_of_the_replicas_that_are_ready() -> None:
     assert (readings["in_flight"].values, readings["in_flight"].unready) == ((5.0, 3.0), 1)
     assert (readings["cpu"].values, readings["cpu"].missing) == ((50.0,), 1)
     assert set(readings) == {"in_flight", "cpu"}  # the others are missing, not 0
+
+
+def test_each_replica_has_its_share_of_the_jobs() -> None:
+    pool = Pool()
+    signals = pool.signals("jobs")
+    assert "jobs" not in signals.read(["a", "b"], 0, SECOND)[1]  # not known is not 0
+    pool.jobs = 6.0
+    assert signals.read(["a", "b"], 0, 2 * SECOND)[1]["jobs"].values == (3.0, 3.0)
 
 
 def test_readings_of_the_traffic() -> None:

@@ -144,6 +144,31 @@ async def test_an_inference_is_answered_as_ever(start: Start, tmp_path: Path, cl
     assert (await wait_until(client, place, "failed"))["status"] == 404
 
 
+async def test_jobs_that_wait_scale_their_pool(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    config = configuration(echo, tmp_path, concurrency=1)
+    scaling = {"metrics": [{"type": "jobs", "target": 4}], "interval": "500ms", "down": {"window": "1s"}}
+    config["pools"]["digits"] = {**digits_pool(min=1, max=2), "scaling": scaling}
+    config["listeners"]["web"]["routes"].append(route("/v2", "digits", jobs=True))
+    daemon = start(config)
+    base = f"http://127.0.0.1:{daemon.port()}"
+    echo.gate.clear()  # what is in front of the others stays there
+    async with client.post(base, data=b"first", headers=ASYNC) as answer:
+        await wait_until(client, base + answer.headers["Location"], "running")
+    for _ in range(8):
+        async with client.get(f"{base}/v2/models/digits", headers=ASYNC) as answer:
+            place = base + answer.headers["Location"]
+
+    def wanted(number: int) -> Callable[[], bool]:
+        return lambda: daemon.pool("digits")["managed"]["wanted"] == number
+
+    await asyncio.to_thread(eventually, wanted(2), "two model servers", 60)
+    echo.gate.set()
+    await wait_until(client, place, "done")
+    await asyncio.to_thread(eventually, wanted(1), "one model server", 60)
+
+
 async def test_limits_hold_for_submissions(
     start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
 ) -> None:

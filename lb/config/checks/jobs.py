@@ -21,6 +21,10 @@ def check_jobs(config: Config, broken: Set[str]) -> Iterator[Found]:
         for section, names in (("listeners", config.listeners), ("pools", config.pools)):
             if NAME in names:
                 yield f"{section}.{NAME}", "is the name of Tidegate's own; with the section jobs give it another"
+    for name, pool in config.pools.items():
+        signals = pool.scaling.signals if pool.scaling is not None else ()
+        if config.jobs is None and "jobs" not in broken and any(signal.type == NAME for signal in signals):
+            yield f"pools.{name}.scaling", "the signal jobs needs the section jobs"
     for name, listener in config.listeners.items():
         for first, places in by_form(members := members_of(listener.routes)):
             if not first.jobs:
@@ -32,7 +36,7 @@ def check_jobs(config: Config, broken: Set[str]) -> Iterator[Found]:
                     yield f"{path}.jobs", "needs the section jobs, which says where they are kept"
                 if any(field.lower() == "prefer" for field in route.match.headers):
                     yield f"{path}.match.headers", "the field Prefer says whether a request is to be a job"
-                for pool in route.pool_names:
-                    found = config.pools.get(pool)
+                for answering in route.pool_names:
+                    found = config.pools.get(answering)
                     if found is not None and found.protocol not in _PROTOCOLS:
-                        yield f"{path}.jobs", f"not for pools of protocol {found.protocol}, as {pool!r} is"
+                        yield f"{path}.jobs", f"not for pools of protocol {found.protocol}, as {answering!r} is"

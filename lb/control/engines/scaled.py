@@ -40,7 +40,7 @@ class EngineContext(Struct, frozen=True, kw_only=True):
     them with those that leave; requests at one of them, and these with the sequences that will go on there; requests
     that wait for any; requests that each has got so far; what tells workers of the start of a pool's first replica; its
     counters; what an endpoint reported last, and when. `state_dir` is where what scaling learns is kept; None: nowhere.
-    """
+    `jobs` are those for the pool that are not over; None while that is not known."""
 
     up: Callable[[str], Sequence[str]]
     known: Callable[[str], Sequence[str]]
@@ -53,6 +53,7 @@ class EngineContext(Struct, frozen=True, kw_only=True):
     report: Callable[[str, str], tuple[float, int]]
     clock: Clock
     state_dir: Path | None = None
+    jobs: Callable[[str], float | None] = lambda pool: None
 
 
 class Advised:
@@ -364,6 +365,7 @@ class ScaledPool:
             dict,
             lambda address: context.report(self.name, address),
             whole=self._whole,
+            jobs=lambda: context.jobs(self.name),
         )
         memory = ScalingMemory(self.name, context.state_dir)
         self._autoscaler = Autoscaler(self.name, self, scaling, self._between(limits), source, memory, context.clock)

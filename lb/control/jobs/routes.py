@@ -35,6 +35,7 @@ _GRPC = TextMatch.model_construct(prefix="application/grpc", invert=True)
 _AS_IT_IS = NormalizeConfig(decode=False, dot_segments=False, merge_slashes=False, escaped_slash="keep")
 # A network of nobody: with any at all, what a client on a Unix socket says of its own client is believed.
 _TRUST = ["192.0.2.0/32"]  # TEST-NET-1
+_RUNS = "/job"  # behind the name of a route, for its jobs that run
 _SPARE = 16  # connections of attempts that were just given up
 
 
@@ -82,6 +83,18 @@ def with_jobs(config: Config, find_folder: Callable[[], Path]) -> Config:
         }
     )
     return config.model_copy(update={"listeners": listeners, "pools": {**config.pools, NAME: pool}})
+
+
+def shares(config: Config) -> dict[str, dict[str, float]]:
+    """For each route with jobs of a configuration that has them added, the part of its requests that each pool gets."""
+    found = {}
+    for route in config.listeners[NAME].routes if config.jobs is not None else ():
+        split = {share.pool: share.weight for share in route.pools}
+        weights = split if route.pool is None else {route.pool: 1}
+        total = sum(weights.values())
+        if total:
+            found[str(route.name).removesuffix(_RUNS)] = {pool: weight / total for pool, weight in weights.items()}
+    return found
 
 
 def _named(listener: str, routes: Sequence[RouteConfig]) -> Iterator[RouteConfig]:
@@ -143,7 +156,7 @@ def _inner(route: RouteConfig) -> RouteConfig:
     return route.model_copy(
         update={
             "request_headers": fields.model_copy(update={"remove": [*fields.remove, ROUTE_FIELD]}),
-            "name": f"{route.name}/job",
+            "name": f"{route.name}{_RUNS}",
             "match": match,
             "jobs": False,
             "rate_limit": None,

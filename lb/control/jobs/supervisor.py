@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from msgspec import to_builtins
 from lb.clock import Clock
 from lb.config.schema.file import Config
 from lb.config.units import SECOND
-from lb.control.jobs.routes import calls_socket, service_socket
+from lb.control.jobs.routes import calls_socket, service_socket, shares
 from lb.control.sockets import Listening, listen
 from lb.control.workers.backoff import Restarts, RestartSettings
 from lb.control.workers.channel import Channel, Message
@@ -59,6 +59,8 @@ class JobsSupervisor:
         self._state = "off"
         self._error = self._said = ""
         self._stats: dict[str, Any] = dict(_NOTHING)
+        self._told = False  # the process has told its numbers
+        self._shares: dict[str, dict[str, float]] = {}
 
     def start(self, config: Config) -> None:
         """Starts the process, where the configuration has one. Raises StartError, ConfigError of a secret that cannot
@@ -102,9 +104,15 @@ class JobsSupervisor:
         if launched is not None:
             await asyncio.to_thread(_wait, launched)
 
-    def queued(self, routes: Callable[[str], bool]) -> int:
-        """The jobs of the routes that wait or run."""
-        return sum(n for route, state, n in self._stats["jobs"] if state in ("queued", "running") and routes(route))
+    def backlog(self, pool: str) -> float | None:
+        """The jobs for a pool that wait or run; None while that is not known."""
+        if not self._told:
+            return None
+        found = 0.0
+        for route, state, number in self._stats["jobs"]:
+            if state in ("queued", "running"):
+                found += number * self._shares.get(route, {}).get(pool, 0.0)
+        return found
 
     def status(self) -> Mapping[str, Any] | None:
         """Of the status document; None without jobs."""
@@ -116,6 +124,7 @@ class JobsSupervisor:
 
     def _take(self, config: Config) -> None:
         settings = settings_of(config, self._folder)
+        self._shares = shares(config)
         before, self._settings, self._level = self._settings, settings, config.log.level
         if settings is None:
             if before is not None:
@@ -137,7 +146,7 @@ class JobsSupervisor:
     def _spawn(self) -> None:
         self._again = None
         self._began = self._heard = self._clock.now()
-        self._state, self._stats, self._said = "starting", dict(_NOTHING), ""
+        self._state, self._stats, self._said, self._told = "starting", dict(_NOTHING), "", False
         try:
             launched = Launched(COMMAND, child_environment())
         except OSError as error:
@@ -164,7 +173,7 @@ class JobsSupervisor:
             case "failed":
                 self._said = message["error"]
             case "stats":
-                self._stats = message["stats"]
+                self._stats, self._told = message["stats"], True
 
     def _exited(self) -> None:
         launched = self._launched
@@ -212,7 +221,7 @@ class JobsSupervisor:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-        self._state, self._stats, self._settings = "off", dict(_NOTHING), None
+        self._state, self._stats, self._settings, self._told = "off", dict(_NOTHING), None, False
 
     def _forget(self) -> None:
         self._loop.remove_reader(self._pidfd)

@@ -48,6 +48,7 @@ class ServerContext(Struct, frozen=True, kw_only=True):
     clock: Clock
     machine: Machine
     state_dir: Path | None = None  # where what scaling learns is kept; None: nowhere
+    jobs: Callable[[str], float | None] = lambda pool: None  # for a pool that are not over; None: not known
 
 
 class ModelServers:
@@ -236,6 +237,7 @@ class ModelServers:
                     self._supervisor.cpu,
                     self._supervisor.memory,
                     lambda address: self._context.report(self._name, address),
+                    jobs=lambda: self._context.jobs(self._name),
                 ),
                 ScalingMemory(self._name, self._context.state_dir),
                 self._context.clock,

@@ -29,7 +29,8 @@ class Source(Struct, frozen=True):
     """Where the signals of one pool come from. `counts` gives None where nothing is counted. By address: `pids` the
     processes, `cpu` their percent of one core, `memory` their resident bytes, `report` what it last said of its
     utilization and when (monotonic ns; 0: never). `wall` gives the seconds since the epoch. `whole` makes of this
-    daemon's traffic that of all daemons that share the pool, or None while it is not known."""
+    daemon's traffic that of all daemons that share the pool, or None while it is not known. `jobs` are those for the
+    pool that are not over, None while that is not known."""
 
     inflight: Callable[[str], int]
     waiting: Callable[[], int]
@@ -40,6 +41,7 @@ class Source(Struct, frozen=True):
     report: Callable[[str], tuple[float, int]]
     wall: Callable[[], float] = time.time
     whole: Callable[[Traffic], Traffic | None] = lambda own: own
+    jobs: Callable[[], float | None] = lambda: None
 
 
 class Signals:
@@ -114,6 +116,9 @@ class Signals:
             return self._source.memory()
         if signal.type == "latency":
             return self._latencies.quantile(signal.quantile or QUANTILE, traffic)
+        if signal.type == "jobs":
+            jobs = self._source.jobs()
+            return None if jobs is None else jobs / len(ready)
         if signal.type == "utilization":
             reports = {address: self._source.report(address) for address in ready}
             return {a: used for a, (used, at) in reports.items() if at and now - at <= REPORT_AGE}

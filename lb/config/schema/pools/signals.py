@@ -31,7 +31,7 @@ class SignalConfig(Model):
 
     type: Literal[
         "in_flight", "requests_per_second", "latency", "queue_length", "queue_wait", "cpu", "memory", "gpu",
-        "gpu_memory", "batch_occupancy", "utilization", "prometheus",
+        "gpu_memory", "batch_occupancy", "utilization", "prometheus", "jobs",
     ]  # fmt: skip
     """`in_flight`: requests a model server works on at once, and its share of those that wait in the pool's `queue`.
     `requests_per_second`: requests that arrive, its share of the pool's. `latency`: time at a model server, the
@@ -41,7 +41,7 @@ class SignalConfig(Model):
     `batch_occupancy`: its mean batch, percent of the model's `max_batch_size`, or of the largest batch so far where the
     model has none, as it says by ModelStatistics.
     `utilization`: as it reports by ORCA, 1 is full; needs the policy `client_side_weighted_round_robin`. `prometheus`:
-    the number that a PromQL query gives."""
+    the number that a PromQL query gives. `jobs`: its share of the jobs for the pool that wait or run."""
     quantile: Number | None = Field(default=None, gt=0, lt=1)
     """Which quantile of `latency`. Default: 0.95."""
     url: Annotated[str, AfterValidator(_url)] | None = None
