@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -70,6 +71,8 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
     shortage = (document.get("open_files") or {}).get("shortage")
     if shortage:
         yield Text(shortage, "yellow")
+    if jobs := document.get("jobs"):
+        yield _jobs(jobs)
     tls = document.get("tls") or {"certificates": (), "problems": ()}
     for problem in tls["problems"]:
         yield Text(f"changed certificates or keys are not used: {problem}", "red")
@@ -80,6 +83,18 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
     slow = [name for name, compiled in document["compiled"].items() if not compiled]
     if slow:
         yield Text(f"not compiled: {', '.join(slow)}", "red")
+
+
+def _jobs(jobs: Mapping[str, Any]) -> Text:
+    numbers: Counter[str] = Counter()
+    for _, state, number in jobs["jobs"]:
+        numbers[state] += number
+    text = ", ".join(f"{number} {state}" for state, number in numbers.items() if number) or "none"
+    if jobs["oldest_s"]:
+        text += f", the oldest for {timedelta(seconds=int(jobs['oldest_s']))}"
+    if jobs["state"] == "running":
+        return Text(f"jobs: {text}", "yellow" if numbers["dead"] else "")
+    return Text(f"jobs: the process is {jobs['state']}: {jobs['error'] or 'it starts'}", "red")
 
 
 def _workers(workers: Sequence[dict[str, Any]]) -> Table:

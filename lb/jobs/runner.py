@@ -21,7 +21,7 @@ from lb.jobs.watchers import Watchers
 log = logging.getLogger("tidegate.jobs")
 
 MAX_PAUSE = 60.0  # seconds between two attempts, but for what the pool asks for
-_FIRST_PAUSE = 0.5
+_FIRST_PAUSE = 1.0
 _MAX_RETRY_AFTER = 600.0
 _LOOK = 0.25  # seconds between two looks for jobs whose pause is over
 _SWEEP = 1.0

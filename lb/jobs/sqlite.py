@@ -34,7 +34,8 @@ _QUEUED, _RUNNING, _DEAD = _NUMBER[State.QUEUED], _NUMBER[State.RUNNING], _NUMBE
 _OVER = ", ".join(str(_NUMBER[state]) for state in FINAL)
 
 # The bodies are the last columns: whoever reads the others does not read the pages that bodies are on.
-# The triggers count, so that no statement can forget to.
+# The triggers count, so that no statement can forget to. `queued` has what `_take` looks at: the rows of jobs that are
+# not due are not read.
 _SCHEMA = f"""
 CREATE TABLE jobs (
     seq INTEGER PRIMARY KEY,
@@ -61,7 +62,7 @@ CREATE TABLE jobs (
     answer BLOB
 ) STRICT;
 CREATE UNIQUE INDEX keys ON jobs (tenant, key) WHERE key IS NOT NULL;
-CREATE INDEX queued ON jobs (priority, seq) WHERE state = {_QUEUED};
+CREATE INDEX queued ON jobs (priority, seq, due, deadline) WHERE state = {_QUEUED};
 CREATE INDEX running ON jobs (seq) WHERE state = {_RUNNING};
 CREATE INDEX deadlines ON jobs (deadline) WHERE state = {_QUEUED};
 CREATE INDEX over ON jobs (expires) WHERE state IN ({_OVER});
@@ -81,6 +82,7 @@ CREATE TRIGGER step AFTER UPDATE OF state ON jobs WHEN new.state != old.state BE
     UPDATE counts SET jobs = jobs - 1 WHERE tenant = old.tenant AND route = old.route AND state = old.state;
     INSERT INTO counts VALUES (new.tenant, new.route, new.state, 1)
     ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+    DELETE FROM counts WHERE tenant = old.tenant AND route = old.route AND state = old.state AND jobs <= 0;
 END;
 CREATE TRIGGER go AFTER DELETE ON jobs BEGIN
     UPDATE counts SET jobs = jobs - 1 WHERE tenant = old.tenant AND route = old.route AND state = old.state;
@@ -191,7 +193,7 @@ class SqliteStore:
 
         return await self._change(change)
 
-    async def sweep(self, now: float, expires: float, most: int = 1000) -> list[Job]:
+    async def sweep(self, now: float, expires: float, most: int = 5000) -> list[Job]:
         return await self._change(lambda db: _sweep(db, now, expires, most))
 
     async def deliveries(self, now: float, most: int) -> list[Delivery]:

@@ -75,7 +75,7 @@ class JobStore(Protocol):
         """Queues a dead job anew, with all of its attempts; the job as it is then, whatever its state."""
         ...
 
-    async def sweep(self, now: float, expires: float, most: int = 1000) -> list[Job]:
+    async def sweep(self, now: float, expires: float, most: int = 5000) -> list[Job]:
         """Forgets jobs that are over and expired, and makes dead the queued ones whose deadline is over, up to `most`
         of each: the latter."""
         ...

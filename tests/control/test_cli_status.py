@@ -96,6 +96,21 @@ def shown(document: dict[str, Any], width: int) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
+JOBS: dict[str, Any] = {
+    "state": "running",
+    "error": None,
+    "jobs": [["a", "queued", 2], ["b", "queued", 1], ["a", "dead", 4], ["a", "done", 0]],
+    "oldest_s": 75.2,
+}
+
+
+def test_jobs_are_one_line() -> None:
+    assert "jobs: 3 queued, 4 dead, the oldest for 0:01:15\n" in shown({**DOCUMENT, "jobs": JOBS}, 200)
+    gone = {**JOBS, "state": "backoff", "error": "signal SIGKILL"}
+    assert "jobs: the process is backoff: signal SIGKILL\n" in shown({**DOCUMENT, "jobs": gone}, 200)
+    assert "jobs: none\n" in shown({**DOCUMENT, "jobs": {**JOBS, "jobs": [], "oldest_s": 0.0}}, 200)
+
+
 def test_everything_an_operator_looks_for_is_there() -> None:
     text = shown(DOCUMENT, 200)
     for part in (

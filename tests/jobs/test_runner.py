@@ -36,9 +36,9 @@ def test_an_answer_ends_a_job(status: int, state: State) -> None:
 )
 def test_what_may_pass_is_tried_again_a_few_times(result: Answer | CallError) -> None:
     first = decide(attempt(), result, 3, 0.0, 1.0)
-    assert (first.state, first.counted, first.pause) == (State.QUEUED, True, 0.5)
+    assert (first.state, first.counted, first.pause) == (State.QUEUED, True, 1.0)
     second = decide(attempt(2, 1), result, 3, 0.0, 1.0)
-    assert (second.state, second.pause) == (State.QUEUED, 1.0)
+    assert (second.state, second.pause) == (State.QUEUED, 2.0)
     assert decide(attempt(3, 2), result, 3, 0.0, 1.0).state is State.DEAD
 
 
@@ -58,13 +58,13 @@ def test_the_pool_says_how_long_to_wait() -> None:
         return decide(attempt(), Answer(503, [("Retry-After", value)], b""), 3, 0.0, 0.0).pause
 
     assert pause("30") == 30.0
-    assert pause("0") == pause("Wed, 21 Oct 2015 07:28:00 GMT") == 0.25
+    assert pause("0") == pause("Wed, 21 Oct 2015 07:28:00 GMT") == 0.5
     assert pause("99999999999") == 600.0
 
 
 def test_pauses_are_spread() -> None:
     pauses = [decide(attempt(5), Answer(502, [], b""), 3, 0.0, chance).pause for chance in (0.0, 0.5, 1.0)]
-    assert pauses == [4.0, 6.0, 8.0]
+    assert pauses == [8.0, 12.0, 16.0]
     assert Outcome(State.QUEUED).pause == 0.0
 
 

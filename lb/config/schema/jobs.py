@@ -46,9 +46,10 @@ class JobsConfig(RareModel):
     """Most unfinished jobs of a tenant; further ones are answered with 429."""
     concurrency: Integer = Field(default=32, ge=1, le=4096)
     """Most jobs that run at once."""
-    attempts: Integer = Field(default=5, ge=1, le=100)
-    """Attempts that a job has. One that found no room (429, 503) or did not arrive is not counted. A job without
-    an answer after the last is a dead letter, which `POST /jobs/ID/retry` queues anew."""
+    attempts: Integer = Field(default=10, ge=1, le=100)
+    """Attempts that a job has, with pauses between them that grow from a second to a minute: four minutes for all. One
+    that found no room (429, 503) or did not arrive is not counted. A job without an answer after the last is a dead
+    letter, which `POST /jobs/ID/retry` queues anew."""
     deadline: Duration = Field(default=1 * DAY, ge=SECOND)
     """Longest time from the submission to the answer; then the job is a dead letter. Clients may ask for less by
     `X-Tidegate-Deadline`."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,7 @@ class JobsSupervisor:
         self._again: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._ending: set[asyncio.Task[None]] = set()
         self._state = "off"
         self._error = self._said = ""
         self._stats: dict[str, Any] = dict(_NOTHING)
@@ -99,10 +101,8 @@ class JobsSupervisor:
 
     async def stop(self) -> None:
         """Ends the process. Jobs that still run are queued again by its next start."""
-        launched = self._launched
         self._end()
-        if launched is not None:
-            await asyncio.to_thread(_wait, launched)
+        await asyncio.gather(*self._ending)
 
     def backlog(self, pool: str) -> float | None:
         """The jobs for a pool that wait or run; None while that is not known."""
@@ -128,7 +128,7 @@ class JobsSupervisor:
         before, self._settings, self._level = self._settings, settings, config.log.level
         if settings is None:
             if before is not None:
-                self._retire()
+                self._end()
         elif before is None:
             self._listening = self._listening or listen(f"unix:{service_socket(self._folder)}")
             self._watching = self._loop.create_task(self._watch())
@@ -190,34 +190,34 @@ class JobsSupervisor:
         self._again = self._loop.call_later(delay / SECOND, self._spawn)
 
     async def _watch(self) -> None:
-        """Replaces a process that hangs."""
+        """Replaces a process that hangs. Two looks have to find it silent: after a pause of this process, or of the
+        machine, its reports may only wait to be read."""
+        looks = 0
         while True:
             await asyncio.sleep(_LOOK)
-            if self._launched is not None and self._state == "running" and self._clock.now() - self._heard > _SILENCE:
+            silent = self._state == "running" and self._clock.now() - self._heard > _SILENCE
+            looks = looks + 1 if silent else 0
+            if self._launched is not None and looks > 1:
                 log.error("the jobs process (pid %d) hangs: killing it", self._launched.process.pid)
                 self._launched.process.kill()
 
-    def _retire(self) -> None:
-        """By a reload, beside the running loop."""
-        launched = self._launched
-        self._end()
-        if launched is not None:
-            self._loop.run_in_executor(None, _wait, launched)
-
     def _end(self) -> None:
+        """There is to be no process; the one that there is ends in a task of `_ending`."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
-        if self._channel is not None:
-            with contextlib.suppress(OSError):
-                self._channel.send({"type": "stop"})
-        if self._launched is not None:
+        launched, channel = self._launched, self._channel
+        if launched is not None and channel is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
-            self._launched = None
+            self._launched = self._channel = None
+            channel.send({"type": "stop"})
+            task = self._loop.create_task(_finish(launched, channel))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
         if self._listening is not None:
             self._listening.close()
             self._listening = None
@@ -231,11 +231,12 @@ class JobsSupervisor:
         self._launched = self._channel = None
 
 
-def _wait(launched: Launched) -> None:
+async def _finish(launched: Launched, channel: Channel) -> None:
     """Waits for the end of a process that was told to stop, and kills it when that takes too long."""
-    with contextlib.suppress(Exception):
-        launched.process.wait(_STOP)
-    launched.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        await asyncio.to_thread(launched.process.wait, _STOP)
+    channel.close()
+    await asyncio.to_thread(launched.close)
 
 
 def settings_of(config: Config, folder: Path) -> Settings | None:
