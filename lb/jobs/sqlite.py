@@ -32,8 +32,10 @@ _NUMBER = {state: number for number, state in enumerate(State)}
 _STATE = dict(enumerate(State))
 _QUEUED, _RUNNING, _DEAD = _NUMBER[State.QUEUED], _NUMBER[State.RUNNING], _NUMBER[State.DEAD]
 _OVER = ", ".join(str(_NUMBER[state]) for state in FINAL)
+_SETTLED = ", ".join(str(number) for state, number in _NUMBER.items() if not STEPS[state])
 
-# The bodies are the last columns: whoever reads the others does not read the pages that bodies are on.
+# Requests and answers have tables of their own: SQLite writes all of a row anew when one of its columns changes.
+# A request is needed no more once its job has an answer or is cancelled; that of a dead job may be queued anew.
 # The triggers count, so that no statement can forget to. `queued` has what `_take` looks at: the rows of jobs that are
 # not due are not read.
 _SCHEMA = f"""
@@ -57,10 +59,10 @@ CREATE TABLE jobs (
     print BLOB NOT NULL,
     webhook TEXT NOT NULL,
     hook_due REAL,
-    hook_failures INTEGER NOT NULL,
-    request BLOB NOT NULL,
-    answer BLOB
+    hook_failures INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE requests (seq INTEGER PRIMARY KEY, request BLOB NOT NULL) STRICT;
+CREATE TABLE answers (seq INTEGER PRIMARY KEY, answer BLOB NOT NULL) STRICT;
 CREATE UNIQUE INDEX keys ON jobs (tenant, key) WHERE key IS NOT NULL;
 CREATE INDEX queued ON jobs (priority, seq, due, deadline) WHERE state = {_QUEUED};
 CREATE INDEX running ON jobs (seq) WHERE state = {_RUNNING};
@@ -84,7 +86,12 @@ CREATE TRIGGER step AFTER UPDATE OF state ON jobs WHEN new.state != old.state BE
     ON CONFLICT DO UPDATE SET jobs = jobs + 1;
     DELETE FROM counts WHERE tenant = old.tenant AND route = old.route AND state = old.state AND jobs <= 0;
 END;
+CREATE TRIGGER settle AFTER UPDATE OF state ON jobs WHEN new.state IN ({_SETTLED}) BEGIN
+    DELETE FROM requests WHERE seq = new.seq;
+END;
 CREATE TRIGGER go AFTER DELETE ON jobs BEGIN
+    DELETE FROM requests WHERE seq = old.seq;
+    DELETE FROM answers WHERE seq = old.seq;
     UPDATE counts SET jobs = jobs - 1 WHERE tenant = old.tenant AND route = old.route AND state = old.state;
     DELETE FROM counts WHERE tenant = old.tenant AND route = old.route AND state = old.state AND jobs <= 0;
 END;
@@ -136,7 +143,7 @@ class SqliteStore:
 
     async def answer(self, job: str) -> Answer | None:
         def read(db: sqlite3.Connection) -> bytes | None:
-            row = db.execute("SELECT answer FROM jobs WHERE id = ?", (job,)).fetchone()
+            row = db.execute("SELECT answer FROM answers JOIN jobs USING (seq) WHERE id = ?", (job,)).fetchone()
             return row[0] if row is not None else None
 
         packed = await self._read(read)
@@ -148,7 +155,9 @@ class SqliteStore:
     async def finish(
         self, attempt: Attempt, state: State, answer: Answer | None, failure: str, now: float, expires: float
     ) -> Job | None:
-        packed = None if answer is None else msgpack.packb((answer.status, answer.fields, answer.body))
+        packed: bytes | None = None
+        if answer is not None:
+            packed = msgpack.packb((answer.status, answer.fields, answer.body))
         status = answer.status if answer is not None else 0
         values = {
             "state": state,
@@ -157,9 +166,8 @@ class SqliteStore:
             "failure": failure,
             "finished": now,
             "expires": expires,
-            "answer": packed,
         }
-        return await self._change(lambda db: _end_attempt(db, attempt, values))
+        return await self._change(lambda db: _end_attempt(db, attempt, values, packed))
 
     async def postpone(self, attempt: Attempt, due: float, failure: str, counted: bool) -> Job | None:
         values = {
@@ -185,9 +193,10 @@ class SqliteStore:
             found = _get(db, job)
             if found is not None and found.state == State.DEAD:
                 values = {"state": State.QUEUED, "due": now, "deadline": deadline, "attempts": 0, "finished": 0.0,
-                          "expires": 0.0, "status": 0, "answer": None}  # fmt: skip
+                          "expires": 0.0, "status": 0}  # fmt: skip
                 _update(db, job, values)
                 db.execute("UPDATE jobs SET hook_due = NULL, hook_failures = 0 WHERE id = ?", (job,))
+                db.execute("DELETE FROM answers WHERE seq = (SELECT seq FROM jobs WHERE id = ?)", (job,))
                 return _get(db, job)
             return found
 
@@ -410,20 +419,21 @@ def _submit(db: sqlite3.Connection, new: Submission, quota: int) -> tuple[Job, b
     job = Job(new.id, new.route, new.tenant, State.QUEUED, new.priority, new.created, new.deadline, new.created, 0)
     request = new.request
     packed = msgpack.packb((request.method, request.target, request.fields, request.body))
-    db.execute(
-        f"INSERT INTO jobs ({_JOB}, number, key, print, webhook, hook_failures, request) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?)",
+    seq = db.execute(
+        f"INSERT INTO jobs ({_JOB}, number, key, print, webhook, hook_failures) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0)",
         (
             job.id, job.route, job.tenant, _QUEUED, job.priority, job.created, job.deadline, job.due, 0, 0, "",
-            0.0, 0.0, new.key, print_of, new.webhook, packed,
+            0.0, 0.0, new.key, print_of, new.webhook,
         ),
-    )  # fmt: skip
+    ).lastrowid  # fmt: skip
+    db.execute("INSERT INTO requests VALUES (?, ?)", (seq, packed))
     return job, True
 
 
 def _take(db: sqlite3.Connection, now: float, most: int) -> list[Attempt]:
     rows = db.execute(
-        "SELECT seq, id, number, attempts, route, deadline, request FROM jobs "
+        "SELECT seq, id, number, attempts, route, deadline, request FROM jobs JOIN requests USING (seq) "
         f"WHERE state = {_QUEUED} AND due <= ? AND deadline > ? ORDER BY priority, seq LIMIT ?",
         (now, now, most),
     ).fetchall()
@@ -434,10 +444,14 @@ def _take(db: sqlite3.Connection, now: float, most: int) -> list[Attempt]:
     ]
 
 
-def _end_attempt(db: sqlite3.Connection, attempt: Attempt, values: Mapping[str, Any]) -> Job | None:
-    row = db.execute("SELECT state, number FROM jobs WHERE id = ?", (attempt.id,)).fetchone()
-    if row is None or row != (_RUNNING, attempt.number):
+def _end_attempt(
+    db: sqlite3.Connection, attempt: Attempt, values: Mapping[str, Any], answer: bytes | None = None
+) -> Job | None:
+    row = db.execute("SELECT state, number, seq FROM jobs WHERE id = ?", (attempt.id,)).fetchone()
+    if row is None or row[:2] != (_RUNNING, attempt.number):
         return None
+    if answer is not None:
+        db.execute("INSERT INTO answers VALUES (?, ?)", (row[2], answer))
     _update(db, attempt.id, values)
     return _get(db, attempt.id)
 

@@ -160,3 +160,42 @@ async def test_a_kill_loses_nothing_that_was_accepted(tmp_path: Path, moment: in
     found = {attempt.id for attempt in await store.take(1.0, 10**6)}
     await store.close()
     assert set(accepted) <= found
+
+
+async def test_what_is_needed_no_more_is_removed(store: SqliteStore) -> None:
+    async def rows() -> tuple[int, int]:
+        return await store._change(
+            lambda db: tuple(db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("requests", "answers"))
+        )
+
+    done, dead, cancelled = await put(store), await put(store), await put(store)
+    one, two, _ = await store.take(1.0, 3)
+    assert await rows() == (3, 0)
+    await store.finish(one, State.DONE, GOOD, "", 2.0, 10.0)
+    await store.finish(two, State.DEAD, GOOD, "x", 2.0, 20.0)
+    await store.cancel(cancelled.id, 2.0, 10.0)
+    assert await rows() == (1, 2)  # the dead one may be queued anew
+    await store.requeue(dead.id, 3.0, 99.0)
+    assert await rows() == (1, 1)
+    again = await take_one(store, 3.0)
+    assert again.id == dead.id
+    await store.finish(again, State.DONE, GOOD, "", 4.0, 10.0)
+    assert await rows() == (0, 2)
+    await store.sweep(10.0, 0.0)
+    assert await rows() == (0, 0)
+    assert await store.get(done.id) is None
+
+
+async def test_looks_for_jobs_that_are_due_use_the_index(store: SqliteStore) -> None:
+    """With as many jobs in a pause as there may be, a look at each of their rows would stop the writer."""
+
+    def plan(db: sqlite3.Connection) -> str:
+        rows = db.execute(
+            "EXPLAIN QUERY PLAN SELECT seq, request FROM jobs JOIN requests USING (seq) "
+            "WHERE state = 0 AND due <= 1 AND deadline > 1 ORDER BY priority, seq LIMIT 1"
+        )
+        return " ".join(row[3] for row in rows)
+
+    found = await store._change(plan)
+    assert "INDEX queued" in found
+    assert "TEMP B-TREE" not in found
