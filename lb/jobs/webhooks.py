@@ -25,7 +25,7 @@ log = logging.getLogger("tidegate.jobs")
 
 TIMEOUT = 15.0  # seconds for an answer
 _PAUSES = (5, 15, 60, 120, 300, 600, 1200, 2400, 3600, 7200, 14400)  # seconds
-_AT_ONCE = 16
+_AT_ONCE = 64
 _LOOK = 0.5
 _GONE = 410
 
@@ -77,23 +77,45 @@ class Webhooks:
         self._describe = describe
         self._wall = wall
         self._wake = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     def wake(self) -> None:
         """A job has ended."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
-        while True:
-            self._wake.clear()
-            try:
-                deliveries = await self._store.deliveries(self._wall(), _AT_ONCE)
-                await asyncio.gather(*(self._deliver(delivery) for delivery in deliveries))
-            except StoreError as error:
-                log.error("webhooks cannot be told: %s", error)
-                deliveries = []
-            if not deliveries:
+        """Until it is cancelled. One that is slow to answer keeps none of the others waiting, up to 64 at a time."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self._begin()
+                except StoreError as error:
+                    log.error("webhooks cannot be told: %s", error)
                 await self._wait()
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _begin(self) -> None:
+        if len(self._running) >= _AT_ONCE:
+            return
+        # Those under way are due as well, until their outcome is stored.
+        deliveries = await self._store.deliveries(self._wall(), _AT_ONCE)
+        for delivery in deliveries:
+            if delivery.job.id not in self._running and len(self._running) < _AT_ONCE:
+                self._running[delivery.job.id] = asyncio.create_task(self._attempt(delivery))
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        try:
+            await self._deliver(delivery)
+        except StoreError as error:  # it is due still, and will be told again
+            log.error("job %s: the outcome of its webhook cannot be stored: %s", delivery.job.id, error)
+            await asyncio.sleep(_LOOK)
+        finally:
+            del self._running[delivery.job.id]
+            self._wake.set()
 
     async def _wait(self) -> None:
         try:

@@ -99,3 +99,34 @@ async def test_an_end_is_told_until_it_is_taken(tmp_path: Path) -> None:
         content = f"{job.id}.{headers['webhook-timestamp']}.".encode() + body
         expected = base64.b64encode(hmac.digest(b"s" * 24, content, hashlib.sha256)).decode()
         assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_a_slow_receiver_keeps_no_other_waiting(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "jobs.db")
+    await store.open(0.0)
+    settings = Settings("", "", "/jobs", ("", ""), 1, 1, 1, 1.0, 1.0, URLS, b"s" * 24)
+    told: list[str] = []
+    never = asyncio.Event()
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        told.append(url)
+        if url.endswith("slow"):
+            await never.wait()
+        return 200
+
+    hooks = Webhooks(store, settings, post, lambda told: {}, lambda: 100.0)
+    for name in ("slow", "slow", "quick", "quick"):
+        await put(store, webhook=f"https://h.example/hooks/{name}")
+        await store.finish(await take_one(store), State.DONE, GOOD, "", 99.0, 1e9)
+    running = asyncio.create_task(hooks.run())
+    async with asyncio.timeout(10):
+        while hooks.told["delivered"] < 2:
+            await asyncio.sleep(0.01)
+    hooks.wake()
+    await asyncio.sleep(0.1)
+    assert sorted(told) == sorted(f"https://h.example/hooks/{name}" for name in ("slow", "slow", "quick", "quick"))
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert len(await store.deliveries(100.0, 9)) == 2  # for the next process
+    await store.close()
