@@ -10,6 +10,8 @@ GET  /api/v1/endpoint what an endpoint still has to do, also one that was remove
 GET  /api/v1/cache    counters of the result cache
 GET  /api/v1/cache/top    its most requested entries
 POST /api/v1/cache/purge  what of it is not to be answered with any more
+GET  /api/v1/jobs     the last jobs
+POST /api/v1/jobs     a job is queued anew or cancelled
 """
 
 from __future__ import annotations
@@ -116,6 +118,17 @@ class AdminClient:
     def purge(self, wanted: dict[str, Any]) -> list[str]:
         """Purges what is named (lb.control.admin.cache_api.Purge); its tags. Raises AdminError."""
         found: list[str] = self._asked("POST", "/api/v1/cache/purge", wanted)["purged"]
+        return found
+
+    def jobs(self, state: str | None, last: int) -> list[dict[str, Any]]:
+        """The last jobs, newest first. Raises AdminError."""
+        query = urlencode({"last": str(last), **({} if state is None else {"state": state})})
+        found: list[dict[str, Any]] = self._asked("GET", f"/api/v1/jobs?{query}")["jobs"]
+        return found
+
+    def change_job(self, job: str, action: str) -> dict[str, Any]:
+        """Has a job queued anew (`retry`) or cancelled (`cancel`); its document. Raises AdminError."""
+        found: dict[str, Any] = self._asked("POST", "/api/v1/jobs", {"job": job, "action": action})["job"]
         return found
 
     def _asked(self, method: str, path: str, document: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -183,6 +183,21 @@ def scaling(options: Options) -> int:
     return 0
 
 
+def jobs(options: Options) -> int:
+    """Show jobs, queue dead letters anew, or cancel jobs.
+
+    `list` shows the last ones, newest first. `retry` gives a dead letter all of its attempts again. `cancel` ends a job
+    that waits or runs. The last two exit with 1 if one of the jobs could not be changed.
+    """
+    from lb.cli import jobs as commands
+
+    client = _client(options)
+    if options.action == "list":
+        commands.show(client, options.state, options.last, options.json)
+        return 0
+    return commands.change(client, options.action, options.job, getattr(options, "all", False))
+
+
 def cache(options: Options) -> int:
     """Show the result cache, purge it, fill it, and find out what it may do.
 
@@ -418,6 +433,27 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _daemon_options(made)
     _json_option(made, "what was found")
+
+    of_jobs = command(jobs).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    text = "Show the last jobs, newest first: state, route, attempts, and why there is no answer."
+    made = of_jobs.add_parser("list", help=text, description=text, allow_abbrev=False)
+    made.add_argument(
+        "--state",
+        choices=("queued", "running", "done", "failed", "dead", "cancelled"),
+        help="Only those in this state.",
+    )
+    made.add_argument("--last", type=_at_least(1), default=20, metavar="N", help="How many at most. Default: 20.")
+    _daemon_options(made)
+    _json_option(made, "them")
+    text = "Queue dead letters anew, with all of their attempts."
+    made = of_jobs.add_parser("retry", help=text, description=text, allow_abbrev=False)
+    made.add_argument("job", metavar="ID", nargs="*", help="Id of a job; any number of them.")
+    made.add_argument("--all", action="store_true", help="All dead letters.")
+    _daemon_options(made)
+    text = "Cancel jobs that wait or run."
+    made = of_jobs.add_parser("cancel", help=text, description=text, allow_abbrev=False)
+    made.add_argument("job", metavar="ID", nargs="+", help="Id of a job; any number of them.")
+    _daemon_options(made)
 
     # Nothing that follows is an option of ours.
     text = "List, inspect, verify or purge the model cache (`tidegate models cache --help`)."

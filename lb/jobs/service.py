@@ -79,6 +79,30 @@ class JobService:
         except StoreError:
             return _json({"error": "jobs cannot be stored now"}, 503, {"Retry-After": "1"})
 
+    async def requeue(self, job: str) -> tuple[Job | None, bool]:
+        """Queues a dead letter anew: the job, None where there is none, and whether it was dead. Raises StoreError."""
+        now = self._wall()
+        before = await self._store.get(job)
+        found = await self._store.requeue(job, now, now + self.settings.deadline)
+        done = found is not None and before is not None and before.state is State.DEAD
+        if found is not None and done:
+            self._runner.wake()
+            self._watchers.tell(found)
+        return found, done
+
+    async def cancel(self, job: str) -> tuple[Job | None, bool]:
+        """Cancels a job: the job, None where there is none, and whether it is cancelled. Raises StoreError."""
+        now = self._wall()
+        found = await self._store.cancel(job, now, now + self.settings.keep)
+        done = found is not None and found.state is State.CANCELLED
+        if found is not None and done and found.finished == now:
+            self._runner.cancelled(found)
+        return found, done
+
+    async def latest(self, state: State | None, most: int) -> list[dict[str, Any]]:
+        """The documents of the last jobs, of all tenants, for operators. Raises StoreError."""
+        return [{**self.described(job), "tenant": job.tenant or None} for job in await self._store.latest(state, most)]
+
     async def _submit(self, request: web.Request, route: str, fields: Fields) -> web.StreamResponse:
         settings, target = self.settings, request.raw_path
         tenant = self._tenant(fields, target)
@@ -185,7 +209,7 @@ class JobService:
             await response.prepare(request)
             found = await self._store.get(job)
             while found is not None and not self._watchers.closed:
-                await response.write(b"event: job\ndata: " + orjson.dumps(self._described(found)) + b"\n\n")
+                await response.write(b"event: job\ndata: " + orjson.dumps(self.described(found)) + b"\n\n")
                 if found.state in FINAL:
                     break
                 found = await self._news(response, watch)
@@ -202,32 +226,24 @@ class JobService:
         return None
 
     async def _retry(self, job: str) -> web.StreamResponse:
-        now = self._wall()
-        before = await self._store.get(job)
-        found = await self._store.requeue(job, now, now + self.settings.deadline)
+        found, done = await self.requeue(job)
         if found is None:
             raise RefusedError(404, "there is no such job, or it has expired")
-        if before is None or before.state is not State.DEAD:
+        if not done:
             return self._document(found, 409)
-        self._runner.wake()
-        self._watchers.tell(found)
         return self._document(found, 202, {"Location": self._link(job)})
 
     async def _cancel(self, job: str) -> web.StreamResponse:
-        now = self._wall()
-        found = await self._store.cancel(job, now, now + self.settings.keep)
+        found, done = await self.cancel(job)
         if found is None:
             raise RefusedError(404, "there is no such job, or it has expired")
-        if found.state is not State.CANCELLED:
-            return self._document(found, 409)
-        if found.finished == now:
-            self._runner.cancelled(found)
-        return self._document(found, 200)
+        return self._document(found, 200 if done else 409)
 
     def _document(self, job: Job, status: int, headers: dict[str, str] | None = None) -> web.Response:
-        return _json(self._described(job), status, headers)
+        return _json(self.described(job), status, headers)
 
-    def _described(self, job: Job) -> dict[str, Any]:
+    def described(self, job: Job) -> dict[str, Any]:
+        """The document of a job."""
         return describe(job, self._link(job.id))
 
     def _link(self, job: str) -> str:

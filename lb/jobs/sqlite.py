@@ -66,6 +66,7 @@ CREATE TABLE answers (seq INTEGER PRIMARY KEY, answer BLOB NOT NULL) STRICT;
 CREATE UNIQUE INDEX keys ON jobs (tenant, key) WHERE key IS NOT NULL;
 CREATE INDEX queued ON jobs (priority, seq, due, deadline) WHERE state = {_QUEUED};
 CREATE INDEX running ON jobs (seq) WHERE state = {_RUNNING};
+CREATE INDEX dead ON jobs (seq) WHERE state = {_DEAD};
 CREATE INDEX deadlines ON jobs (deadline) WHERE state = {_QUEUED};
 CREATE INDEX over ON jobs (expires) WHERE state IN ({_OVER});
 CREATE INDEX hooks ON jobs (hook_due) WHERE hook_due IS NOT NULL;
@@ -223,6 +224,15 @@ class SqliteStore:
             "UPDATE jobs SET hook_due = ?, hook_failures = hook_failures + 1 WHERE id = ? AND hook_due IS NOT NULL"
         )
         await self._change(lambda db: db.execute(statement, (due, job)) and None)
+
+    async def latest(self, state: State | None, most: int) -> Sequence[Job]:
+        where = "" if state is None else f"WHERE state = {_NUMBER[state]}"
+
+        def read(db: sqlite3.Connection) -> tuple[Job, ...]:
+            rows = db.execute(f"SELECT {_JOB} FROM jobs {where} ORDER BY seq DESC LIMIT ?", (most,))
+            return tuple(_job(row) for row in rows)
+
+        return await self._read(read)
 
     async def counts(self) -> Mapping[tuple[str, State], int]:
         def read(db: sqlite3.Connection) -> dict[tuple[str, State], int]:

@@ -7,7 +7,7 @@ queued again by `open`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from lb.jobs.job import Answer, Attempt, Delivery, Job, State, Submission
@@ -91,6 +91,10 @@ class JobStore(Protocol):
 
     async def delay_delivery(self, job: str, due: float) -> None:
         """An attempt to tell the webhook was in vain."""
+        ...
+
+    async def latest(self, state: State | None, most: int) -> Sequence[Job]:
+        """The last `most` jobs that were accepted, of those in a state or of all, newest first."""
         ...
 
     async def counts(self) -> Mapping[tuple[str, State], int]:

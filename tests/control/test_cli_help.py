@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     *"run check reload status transitions drain maintenance enable weight".split(),  # noqa: SIM905
-    *"explain models scaling cache bench version".split(),  # noqa: SIM905
+    *"explain models scaling jobs cache bench version".split(),  # noqa: SIM905
 ]
 OTHERS = [
     ["-m", "backend", "--help"],
@@ -23,6 +23,7 @@ OTHERS = [
     ["-m", "lb.cli", "scaling", "explain", "--help"],
     ["-m", "lb.cli", "cache", "verify-rows", "--help"],
     ["-m", "lb.cli", "scaling", "record", "--help"],
+    *(["-m", "lb.cli", "jobs", name, "--help"] for name in ("list", "retry", "cancel")),
     *(["-m", "lb.cli", "cache", name, "--help"] for name in ("stats", "top", "purge", "warm")),
 ]
 

@@ -312,6 +312,48 @@ def fork_server(daemon: Daemon) -> psutil.Process:
     return psutil.Process(found)
 
 
+async def test_an_operator_sees_dead_letters_and_queues_them_anew(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    daemon = start(configuration(echo, tmp_path, attempts=1, tenant={"header": "X-T"}))
+    base, head = f"http://127.0.0.1:{daemon.port()}", {**ASYNC, "X-T": "acme"}
+    await echo.stop()
+    async with client.post(base, data=b"ab", headers=head) as answer:
+        job = (await answer.json())["id"]
+    await asyncio.to_thread(eventually, lambda: daemon.status()["jobs"]["ended"] == {"dead": 1}, "its end", 30)
+
+    def told(*arguments: str) -> tuple[int, str]:
+        done = daemon.command("jobs", *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    status, text = await asyncio.to_thread(told, "list", "--state", "dead")
+    assert (status, job in text, "acme" in text, "status 502" in text) == (0, True, True, True)
+    listed = json.loads((await asyncio.to_thread(told, "list", "--json"))[1])
+    assert [(row["id"], row["tenant"], row["state"]) for row in listed] == [(job, "acme", "dead")]
+    await echo.start()
+    assert await asyncio.to_thread(told, "retry", "--all") == (0, f"{job}: queued\n")
+    result = f"{base}/jobs/{job}/result"
+    async with client.get(result, headers={"X-T": "acme", "Prefer": "wait=30"}) as answer:
+        assert (answer.status, await answer.read()) == (200, b"ba")
+    assert await asyncio.to_thread(told, "cancel", job) == (1, f"{job}: the job is done\n")
+    assert await asyncio.to_thread(told, "retry", "none") == (1, "none: there is no such job, or it has expired\n")
+    assert (await asyncio.to_thread(told, "retry"))[0] == 1
+    assert "no jobs" in (await asyncio.to_thread(told, "list", "--state", "dead"))[1]
+    for path, expected in (("?state=x", 400), ("?last=0", 400), ("?last=5", 200)):
+        assert (await asyncio.to_thread(daemon.admin, f"/api/v1/jobs{path}"))[0] == expected
+    for body in ("", "{}", '{"job": "x", "action": "stop"}'):
+        assert (await asyncio.to_thread(daemon.admin, "/api/v1/jobs", "POST", body))[0] == 400
+
+
+async def test_without_jobs_there_are_none_to_ask_for(start: Start, tmp_path: Path, echo: Echo) -> None:
+    config = configuration(echo, tmp_path)
+    del config["jobs"], config["listeners"]["web"]["routes"][0]["jobs"]
+    daemon = start(config)
+    assert daemon.status()["jobs"] is None
+    assert daemon.admin("/api/v1/jobs")[0] == 404
+    assert "no section jobs" in daemon.command("jobs", "list").stderr
+
+
 class Submitter:
     """Submits bodies one after another, each until it is accepted: what a careful client does."""
 

@@ -198,6 +198,15 @@ class StoreContract:
         await store.sweep(8.0, 0.0)
         assert sum((await store.counts()).values()) == 2
 
+    async def test_the_latest_come_first(self, store: JobStore) -> None:
+        first, second, third = [await put(store, priority=7 - i) for i in range(3)]
+        assert [job.id for job in await store.latest(None, 10)] == [third.id, second.id, first.id]
+        assert [job.id for job in await store.latest(None, 2)] == [third.id, second.id]
+        await store.finish(await take_one(store), State.DEAD, None, "x", 2.0, 60.0)
+        assert [job.id for job in await store.latest(State.DEAD, 10)] == [third.id]
+        assert [job.id for job in await store.latest(State.QUEUED, 10)] == [second.id, first.id]
+        assert list(await store.latest(State.DONE, 10)) == []
+
     async def test_submissions_at_once_are_one_job_each(self, store: JobStore) -> None:
         made = await asyncio.gather(*(store.submit(submission(key=str(i % 50)), 1000) for i in range(200)))
         assert len({job.id for job, _ in made}) == 50

@@ -6,6 +6,7 @@
          /apis/external.metrics.k8s.io/v1beta1 …   what pools need, for Kubernetes (lb.control.admin.external_metrics)
          /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
          /api/v1/cache …   the result cache (lb.control.admin.cache_api)
+         /api/v1/jobs   jobs (lb.control.admin.jobs_api)
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
          /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
@@ -34,6 +35,7 @@ from lb.control import counters, sockets
 from lb.control.admin import external_metrics
 from lb.control.admin.cache_api import CacheApi
 from lb.control.admin.connections import AdminConnections, Limits
+from lb.control.admin.jobs_api import JobsApi
 from lb.control.admin.origin import is_cross_site, is_local
 from lb.control.admin.token import AdminToken
 from lb.control.datagrams import drops_by_listener
@@ -129,6 +131,7 @@ class AdminServer:
                 web.get("/api/v1/endpoint", self._left),
                 web.post("/api/v1/endpoint", self._operate),
                 *CacheApi(self._master).routes(),
+                *JobsApi(self._master).routes(),
                 web.get(external_metrics.PATH, self._external_metrics),
                 web.get(external_metrics.PATH + "/namespaces/{namespace}/{metric}", self._external_metric),
             ]

@@ -1,7 +1,8 @@
 """The jobs process: the parts of lb.jobs on one loop, and the channel to the master.
 
-The master sends `settings` (first with the listening socket), `drain` and `stop`; it gets `ready`, or `failed` with the
-reason, and then `stats` twice a second. The process ends when the channel does: whoever comes next waits for its lock.
+The master sends `settings` (first with the listening socket), `ask`, `drain` and `stop`; it gets `ready`, or `failed`
+with the reason, then `stats` twice a second, and an `answer` to each `ask`. The process ends when the channel does:
+whoever comes next waits for its lock.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from lb.control import signals
 from lb.control.logs import set_level, setup_logging
 from lb.control.workers.channel import Channel, Message
 from lb.jobs.calls import Calls
+from lb.jobs.job import State
 from lb.jobs.runner import Runner
 from lb.jobs.service import JobService, describe
 from lb.jobs.settings import Settings
@@ -50,6 +52,7 @@ class Agent:
         self._parts: Parts | None = None
         self._serving: asyncio.Task[None] | None = None
         self._code = 0
+        self._answering: set[asyncio.Task[None]] = set()
         self._channel = Channel(asyncio.get_running_loop(), channel, self._on_message, lambda reason: os._exit(1))
 
     async def run(self) -> int:
@@ -71,12 +74,23 @@ class Agent:
                     self._serving = asyncio.create_task(self._serve(listening, settings))
                 elif self._parts is not None:
                     self._parts.apply(settings)
+            case "ask" if self._parts is not None:
+                task = asyncio.create_task(self._answer(self._parts, message))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
             case "drain" if self._parts is not None:
                 self._parts.drain()
             case "stop":
                 self._stop.set()
         for fd in fds:
             os.close(fd)
+
+    async def _answer(self, parts: Parts, message: Message) -> None:
+        try:
+            answer = {"error": None, **await parts.operate(message["asked"])}
+        except StoreError as error:
+            answer = {"error": str(error)}
+        self._channel.send({"type": "answer", "number": message["number"], "answer": answer})
 
     async def _serve(self, listening: socket.socket, settings: Settings) -> None:
         try:
@@ -167,6 +181,16 @@ class Parts:
         """Begins nothing more; those who wait for news are answered."""
         self._runner.drain()
         self._watchers.close()
+
+    async def operate(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What an operator asks: {list: state or None, last} gives the `jobs`; {retry: id} and {cancel: id} the `job`
+        (None where there is none), and whether that was `done`. Raises StoreError."""
+        if "list" in asked:
+            state = asked["list"]
+            return {"jobs": await self._service.latest(State(state) if state is not None else None, asked["last"])}
+        change = self._service.requeue if "retry" in asked else self._service.cancel
+        job, done = await change(asked["retry"] if "retry" in asked else asked["cancel"])
+        return {"job": None if job is None else self._service.described(job), "done": done}
 
     async def stats(self) -> dict[str, Any]:
         """What the master shows: see lb.control.jobs.supervisor."""

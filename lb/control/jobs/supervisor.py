@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import subprocess
@@ -33,6 +34,7 @@ _START = 30.0  # seconds for the first start
 _STOP = 10.0  # seconds from `stop` to a kill
 _SILENCE = 20 * SECOND  # without a report, which come twice a second
 _LOOK = 1.0  # seconds
+_ANSWER = 5.0  # seconds for what an operator asks
 _NOTHING: Mapping[str, Any] = {
     "jobs": [], "oldest_s": 0.0, "running": 0, "submissions": {}, "ended": {}, "attempts": {}, "webhooks": {},
 }  # fmt: skip
@@ -58,6 +60,8 @@ class JobsSupervisor:
         self._watching: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._state = "off"
         self._error = self._said = ""
         self._stats: dict[str, Any] = dict(_NOTHING)
@@ -103,6 +107,28 @@ class JobsSupervisor:
         """Ends the process. Jobs that still run are queued again by its next start."""
         self._end()
         await asyncio.gather(*self._ending)
+
+    async def ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the process answers to an operator (Parts.operate in lb.control.jobs.agent). Raises ConfigError where
+        there are no jobs, StartError when the process does not answer."""
+        if self._settings is None:
+            raise ConfigError(["the configuration has no section jobs"])
+        if self._channel is None or self._state != "running":
+            raise StartError("the jobs process is not running")
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._asked[number] = answer
+        try:
+            self._channel.send({"type": "ask", "number": number, "asked": dict(asked)})
+            async with asyncio.timeout(_ANSWER):
+                found = await answer
+        except TimeoutError:
+            raise StartError("the jobs process did not answer in time") from None
+        finally:
+            del self._asked[number]
+        if found["error"] is not None:
+            raise StartError(found["error"])
+        return found
 
     def backlog(self, pool: str) -> float | None:
         """The jobs for a pool that wait or run; None while that is not known."""
@@ -172,6 +198,10 @@ class JobsSupervisor:
                 self._changed.set()
             case "failed":
                 self._said = message["error"]
+            case "answer":
+                asked = self._asked.get(message["number"])
+                if asked is not None and not asked.done():
+                    asked.set_result(message["answer"])
             case "stats":
                 self._stats, self._told = message["stats"], True
 
