@@ -127,6 +127,32 @@ async def test_a_job_takes_its_route_later(
     assert daemon.metrics("tidegate_jobs_submissions_total")[frozenset({("result", "accepted")})] == 1
 
 
+async def test_a_client_cannot_choose_the_route_of_its_job(
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
+) -> None:
+    config = configuration(echo, tmp_path)
+    config["listeners"]["web"]["routes"].insert(0, {**route("/admin/", "echo", jobs=True), "name": "guarded"})
+    config["listeners"]["web"]["routes"][0]["match"]["source"] = ["192.0.2.1"]
+    config["listeners"]["web"]["routes"].append(
+        {"name": "deny", "match": {"path": {"prefix": "/admin/"}}, "respond": {"status": 403}}
+    )
+    daemon = start(config)
+    base = f"http://127.0.0.1:{daemon.port()}"
+    forged = {**ASYNC, "X-Tidegate-Job-Route": "guarded", "X-Forwarded-For": "192.0.2.1"}
+    async with client.post(f"{base}/admin/x", data=b"ab", headers=forged) as answer:
+        assert answer.status == 403
+    async with client.post(f"{base}/x", data=b"ab", headers=forged) as answer:
+        assert (answer.status, (await answer.json())["route"]) == (202, "echo")
+    for method, path in (
+        ("GET", "/jobs/x"),
+        ("DELETE", "/jobs/x"),
+        ("POST", "/jobs/x/retry"),
+        ("GET", "/jobs/x/events"),
+    ):
+        async with client.request(method, base + path, headers=forged, data=b"") as answer:
+            assert answer.status == 404, (method, path)
+
+
 async def test_an_inference_is_answered_as_ever(start: Start, tmp_path: Path, client: aiohttp.ClientSession) -> None:
     config = {
         "listeners": {"web": http_listener(route("/v2", "digits", jobs=True))},
