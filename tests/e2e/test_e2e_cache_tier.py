@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
-from daemon import Daemon, http_listener, route
+from daemon import Daemon, http_listener, route, worker_of
 from ports import free_port
 from tier_servers import SECRET, CuttingRelay, TierServers
 from traffic import Answer, Client, request
@@ -257,6 +258,30 @@ async def test_a_client_that_leaves_while_the_tier_is_asked(start: Start, model:
         for number in range(40):
             assert (await ask(client, number))[0] == 1
     assert one.in_flight() == 0
+
+
+async def test_a_worker_that_is_killed_while_it_asks_the_tier(start: Start, model: Model, redis: TierServers) -> None:
+    one = start(config(model, redis))
+    await up(one)
+    clients: dict[int | None, Client] = {}
+    while len(clients) < 2:
+        client = await Client(one.port()).connect()
+        await client.ask(request("GET", "/v2/health/live"))
+        if clients.setdefault(worker_of(one.worker_pids(), client.local_port), client) is not client:
+            client.close()
+    (leader, its), (_, other) = clients.items()
+    assert leader is not None
+    redis.pause()
+    asked = asyncio.create_task(its.ask(question()))
+    await asyncio.sleep(0.2)
+    waits = asyncio.create_task(other.ask(question()))
+    await asyncio.sleep(0.2)
+    os.kill(leader, signal.SIGKILL)
+    with pytest.raises(asyncio.IncompleteReadError):
+        await asked
+    redis.resume()
+    assert weights(await waits, 1) == 1
+    assert model.asked == 1
 
 
 async def test_a_daemon_stops_while_its_tier_says_nothing(start: Start, model: Model, servers: TierServers) -> None:
