@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterable
@@ -213,6 +215,32 @@ async def test_the_disk_has_what_memory_has_not_also_after_restarts(start: Start
     daemon = start(plan)
     assert {said.partition(";")[0] for said in await given(daemon, [*small[:9], large])} == {"fwd=vary-miss"}
     origin.server.close()
+
+
+async def test_a_crash_while_answers_are_written_leaves_nothing_torn(start: Start, tmp_path: Path) -> None:
+    origin = Sized()
+    plan = on_disk(await origin.start(), tmp_path / "disk")
+    targets = [f"/200000/{number}" for number in range(60)]
+    found = 0
+    for _ in range(3):
+        daemon = start(plan)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ignoring_the_end(daemon, targets))
+            await asyncio.to_thread(eventually, lambda at=daemon: counted(at, "stored_total") > 10, "some are written")
+            await asyncio.to_thread(daemon.kill)
+        daemon = start(plan)
+        await asyncio.to_thread(eventually, lambda at=daemon: counted(at, "bytes") > 0, "a worker knows what is there")
+        found += "hit; detail=disk" in await given(daemon, targets)  # which compares the content
+        assert counted(daemon, "damaged_total") == 0
+        daemon.kill()
+        shutil.rmtree(tmp_path / "disk")
+    assert found == 3
+    origin.server.close()
+
+
+async def ignoring_the_end(daemon: Daemon, targets: Iterable[str]) -> None:
+    with contextlib.suppress(httpx.HTTPError, OSError):
+        await given(daemon, targets)
 
 
 class Validated(Dated):
