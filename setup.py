@@ -59,6 +59,7 @@ LINKS = {
     "lb.http.methods": ["libllhttp"],
     "lb.http.http2.blocks": ["libnghttp2"],
     "lb.http.http2.message": ["libnghttp2"],
+    "lb.shared.data_digest": ["openssl"],
     "lb.shared.hashing": ["libsodium"],
     "lb.http.regex": ["re2"],
     "lb.net.tls.certificate": ["openssl"],

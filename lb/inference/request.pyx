@@ -11,9 +11,10 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
+from lb.shared.data_digest cimport tg_digest_data
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 from lb.net.ending cimport tg_end_by
 from lb.net.stream cimport iovec
@@ -41,7 +42,6 @@ bodies = Memo(512)
 cdef int digest_of(Template template, const iovec *tensors, const unsigned char *secret, unsigned char *out) noexcept:
     cdef tg_digest state
     cdef const iovec *tensor
-    cdef uint64_t size
     cdef int i
     if template.keyed and memcmp(template.secret, secret, 32) == 0:
         memcpy(out, template.key, 32)
@@ -51,9 +51,7 @@ cdef int digest_of(Template template, const iovec *tensors, const unsigned char 
         return -1
     for i in range(template.input_count):
         tensor = &tensors[template.order[i]]
-        size = tensor.iov_len
-        if (tg_digest_update(&state, &size, sizeof(size)) < 0
-                or tg_digest_update(&state, tensor.iov_base, tensor.iov_len) < 0):
+        if tg_digest_data(&state, secret, tensor.iov_base, tensor.iov_len) < 0:
             return -1
     if tg_digest_final(&state, out) < 0:
         return -1

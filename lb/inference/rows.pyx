@@ -14,6 +14,7 @@ from lb.inference.request cimport InferRequest
 from lb.inference.template cimport Template
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_reserve
 from lb.net.stream cimport iovec
+from lb.shared.data_digest cimport tg_digest_data
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 
 cdef enum:
@@ -94,7 +95,6 @@ cdef class Rows:
         cdef size_t rows = <size_t>self.count
         cdef tg_digest state
         cdef const size_t *starts
-        cdef uint64_t size
         cdef size_t row
         cdef int i, k
         for row in range(rows):
@@ -104,10 +104,8 @@ cdef class Rows:
             for i in range(template.input_count):
                 k = template.order[i]
                 starts = self.starts + <size_t>k * (rows + 1) + row
-                size = starts[1] - starts[0]
-                if (tg_digest_update(&state, &size, sizeof(size)) < 0
-                        or tg_digest_update(&state, <const char *>self.request.tensors[k].iov_base + starts[0],
-                                            size) < 0):
+                if tg_digest_data(&state, secret, <const char *>self.request.tensors[k].iov_base + starts[0],
+                                  starts[1] - starts[0]) < 0:
                     return -1
             if tg_digest_final(&state, self.rows[row].key) < 0:
                 return -1

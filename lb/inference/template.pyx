@@ -41,7 +41,7 @@ cdef enum:                            # of InferInputTensor; InferRequestedOutpu
     OUTPUT_PARAMETERS = 2
 
 # Changes whenever the canonical form does, so that entries of an older form are never found.
-cdef bytes FORM = b"tidegate oip request 1"
+cdef bytes FORM = b"tidegate oip request 2"
 
 
 cdef int frame(tg_buffer *out, const char *data, size_t size) except -1:

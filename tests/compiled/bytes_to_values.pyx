@@ -8,6 +8,7 @@ from libc.string cimport memcpy, memset
 from lb.http.authority cimport read_authority
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.tls.client_hello cimport HELLO_BAD, HELLO_LONG, HELLO_MAX, HELLO_MORE, HELLO_NOT_TLS, hello_parse, tg_hello
+from lb.shared.data_digest cimport tg_digest_data
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 from lb.http.head cimport MAX_SPANS, SCAN_BAD, Scan, worker_scan
 from lb.http.http1 cimport Parser, new_request_parser, new_response_parser
@@ -153,6 +154,25 @@ def digest_bytes(key, *pieces):
     failed |= tg_digest_final(&digest, out)
     if failed:
         raise RuntimeError("libsodium failed to compute a digest")
+    return <bytes> (<char *> out)[:32]
+
+
+def data_digest_bytes(key, *pieces):
+    """As `digest_bytes`, of pieces that are data of a tensor each (lb.shared.data_digest)."""
+    cdef tg_digest digest
+    cdef unsigned char out[32]
+    cdef const unsigned char[::1] view = key
+    cdef const unsigned char *secret = &view[0]
+    cdef const unsigned char[::1] data
+    if view.shape[0] != 32:
+        raise ValueError(f"a digest's key has 32 bytes, not {view.shape[0]}")
+    cdef int failed = tg_digest_init(&digest, secret)
+    for piece in pieces:
+        data = piece
+        failed |= tg_digest_data(&digest, secret, &data[0] if data.shape[0] else NULL, data.shape[0])
+    failed |= tg_digest_final(&digest, out)
+    if failed:
+        raise RuntimeError("a library failed to compute a digest")
     return <bytes> (<char *> out)[:32]
 
 

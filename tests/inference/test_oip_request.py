@@ -135,7 +135,7 @@ def test_digest_is_keyed_blake2b_of_the_canonical_form() -> None:
 
     described = ModelInferRequest.InferInputTensor(name="x", datatype="INT32", shape=[2, 2]).SerializeToString()
     requested = ModelInferRequest.InferRequestedOutputTensor(name="y").SerializeToString()
-    form = frame(b"tidegate oip request 1") + frame(b"m") + frame(b"5")
+    form = frame(b"tidegate oip request 2") + frame(b"m") + frame(b"5")
     form += struct.pack("<Q", 0)
     form += struct.pack("<Q", 1) + frame(described)
     form += struct.pack("<Q", 1) + frame(requested)

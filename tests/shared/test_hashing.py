@@ -1,9 +1,11 @@
 """Hashes: known answers (so that affinity never moves by accident) and agreement with other implementations."""
 
 import hashlib
+import random
 
 import pytest
-from compiled.bytes_to_values import digest_bytes
+from compiled.bytes_to_values import data_digest_bytes, digest_bytes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +71,46 @@ def test_digest_is_keyed_blake2b(key, pieces):
 def test_digest_refuses_a_short_key():
     with pytest.raises(ValueError, match="32 bytes"):
         digest_bytes(b"short", b"data")
+
+
+def tensor_digest(key, *pieces):
+    """What data_digest.pxd says, by another library's GCM."""
+    text = b""
+    for piece in pieces:
+        text += len(piece).to_bytes(8, "little")
+        if len(piece) < 512:
+            text += piece
+            continue
+        for number in range(2):
+            own = hashlib.blake2b(b"tidegate GHASH key " + bytes([number]), key=key, digest_size=32).digest()
+            text += AESGCM(own).encrypt(bytes(12), b"", piece)
+    return hashlib.blake2b(text, key=key, digest_size=32).digest()
+
+
+@given(
+    st.binary(min_size=32, max_size=32),
+    st.lists(st.one_of(st.binary(max_size=600), st.integers(500, 5000).map(random.Random(5).randbytes)), max_size=5),
+)
+def test_tensors_in_a_digest(key, pieces):
+    assert data_digest_bytes(key, *pieces) == tensor_digest(key, *pieces)
+
+
+def test_secrets_take_turns():
+    """More of them than there are keys at hand, and some that share a place."""
+    secrets = [bytes([first]) + bytes([number]) * 31 for first in (0, 8, 3) for number in range(7)]
+    data = random.Random(1).randbytes(10_000)
+    expected = [tensor_digest(secret, data) for secret in secrets]
+    for _ in range(2):
+        assert [data_digest_bytes(secret, data) for secret in secrets] == expected
+    assert len(set(expected)) == len(secrets)
+
+
+def test_each_bit_of_a_large_tensor_counts():
+    key, draw = bytes(range(32)), random.Random(2)
+    data = draw.randbytes(100_000)
+    seen = {data_digest_bytes(key, data), data_digest_bytes(key, data + b"\0"), data_digest_bytes(key, data[:-1])}
+    for _ in range(500):
+        changed = bytearray(data)
+        changed[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        seen.add(data_digest_bytes(key, bytes(changed)))
+    assert len(seen) >= 500  # of these some may have drawn the same bit

@@ -14,6 +14,7 @@ PATHS: dict[str, Path] = {
         grpc.LOCAL,
         cache_hit.PATH,
         cache_hit.GRPC,
+        cache_hit.MISS,
         oip_json.PATH,
         oip_binary.PATH,
         tcp.PATH,
