@@ -10,6 +10,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import psutil
 import redis
 import trustme
 from ports import free_port, wait_for_port
@@ -65,6 +66,8 @@ class TierServers:
         """Takes connections and requests, and answers nothing."""
         for process in self.processes:
             process.send_signal(signal.SIGSTOP)
+        for process in self.processes:
+            eventually(lambda process=process: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "a stop")
 
     def resume(self) -> None:
         for process in self.processes:

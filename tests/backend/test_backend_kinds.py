@@ -15,6 +15,7 @@ from backend_process import BINDING, Backend
 from daemon import Daemon, http_listener
 from kind_clients import WAYS, Clients, Question, Reply
 from model_kinds import KINDS, Bare
+from waiting import eventually
 
 from backend.repository.warmup import TOLERANCE
 from lb.wire import grpc_service_pb2 as wire
@@ -169,6 +170,10 @@ async def test_answers_of_a_pool_with_a_result_cache_are_those_of_onnx_runtime(
     pool = {"protocol": "oip", "policy": "round_robin", "serve": {**serve, "drain_timeout": "10s"}}
     listener = http_listener({"match": {"path": {"prefix": "/"}}, "pool": "kinds"})
     daemon = start({"listeners": {"web": listener}, "pools": {"kinds": pool}, "cache": {"size": "64MiB", "ttl": "10m"}})
+    endpoints = await asyncio.to_thread(
+        eventually, lambda: len(up := daemon.pool("kinds")["endpoints"]) == 2 and up, "two model servers"
+    )
+    assert all(endpoint["health"] == "up" for endpoint in endpoints)
     clients = Clients(daemon.port())
     run = Run(clients, repository[1], np.random.default_rng(17), REPEATED)
     await run.go(REQUESTS)

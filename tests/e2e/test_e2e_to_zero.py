@@ -427,7 +427,9 @@ async def test_an_operator_who_drains_the_last_one(start: Start) -> None:
     daemon = start(config())
     port = daemon.port()
     assert (await infer(daemon, port)).status_code == 200
-    (address,) = [endpoint["address"] for endpoint in daemon.pool("digits")["endpoints"]]
+    # The status shows what all workers have.
+    (endpoint,) = await asyncio.to_thread(eventually, lambda: daemon.pool("digits")["endpoints"], "its endpoint")
+    address = endpoint["address"]
     daemon.command("drain", "digits", address, check=True)
     refused = await infer(daemon, port)
     assert (refused.status_code, "an operator keeps requests away" in refused.json()["error"]) == (503, True)

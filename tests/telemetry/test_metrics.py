@@ -301,7 +301,7 @@ def test_the_cache_tier() -> None:
     master = dict.fromkeys(counts, 0) | {"state": "open"}
     tier = {"processes": {"0": worker, "master": master}, "purges": 3, "invalidations": 4, "pending_purges": 2}
     cache = {"size": 1, "entries": 2, "bytes": 0, "capacity": 0, "saved_us": 0, "tier": tier}
-    cache |= dict.fromkeys(daemon._CACHE, 0)
+    cache |= dict.fromkeys(daemon._CACHE, 0) | {f"disk_{name}": 0 for name in (*daemon._DISK, "bytes", "failing")}
     lines = set(exposition(Snapshot({**STATUS, "cache": cache})).decode().splitlines())
     for number, result in enumerate(("hit", "miss", "invalid", "timeout", "error", "skipped"), 10):
         assert f'tidegate_cache_tier_gets_total{{process="0",result="{result}"}} {number}.0' in lines
