@@ -40,7 +40,11 @@ def allowed(url: str, beginnings: Sequence[str]) -> bool:
         port = parts.port
     except ValueError:
         return False
-    if not url.isascii() or not url.isprintable() or any(c in url for c in " \\#@") or ".." in parts.path:
+    path = parts.path.lower()
+    if not url.isascii() or not url.isprintable() or any(c in url for c in " \\#@"):
+        return False
+    # Encoded dots and slashes are plain ones to who posts (yarl takes dot segments away) or to who receives.
+    if ".." in path or any(code in path for code in ("%2e", "%2f", "%5c")):
         return False
     for beginning in beginnings:
         known = urlsplit(beginning)
