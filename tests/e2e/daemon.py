@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,13 +101,13 @@ class Daemon:
 
     def kill_worker(self) -> int:
         """Kill one with SIGKILL; its pid. The status may name one that has just ended: then the next one."""
-        for _ in range(1000):
-            with contextlib.suppress(ProcessLookupError, IndexError):
-                pid = self.worker_pids()[0]
-                os.kill(pid, signal.SIGKILL)
-                return pid
-            time.sleep(0.01)
-        raise AssertionError("no worker to kill")
+
+        def killed() -> int:
+            pid = self.worker_pids()[0]
+            os.kill(pid, signal.SIGKILL)
+            return pid
+
+        return eventually(killed, "no worker to kill")
 
     def in_flight(self) -> int:
         return sum(e["in_flight"] for pool in self.status()["pools"] for e in pool["endpoints"])

@@ -8,9 +8,9 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc
 import pytest
 from daemon import Daemon, http_listener, route, worker_of
+from infer_server import InferServer
 from traffic import Client, request
 from waiting import until
 
@@ -20,34 +20,17 @@ Start = Callable[..., Daemon]
 INFER = "/v2/models/m/infer"
 
 
-class Model:
-    """A model server on one port, which answers with the number of its answer."""
+class Model(InferServer):
+    """Answers with the number of its answer."""
 
     def __init__(self) -> None:
-        self.port = 0
-        self.answers = self.asked = 0
-        self.open = asyncio.Event()
-        self.open.set()
+        super().__init__()
+        self.answers = 0
 
-    async def start(self) -> None:
-        self._server = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(self._infer)
-        service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler})
-        self._server.add_generic_rpc_handlers((service,))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
-        await self._server.start()
-
-    async def stop(self) -> None:
-        await self._server.stop(0)
-
-    async def _infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        sent = wire.ModelInferRequest.FromString(data)
-        self.asked += 1
+    async def numbers(self, sent: wire.ModelInferRequest) -> list[int]:
         await self.open.wait()
         self.answers += 1
-        made = wire.ModelInferResponse(model_name="m", id=sent.id)
-        made.outputs.add(name="n", datatype="INT32", shape=[1]).contents.int_contents.append(self.answers)
-        return made.SerializeToString()
+        return [self.answers]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from daemon import Daemon, http_listener, route, worker_of
+from infer_server import InferServer
 from ports import free_port
 from tier_servers import SECRET, CuttingRelay, TierServers
 from traffic import Answer, Client, request
@@ -29,35 +30,17 @@ INFER = "/v2/models/m/infer"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
-class Model:
-    """A model server that answers with the version of its weights and what it was asked."""
+class Model(InferServer):
+    """Answers with the version of its weights and what it was asked."""
 
     def __init__(self) -> None:
-        self.port = self.asked = 0
+        super().__init__()
         self.weights = 1
-        self.open = asyncio.Event()
-        self.open.set()
 
-    async def start(self) -> None:
-        self._server = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(self._infer)
-        service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler})
-        self._server.add_generic_rpc_handlers((service,))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
-        await self._server.start()
-
-    async def stop(self) -> None:
-        await self._server.stop(0)
-
-    async def _infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        sent = wire.ModelInferRequest.FromString(data)
-        self.asked += 1
+    async def numbers(self, sent: wire.ModelInferRequest) -> list[int]:
         weights = self.weights
         await self.open.wait()
-        made = wire.ModelInferResponse(model_name="m", id=sent.id)
-        asked = int.from_bytes(sent.raw_input_contents[0], "little")
-        made.outputs.add(name="n", datatype="INT32", shape=[2]).contents.int_contents.extend([weights, asked])
-        return made.SerializeToString()
+        return [weights, int.from_bytes(sent.raw_input_contents[0], "little")]
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import httpx
 import pytest
 from aiohttp import web
 from daemon import Daemon, http_listener, route
-from ports import free_port
+from ports import free_port, wait_for_port
 from versioned_server import VersionedServer
 
 Start = Callable[..., Daemon]
@@ -70,14 +69,7 @@ def running(command: list[str], port: int, log: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with open(log, "ab") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
         try:
-            deadline = time.monotonic() + 60
-            while True:
-                with contextlib.suppress(httpx.HTTPError):
-                    httpx.get(url, trust_env=False)
-                    break
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, f"{command[0]} does not answer: {log.read_text()}"
-                time.sleep(0.1)
+            wait_for_port(port)
             yield url
         finally:
             process.terminate()

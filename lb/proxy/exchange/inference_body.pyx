@@ -620,14 +620,19 @@ cdef InferResponse rendered(InferenceBody body, Exchange exchange, const char *m
     """The codec's form of the answer; None when it has none, and the exchange has failed."""
     try:
         return (render_again if exchange.cache == CACHE_HIT else render)(body.request, message, size)
-    except TidegateError as failure:
-        exchange.fail(failure.failure.kind, str(failure))
-    except MemoryError:
-        exchange.fail(FAIL_NO_MEMORY, "out of memory")
-    except Exception:                     # nothing above takes it: the exchange would never end
-        log.exception("an inference answer could not be rendered")
-        exchange.fail(FAIL_INTERNAL, "internal error")
+    except Exception as failure:              # nothing above takes it: the exchange would never end
+        fail_to_render(exchange, failure)
     return None
+
+
+cdef void fail_to_render(Exchange exchange, object failure) noexcept:
+    if isinstance(failure, TidegateError):
+        exchange.fail(failure.failure.kind, str(failure))
+    elif isinstance(failure, MemoryError):
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+    else:
+        log.error("an inference answer could not be rendered", exc_info=failure)
+        exchange.fail(FAIL_INTERNAL, "internal error")
 
 
 cdef void respond(InferenceBody body, Exchange exchange, InferResponse response) noexcept:
@@ -741,13 +746,8 @@ cdef InferResponse rendered_result(InferenceBody body, Exchange exchange, const 
     except OipError:
         exchange.fail_with(FAIL_BAD_REQUEST, NOT_ACCEPTABLE, "the result has bytes that are not UTF-8 text, which JSON "
                            "cannot hold: ask for it by POST as binary data (parameter binary_data)")
-    except TidegateError as failure:
-        exchange.fail(failure.failure.kind, str(failure))
-    except MemoryError:
-        exchange.fail(FAIL_NO_MEMORY, "out of memory")
-    except Exception:                     # nothing above takes it: the exchange would never end
-        log.exception("an inference answer could not be rendered")
-        exchange.fail(FAIL_INTERNAL, "internal error")
+    except Exception as failure:              # as in `rendered`
+        fail_to_render(exchange, failure)
     return None
 
 
