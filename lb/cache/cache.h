@@ -4,6 +4,7 @@
  *                 does not know yet, the upper half the claims on refreshes
  *   stripes       counters, one stripe per worker and one for the master, each with a single writer
  *   generations   a counter of purges for each slot of tags; a power of two of them
+ *   changes       a counter for each slot of keys: what is being made under a key is worthless once it has moved; as many as those
  *   flights       a line for each worker, then the flights of all workers, in sets (shared_flights.pyx)
  *   shards        state, hash buckets, sketch, nodes and chunks; a power of two of them, all alike
  *
@@ -18,7 +19,7 @@
 
 #include "atomics.h"
 
-#define TG_CACHE_MAGIC 0x54474336ull /* "TGC6": the upper half of the geometry word; the lower is the number of shards */
+#define TG_CACHE_MAGIC 0x54474337ull /* "TGC7": the upper half of the geometry word; the lower is the number of shards */
 #define TG_CHUNK 512u
 #define TG_CACHE_PAGE 4096u
 #define TG_TAGS 10u /* of an entry, at most: 8 that an answer of HTTP names, its URL, its pool */

@@ -18,6 +18,7 @@ cdef class ResultCache:
     cdef tg_cache_stripe *stripe      # this process's
     cdef uint32_t *generations
     cdef uint32_t generation_mask
+    cdef uint32_t *changes
     cdef tg_flight_worker *flight_workers
     cdef tg_flight_set *flights       # of all workers: lb.cache.shared_flights
     cdef uint32_t flight_mask
@@ -59,6 +60,10 @@ cdef class ResultCache:
     cdef bint tier_is_behind(self, const tg_fill *fill) noexcept
     # Nothing is found under the key afterwards, until it is put again. Never waits.
     cdef void invalidate(self, const unsigned char *key, uint64_t now) noexcept
+    # What the key stands for has changed: the same, and what is being made under the key, by any process, is told by
+    # `changes_of`, which is another number from then on. Keys share these numbers.
+    cdef void change(self, const unsigned char *key, uint64_t now) noexcept
+    cdef uint32_t changes_of(self, const unsigned char *key) noexcept
     # Whether `get` would find something fresh; counts nothing, and the bytes are not verified.
     cdef bint contains(self, const unsigned char *key, uint64_t now) noexcept
 

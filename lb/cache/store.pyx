@@ -28,6 +28,7 @@ from lb.cache.layout cimport (
     tg_found,
     tg_generations_for,
     tg_head_size,
+    tg_key_flight,
     tg_key_shard,
     tg_purging_bit,
     tg_purging_word,
@@ -95,7 +96,8 @@ cdef class ResultCache:
         cdef uint32_t generations = tg_generations_for(size)
         cdef uint64_t generations_at = TG_CACHE_PAGE + (stripes + TG_CACHE_PAGE - 1) // TG_CACHE_PAGE * TG_CACHE_PAGE
         cdef uint32_t sets = tg_flight_sets_for(size)
-        cdef uint64_t flights_at = generations_at + generations * sizeof(uint32_t)
+        cdef uint64_t changes_at = generations_at + generations * sizeof(uint32_t)
+        cdef uint64_t flights_at = changes_at + generations * sizeof(uint32_t)
         cdef uint64_t sets_at = flights_at + segment.header.workers * sizeof(tg_flight_worker)
         cdef uint64_t start = sets_at + sets * sizeof(tg_flight_set)
         start = (start + TG_CACHE_PAGE - 1) // TG_CACHE_PAGE * TG_CACHE_PAGE
@@ -126,6 +128,7 @@ cdef class ResultCache:
         cdef uint64_t stride = (size - start) // shards // TG_CACHE_PAGE * TG_CACHE_PAGE
         self.generations = <uint32_t *> (region + generations_at)
         self.generation_mask = generations - 1
+        self.changes = <uint32_t *> (region + changes_at)
         self.flight_workers = <tg_flight_worker *> (region + flights_at)
         self.flights = <tg_flight_set *> (region + sets_at)
         self.flight_mask = sets - 1
@@ -216,6 +219,14 @@ cdef class ResultCache:
             shard_reset(shard)
             tg_add(&self.stripe.corrupt, 1)
         shard_unlock(shard)
+
+    cdef uint32_t changes_of(self, const unsigned char *key) noexcept:
+        return 0 if self.segment.base is NULL else tg_load32(&self.changes[tg_key_flight(key) & self.generation_mask])
+
+    cdef void change(self, const unsigned char *key, uint64_t now) noexcept:
+        if self.segment.base is not NULL:
+            tg_fetch_add32(&self.changes[tg_key_flight(key) & self.generation_mask], 1)
+            self.invalidate(key, now)
 
     cdef bint contains(self, const unsigned char *key, uint64_t now) noexcept:
         return self.segment.base is not NULL and shard_has(self.shard(key), key, now)

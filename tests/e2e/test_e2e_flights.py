@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-import psutil
 import pytest
+from crowd import Crowd, all_wait, peers
 from daemon import Daemon, http_listener, route
-from traffic import Answer, Client, request
+from traffic import Answer, request
 from waiting import until, until_in_thread
 
 from lb.wire import grpc_service_pb2 as wire
@@ -82,11 +82,6 @@ def infer(number: int, name: str = "m") -> bytes:
     return request("POST", f"/v2/models/{name}/infer", {"id": str(number), "inputs": [TENSOR]})
 
 
-def peers(pid: int) -> set[int]:
-    """Ports of the peers that a process is connected with."""
-    return {each.raddr.port for each in psutil.Process(pid).net_connections("tcp4") if each.raddr}
-
-
 class Callers:
     """Clients of gRPC on connections of their own, so that all workers have some; each has several calls at once."""
 
@@ -115,39 +110,6 @@ def right_call(answer: Any) -> bool:
     return bool(answer.id == "g" and answer.raw_output_contents[0] == struct.pack("<2f", *VALUES))
 
 
-class Crowd:
-    """Clients of REST that ask the same at once; `owners` has the worker of each."""
-
-    def __init__(self, daemon: Daemon, count: int) -> None:
-        self.daemon = daemon
-        self.clients = [Client(daemon.port()) for _ in range(count)]
-        self.owners: list[int | None] = []
-
-    async def connect(self) -> None:
-        for client in self.clients:
-            await client.connect()
-        owners = {port: pid for pid in self.daemon.worker_pids() for port in peers(pid)}
-        self.owners = [owners.get(client.local_port) for client in self.clients]
-
-    def ask(self, name: str = "m") -> list[asyncio.Task[Answer]]:
-        return [asyncio.create_task(client.ask(infer(i, name))) for i, client in enumerate(self.clients)]
-
-    def of(self, worker: int) -> list[int]:
-        return [i for i, owner in enumerate(self.owners) if owner == worker]
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-
-
-async def all_wait(daemon: Daemon, count: int) -> None:
-    await until_in_thread(lambda: in_routes(daemon) == count, "the requests did not arrive")
-
-
-def in_routes(daemon: Daemon) -> float:
-    return sum(daemon.metrics("tidegate_route_in_flight").values())
-
-
 def total(daemon: Daemon, name: str) -> float:
     return sum(daemon.metrics(f"tidegate_cache_{name}_total").values())
 
@@ -162,7 +124,7 @@ async def test_a_thousand_identical_misses_over_four_workers_are_one_call(start:
     await crowd.connect()
     await callers.connect()
     assert len(set(crowd.owners)) == WORKERS
-    tasks, calls = crowd.ask(), callers.ask()
+    tasks, calls = crowd.ask(infer), callers.ask()
     await all_wait(daemon, 1000)
     model.release.set()
     answers = await asyncio.gather(*tasks)
@@ -174,7 +136,7 @@ async def test_a_thousand_identical_misses_over_four_workers_are_one_call(start:
     # At once, and with an answer that comes at once: the ends of flights meet their beginnings.
     for name in map(str, range(20)):
         before = model.calls
-        tasks, calls = crowd.ask(name), callers.ask(name)
+        tasks, calls = crowd.ask(lambda i, name=name: infer(i, name)), callers.ask(name)
         assert all(right(answer, number) for number, answer in enumerate(await asyncio.gather(*tasks)))
         assert all(map(right_call, await asyncio.gather(*calls)))
         assert model.calls == before + 1
@@ -186,7 +148,7 @@ async def lead(daemon: Daemon, model: HeldModel, crowd: Crowd) -> tuple[int, lis
     """The first client asks, then all others: the worker that leads, and their tasks."""
     first = asyncio.create_task(crowd.clients[0].ask(infer(0)))
     await until(lambda: model.calls == 1, "no call was made")
-    tasks = [asyncio.create_task(client.ask(infer(i))) for i, client in enumerate(crowd.clients) if i]
+    tasks = crowd.ask(infer, but=0)
     await all_wait(daemon, len(crowd.clients))
     return crowd.owners[0] or 0, [first, *tasks]
 
@@ -227,7 +189,7 @@ async def test_the_leaders_worker_is_killed(start: Start, model: HeldModel) -> N
     again = Crowd(daemon, 60)
     await until_in_thread(lambda: None not in daemon.worker_pids(), "the new worker")
     await again.connect()
-    tasks = again.ask("other")
+    tasks = again.ask(lambda i: infer(i, "other"))
     await all_wait(daemon, 60)
     model.release.set()
     assert all(right(answer, number) for number, answer in enumerate(await asyncio.gather(*tasks)))
@@ -315,7 +277,7 @@ async def test_a_reload_during_a_flight(start: Start, model: HeldModel) -> None:
     assert outcome["ok"], outcome
     late = Crowd(daemon, 60)
     await late.connect()
-    tasks += late.ask()
+    tasks += late.ask(infer)
     await all_wait(daemon, 120)
     model.release.set()
     answers = await asyncio.gather(*tasks)

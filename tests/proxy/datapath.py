@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +165,28 @@ class Gate:
         answer = await asyncio.wait_for(reader.read(-1), 90)
         writer.close()
         return answer
+
+
+@contextlib.asynccontextmanager
+async def sharing(site: Site, count: int, make: Callable[..., Awaitable[Gate]]) -> AsyncIterator[list[Gate]]:
+    """So many workers with one segment and one plan, in this process, each with a port of its own. `make` makes the
+    first, as `Site.gate` does of `workers` and `wakeups`."""
+    wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)] if count > 1 else []
+    gate = await make(workers=count, wakeups=wakeups)
+    gates = [gate]
+    for worker in range(1, count):
+        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), worker), -1, wakeups)
+        fd, port = listening_socket()
+        proxy.apply(gate.plan, {"web": fd})
+        site.descriptors[port] = fd
+        gates.append(Gate(proxy, gate.segment, gate.plan, port))
+    try:
+        yield gates
+    finally:
+        for other in gates[1:]:
+            other.proxy.close()
+        for fd in wakeups:
+            os.close(fd)
 
 
 async def settle(condition: Callable[[], bool], what: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import Any
 
 import pytest
-from datapath import Gate, Site
+from datapath import Gate, Site, settle, sharing
 from h2_client import h2_client
 from http_cache_site import Asked, Got, Origin, Reply, cached_gate, read_answer
 from infer_site import idle
@@ -109,17 +110,19 @@ async def one_stream(client: Any, dice: random.Random, seen: list[int]) -> None:
         seen.append(got.status)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
-async def test_no_answer_is_torn_or_anothers(site: Site, seed: int) -> None:
+async def test_no_answer_is_torn_or_anothers(site: Site, seed: int, workers: int) -> None:
     dice = random.Random(seed)
     origin = Unsteady(dice)
-    gate = await cached_gate(site, origin, rules={"max_object": 300_000}, pool={"retries": seed % 2})
+    make = partial(cached_gate, site, origin, rules={"max_object": 300_000}, pool={"retries": seed % 2})
     seen: list[int] = []
-    async with h2_client(gate.port) as client:
+    async with sharing(site, workers, make) as gates, h2_client(gates[-1].port) as client:
         for _ in range(12):
-            clients = [one_client(gate, dice, seen) for _ in range(40)]
+            clients = [one_client(dice.choice(gates), dice, seen) for _ in range(40)]
             streams = [one_stream(client, dice, seen) for _ in range(10)]
             await asyncio.gather(*clients, *streams)
-    assert seen.count(200) > 100
-    await idle(gate)
-    assert gate.proxy.admission.http_cache_in_flight() == (0, 0, 0)
+        assert seen.count(200) > 100
+        await settle(lambda: not any(gate.proxy.busy() for gate in gates), "an exchange is left")
+        await idle(gates[0])
+        assert [gate.proxy.admission.http_cache_in_flight() for gate in gates] == [(0, 0, 0, 0)] * workers

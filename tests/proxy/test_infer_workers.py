@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
-from datapath import SECOND, Gate, Site, listening_socket, settle
+from datapath import SECOND, Gate, Site, settle, sharing
 from infer_site import Held, error_of, gate_to
 from msgspec.structs import replace
 from oip_site import INFER, Answer, ask, echo, failing, floats, plain, request, tensor
@@ -19,8 +19,6 @@ from test_grpc_cache import inference, stub, tell
 from lb.cache import tags
 from lb.cache.store import ResultCache
 from lb.config.plan.caching import FreshnessPlan
-from lb.proxy.proxy import Proxy
-from lb.shared.segment import Segment
 
 WORKERS = 3
 COLLAPSED = "tidegate; fwd=miss; collapsed"
@@ -60,22 +58,9 @@ class Workers:
 
 @contextlib.asynccontextmanager
 async def workers_to(site: Site, model: Held, **options: Any) -> AsyncIterator[Workers]:
-    wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(WORKERS)]
-    gate = await gate_to(site, model, cached=True, workers=WORKERS, wakeups=wakeups, **options)
-    gates, fds = [gate], [site.descriptors[gate.port]]
-    for worker in range(1, WORKERS):
-        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), worker), -1, wakeups)
-        fd, port = listening_socket()
-        proxy.apply(gate.plan, {"web": fd})
-        gates.append(Gate(proxy, gate.segment, gate.plan, port))
-        fds.append(fd)
-    try:
-        yield Workers(gates, fds)
-    finally:
-        for other in gates[1:]:
-            other.proxy.close()
-        for fd in [*fds[1:], *wakeups]:
-            os.close(fd)
+    make = partial(gate_to, site, model, cached=True, **options)
+    async with sharing(site, WORKERS, make) as gates:
+        yield Workers(gates, [site.descriptors[gate.port] for gate in gates])
 
 
 async def leader_of(gate: Gate, model: Held, **members: Any) -> asyncio.StreamWriter:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from datapath import ROUTE, SECOND, Gate, Site, listening_socket, settle
+from datapath import ROUTE, SECOND, Gate, Site, settle, sharing
 from msgspec.structs import replace
 from oip_site import ModelServer, ask, echo, plain
 from queue_site import QUEUE, line, waiting
 
 from lb.config.plan.plan import ExplainPlan
-from lb.proxy.proxy import Proxy
-from lb.shared.segment import Segment
 
 MODELS = ("a", "b", "d")
 ASKED = ExplainPlan(0, ("127.0.0.1",))
@@ -199,20 +196,15 @@ class Reference:
 
 @contextlib.asynccontextmanager
 async def gates_of(site: Site, masks: list[int], workers: int) -> AsyncIterator[tuple[list[Gate], list[One]]]:
-    wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)] if workers > 1 else []
-    gate, servers = await site_of(site, masks, workers=workers, wakeups=wakeups)
-    gates, descriptors = [gate], []
-    for worker in range(1, workers):
-        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), worker), -1, wakeups)
-        fd, port = listening_socket()
-        proxy.apply(gate.plan, {"web": fd})
-        gates.append(Gate(proxy, gate.segment, gate.plan, port))
-        descriptors.append(fd)
-    yield gates, servers
-    for each in gates[1:]:
-        each.proxy.close()
-    for fd in [*descriptors, *wakeups]:
-        os.close(fd)
+    servers: list[One] = []
+
+    async def make(**options: Any) -> Gate:
+        gate, made = await site_of(site, masks, **options)
+        servers.extend(made)
+        return gate
+
+    async with sharing(site, workers, make) as gates:
+        yield gates, servers
 
 
 @pytest.mark.parametrize("workers", [1, 2])

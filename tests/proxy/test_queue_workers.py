@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
-from datapath import SECOND, Gate, Handler, Site, listening_socket, settle
+from datapath import SECOND, Gate, Handler, Site, settle, sharing
 from msgspec.structs import replace
 from queue_site import LONG, QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
 
 from lb.config.plan.plan import QueuePlan
-from lb.proxy.proxy import Proxy
-from lb.shared.segment import Segment
 
 
 @contextlib.asynccontextmanager
 async def two_workers(
     site: Site, endpoint: Handler, queue: QueuePlan = QUEUE, **settings: Any
 ) -> AsyncIterator[tuple[Gate, Gate]]:
-    wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
-    gate = await capped(site, endpoint, queue, workers=2, wakeups=wakeups, **settings)
-    other = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), 1), -1, wakeups)
-    fd, port = listening_socket()
-    other.apply(gate.plan, {"web": fd})
-    try:
-        yield gate, Gate(other, gate.segment, gate.plan, port)
-    finally:
-        other.close()
-        os.close(fd)
-        for wakeup in wakeups:
-            os.close(wakeup)
+    async with sharing(site, 2, partial(capped, site, endpoint, queue, **settings)) as (one, other):
+        yield one, other
 
 
 async def test_one_queue_over_two_workers(site: Site) -> None:

@@ -9,6 +9,7 @@ from lb.http.head cimport Scan
 from lb.net.buffer cimport tg_buffer
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.exchange cimport BodySource, Exchange
+from lb.proxy.exchange.http_cache.elsewhere cimport Elsewhere
 from lb.proxy.exchange.http_cache.rules cimport HttpCacheRules
 from lb.proxy.exchange.http_cache.stored cimport tg_stored
 from lb.proxy.exchange.inference_body cimport InferContext
@@ -26,13 +27,12 @@ cdef class HttpCache:
     """What the exchanges of a worker share for HTTP caching."""
     cdef InferContext context         # which has the cache
     cdef dict flights                 # key -> the Fill whose answer others wait for
+    cdef Elsewhere elsewhere          # the flights of all workers; None: there are no others, or no cache yet
     cdef object disk                  # lb.cache.disk.disk.Disk; None: there is none
     cdef size_t disk_object           # bytes of the largest object that it keeps
     cdef dict parked                  # key -> list of lookup.Parked: requests that wait for what the disk has
-    cdef uint64_t removals            # of keys, by changes
     cdef dict pool_slots              # name of a pool -> the slot of its tag
     cdef size_t made                  # bytes of the objects that are being made, all together
-    cdef dict making                  # primary key -> set of Fills that will store something under it
     cdef tg_buffer found              # an object out of the cache
     cdef tg_buffer note               # likewise, while `found` is in use
     cdef tg_buffer text               # what a key is the digest of
@@ -73,7 +73,6 @@ cdef class Fill(Client):
     cdef bint unsafe                  # its method changes what the URI names
     cdef bint ours                    # the request has our validators, of `old`
     cdef bint left                    # the client left before it had its answer
-    cdef bint tainted                 # the URI has changed meanwhile
     cdef bint skipped                 # the answer is not stored, although it may be
     cdef bint dead                    # it is given up
     cdef uint32_t asked               # ASKED_… of lb.http.caching.answers
@@ -81,6 +80,7 @@ cdef class Fill(Client):
     cdef const char *why              # what Cache-Status says of why the endpoint was asked
     cdef bytes primary                # key of the URI
     cdef bytes flight                 # key in `flights`; None: nobody waits for it
+    cdef bytes name                   # of the flight of all workers that it leads; None: it leads none
     cdef tg_buffer request            # the fields of the request's head, as lines
     cdef tg_buffer uri                # of a request that is unsafe: scheme, host and target as in the key
     cdef tg_buffer old                # a stale object that is to be validated, or given in the place of an error
@@ -89,6 +89,7 @@ cdef class Fill(Client):
     cdef tg_fill fill
     cdef uint64_t nonce               # of its variants
     cdef uint64_t purges              # of the cache when it began
+    cdef uint32_t changes             # of the URI, likewise
     cdef uint64_t asked_at            # monotonic ns
     cdef uint64_t expected            # bytes of the body; UINT64_MAX: not known
     cdef size_t made                  # bytes of `object` that count in the cache's `made`
@@ -97,6 +98,8 @@ cdef class Fill(Client):
     cdef size_t limit(self) noexcept
     # Whether a request that comes now may have what it brings: nothing of it was purged, or changed, since it asked.
     cdef bint holds(self) noexcept
+    cdef bint changed(self, ResultCache store) noexcept
+    cdef bint is_awaited(self) noexcept
     cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept
     cdef void pass_head(self, Scan *scan, const tg_buffer *extra, bint last, bint stored, int status) noexcept
     cdef void validated(self, Scan *scan) noexcept
@@ -109,8 +112,12 @@ cdef class Fill(Client):
     # So many bytes more of the object. False: it is too large, or all of them are.
     cdef bint grow(self, size_t size) noexcept
     cdef void drop_object(self) noexcept
+    # Into the cache, unless something has made it worthless meanwhile.
     cdef void keep(self) noexcept
     cdef void keep_under(self, uint64_t lasts) noexcept
+    # Other workers need not wait for it any more. `shared`: they look for the answer in the cache, and if it is not
+    # there one of them asks for all. Else each asks for itself.
+    cdef void land(self, bint shared) noexcept
     cdef void forget(self) noexcept
     # No answer that others can have: each of those who wait asks for itself, at once or after the first of them.
     cdef void release_all(self, bint at_once) noexcept
@@ -126,8 +133,8 @@ cdef class Fill(Client):
 cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t url, uint32_t asked, const char *why)
 # The exchange waits for the answer of `leader`. Its request's head is in `scan`.
 cdef void follow(Fill leader, Exchange exchange, Scan *scan, uint32_t asked) noexcept
-# Others may wait for its answer, under this key.
-cdef void lead(Fill fill, bytes key) noexcept
+# Others may wait for its answer, under this key. `name`: of the flight of all workers that it leads, or None.
+cdef void lead(Fill fill, bytes key, bytes name) noexcept
 # Field lines as a scan has them; they point into the buffer.
 cdef void lines_scan(Scan *into, const tg_buffer *lines) noexcept nogil
 # The slot of the tag of a URL (lb.cache.tags.of_url), of the URI in `cache.uri`.

@@ -56,6 +56,7 @@ cdef enum:
     VALIDATED_S = 3600                # that a stale answer with a validator is kept, to be validated
     STALE_S = 600                     # that one without is kept, for who takes it (max-stale)
     OWN_TAGS = 2                      # of each answer: of its URL, and of its pool; the others are those that it names
+    FOR_OTHERS = 1024 * 1024          # bytes of an answer; other workers do not wait for the end of a longer one
     MOST_MADE = 64 * 1024 * 1024      # bytes of a worker's objects on their way into the cache; further answers pass
     PASS_S = 10                       # that requests for what cannot be kept do not wait for each other
 
@@ -73,7 +74,6 @@ cdef class HttpCache:
     def __init__(self, InferContext context not None):
         self.context = context
         self.flights = {}
-        self.making = {}
         self.pool_slots = {}
         self.parked = {}
 
@@ -89,6 +89,9 @@ cdef class HttpCache:
     def prepare(self, plan, loop):
         """`plan` is that of the cache, or None. A disk stays until the process ends."""
         cdef ResultCache store = self.context.answers.store
+        if store is not None and self.elsewhere is None and self.context.answers.wakeups.count > 1:
+            # Behind that of the inferences, and before either has a flight.
+            self.elsewhere = Elsewhere(self.context.poller, store, self.context.answers.wakeups)
         if plan is None or plan.disk is None or self.disk is not None:
             return
         from lb.cache.disk.disk import Disk  # with its threads, which few have
@@ -120,8 +123,9 @@ cdef class HttpCache:
         return slot
 
     def in_flight(self):
-        """Flights, URIs of which something is being made, and the bytes of that."""
-        return len(self.flights), len(self.making), self.made
+        """Flights; those of all workers that this one leads, and that it follows; bytes of what is being made."""
+        led, followed = (0, 0) if self.elsewhere is None else self.elsewhere.in_flight()
+        return len(self.flights), led, followed, self.made
 
     cdef int variant_key(self, unsigned char *key, Exchange exchange, const unsigned char *primary, uint64_t nonce,
                          const char *names, size_t n, const Scan *asked) noexcept:
@@ -134,14 +138,10 @@ cdef class HttpCache:
 
     cdef void invalidate(self, Exchange exchange, bytes primary) noexcept:
         cdef ResultCache store = self.store()
-        cdef object making
         if store is not None:
-            store.invalidate(<const unsigned char *><const char *>primary, exchange.client.poller.now)
+            store.change(<const unsigned char *><const char *>primary, exchange.client.poller.now)
         if self.disk is not None:
-            self.removals += 1
             self.disk.remove(primary)
-        for making in self.making.get(primary, ()):
-            (<Fill>making).tainted = True
 
 
 cdef int write_object(HttpCache cache, const unsigned char *key, const tg_buffer *object,
@@ -276,22 +276,24 @@ cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t u
     fill.waiting = {}
     if cache.store() is not None:
         fill.purges = purges_of(cache.store())
+        fill.changes = cache.store().changes_of(<const unsigned char *><const char *>primary)
         slots[0] = url
         slots[1] = cache.pool_slot(exchange)
         cache.store().begin(&fill.fill, slots, OWN_TAGS)
-    if asked & ASKED_BY_GET and not asked & ASKED_NO_STORE:
-        cache.making.setdefault(primary, set()).add(fill)
     exchange.client = fill
     return fill
 
 
-cdef void lead(Fill fill, bytes key) noexcept:
+cdef void lead(Fill fill, bytes key, bytes name) noexcept:
     cdef Fill before = <Fill>fill.cache.flights.get(key)
     if before is not None:
         if before.holds():
+            if name is not None:
+                fill.cache.elsewhere.end(name, True)
             return
         before.flight = None                  # who waits for it already gets its answer
     fill.flight = key
+    fill.name = name
     fill.cache.flights[key] = fill
 
 
@@ -338,7 +340,7 @@ cdef void go_alone(Exchange exchange, Waiting waiting, bytes primary, bytes flig
     fill.request = waiting.request
     memset(&waiting.request, 0, sizeof(tg_buffer))
     if flight is not None:
-        lead(fill, flight)
+        lead(fill, flight, None)
     fill.poller.arm(exchange, exchange.expires)
     exchange.pick()
 
@@ -401,7 +403,19 @@ cdef class Fill(Client):
 
     cdef bint holds(self) noexcept:
         cdef ResultCache store = self.cache.store()
-        return not self.tainted and store is not None and store.holds(&self.fill)
+        return store is not None and store.holds(&self.fill) and not self.changed(store)
+
+    cdef bint changed(self, ResultCache store) noexcept:
+        return store.changes_of(<const unsigned char *><const char *>self.primary) != self.changes
+
+    cdef void land(self, bint shared) noexcept:
+        if self.name is not None:
+            self.cache.elsewhere.end(self.name, shared)
+            self.name = None
+
+    cdef bint is_awaited(self) noexcept:
+        """Whether other workers wait for it."""
+        return self.name is not None and self.cache.elsewhere.awaited(self.name)
 
     cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
         cdef tg_answer answer
@@ -420,14 +434,17 @@ cdef class Fill(Client):
             self.state = FILL_PASSING
             self.forget()
             self.drop_object()
-            if self.waiting:
+            if self.waiting or self.is_awaited():
                 self.note_pass()
+            self.land(False)
             self.release_all(True)
             self.pass_head(scan, extra, last, False, scan.status)
             self.give_up_if_vain()
             return
         self.state = FILL_STORING
         self.expected = scan.content_length if scan.has_length else 0 if last else UINT64_MAX
+        if scan.has_length and scan.content_length > FOR_OTHERS:
+            self.land(False)
         if self.real is not None:
             part.status = 200
             if self.ours:                     # its own conditions were left out of the request
@@ -456,7 +473,7 @@ cdef class Fill(Client):
     cdef bint begin_storing(self, Scan *scan, tg_answer *answer) noexcept:
         """False: it cannot be kept after all."""
         cdef ResultCache store = self.cache.store()
-        if self.tainted or not begin_tags(self, store, scan):
+        if store is None or self.changed(store) or not begin_tags(self, store, scan):
             return False
         tg_buffer_clear(&self.vary)
         if answer.flags & ANSWER_VARIES and vary_names(&self.vary, scan) < 0:
@@ -531,13 +548,16 @@ cdef class Fill(Client):
         if (not begin_tags(self, self.cache.store(), &MERGED) or vary_names(&self.vary, &MERGED) < 0
                 or stored_begin(&self.object, &MERGED, &answer, self.rules, wall, self.poller.now) < 0
                 or tg_buffer_append(&self.object, stored_body(stored), stored.body_size) < 0):
+            self.land(False)
             self.give(stored, b"fwd=stale; fwd-status=304", False)
             self.answer_all(stored, b"fwd=stale; fwd-status=304; collapsed", False)
             return
         stored_end(&self.object)
         if why == WHY_STORED:
             self.keep()
+            self.land(True)
         else:
+            self.land(False)
             self.cache.invalidate(self.exchange, self.primary)
         if self.exchange.cache != CACHE_REFRESHED:
             self.exchange.cache = CACHE_REVALIDATED
@@ -558,6 +578,7 @@ cdef class Fill(Client):
         self.exchange.let_go(False)           # by the endpoint's own status
         if self.exchange.cache != CACHE_REFRESHED:
             self.exchange.cache = CACHE_STALE
+        self.land(False)
         self.give(stored, b"fwd=stale; detail=stale-if-error", True)
         self.answer_all(stored, b"fwd=stale; detail=stale-if-error; collapsed", True)
         return True
@@ -576,8 +597,11 @@ cdef class Fill(Client):
             if failed:
                 self.state = FILL_PASSING
                 self.skipped = True
+                self.land(False)
                 self.release_all(True)
                 self.drop_object()
+            elif tg_buffer_size(&self.object) > FOR_OTHERS:
+                self.land(False)
         if self.real is not None:
             self.real.respond_body(parts, count)
         if self.state == FILL_STORING and self.waiting:
@@ -608,6 +632,7 @@ cdef class Fill(Client):
             stored = <const tg_stored *>tg_buffer_head(&self.object)
             if self.expected == UINT64_MAX or stored.body_size == self.expected:
                 self.keep()
+                self.land(True)
                 self.forget()
                 self.answer_all(stored, b"fwd=uri-miss; collapsed", False)
         self.over()
@@ -638,6 +663,7 @@ cdef class Fill(Client):
         if not error_use(&freshness):
             return False
         self.forget()
+        self.land(False)
         if exchange.cache != CACHE_REFRESHED:
             exchange.cache = CACHE_STALE
         self.answer_all(stored, b"fwd=stale; detail=stale-if-error; collapsed", True)
@@ -685,12 +711,11 @@ cdef class Fill(Client):
     # The object.
 
     cdef void keep(self) noexcept:
-        """Into the cache, unless something has made it worthless meanwhile."""
         cdef ResultCache store = self.cache.store()
         cdef const tg_stored *stored = <const tg_stored *>tg_buffer_head(&self.object)
         cdef tg_freshness freshness
         cdef int64_t left, more
-        if store is None or self.tainted or self.exchange is None:
+        if store is None or self.exchange is None or self.changed(store):
             return
         if self.fill.count > OWN_TAGS and purges_of(store) != self.purges:
             return                            # perhaps of one of those that were not known before the answer
@@ -707,6 +732,8 @@ cdef class Fill(Client):
         self.fill.stale_ns = 0
         self.fill.error_ns = <uint64_t>more * SECOND_NS
         self.fill.cost_us = <uint32_t>min((self.poller.now - self.asked_at) // MICROSECOND_NS, <uint64_t>0xffffffff)
+        if self.is_awaited():
+            self.fill.flags |= TG_AWAITED
         self.keep_under(self.fill.fresh_ns + self.fill.error_ns)
 
     cdef void keep_under(self, uint64_t lasts) noexcept:
@@ -728,6 +755,12 @@ cdef class Fill(Client):
             store.invalidate(key, now)        # the answer before, which was smaller
         if store.holds(&self.fill):
             self.cache.write(key, &self.object, &self.fill, now)
+        if self.changed(store):
+            # By another worker, between the look and the put: it may not have found what is there now.
+            store.invalidate(<const unsigned char *><const char *>self.primary, now)
+            if self.cache.disk is not None:
+                self.cache.disk.remove(self.primary)
+            return
         if kept or self.cache.disk is not None:
             tg_add(&self.exchange.route.series[ROUTE_CACHE_STORED], 1)
 
@@ -735,19 +768,14 @@ cdef class Fill(Client):
 
     cdef void forget(self) noexcept:
         """Nobody else waits for it from now on."""
-        cdef object making
         if self.flight is not None:
             self.cache.flights.pop(self.flight, None)
             self.flight = None
-        making = self.cache.making.get(self.primary)
-        if making is not None:
-            making.discard(self)
-            if not making:
-                del self.cache.making[self.primary]
 
     cdef void release_all(self, bint at_once) noexcept:
         cdef dict waiting = self.waiting
         cdef bytes flight = None if at_once else self.flight
+        cdef Fill next_leader
         cdef Exchange exchange
         cdef Waiting source
         self.forget()
@@ -758,6 +786,12 @@ cdef class Fill(Client):
                 exchange.fail(FAIL_RESET, "")
             else:
                 go_alone(exchange, source, self.primary, flight, ASKED_NO_STORE if self.skipped else 0)
+        if self.name is not None:
+            next_leader = None if flight is None else <Fill>self.cache.flights.get(flight)
+            if next_leader is not None and next_leader.name is None and self.holds():
+                next_leader.name = self.name
+                self.name = None
+            self.land(True)
 
     cdef void answer_all(self, const tg_stored *stored, const char *said, bint aged) noexcept:
         cdef dict waiting = self.waiting

@@ -3,13 +3,13 @@
     a fresh answer          it is given
     a stale one             it is given, given and made anew meanwhile, or validated
     none in memory          the disk is asked, if there is one; the request goes on with what that has
-    none                    the endpoint is asked; who asks for the same meanwhile waits for the answer
+    none                    the endpoint is asked; who asks for the same meanwhile, of any worker, waits for the answer
     a method that changes   passed on; what is stored of the URI goes when the answer says that it was done
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from lb.cache.layout cimport TG_TAGS, tg_fill, tg_found
+from lb.cache.layout cimport TG_TAGS, tg_fill, tg_found, tg_tag
 from lb.cache.store cimport ResultCache
 from lb.failure cimport FAIL_NOT_CACHED
 from lb.http.caching.answers cimport ASKED_AUTHORIZED, ASKED_BY_GET, ASKED_NO_STORE, ASKED_WITH_COOKIE
@@ -28,10 +28,11 @@ from lb.net.poller cimport monotonic_ns
 from lb.net.stream cimport iovec
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.exchange cimport (
-    CACHE_BYPASS, CACHE_HIT, CACHE_MISS, CACHE_REFRESHED, CACHE_STALE, X_DONE, X_REQUEST, BodySource, Exchange,
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, CACHE_REFRESHED, CACHE_STALE, X_DONE, X_REQUEST, Exchange,
 )
 from lb.proxy.exchange.http1_attempt cimport Http1Attempt, brings_proof
 from lb.proxy.exchange.http2_attempt cimport Http2Attempt
+from lb.proxy.exchange.http_cache.elsewhere cimport FOLLOWS, LEADS, Awaiting
 from lb.proxy.exchange.http_cache.fill cimport Fill, HttpCache, follow, lead, lines_scan, new_fill, uri_key, url_slot
 from lb.proxy.exchange.http_cache.give cimport give_begin, give_whole, part_of, part_size
 from lb.proxy.exchange.http_cache.stored cimport (
@@ -48,6 +49,13 @@ cdef enum:
     M_OPTIONS = 6
     M_TRACE = 7
     SECOND_NS = 1_000_000_000
+    OWN_TAGS = 2
+
+# With whom a miss may wait for one answer.
+cdef enum together:
+    ALL_WORKERS                       # and look once more for what came before its worker began
+    ALL_WORKERS_LOOKED
+    OWN_WORKER
 
 # The stored answer whose validators a request gets.
 cdef Scan VALIDATED
@@ -80,7 +88,7 @@ cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noe
         exchange.cache = CACHE_BYPASS
         exchange.begin(scan)
         return
-    find(cache, exchange, scan, &request, key)
+    find(cache, exchange, scan, &request, key, ALL_WORKERS)
 
 
 cdef int request_uri(HttpCache cache, Exchange exchange, const Scan *scan) noexcept:
@@ -112,7 +120,8 @@ cdef void pass_change(HttpCache cache, Exchange exchange, Scan *scan, const unsi
     exchange.begin(scan)
 
 
-cdef void find(HttpCache cache, Exchange exchange, Scan *scan, tg_request *request, unsigned char *primary) noexcept:
+cdef void find(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *request, const unsigned char *primary,
+               together whom) noexcept:
     cdef ResultCache store = cache.store()
     cdef uint64_t now = exchange.client.poller.now
     cdef const tg_stored *stored
@@ -127,13 +136,15 @@ cdef void find(HttpCache cache, Exchange exchange, Scan *scan, tg_request *reque
             stored = NULL
         else:
             stored = read(cache, store, key, now)
-    if stored == NULL and cache.disk is not None and park(cache, exchange, scan, request, why, primary, key):
+    if stored == NULL and cache.disk is not None and park(cache, exchange, scan, request, why, primary, key, whom):
         return
-    decide(cache, exchange, scan, request, stored, b"hit", why, primary, key)
+    decide(cache, exchange, scan, request, stored,
+           b"fwd=uri-miss; collapsed" if exchange.cache == CACHE_COLLAPSED else b"hit", why, primary, key, whom)
 
 
-cdef void decide(HttpCache cache, Exchange exchange, Scan *scan, tg_request *request, const tg_stored *stored,
-                 const char *said, const char *why, const unsigned char *primary, const unsigned char *key) noexcept:
+cdef void decide(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *request, const tg_stored *stored,
+                 const char *said, const char *why, const unsigned char *primary, const unsigned char *key,
+                 together whom) noexcept:
     """`stored`: what is known of the answer; NULL: nothing. `said`: what Cache-Status says of a hit."""
     cdef uint64_t now = exchange.client.poller.now
     cdef tg_freshness freshness
@@ -151,7 +162,7 @@ cdef void decide(HttpCache cache, Exchange exchange, Scan *scan, tg_request *req
         exchange.request_complete = True
         exchange.fail(FAIL_NOT_CACHED, "the cache has no answer that may be given")
         return
-    ask(cache, exchange, scan, request, stored, why, primary, key)
+    ask(cache, exchange, scan, request, stored, why, primary, key, whom)
 
 
 cdef const tg_stored *read(HttpCache cache, ResultCache store, const unsigned char *key, uint64_t now) noexcept:
@@ -171,7 +182,10 @@ cdef void hit(HttpCache cache, Exchange exchange, Scan *scan, const tg_stored *s
     part_of(&part, scan, stored, stored.body_size, exchange.head_method)
     if verdict == USE_STALE_REFRESH:
         refresh(cache, exchange, scan, stored, primary, key)
-    exchange.cache = CACHE_HIT if verdict == USE_FRESH else CACHE_STALE
+    if verdict != USE_FRESH:
+        exchange.cache = CACHE_STALE
+    elif exchange.cache != CACHE_COLLAPSED:   # it has waited for another worker
+        exchange.cache = CACHE_HIT
     exchange.request_complete = True
     give_begin(exchange, stored, &part, stored.body_size, said, freshness.age, True,
                freshness.lifetime - freshness.age)
@@ -181,8 +195,9 @@ cdef void hit(HttpCache cache, Exchange exchange, Scan *scan, const tg_stored *s
     client.respond_end()
 
 
-cdef class Parked(BodySource):
-    """Of a request that waits for what the disk has."""
+cdef class Parked(Awaiting):
+    """Of a request that waits for what the disk has, or for the answer of another worker."""
+    cdef HttpCache cache
     cdef Exchange exchange            # None: it does not wait any more
     cdef tg_buffer request            # the fields of its head, as lines
     cdef tg_buffer target
@@ -190,7 +205,8 @@ cdef class Parked(BodySource):
     cdef bytes primary
     cdef bytes key                    # of what is read
     cdef const char *why
-    cdef uint64_t removals            # of the cache when it began to wait
+    cdef together whom
+    cdef uint32_t changes             # of the URI when it began to wait
 
     def __dealloc__(self):
         tg_buffer_free(&self.request)
@@ -202,28 +218,64 @@ cdef class Parked(BodySource):
 
     cdef void leave(self, Exchange exchange) noexcept:
         self.exchange = None
+        if self.elsewhere is not None:
+            self.elsewhere.leave(self)
+
+    cdef void go_on(self, bint alone) noexcept:
+        """The other worker's answer is in memory or on disk, or there is none."""
+        cdef Exchange exchange = self.exchange
+        cdef const unsigned char *primary = <const unsigned char *><const char *>self.primary
+        cdef tg_request request
+        if exchange is None or exchange.state != X_REQUEST or exchange.source is not self:
+            return
+        unpark(self, exchange, &request)
+        if self.cache.store() is None:        # a reload has taken it away
+            decide(self.cache, exchange, &RESUMED, &request, NULL, b"hit", b"uri-miss", primary, primary, OWN_WORKER)
+        else:
+            find(self.cache, exchange, &RESUMED, &request, primary, OWN_WORKER if alone else ALL_WORKERS)
+        unparked(exchange)
+
+
+cdef bint has_body(const Scan *scan) noexcept nogil:
+    return scan.chunked or scan.has_length and scan.content_length != 0
+
+
+cdef Parked new_parked(HttpCache cache, Exchange exchange, const Scan *scan, const unsigned char *primary):
+    """None: out of memory."""
+    cdef Parked parked = Parked.__new__(Parked)
+    parked.cache = cache
+    parked.exchange = exchange
+    parked.primary = (<char *>primary)[:32]
+    parked.changes = cache.store().changes_of(primary)
+    if (append_fields(&parked.request, scan, 0) < 0
+            or tg_buffer_append(&parked.target, scan.target, scan.target_length) < 0
+            or tg_buffer_append(&parked.uri, tg_buffer_head(&cache.uri), tg_buffer_size(&cache.uri)) < 0):
+        return None
+    return parked
+
+
+cdef void wait_parked(Exchange exchange, Parked parked) noexcept:
+    if exchange.state != X_REQUEST:           # where it waited before
+        exchange.move(X_REQUEST)
+    exchange.source = parked
+    exchange.arm_wait()
 
 
 cdef bint park(HttpCache cache, Exchange exchange, const Scan *scan, const tg_request *request, const char *why,
-               const unsigned char *primary, const unsigned char *key) noexcept:
+               const unsigned char *primary, const unsigned char *key, together whom) noexcept:
     """Whether it waits. It does not where the disk has too much to do, or its answer would be of no use."""
     cdef Parked parked
     cdef Fill leader = <Fill>cache.flights.get((<char *>key)[:32])
-    if (scan.chunked or (scan.has_length and scan.content_length) or leader is not None and leader.holds()
+    if (has_body(scan) or leader is not None and leader.holds()
             or request.control.flags & (CC_NO_CACHE | CC_NO_STORE)):
         return False
-    parked = Parked.__new__(Parked)
-    parked.exchange = exchange
-    parked.primary = (<char *>primary)[:32]
-    parked.removals = cache.removals
-    if (append_fields(&parked.request, scan, 0) < 0
-            or tg_buffer_append(&parked.target, scan.target, scan.target_length) < 0
-            or tg_buffer_append(&parked.uri, tg_buffer_head(&cache.uri), tg_buffer_size(&cache.uri)) < 0
-            or not read_disk(cache, parked, (<char *>key)[:32], why)):
+    parked = new_parked(cache, exchange, scan, primary)
+    if parked is None:
         return False
-    exchange.move(X_REQUEST)
-    exchange.source = parked
-    exchange.arm_wait()
+    parked.whom = whom
+    if not read_disk(cache, parked, (<char *>key)[:32], why):
+        return False
+    wait_parked(exchange, parked)
     return True
 
 
@@ -253,16 +305,9 @@ def disk_told(HttpCache cache, bytes key, kept):
         resume(cache, parked, exchange, kept)
 
 
-cdef void resume(HttpCache cache, Parked parked, Exchange exchange, object kept) noexcept:
-    """The request goes on, by a head that is made of what it was parked with."""
-    cdef ResultCache store = cache.store()
-    cdef uint64_t now = exchange.client.poller.now
-    cdef const tg_stored *stored = NULL
-    cdef const char *why = parked.why
-    cdef const char *said = b"hit; detail=disk"
-    cdef tg_request request
-    cdef unsigned char key[32]
-    memcpy(key, <const char *>parked.key, 32)
+cdef void unpark(Parked parked, Exchange exchange, tg_request *request) noexcept:
+    """The request goes on, by a head that is made of what it was parked with: RESUMED."""
+    cdef HttpCache cache = parked.cache
     lines_scan(&RESUMED, &parked.request)
     RESUMED.version = exchange.version
     RESUMED.method = exchange.method
@@ -273,9 +318,37 @@ cdef void resume(HttpCache cache, Parked parked, Exchange exchange, object kept)
     RESUMED.target_length = <uint32_t>tg_buffer_size(&parked.target)
     tg_buffer_clear(&cache.uri)
     tg_buffer_append(&cache.uri, tg_buffer_head(&parked.uri), tg_buffer_size(&parked.uri))
-    request_read(&request, &RESUMED, exchange.route.http_cache.request_directives)
-    if kept is not None and store is not None and parked.removals == cache.removals:
+    request_read(request, &RESUMED, exchange.route.http_cache.request_directives)
+    exchange.source = None
+    exchange.request_complete = False         # of its attempt, if it gets one
+    exchange.client.poller.arm(exchange, exchange.expires)
+
+
+cdef void unparked(Exchange exchange) noexcept:
+    """Behind `unpark`, and a decision."""
+    if exchange.state != X_DONE and not exchange.request_complete:
+        exchange.take_body(NULL, 0, 0, True)
+        if exchange.state == X_REQUEST and exchange.source is None:
+            exchange.pick()                   # an attempt does so itself only for a request that is new
+
+
+cdef void resume(HttpCache cache, Parked parked, Exchange exchange, object kept) noexcept:
+    """The disk was asked."""
+    cdef ResultCache store = cache.store()
+    cdef uint64_t now = exchange.client.poller.now
+    cdef const tg_stored *stored = NULL
+    cdef const char *why = parked.why
+    cdef const char *said = b"hit; detail=disk"
+    cdef const unsigned char *primary = <const unsigned char *><const char *>parked.primary
+    cdef tg_request request
+    cdef unsigned char key[32]
+    memcpy(key, <const char *>parked.key, 32)
+    unpark(parked, exchange, &request)
+    if kept is not None and store is not None and parked.changes == store.changes_of(primary):
         stored = take_kept(cache, store, key, kept, now)
+        if stored != NULL and parked.changes != store.changes_of(primary):
+            store.invalidate(key, now)        # another worker's change, which may not have found it
+            stored = NULL
     if stored != NULL and stored.kind == STORED_VARIANTS:
         why = b"vary-miss"
         if (parked.key != parked.primary or cache.variant_key(
@@ -285,16 +358,12 @@ cdef void resume(HttpCache cache, Parked parked, Exchange exchange, object kept)
             said = b"hit"
             stored = read(cache, store, key, now)
             if stored == NULL and read_disk(cache, parked, (<char *>key)[:32], why):
+                wait_parked(exchange, parked)
+                exchange.request_complete = True
                 return
-    exchange.source = None
-    exchange.request_complete = False         # of its attempt, if it gets one
-    exchange.client.poller.arm(exchange, exchange.expires)
-    decide(cache, exchange, &RESUMED, &request, stored, said, why,
-           <const unsigned char *><const char *>parked.primary, key)
-    if exchange.state != X_DONE and not exchange.request_complete:
-        exchange.take_body(NULL, 0, 0, True)
-        if exchange.state == X_REQUEST and exchange.source is None:
-            exchange.pick()                   # an attempt does so itself only for a request that is new
+    decide(cache, exchange, &RESUMED, &request, stored, said, why, primary, key,
+           OWN_WORKER if store is None else parked.whom)
+    unparked(exchange)
 
 
 cdef const tg_stored *take_kept(HttpCache cache, ResultCache store, const unsigned char *key, object kept,
@@ -341,12 +410,15 @@ cdef uint32_t asked_by(Exchange exchange, const tg_request *request) noexcept:
 
 
 cdef void ask(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *request, const tg_stored *stored,
-              const char *why, const unsigned char *primary, const unsigned char *key) noexcept:
+              const char *why, const unsigned char *primary, const unsigned char *key, together whom) noexcept:
     """`stored`: what is known of the answer; NULL: nothing."""
     cdef bytes flight = (<char *>key)[:32]
+    cdef bytes name = None
     cdef uint32_t asked = asked_by(exchange, request)
+    cdef uint32_t url
     cdef bint validates = stored != NULL and stored.kind == STORED_ANSWER
     cdef bint shared
+    cdef int part
     cdef Fill fill
     cdef Fill leader
     shared = (asked & (ASKED_BY_GET | ASKED_NO_STORE | ASKED_AUTHORIZED) == ASKED_BY_GET
@@ -357,8 +429,22 @@ cdef void ask(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *
         if leader is not None and leader.holds():
             follow(leader, exchange, scan, asked)
             return
+    url = url_slot(cache, exchange)
+    if (shared and whom != OWN_WORKER and cache.elsewhere is not None and not has_body(scan)
+            and not request.control.flags & CC_NO_CACHE and not request.flags & REQUEST_RANGE
+            and (validates or not request.flags & REQUEST_CONDITIONAL)):
+        name = name_of(cache, exchange, primary, key, url)
+        part = cache.elsewhere.join(name)
+        if part == FOLLOWS and wait_elsewhere(cache, exchange, scan, primary, name):
+            return
+        if part != LEADS:
+            name = None
+        elif whom == ALL_WORKERS and cache.store().contains(key, exchange.client.poller.now):
+            cache.elsewhere.end(name, True)   # it came between the look and the claim
+            find(cache, exchange, scan, request, primary, ALL_WORKERS_LOOKED)
+            return
     exchange.cache = CACHE_MISS
-    fill = new_fill(cache, exchange, (<char *>primary)[:32], url_slot(cache, exchange), asked, why)
+    fill = new_fill(cache, exchange, (<char *>primary)[:32], url, asked, why)
     append_fields(&fill.request, scan, 0)
     if validates:
         tg_buffer_append(&fill.old, tg_buffer_head(&cache.found), tg_buffer_size(&cache.found))
@@ -366,8 +452,35 @@ cdef void ask(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *
             fill.ours = add_validators(fill, scan)
     # Others can have the answer, unless it will be a part, or one to conditions of its own.
     if shared and not request.flags & REQUEST_RANGE and (fill.ours or not request.flags & REQUEST_CONDITIONAL):
-        lead(fill, flight)
+        lead(fill, flight, name)
+    elif name is not None:
+        cache.elsewhere.end(name, True)
     exchange.begin(scan)
+
+
+cdef bytes name_of(HttpCache cache, Exchange exchange, const unsigned char *primary, const unsigned char *key,
+                   uint32_t url):
+    """Of a flight of all workers: one that began before a purge, or a change of the URI, has another name."""
+    cdef ResultCache store = cache.store()
+    cdef uint32_t slots[OWN_TAGS]
+    cdef uint64_t changes = store.changes_of(primary)
+    cdef tg_fill fill
+    slots[0] = url
+    slots[1] = cache.pool_slot(exchange)
+    store.begin(&fill, slots, OWN_TAGS)
+    return (<char *>key)[:32] + (<char *>fill.tags)[:OWN_TAGS * sizeof(tg_tag)] + (<char *>&changes)[:sizeof(changes)]
+
+
+cdef bint wait_elsewhere(HttpCache cache, Exchange exchange, const Scan *scan, const unsigned char *primary,
+                         bytes name) noexcept:
+    """Whether the request waits for another worker. It does not where memory is short."""
+    cdef Parked parked = new_parked(cache, exchange, scan, primary)
+    if parked is None:
+        return False
+    cache.elsewhere.wait(name, parked)
+    exchange.cache = CACHE_COLLAPSED
+    wait_parked(exchange, parked)
+    return True
 
 
 cdef bint add_validators(Fill fill, Scan *scan) noexcept:
@@ -408,13 +521,26 @@ cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_store
     """Has the answer made anew, without anybody who waits for it, unless that is under way. The request's head is
     changed by it."""
     cdef bytes flight = (<char *>key)[:32]
+    cdef bytes name = None
+    cdef uint32_t url
     cdef Exchange made
     cdef Attempt attempt
     cdef Fill fill, leader
-    cdef int i
+    cdef int i, part
     leader = <Fill>cache.flights.get(flight)
     if exchange.head_method or leader is not None and leader.holds():
         return
+    url = url_slot(cache, exchange)
+    if cache.elsewhere is not None:
+        name = name_of(cache, exchange, primary, key, url)
+        part = cache.elsewhere.claim(name)
+        if part == FOLLOWS:
+            return
+        if part == LEADS and cache.store().contains(key, exchange.client.poller.now):
+            cache.elsewhere.end(name, True)   # another worker has just done it
+            return
+        if part != LEADS:
+            name = None
     if exchange.pool.protocol == POOL_HTTP:
         attempt = Http1Attempt.__new__(Http1Attempt)
     else:
@@ -431,11 +557,11 @@ cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_store
     made.version = exchange.version
     made.method = exchange.method
     made.cache = CACHE_REFRESHED
-    fill = new_fill(cache, made, (<char *>primary)[:32], url_slot(cache, exchange), ASKED_BY_GET, b"stale")
+    fill = new_fill(cache, made, (<char *>primary)[:32], url, ASKED_BY_GET, b"stale")
     append_fields(&fill.request, scan, 0)
     tg_buffer_append(&fill.old, <const char *>stored, tg_buffer_size(&cache.found))
     fill.real = None
-    lead(fill, flight)
+    lead(fill, flight, name)
     if exchange.recorded():
         tg_buffer_append(&made.target, tg_buffer_head(&exchange.target), tg_buffer_size(&exchange.target))
         made.host_length = exchange.host_length
