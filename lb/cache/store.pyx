@@ -56,7 +56,7 @@ from lb.shared.atomics cimport (
     tg_store64_relaxed,
 )
 from lb.shared.hashing cimport hash64_keyed
-from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.shared.segment cimport Segment, tg_add
 
 from collections.abc import Iterable, Sequence
@@ -384,34 +384,49 @@ cdef class ResultCache:
     def entries(self, shard: int, now: int) -> list[dict[str, Any]]:
         """All that is in a shard and of use, verified, for `restore`: {key, value, age_ns, what is left of fresh_ns,
         stale_ns and error_ns, cost_us, flags, slots}. Raises ValueError."""
+        found = []
+        for id in self.ids(shard):
+            entry = self.entry(shard, id, now)
+            if entry is not None:
+                found.append(entry)
+        return found
+
+    def ids(self, shard: int) -> range:
+        """The numbers that entries of a shard may have. Raises ValueError."""
         self.segment.check_open()
         if not 0 <= shard < self.shard_count:
             raise ValueError(f"there is no shard {shard}")
         cdef tg_shard_view *view = &self.shards[<uint32_t> shard]
+        return range(1, <int64_t> min(tg_load32_relaxed(&view.state.fresh), view.count) + 1)
+
+    def entry(self, shard: int, id: int, now: int) -> dict[str, Any] | None:
+        """What `entries` gives of one of `ids`; None where there is nothing of use. Raises ValueError."""
+        self.segment.check_open()
+        if not 0 <= shard < self.shard_count:
+            raise ValueError(f"there is no shard {shard}")
+        cdef tg_shard_view *view = &self.shards[<uint32_t> shard]
+        if not 1 <= id <= view.count:
+            raise ValueError(f"there is no entry {id}")
         cdef uint64_t at = now
-        cdef uint32_t id, tag
+        cdef uint32_t tag
         cdef tg_counted counted
         cdef tg_found found
         cdef tg_buffer value
         memset(&value, 0, sizeof(value))
-        entries = []
         try:
-            for id in range(1, min(tg_load32_relaxed(&view.state.fresh), view.count) + 1):
-                if not read_counted(view, id, at, &counted):
-                    continue
-                tg_buffer_clear(&value)
-                if shard_read(view, counted.entry.key, at, True, &value, &found) < 0:
-                    continue
-                entries.append({
-                    "key": counted.entry.key[:32],
-                    "value": tg_buffer_head(&value)[:tg_buffer_size(&value)] if tg_buffer_size(&value) else b"",
-                    "age_ns": found.age_ns, "fresh_ns": found.fresh_ns, "stale_ns": found.stale_ns,
-                    "error_ns": found.error_ns, "cost_us": found.cost_us, "flags": found.flags,
-                    "slots": [counted.entry.tags[tag].slot for tag in range(counted.entry.count)],
-                })
+            if not read_counted(view, id, at, &counted):
+                return None
+            if shard_read(view, counted.entry.key, at, True, &value, &found) < 0:
+                return None
+            return {
+                "key": counted.entry.key[:32],
+                "value": tg_buffer_head(&value)[:tg_buffer_size(&value)] if tg_buffer_size(&value) else b"",
+                "age_ns": found.age_ns, "fresh_ns": found.fresh_ns, "stale_ns": found.stale_ns,
+                "error_ns": found.error_ns, "cost_us": found.cost_us, "flags": found.flags,
+                "slots": [counted.entry.tags[tag].slot for tag in range(counted.entry.count)],
+            }
         finally:
             tg_buffer_free(&value)
-        return entries
 
     def restore(
         self, key: bytes, value: bytes, now: int, age_ns: int, fresh_ns: int, stale_ns: int, error_ns: int,

@@ -28,7 +28,7 @@ from lb.control import signals
 from lb.control.logs import setup_logging
 from lb.control.master import Master
 from lb.control.options import MasterOptions, Service, ServiceFactory
-from lb.control.systemd import Notifier, take_sockets
+from lb.control.systemd import Notifier, take_descriptors
 from lb.control.workers.fleet import FleetSettings
 
 
@@ -67,7 +67,7 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
     options = MasterOptions(
         config_path=config.absolute(),
         notifier=Notifier.from_environment(os.environ),
-        inherited=take_sockets(os.environ),
+        passed=take_descriptors(os.environ),
         fleet=fleet or FleetSettings(),
         services=services,
     )

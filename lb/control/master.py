@@ -26,7 +26,7 @@ from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import CacheConfig, Config
 from lb.config.schema.pools.affinity import session_sets
 from lb.control.admin import status
-from lb.control.cache import snapshot
+from lb.control.cache import kept, snapshot
 from lb.control.cache.cdns import Cdns
 from lb.control.cache.model_watch import ModelWatch, WatchedPool
 from lb.control.cache.operations import CacheOperations
@@ -64,6 +64,7 @@ from lb.control.servers.runtime import runtime_directory
 from lb.control.servers.scaling_memory import state_directory
 from lb.control.signals import release
 from lb.control.sockets import SocketTable
+from lb.control.stored_sockets import StoredSockets
 from lb.control.tickets import TicketRing
 from lb.control.workers.fleet import Fleet
 from lb.errors import ConfigError, StartError, TidegateError
@@ -129,10 +130,13 @@ class Master:
         self.started = time.time()
         self.last_reload: ReloadResult | None = None
         self.reloads = {"ok": 0, "failed": 0}
-        self.sockets = SocketTable(options.inherited)
+        passed = options.passed
+        self.sockets = SocketTable(passed.sockets, StoredSockets(self._notifier, passed.stored))
         self.access_log = AccessLog()
         self.transitions = TransitionLog()
         self.cdns = Cdns()
+        self._keeping: kept.Keeping | None = None
+        self._slots = 0  # of the cache's tags
         self._was_ready: set[tuple[str, str, str]] = set()  # pool, endpoint, model: the first time changes nothing
 
     @property
@@ -157,6 +161,7 @@ class Master:
         async with contextlib.AsyncExitStack() as cleanup:
             cleanup.callback(self._notifier.close)
             cleanup.callback(self.access_log.close)
+            cleanup.callback(self._forget_cache)
             cleanup.callback(self.sockets.close)
             stopping = loop.create_task(self._stop.wait())
             starting = loop.create_task(self._start(cleanup))
@@ -286,20 +291,16 @@ class Master:
         set_level(config.log.level)
         workers = worker_count(config)
         # The ports before the processes: a taken one is the likeliest thing to fail.
-        self.sockets.commit(
-            self.sockets.stage(
-                {name: listener.bind for name, listener in config.listeners.items()},
-                {name: workers for name, listener in config.listeners.items() if listener.protocol == "udp"},
-            )
-        )
+        binds = {name: listener.bind for name, listener in config.listeners.items()}
+        datagrams = {name: workers for name, listener in config.listeners.items() if listener.protocol == "udp"}
+        self.sockets.close_unused(binds, datagrams, [config.admin.bind])
+        self.sockets.commit(self.sockets.stage(binds, datagrams))
         for address in self.sockets.unclaimed:
             log.warning("no listener uses the socket %s passed by the service manager", address)
         cache_size = config.cache.size if config.cache else 0
         sessions = session_sets(pool.affinity.learn for pool in config.pools.values())
-        kept = None
-        if config.cache is not None and config.cache.snapshot is not None:
-            kept = await asyncio.to_thread(snapshot.load, config.cache.snapshot)
-        secret = kept.head.secret if kept is not None else None
+        before = await asyncio.to_thread(self._load_cache, config.cache)
+        secret = before.head.secret if before is not None else None
         disk = await self._open_disk(config.cache, secret)
         self.segment = Segment.create(
             workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions,
@@ -451,7 +452,7 @@ class Master:
             self._watch_certificates(),
             self.steering.run(),
             self.model_watch.run(),
-            self._restore(kept),
+            self._restore(before),
         ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))
 
@@ -526,18 +527,55 @@ class Master:
             disk.close()
             return None
 
-    async def _restore(self, kept: snapshot.Snapshot | None) -> None:
-        """What the cache had before the restart."""
+    def _load_cache(self, cache: CacheConfig | None) -> snapshot.Snapshot | kept.KeptSegment | None:
+        """What there was before the restart. Blocks."""
+        stored = kept.take(self._options.passed.stored, self._clock.now)
+        file = snapshot.load(cache.snapshot) if cache is not None and cache.snapshot is not None else None
+        if stored is not None and cache is None:
+            stored.close()
+            return None
+        return stored or file
+
+    async def _restore(self, before: snapshot.Snapshot | kept.KeptSegment | None) -> None:
+        """What the cache had before the restart. From now on the next start has what there is now: a purge that comes
+        is of that, and what is restored later than that has not come back in vain."""
         plan = self.plan
-        if kept is None or plan is None or plan.cache is None:
-            return
-        restoring = snapshot.Restoring(kept, ResultCache(self.segment, plan.cache.max_object), self._clock.now)
-        self.cache.tell(restoring.purged)
-        self.model_watch.looked = restoring.looked
+        with contextlib.ExitStack() as cleanup:
+            if isinstance(before, kept.KeptSegment):
+                cleanup.callback(before.close)
+            if plan is None or plan.cache is None:
+                kept.forget(self._options.passed.stored, self._notifier)
+                return
+            cache = ResultCache(self.segment, plan.cache.max_object)
+            if self._notifier.stores:
+                self._keep_segment(cache)
+            if before is None:
+                return
+            restoring: snapshot.Restoring[Any] = snapshot.Restoring(before, cache, self._clock.now)
+            self.cache.tell(restoring.purged)
+            self.model_watch.looked = restoring.looked
+            try:
+                await restoring.run(plan, snapshot.pools_of(self.config))
+            except Exception:  # one that nobody foresaw costs what was before alone
+                log.exception("what the cache had before was not restored")
+
+    def _keep_segment(self, cache: ResultCache) -> None:
         try:
-            await restoring.run(plan, snapshot.pools_of(self.config))
-        except Exception:  # one that nobody foresaw costs the snapshot alone
-            log.exception("the snapshot of the cache was not restored")
+            self._keeping = kept.Keeping(self.segment)
+        except OSError as error:
+            log.error("the result cache will begin empty after a restart: %s", error.strerror)
+            return
+        self._slots = cache.slots
+        self._note_cache()
+        self._keeping.store(self._notifier)
+
+    def _note_cache(self) -> None:
+        if self._keeping is not None:
+            self._keeping.note(self.config, self._slots, self.model_watch.known())
+
+    def _forget_cache(self) -> None:
+        if self._keeping is not None:
+            self._keeping.close()
 
     async def _keep_cache(self) -> None:
         """For the next start, where the configuration wants that."""
@@ -616,6 +654,7 @@ class Master:
                 self._notifier.watchdog()
             self.publisher.sweep()
             self.tier.look()
+            self._note_cache()
             pools = self.plan.pools if self.plan is not None else ()
             self.pool_calls.follow([pool.name for pool in pools])
             self.server_calls.follow({pool.name: [e.address for e in pool.endpoints] for pool in pools})
@@ -629,6 +668,8 @@ class Master:
     def _on_transition(self, change: Change) -> None:
         """A model that comes or goes may be another one afterwards, and so may all models of an endpoint that was down.
         Those of model servers of our own are what the configuration says."""
+        if change.what == "health" and change.after == "up":
+            self.model_watch.endpoint_up()
         if change.what.startswith("model "):
             known = change.pool, change.endpoint, change.what
             if known in self._was_ready or change.before == "ready":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field
 
-from lb.control.systemd import Notifier
+from lb.control.systemd import Notifier, Passed
 from lb.control.workers.fleet import FleetSettings
 
 if TYPE_CHECKING:
@@ -33,6 +32,6 @@ class MasterOptions(Struct, frozen=True):
 
     config_path: Path
     notifier: Notifier = field(default_factory=Notifier)
-    inherited: Sequence[socket.socket] = ()
+    passed: Passed = field(default_factory=Passed)
     fleet: FleetSettings = field(default_factory=FleetSettings)
     services: Sequence[ServiceFactory] = ()

@@ -17,6 +17,7 @@ from msgspec import Struct, field
 
 from lb.config.address import HostPort, UnixPath, parse_bind
 from lb.control.datagrams import open_group, set_receive_buffer
+from lb.control.stored_sockets import StoredSockets
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")
@@ -38,6 +39,7 @@ class Listening(Struct):
     inherited: bool = False
     id: int = field(default_factory=lambda: next(_ids))
     inode: tuple[int, int] | None = None  # of a Unix socket's path: only what is still ours is unlinked
+    stored: bool = False  # the service manager keeps it for the next start
     others: tuple[Listening, ...] = ()
     receive_buffer: int = 0  # asked for, of a udp listener; 0 = the kernel's default
 
@@ -59,8 +61,9 @@ class Listening(Struct):
         return format_address(self.socket)
 
     def close(self) -> None:
-        """Closes the socket and removes a Unix socket's path, if that still is the one we made."""
-        path = self.bind.removeprefix("unix:") if self.inode else ""
+        """Closes the socket and removes a Unix socket's path, if that still is the one we made. A stored socket is for
+        the next start, and so is its path."""
+        path = self.bind.removeprefix("unix:") if self.inode and not self.stored else ""
         for sock in self.sockets:
             sock.close()
         if path and _inode(path) == self.inode:
@@ -76,9 +79,11 @@ class SocketTable:
     A listener keeps its socket while its bind is the same, and one that was renamed does, too.
     """
 
-    def __init__(self, inherited: Iterable[socket.socket] = ()) -> None:
+    def __init__(self, inherited: Iterable[socket.socket] = (), stored: StoredSockets | None = None) -> None:
+        """`stored` are the sockets of the daemon before this one, and take those of this one."""
         self._open: dict[str, Listening] = {}
         self._spare = [Listening(format_address(s), s, inherited=True) for s in inherited]
+        self._stored = stored
 
     def __getitem__(self, listener: str) -> Listening:
         return self._open[listener]
@@ -102,10 +107,8 @@ class SocketTable:
         known = {_key(name, x.bind, x.datagram): x for name, x in self._open.items()}
         try:
             for name, bind in binds.items():
-                staged[name] = (
-                    known.get(_key(name, bind, name in groups))
-                    or (listen_datagrams(bind, groups[name]) if name in groups else self._claim(bind))
-                    or listen(bind)
+                staged[name] = known.get(_key(name, bind, name in groups)) or (
+                    self._datagrams(bind, groups[name]) if name in groups else self.listen(bind)
                 )
         except StartError:
             self.discard(staged)
@@ -119,6 +122,8 @@ class SocketTable:
             if listening.id not in kept:
                 self._release(listening)
         self._open = staged
+        for listening in staged.values():
+            self.store(listening)
 
     def set_receive_buffers(self, wanted: Mapping[str, int]) -> None:
         """Room for waiting datagrams by udp listener. What the kernel does not give is said in the log."""
@@ -152,6 +157,38 @@ class SocketTable:
         for listening in [*self._open.values(), *self._spare]:
             listening.close()
         self._open, self._spare = {}, []
+        if self._stored is not None:
+            self._stored.close()
+
+    def listen(self, bind: str) -> Listening:
+        """The socket that the service manager or the daemon before has left for a bind, else a new one. Raises
+        StartError."""
+        return self._claim(bind) or self._take_up(bind) or listen(bind)
+
+    def store(self, listening: Listening) -> None:
+        """For the next start, where the service manager keeps sockets and this is none of its own."""
+        if self._stored is not None and not listening.inherited and not listening.stored:
+            listening.stored = self._stored.keep(listening.bind, listening.sockets)
+
+    def close_unused(self, binds: Mapping[str, str], datagrams: Mapping[str, int], other: Sequence[str]) -> None:
+        """Closes what the daemon before has left for binds that neither a listener has, as `stage` is told of them, nor
+        anybody else (`other`)."""
+        if self._stored is None:
+            return
+        streams = {bind for name, bind in binds.items() if name not in datagrams}
+        groups = {(binds[name], count) for name, count in datagrams.items()}
+        for name in self._stored.keep_only({*streams, *other}, groups):
+            log.info("closed a socket of the daemon before, which no listener uses: %s", name)
+
+    def _take_up(self, bind: str) -> Listening | None:
+        sock = self._stored.claim(bind) if self._stored is not None else None
+        if sock is None:
+            return None
+        return Listening(bind, sock, inode=_inode(bind.removeprefix("unix:")) if bind.startswith("unix:") else None)
+
+    def _datagrams(self, bind: str, count: int) -> Listening:
+        found = self._stored.claim_group(bind, count) if self._stored is not None else []
+        return _group(bind, found) if found else listen_datagrams(bind, count)
 
     def _claim(self, bind: str) -> Listening | None:
         for wanted in _names(bind):
@@ -165,8 +202,11 @@ class SocketTable:
     def _release(self, listening: Listening) -> None:
         if listening.inherited:
             self._spare.append(listening)
-        else:
-            listening.close()
+            return
+        if self._stored is not None and listening.stored:
+            self._stored.forget(listening.bind, listening.sockets)
+            listening.stored = False
+        listening.close()
 
 
 def _key(listener: str, bind: str, datagram: bool) -> tuple[str, str, bool]:
@@ -206,9 +246,13 @@ def listen_datagrams(bind: str, count: int) -> Listening:
     if isinstance(address, UnixPath):
         raise StartError(f"cannot listen on {bind}: datagrams need an IP address")
     try:
-        first, *rest = open_group(address, count)
+        return _group(bind, open_group(address, count))
     except OSError as error:
         raise StartError(f"cannot listen on {bind} (udp): {_reason(error)}") from error
+
+
+def _group(bind: str, sockets: Sequence[socket.socket]) -> Listening:
+    first, *rest = sockets
     return Listening(bind, first, others=tuple(Listening(bind, sock) for sock in rest))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lb.control.cache.model_watch import ModelWatch, WatchedPool
+from lb.control.cache.model_watch import PAUSE, ModelWatch, WatchedPool
 from lb.control.endpoints.asking import Asked, GrpcStatus
 from lb.wire import grpc_service_pb2 as wire
 
@@ -125,3 +125,25 @@ async def test_a_pool_that_went_and_came_is_learned_anew() -> None:
     await rig.look()
     rig.pools, rig.endpoints["a"] = ["p"], {"m": ["2"]}
     assert await rig.look() == []
+
+
+async def test_an_endpoint_that_comes_up_is_asked_soon() -> None:
+    """Answers from before a restart wait for what it says of its models."""
+    rig = Rig()
+    heard: list[str] = []
+    said = asyncio.Event()
+
+    def looked(pool: str, models: Mapping[str, set[bytes]]) -> None:
+        heard.extend(models)
+        if models:
+            said.set()
+
+    rig.watch.looked = looked
+    watching = asyncio.create_task(rig.watch.run())
+    await asyncio.sleep(0)
+    rig.endpoints["a"] = {"m": ["1"]}
+    rig.watch.endpoint_up()
+    async with asyncio.timeout(PAUSE / 2):
+        await said.wait()
+    assert heard[0] == "m"
+    watching.cancel()

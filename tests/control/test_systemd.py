@@ -20,7 +20,7 @@ from children import ENVIRONMENT
 from control_daemon import ROOT, STANDIN, Daemon, configuration, daemon, eventually, listener
 from ports import free_port
 
-from lb.control.systemd import Notifier, take_sockets
+from lb.control.systemd import Notifier, Passed, take_descriptors
 
 UNITS = ROOT / "systemd"
 
@@ -102,9 +102,9 @@ def test_the_environment_is_taken_and_the_watchdog_is_for_this_process_only() ->
 
 def test_sockets_for_another_process_are_left_alone() -> None:
     environ = {"LISTEN_FDS": "2", "LISTEN_PID": "1", "LISTEN_FDNAMES": "a:b"}
-    assert take_sockets(environ) == []
+    assert take_descriptors(environ) == Passed()
     assert environ == {}
-    assert take_sockets({}) == []
+    assert take_descriptors({}) == Passed()
 
 
 def test_the_sequence_of_start_reload_and_stop(tmp_path: Path, manager: NotifySocket) -> None:

@@ -234,7 +234,7 @@ async def test_answers_outlive_a_restart(start: Start, tmp_path: Path) -> None:
     assert (tmp_path / "snapshot").stat().st_mode & 0o777 == 0o600
 
     daemon = await fresh()
-    await settled(daemon, "2 of 2 answers of the snapshot are in the cache")
+    await settled(daemon, "2 of 2 answers from before are in the cache")
     assert not (tmp_path / "snapshot").exists()
     assert [(await ask_once(daemon.port(), infer(model))).cache for model in ("m", "n")] == ["tidegate; hit"] * 2
     await stop(daemon)
@@ -273,6 +273,6 @@ async def test_answers_of_own_model_servers_outlive_a_restart(start: Start, tmp_
     await asyncio.sleep(6)  # a look at the models
     assert await asyncio.to_thread(daemon.stop) == 0
     daemon = await asyncio.to_thread(start, made)
-    words = "1 of 1 answers of the snapshot are in the cache"
+    words = "1 of 1 answers from before are in the cache"
     await asyncio.to_thread(eventually, lambda: words in daemon.log, words, 40)
     assert (await ask_once(daemon.port(), message)).cache == "tidegate; hit"

@@ -148,7 +148,8 @@ class AdminServer:
         await self._runner.setup()
         assert self._runner.server is not None
         self._connections = AdminConnections(self._runner.server, self._limits, _most_connections)
-        self._listening = sockets.listen(section.bind)
+        self._listening = self._master.sockets.listen(section.bind)
+        self._master.sockets.store(self._listening)
         self._server = await asyncio.get_running_loop().create_server(
             self._connections, sock=self._listening.socket, backlog=sockets.BACKLOG
         )

@@ -10,6 +10,7 @@ those of the others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
@@ -22,6 +23,7 @@ from lb.control.endpoints.asking import Asked, ask
 log = logging.getLogger("tidegate.cache")
 
 PAUSE = 5.0  # seconds between two looks
+LEAST_PAUSE = 0.2  # the same where endpoints come up
 TIMEOUT = 2.0  # seconds for an endpoint to answer
 MOST_MODELS = 64  # of an endpoint, whose metadata is compared
 _AT_ONCE = 16  # endpoints
@@ -50,11 +52,16 @@ class ModelWatch:
         self._ask = asking
         self.looked: Callable[[str, Mapping[str, set[bytes]]], None] = lambda pool, models: None
         self._said: dict[str, dict[str, Said]] = {}  # pool -> address
+        self._up = asyncio.Event()
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def known(self) -> dict[str, dict[str, set[bytes]]]:
         """What the endpoints of each pool say together."""
         return {pool: _together(said) for pool, said in self._said.items()}
+
+    def endpoint_up(self) -> None:
+        """An endpoint may say something now that nobody has heard yet: answers from before a restart wait for it."""
+        self._up.set()
 
     async def run(self) -> None:
         """Looks again and again, for ever."""
@@ -63,7 +70,11 @@ class ModelWatch:
                 await self.look()
             except Exception:  # one that nobody foresaw must not be the last look
                 log.exception("a look at the models of cached pools failed")
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(LEAST_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE - LEAST_PAUSE):
+                    await self._up.wait()
+            self._up.clear()
 
     async def look(self) -> None:
         """One round over all pools."""

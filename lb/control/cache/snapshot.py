@@ -23,9 +23,10 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from hashlib import blake2b
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +43,7 @@ MAGIC = b"TgSnap1\n"
 LONGEST = 30.0  # seconds for the writing, which a stop waits for
 PATIENCE = 600.0  # seconds for pools to say what models they have
 _CHECKSUM = 16
+_SECRET = 32
 _SLICE = 200  # entries between two turns of the loop
 _LENGTH = struct.Struct("<I")
 
@@ -84,7 +86,7 @@ async def save(
     try:
         writing = _Writing(path)
         known = {pool: {model: sorted(digests) for model, digests in said.items()} for pool, said in models.items()}
-        writing.begin(Head(time.time_ns(), cache.segment.cache_secret, _boot(), cache.slots, dict(pools), known))
+        writing.begin(Head(time.time_ns(), cache.segment.cache_secret, boot(), cache.slots, dict(pools), known))
         begun = time.monotonic()
         for shard in range(cache.shard_count):
             if hurry() or time.monotonic() - begun > LONGEST:
@@ -114,7 +116,7 @@ class _Writing:
         self._file = os.fdopen(descriptor, "wb")
 
     def begin(self, head: Head) -> None:
-        self._file.write(MAGIC + _frame(b"", 0, head))
+        self._file.write(encode_head(head))
         self._secret = head.secret
 
     def add(self, kept: Kept) -> None:
@@ -139,12 +141,37 @@ class _Writing:
                 os.unlink(self._temporary)
 
 
+F = TypeVar("F")
+
+
+class Source(Protocol[F]):
+    """What the cache had: a Snapshot, or lb.control.cache.kept.KeptSegment. `frames` name the entries, in a way of the
+    source's own."""
+
+    head: Head
+
+    @property
+    def frames(self) -> Iterable[F]: ...
+
+    def read(self, frame: F) -> Kept | None:
+        """The entry, None when there is no such any more; its times are of `at`."""
+
+    def at(self, wall: int) -> int:
+        """The Unix time, ns, that times of entries are of, where `wall` is now."""
+
+
 class Snapshot:
     """What a file had."""
 
     def __init__(self, head: Head, frames: Sequence[bytes]) -> None:
         self.head = head
         self.frames = frames  # msgpack of each Kept
+
+    def read(self, frame: bytes) -> Kept | None:
+        return msgspec.msgpack.decode(frame, type=Kept)
+
+    def at(self, wall: int) -> int:
+        return self.head.at
 
 
 def load(path: Path) -> Snapshot | None:
@@ -169,15 +196,25 @@ def load(path: Path) -> Snapshot | None:
         return None
 
 
-def _read(data: bytes) -> Snapshot:
-    """Raises ValueError, MsgspecError."""
+def encode_head(head: Head) -> bytes:
+    """A snapshot's beginning, without entries."""
+    return MAGIC + _frame(b"", 0, head)
+
+
+def read_head(data: bytes) -> Head:
+    """Of a snapshot's beginning. Raises ValueError, MsgspecError, struct.error."""
     if not data.startswith(MAGIC):
         raise ValueError("it is no snapshot of this version")
-    frames = _frames(data)
-    head = msgspec.msgpack.decode(next(frames, b""), type=Head)
-    if len(head.secret) != 32:
+    head = msgspec.msgpack.decode(next(_frames(data), b""), type=Head)
+    if len(head.secret) != _SECRET:
         raise ValueError("it has no secret")
-    found = list(frames)
+    return head
+
+
+def _read(data: bytes) -> Snapshot:
+    """Raises ValueError, MsgspecError."""
+    head = read_head(data)
+    _, *found = _frames(data)
     if not found or msgspec.msgpack.decode(found[-1], type=End).entries != len(found) - 1:
         raise ValueError("it is not whole")
     return Snapshot(head, found[:-1])
@@ -207,21 +244,22 @@ def _checksum(secret: bytes, number: int, payload: bytes) -> bytes:
     return blake2b(number.to_bytes(8, "little") + payload, digest_size=_CHECKSUM, key=secret).digest()
 
 
-class Restoring:
+class Restoring(Generic[F]):
     """Puts the entries of a snapshot into the cache, those of models once these are known to be the same."""
 
     def __init__(
-        self, snapshot: Snapshot, cache: ResultCache, now: Callable[[], int], wall: Callable[[], int] = time.time_ns
+        self, snapshot: Source[F], cache: ResultCache, now: Callable[[], int], wall: Callable[[], int] = time.time_ns
     ) -> None:
         self._snapshot = snapshot
         self._cache = cache
         self._now = now
         self._wall = wall
-        self._waiting: dict[tuple[str, str], list[bytes]] = {}
+        self._waiting: dict[tuple[str, str], list[F]] = {}
         self._purged: set[int] = set()  # slots
         self._same = asyncio.Event()
         self._confirmed: set[tuple[str, str]] = set()
         self.restored = 0
+        self._total = 0
 
     def purged(self, names: Sequence[str]) -> None:
         """What carries one of these tags is not restored any more."""
@@ -253,7 +291,7 @@ class Restoring:
         left = sum(map(len, self._waiting.values()))
         self._waiting.clear()
         log.info(
-            "%d of %d answers of the snapshot are in the cache%s", self.restored, len(self._snapshot.frames),
+            "%d of %d answers from before are in the cache%s", self.restored, self._total,
             f"; the models of {left} are others, or did not come" if left else "",
         )  # fmt: skip
 
@@ -263,34 +301,39 @@ class Restoring:
         slot = self._cache.slot_of
         names = {slot(tags.of_pool(pool.name).encode()): pool.name for pool in plan.pools if pool.protocol == "oip"}
         same = {pool for pool, digest in pools.items() if self._snapshot.head.pools.get(pool) == digest}
-        others = []
+        others: list[F] = []
         for number, frame in enumerate(self._snapshot.frames):
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
-            kept = self._decoded(frame)
+            kept = self._read(frame)
+            if kept is None:
+                continue
+            self._total += 1
             pool = next((names[each] for each in kept.slots if each in names), None)
             model = dict(fields(kept.value)).get(1)
             if model is None or not kept.slots:
                 others.append(frame)
             elif pool in same and slot(tags.of_model(pool, model).encode()) in kept.slots:
                 self._waiting.setdefault((pool, model), []).append(frame)
-        if self._snapshot.head.boot == _boot():
+        if self._snapshot.head.boot == boot():
             await self._restore_all(others)
 
-    def _decoded(self, frame: bytes) -> Kept:
+    def _read(self, frame: F) -> Kept | None:
         """A smaller table of tags has fewer slots, of which each stands for several."""
-        kept = msgspec.msgpack.decode(frame, type=Kept)
-        kept.slots = [slot & (self._cache.slots - 1) for slot in kept.slots]
+        kept = self._snapshot.read(frame)
+        if kept is not None:
+            kept.slots = [slot & (self._cache.slots - 1) for slot in kept.slots]
         return kept
 
-    async def _restore_all(self, frames: Sequence[bytes]) -> None:
+    async def _restore_all(self, frames: Sequence[F]) -> None:
         for number, frame in enumerate(frames):
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
-            kept = self._decoded(frame)
-            if self._purged.intersection(kept.slots):
+            kept = self._read(frame)
+            if kept is None or self._purged.intersection(kept.slots):
                 continue
-            passed = max(self._wall() - self._snapshot.head.at, 0)
+            wall = self._wall()
+            passed = max(wall - self._snapshot.at(wall), 0)
             fresh, stale, error = (max(left - passed, 0) for left in (kept.fresh_ns, kept.stale_ns, kept.error_ns))
             if fresh or stale or error:
                 self.restored += self._cache.restore(
@@ -299,7 +342,7 @@ class Restoring:
                 )  # fmt: skip
 
 
-def _boot() -> str:
+def boot() -> str:
     """Of the machine. Raises OSError where the kernel does not tell."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 

@@ -8,6 +8,7 @@ import fcntl
 import glob
 import logging
 import os
+import re
 import shutil
 import socket
 import stat
@@ -18,6 +19,7 @@ from pathlib import Path
 log = logging.getLogger("tidegate.master")
 
 _PREFIX = "tidegate-run-"
+_OF_A_SERVER = re.compile(r"-\d+-[0-9a-f]{8}\.sock$")  # lb.control.servers.model_server.new_socket
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -26,6 +28,7 @@ def runtime_directory() -> Iterator[Path]:
     """The service manager's RUNTIME_DIRECTORY, or a new private one that is removed in the end."""
     given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if given:
+        _remove_dead_sockets(given)
         yield Path(given)
         return
     remove_left_behind()
@@ -47,6 +50,19 @@ def remove_left_behind() -> None:
                 _remove_unused(fd, path)
             finally:
                 os.close(fd)
+
+
+def _remove_dead_sockets(path: str) -> None:
+    """Of model servers that ended with a master that was killed: the service manager keeps the folder over a
+    restart."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, _FOLDER)
+        try:
+            for name in os.listdir(fd):
+                if _OF_A_SERVER.search(name) and _is_dead_socket(fd, name):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
 
 def _make() -> tuple[Path, int]:

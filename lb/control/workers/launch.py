@@ -19,7 +19,16 @@ from lb.control import signals
 
 # Variables that the service manager sets for the master alone.
 OF_THE_MASTER = frozenset(
-    ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+    (
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "FDSTORE",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "LISTEN_PIDFDID",
+    )
 )
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "lb.control.workers")
 FREE_BLOCKS = "glibc.malloc.tcache_count=256"  # of each size of up to 1 KiB: 8 MiB if there were all of all sizes

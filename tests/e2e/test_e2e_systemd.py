@@ -1,0 +1,126 @@
+"""Under a systemd that is booted for the test, with the unit as it is shipped: what a restart and a kill lose."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from booted import Systemd
+from daemon import eventually, http_listener, route
+from ports import free_port
+from test_e2e_cache_models import infer, release
+from traffic import ask_once
+from versioned_server import VersionedServer
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Systemd]]:
+    booted: list[Systemd] = []
+
+    def boot(config: dict[str, Any]) -> Systemd:
+        booted.append(Systemd(tmp_path, config))
+        return booted[-1]
+
+    yield boot
+    for systemd in booted:
+        print(systemd.log[-20_000:])
+        systemd.close()
+
+
+class Clients:
+    """Ask one request after another, each on a connection of its own, and count those that got no answer."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self.answered = 0
+        self.failed: list[str] = []
+        self._tasks = [asyncio.create_task(self._ask(port)) for port in ports]
+        self._going = True
+
+    async def _ask(self, port: int) -> None:
+        while self._going:
+            try:
+                assert release(await asyncio.wait_for(ask_once(port, infer("m")), 30)) == 1
+                self.answered += 1
+            except (OSError, EOFError, AssertionError, TimeoutError) as error:
+                self.failed.append(repr(error))
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        self._going = False
+        await asyncio.gather(*self._tasks)
+
+
+async def cached(systemd: Systemd, port: int, server: VersionedServer) -> None:
+    """Has answers of both models in the cache, with what the daemon has to know of these for a restart."""
+    await ask_once(port, infer("m", 1))
+    await ask_once(port, infer("n", 1))
+    described = server.described
+    await asyncio.to_thread(eventually, lambda: server.described > described + 1, "a look at the models")
+    await asyncio.sleep(1.5)  # in which it is noted
+
+
+async def test_a_restart_and_a_killed_master_lose_no_socket_and_no_cached_answer(
+    boot: Callable[[dict[str, Any]], Systemd],
+) -> None:
+    server = await VersionedServer().start()
+    port = free_port()
+    config = {
+        "cache": {"ttl": "1h"},
+        "listeners": {
+            "web": {**http_listener(route("/v2", "models")), "bind": f"127.0.0.1:{port}"},
+            "local": {
+                **http_listener({**route("/v2", "models"), "name": "local"}),
+                "bind": "unix:/run/tidegate/web.sock",
+            },
+            "raw": {"bind": f"127.0.0.1:{free_port()}", "protocol": "udp", "pool": "raw"},
+        },
+        "pools": {
+            "models": {"protocol": "oip", "endpoints": [server.address]},
+            "raw": {"protocol": "udp", "endpoints": ["127.0.0.1:9"]},
+        },
+    }
+    systemd = await asyncio.to_thread(boot, config)
+    call = asyncio.to_thread
+    await call(systemd.systemctl, "start", "tidegate.service")
+    names = await call(systemd.stored)
+    assert sum("listen,tcp" in name for name in names) == 1
+    assert sum("listen,udp" in name for name in names) == 2, "one for each worker"
+    assert sum("listen,unix" in name for name in names) == 2, "the admin server's, too"
+    assert {"tidegate,segment", "tidegate,segment-facts"} < names.keys()
+
+    async def goes_on(what: Callable[[], Awaitable[Any]]) -> None:
+        await cached(systemd, port, server)
+        said = systemd.log.count("answers from before are in the cache")
+        clients = Clients([port, port])
+        await asyncio.sleep(0.2)
+        await what()
+        words = "answers from before are in the cache"
+        await call(eventually, lambda: systemd.log.count(words) > said, words)
+        await clients.stop()
+        # What a killed worker was answering breaks off; nobody is refused, or waits in vain.
+        assert not [error for error in clients.failed if "Refused" in error or "Timeout" in error]
+        assert len(clients.failed) <= 2
+        assert clients.answered > 10
+        for model in ("m", "n"):
+            assert (await ask_once(port, infer(model, 1))).cache == "tidegate; hit"
+        assert await call(systemd.stored) == names
+
+    await goes_on(lambda: call(systemd.systemctl, "restart", "tidegate.service"))
+    await goes_on(lambda: call(systemd.kill_master))
+    assert await call(systemd.show, "NRestarts") == "1"
+
+    # A listener that is gone is closed for good, and a stop lets go of all.
+    del config["listeners"]["local"]
+    systemd.write(config)
+    await call(systemd.systemctl, "restart", "tidegate.service")
+    assert sum("listen,unix" in name for name in await call(systemd.stored)) == 1
+    await call(systemd.systemctl, "stop", "tidegate.service")
+    assert not await call(systemd.stored)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+    assert os.path.exists(systemd.path)
+    await server.stop()
