@@ -50,6 +50,11 @@ class AdminClient:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
         return body
 
+    def readings(self) -> dict[str, Any]:
+        """The status document with all counters as they are, for differences (lb.control.counters.words). Raises
+        AdminError."""
+        return self._asked("GET", "/api/v1/status?counters=words")
+
     def transitions(self, last: int, pool: str | None = None, endpoint: str | None = None) -> list[dict[str, Any]]:
         """The last changes of what endpoints are taken for, newest first. Raises AdminError."""
         wanted = {"last": str(last), "pool": pool, "endpoint": endpoint}

@@ -99,6 +99,32 @@ def status(options: Options) -> int:
     return 0
 
 
+def top(options: Options) -> int:
+    """Show what listeners, routes, pools and endpoints do now: rates, quantiles, errors by kind, queues, the cache.
+
+    On a terminal the tables are live: 0 to 4 or Tab choose a table, < and > the column to sort by, r reverses, /
+    filters, space pauses, q quits. Into a pipe or file, each interval is printed below the other. Only the master is
+    asked; the differences are taken here.
+    """
+    from lb.cli.top import terminal
+    from lb.cli.top.columns import keys
+    from lb.cli.top.screen import View
+
+    if options.sort not in keys():
+        raise TidegateError(f"--sort {options.sort}: there is no such column; there are {', '.join(keys())}")
+    kind = "" if options.by == "all" else options.by
+    view = View(kind, options.sort, options.reverse, options.filter, interval=options.interval)
+    client = _client(options)
+    if options.once:
+        terminal.once(client, view, options.json)
+    elif options.json or not sys.stdout.isatty():
+        terminal.stream(client, view, options.json)
+    else:
+        gc.enable()
+        terminal.watch(client, view)
+    return 0
+
+
 def transitions(options: Options) -> int:
     """Show the last changes of endpoints, oldest first: when, which, from what to what, and why."""
     changes = _client(options).transitions(options.last, options.pool, options.endpoint)
@@ -325,6 +351,24 @@ def _parser() -> argparse.ArgumentParser:
     asking(reopen_logs)
     _json_option(asking(status), "the document")
 
+    made = asking(top)
+    made.add_argument(
+        "--by", choices=("all", "listener", "route", "pool", "endpoint"), default="all",
+        help="The table to show. Default: all, the first rows of each.",
+    )  # fmt: skip
+    made.add_argument(
+        "--sort", metavar="COLUMN", default="req/s", help="The column to sort by, by its title. Default: req/s."
+    )
+    made.add_argument("--reverse", action="store_true", help="Sort the other way round: the smallest number first.")
+    made.add_argument(
+        "--filter", metavar="TEXT", default="", help="Only rows whose name, state or policy has the text."
+    )
+    made.add_argument(
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="Seconds between two readings. Default: 1."
+    )
+    made.add_argument("--once", action="store_true", help="Print one interval, and end.")
+    _json_option(made, "each interval on a line")
+
     made = asking(transitions)
     made.add_argument("pool", metavar="POOL", nargs="?", help="Only of this pool.")
     made.add_argument("endpoint", metavar="ENDPOINT", nargs="?", help="Only of this endpoint.")
@@ -505,6 +549,12 @@ def _at_least(least: int) -> Callable[[str], int]:
 def _seconds(text: str) -> float:
     if not float(text) >= 0:  # NaN neither
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write a number of seconds")
+    return float(text)
+
+
+def _interval(text: str) -> float:
+    if not 0.1 <= float(text) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no interval; write seconds from 0.1 to 3600")
     return float(text)
 
 

@@ -238,10 +238,14 @@ class AdminServer:
         return web.Response(text=f"{reason}\n", status=200 if ready else 503)
 
     async def _status(self, request: web.Request) -> web.Response:
-        """The status document with the counters of all series; without those, which are most of it, `?counters=no`."""
+        """The status document with the counters of all series; without those, which are most of it, `?counters=no`; as
+        they are in the segment, histograms whole (lb.control.counters.words), `?counters=words`."""
         status, plan = self._master.status(), self._master.plan
-        if plan is None or request.query.get("counters") == "no":
+        wanted = request.query.get("counters")
+        if plan is None or wanted == "no":
             return _json(status)
+        if wanted == "words":
+            return _json({**status, "counters": counters.words(plan, self._master.segment)})
         totals = counters.read(plan, self._master.segment)
         return await asyncio.to_thread(lambda: _json({**status, "counters": counters.describe(totals)}))
 

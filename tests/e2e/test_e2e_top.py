@@ -1,0 +1,97 @@
+"""`tidegate top` beside a real daemon: in a pipe, and on a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable
+from typing import Any
+
+from daemon import COMMAND, Daemon, environment, http_listener, route
+from endpoints import Endpoint
+from traffic import load, request
+
+Start = Callable[..., Daemon]
+GET = request("GET", "/x")
+
+
+def config(addresses: list[str]) -> dict[str, Any]:
+    pool = {"protocol": "http", "endpoints": addresses}
+    return {"listeners": {"web": http_listener(route("/", "http"))}, "pools": {"http": pool}}
+
+
+async def test_one_interval_as_json(start: Start, endpoint: Callable[..., Any]) -> None:
+    first: Endpoint = await endpoint("a", 0.01)
+    daemon = start(config([first.address]))
+    async with load(daemon.port(), [GET], clients=4) as running:
+        await running.until(20)
+        done = await asyncio.to_thread(daemon.command, "top", "--once", "--json", "--interval", "0.5")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        (row,) = found["endpoint"]
+        assert row["endpoint"] == first.address
+        assert row["requests_per_s"] > 0
+        assert 0.005 < row["p50_s"] < 5
+        (web,) = found["listener"]
+        assert web["connections"] == 4
+        assert web["requests_per_s"] > 0
+        assert found["pool"][0]["usable"] == 1
+        text = (await asyncio.to_thread(daemon.command, "top", "--once", "--by", "pool")).stdout
+        assert re.search(r"^http +auto +1 +1 ", text, re.MULTILINE), text
+        assert not running.failures
+
+
+async def test_a_column_that_there_is_not(start: Start, endpoint: Callable[..., Any]) -> None:
+    daemon = start(config([(await endpoint("a")).address]))
+    done = await asyncio.to_thread(daemon.command, "top", "--once", "--sort", "rps")
+    assert done.returncode == 1
+    assert "--sort rps: there is no such column; there are listener" in done.stderr
+
+
+async def test_a_terminal(start: Start, endpoint: Callable[..., Any]) -> None:
+    daemon = start(config([(await endpoint("a")).address]))
+
+    def look() -> tuple[int, str, list[Any], list[Any]]:
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        before = termios.tcgetattr(slave)
+        arguments = ["top", "-c", str(daemon.path), "--interval", "0.2"]
+        shown = {**environment(), "TERM": "xterm-256color"}
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], stdin=slave, stdout=slave, stderr=slave, env=shown, close_fds=True
+        )
+        read = b""
+        for keys, wanted in ((b"4", rb"endpoint +pool"), (b"/none\r", rb"none with 'none'"), (b"q", b"")):
+            deadline = time.monotonic() + 30
+            os.write(master, keys)
+            read = b""
+            while wanted and not re.search(wanted, _plain(read)):
+                assert time.monotonic() < deadline, read
+                if select.select([master], [], [], 0.1)[0]:
+                    read += os.read(master, 65536)
+        rc = None
+        while rc is None:  # what it writes at its end is read, or it would wait
+            if select.select([master], [], [], 0.1)[0]:
+                read += os.read(master, 65536)
+            rc = process.poll()
+        after = termios.tcgetattr(slave)
+        os.close(master)
+        os.close(slave)
+        return rc, read.decode(errors="replace"), before, after
+
+    rc, _, before, after = await asyncio.to_thread(look)
+    assert rc == 0
+    assert after == before, "the terminal is as it was"
+
+
+def _plain(data: bytes) -> bytes:
+    return re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", data)
