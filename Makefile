@@ -12,14 +12,15 @@ TEST_PROCESSES ?= 3
 
 BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libonnxruntime-dev libre2-dev libsodium-dev libssl-dev libyaml-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
-TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl memcached redis-server valkey-server valgrind strace dnsmasq-base chromium-headless-shell
+MAN_PACKAGES := lowdown man-db mandoc
+TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl memcached redis-server valkey-server valgrind strace dnsmasq-base chromium-headless-shell zsh fish $(MAN_PACKAGES)
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
 BARE_PACKAGES := debootstrap iproute2
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run dev wheel wheel-bare man test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -44,6 +45,7 @@ help:
 	@echo "make fuzz-corpus         write the corpora's made inputs anew"
 	@echo "make proto   regenerate lb/wire from proto/"
 	@echo "make docs    regenerate the configuration reference, its JSON Schema, and the list of metrics"
+	@echo "make man     the manual pages, in build/man"
 	@echo "make clean   remove everything that was built"
 
 # Installs what is missing of $(2); without root it names the packages and stops, or goes on if $(3) is `optional`.
@@ -79,6 +81,9 @@ $(STAMPS)/bench-packages: Makefile
 
 $(STAMPS)/guard-packages: Makefile
 	$(call packages,guard-packages,$(GUARD_PACKAGES))
+
+$(STAMPS)/man-packages: Makefile
+	$(call packages,man-packages,$(MAN_PACKAGES))
 
 $(STAMPS)/bare-packages: Makefile
 	$(call packages,bare-packages,$(BARE_PACKAGES))
@@ -227,6 +232,9 @@ proto: dev
 docs: dev
 	$(BIN)/python -m lb.config.reference
 	$(BIN)/python -m lb.telemetry.reference
+
+man: dev $(STAMPS)/man-packages
+	$(BIN)/python tools/man.py build/man
 
 clean:
 	@! grep -q ' $(CURDIR)/build/' /proc/mounts || { echo "a file system is mounted under build/; umount it first" >&2; exit 1; }

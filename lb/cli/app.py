@@ -259,6 +259,29 @@ def _verify_rows(options: Options) -> int:
     )
 
 
+def schema(options: Options) -> int:
+    """Print the JSON Schema of the configuration file, by which editors complete and check it.
+
+    The first line `# yaml-language-server: $schema=FILE` of a configuration names it to most editors.
+    """
+    from importlib import resources
+
+    print((resources.files("lb.config.reference") / "schema.json").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def completion(options: Options) -> int:
+    """Print the script by which bash, zsh or fish completes commands, options and names of files.
+
+    bash: `eval "$(tidegate completion bash)"` in ~/.bashrc. zsh: write it to a file `_tidegate` in a folder of $fpath.
+    fish: write it to ~/.config/fish/completions/tidegate.fish.
+    """
+    from lb.cli.completion import script
+
+    print(script(command_parser(), options.shell), end="")
+    return 0
+
+
 def bench(options: Options) -> int:
     """Measure Tidegate side by side with HAProxy, nginx, Envoy and Varnish (`tidegate bench --help`)."""
     from lb.cli.bench import bench as run_bench
@@ -278,7 +301,7 @@ def version(options: Options) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; returns the exit status. Expected errors are one clear line each, never a traceback."""
-    parser = _parser()
+    parser = command_parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help()
         return 2
@@ -317,7 +340,8 @@ class _Help(argparse.HelpFormatter):
         return "\n\n".join(super(_Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """The command line: commands and their options, from which completion and the manual page are made, too."""
     parser = argparse.ArgumentParser(
         prog="tidegate",
         description="A load balancer for AI inference: balances, checks, caches, supervises and scales model servers.",
@@ -508,6 +532,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("arguments", nargs="*")
     made = command(bench, add_help=False, prefix_chars="\0")
     made.add_argument("arguments", nargs="*")
+    command(schema)
+    command(completion).add_argument("shell", choices=("bash", "zsh", "fish"), help="The shell to complete in.")
     command(version)
     return parser
 

@@ -56,6 +56,12 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert "SIGHUP reloads" in tidegate("run", "--help", cwd=tmp_path).stdout
 
 
+def test_the_schema_is_that_of_the_reference(tmp_path: Path) -> None:
+    done = tidegate("schema", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == (ROOT / "lb" / "config" / "reference" / "schema.json").read_text()
+
+
 def test_the_options_that_everyone_tries_first(tmp_path: Path) -> None:
     assert tidegate("--version", cwd=tmp_path).stdout == f"tidegate {lb.__version__}\n"
     assert tidegate("-h", cwd=tmp_path).stdout == tidegate("--help", cwd=tmp_path).stdout

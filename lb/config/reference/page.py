@@ -46,8 +46,8 @@ or `tidegate reload` puts a changed file into effect without dropping a connecti
   error. Messages name the variable instead of its value, which may be secret. `$${` is a plain `${`; any other `$` is
   text. `tidegate check` reads the environment of the shell; a start and every reload read that of the daemon, which
   only a restart changes (systemd: `Environment=`, `EnvironmentFile=`).
-- **Editors** complete and check the file with the JSON Schema in `lb/config/reference/schema.json`, for instance by a
-  first line `# yaml-language-server: $schema=PATH/schema.json`.
+- **Editors** complete and check the file with its JSON Schema: `tidegate schema > schema.json` writes it, and a first
+  line `# yaml-language-server: $schema=schema.json` names it.
 
 More examples are in [`configs/`](../configs).
 """
