@@ -259,6 +259,30 @@ def _verify_rows(options: Options) -> int:
     )
 
 
+def init(options: Options) -> int:
+    """Write a commented configuration file from a few questions.
+
+    Each option answers a question. What is left is asked for at a terminal; elsewhere, and with --yes, the defaults
+    hold. Nothing is written that `tidegate check` would refuse.
+    """
+    from lb.cli.init import QUESTIONS
+    from lb.cli.init import init as write
+
+    given = {name: getattr(options, name) for name in ("kind", *(question.name for question in QUESTIONS))}
+    return write(options.file, given, options.yes, options.force)
+
+
+def doctor(options: Options) -> int:
+    """Look at this machine as a place to run Tidegate, and at a configuration on it if there is one.
+
+    Limits, kernel, memory, CPUs, GPUs, ports, permissions, clock, names, certificates and the service: each line says
+    ok, warn or fail, and what to do. Exits with 1 if a line says fail.
+    """
+    from lb.cli.doctor import doctor as examine
+
+    return examine(Path(options.config), options.json, required=str(options.config) != DEFAULT_CONFIG)
+
+
 def schema(options: Options) -> int:
     """Print the JSON Schema of the configuration file, by which editors complete and check it.
 
@@ -371,6 +395,30 @@ def command_parser() -> argparse.ArgumentParser:
 
     _config_option(command(run))
     _config_option(command(check))
+    made = command(init)
+    made.add_argument(
+        "file", metavar="FILE", nargs="?", type=Path, default=Path("tidegate.yaml"),
+        help="The file to write. Default: tidegate.yaml.",
+    )  # fmt: skip
+    made.add_argument(
+        "--kind", choices=("models", "inference", "http", "grpc", "tcp"),
+        help="What is behind: ONNX models that Tidegate is to serve, model servers, or servers of HTTP, gRPC or TCP.",
+    )  # fmt: skip
+    made.add_argument("--models", metavar="FOLDER", help="Folder of the models, for --kind models.")
+    made.add_argument(
+        "--endpoints",
+        metavar="ADDRESSES",
+        help="Addresses (HOST:PORT) of the servers with commas between, for the other kinds.",
+    )
+    made.add_argument("--listen", metavar="IP:PORT", help="Address for clients. Default: 0.0.0.0:8080.")
+    made.add_argument("--health", metavar="PATH", help="Path of the health check, for --kind http.")
+    made.add_argument("--cache", metavar="SIZE", help="Memory for answers, or `none`. Default: 256MiB.")
+    made.add_argument("--admin", metavar="IP:PORT", help="Address for metrics and commands. Default: 127.0.0.1:9900.")
+    made.add_argument("--yes", "-y", action="store_true", help="Ask nothing.")
+    made.add_argument("--force", action="store_true", help="Write over a file that exists.")
+    made = command(doctor)
+    _config_option(made)
+    _json_option(made, "what was found")
     asking(reload)
     asking(reopen_logs)
     _json_option(asking(status), "the document")

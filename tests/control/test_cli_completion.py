@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import pty
-import re
-import select
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from terminal import Terminal
 
 from lb.cli.app import command_parser, main
 from lb.cli.completion import SHELLS, script
@@ -31,33 +28,6 @@ START = {
     "zsh": (["zsh", "-f", "-i"], "fpath=({folder} $fpath); autoload -U compinit; compinit -u -D; PS1='ready'$'\\x3e'"),
 }
 SCRIPTS = {"bash": "tidegate.bash", "zsh": "_tidegate", "fish": "tidegate.fish"}
-
-
-class Terminal:
-    """A shell at a terminal of its own."""
-
-    def __init__(self, command: list[str], folder: Path) -> None:
-        self.pid, self._file = pty.fork()
-        if self.pid == 0:
-            os.chdir(folder)
-            os.execvpe(command[0], command, {"PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(folder)})
-
-    def type(self, text: str) -> None:
-        os.write(self._file, text.encode())
-
-    def shows(self, text: str, seconds: float = 30) -> str:
-        """What came until `text` did."""
-        got = ""
-        end = time.monotonic() + seconds
-        while text not in got:
-            ready, _, _ = select.select([self._file], [], [], max(end - time.monotonic(), 0))
-            assert ready, f"{text!r} is not in {got!r}"
-            got += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x07|\x1b[=>]", "", os.read(self._file, 65536).decode())
-        return got
-
-    def close(self) -> None:
-        os.close(self._file)
-        os.waitpid(self.pid, 0)
 
 
 @pytest.fixture

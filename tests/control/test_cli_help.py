@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     *"run check reload status transitions drain maintenance enable weight".split(),  # noqa: SIM905
-    *"explain models scaling jobs cache schema completion bench version".split(),  # noqa: SIM905
+    *"explain models scaling jobs cache schema completion init doctor bench version".split(),  # noqa: SIM905
 ]
 OTHERS = [
     ["-m", "backend", "--help"],

@@ -1,0 +1,120 @@
+"""`tidegate init`: what it asks, what it writes, and what it refuses to write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from terminal import Terminal
+
+from lb.cli.app import main
+from lb.cli.init import KINDS, QUESTIONS, answers, composed
+from lb.config.load import load
+from lb.errors import TidegateError
+
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "examples" / "digits" / "models"
+SERVERS = "127.0.0.1:9001, [::1]:9002"
+
+
+def given(kind: str) -> list[str]:
+    return ["--kind", kind, *(["--models", str(MODELS)] if kind == "models" else ["--endpoints", SERVERS])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_passes_the_check(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tidegate.yaml"
+    assert main(["init", str(path), "--yes", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *given(kind)]) == 0
+    assert main(["check", "-c", str(path)]) == 0
+    config = load(path)
+    assert set(config.pools) == {"servers"}
+    assert (config.cache is not None) == (kind in ("models", "inference"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert all(len(line) <= 120 for line in path.read_text().splitlines())
+    assert f"tidegate run -c {path}" in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["tidegate.yaml"]
+
+
+def test_a_health_path_and_an_address_of_any_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "tidegate.yaml"
+    arguments = ["--kind", "http", "--endpoints", "unix:/run/a b: #c.sock", "--health", "/health?a=1#2", "--yes"]
+    assert main(["init", str(path), *arguments]) == 0
+    pool = load(path).pools["servers"]
+    assert pool.endpoints[0].address == "unix:/run/a b: #c.sock"
+    assert pool.health is not None
+    assert pool.health.path == "/health?a=1#2"
+
+
+def test_a_file_that_exists_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tidegate.yaml"
+    path.write_text("mine")
+    assert main(["init", str(path), "--yes", *given("http")]) == 1
+    assert path.read_text() == "mine"
+    assert "--force" in capsys.readouterr().err
+    assert main(["init", str(path), "--yes", "--force", *given("http")]) == 0
+    assert load(path).pools
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--kind", "http", "--endpoints", "10.0.0.1"], "tidegate.yaml:"),
+        (["--kind", "http"], "--endpoints"),
+        (["--kind", "models", "--models", "/nonexistent"], "there is no such folder"),
+        (["--kind", "models", "--endpoints", "10.0.0.1:1"], "--endpoints does not go with --kind models"),
+        (["--kind", "tcp", "--endpoints", "10.0.0.1:1", "--health", "/"], "--health does not go with --kind tcp"),
+        (["--kind", "inference", "--endpoints", "10.0.0.1:1", "--cache", "much"], "cache.size"),
+    ],
+)
+def test_what_makes_no_good_file_is_not_written(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(tmp_path / "tidegate.yaml"), "--yes", *arguments]) == 1
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert ".tidegate-" not in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(tmp_path / "none" / "tidegate.yaml"), "--yes", *given("tcp")]) == 1
+    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_options_are_not_asked_for() -> None:
+    asked: list[str] = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return ""
+
+    said = answers({"kind": "http", "endpoints": "a:1"}, ask)
+    left = [question.text for question in QUESTIONS if question.name in ("listen", "health", "admin")]
+    assert [prompt.partition(" [")[0] for prompt in asked] == left
+    assert said["listen"] == "0.0.0.0:8080"
+    assert "a:1" in composed(said)
+    with pytest.raises(TidegateError):
+        answers({"kind": "smtp"}, None)
+
+
+def test_a_user_at_a_terminal(tmp_path: Path) -> None:
+    python = shutil.which("python") or "python"
+    terminal = Terminal([python, "-m", "lb.cli", "init"], tmp_path, {"PYTHONPATH": str(ROOT)})
+    try:
+        for prompt, answer in (
+            ("Kind [models]: ", "http"),
+            ("HOST:PORT), with commas between: ", "127.0.0.1:9001"),
+            ("[0.0.0.0:8080]: ", "127.0.0.1:0"),
+            ("[none]: ", "/health"),
+            ("[127.0.0.1:9900]: ", ""),
+        ):
+            terminal.shows(prompt)
+            terminal.type(f"{answer}\n")
+        terminal.shows("was written")
+    finally:
+        terminal.close()
+    config = load(tmp_path / "tidegate.yaml")
+    assert config.listeners["main"].bind == "127.0.0.1:0"

@@ -1,0 +1,206 @@
+"""`tidegate doctor`: on machines made of files, beside processes that hold ports, and as a command."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from control_daemon import configuration, daemon, listener
+from ports import free_port
+
+from lb.cli.app import main
+from lb.cli.doctor import files, machine, network
+from lb.cli.doctor.finding import Finding
+from lb.config.address import HostPort, parse_bind
+from lb.config.load import load
+from lb.config.schema.file import Config
+from lb.control.certificates import CertificateFacts
+
+DAY = 86400
+GIB = 1 << 30
+
+
+def made(root: Path, files: Mapping[str, str] | None = None) -> machine.Machine:
+    """A machine with these files."""
+    memory = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB"
+    for name, text in {"proc/meminfo": memory, "proc/self/cgroup": "0::/a/b", **(files or {})}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return machine.Machine(root)
+
+
+def config(tmp_path: Path, **more: object) -> Config:
+    path = tmp_path / "t.yaml"
+    document = {
+        "listeners": {"web": {"bind": "127.0.0.1:8080", "protocol": "http", "routes": [{"pool": "p"}]}},
+        "pools": {"p": {"protocol": "http", "endpoints": ["127.0.0.1:1", "models.invalid:2"]}},
+        **more,
+    }
+    path.write_text(yaml.safe_dump(document))
+    return load(path)
+
+
+def port(bind: str) -> Finding:
+    address = parse_bind(bind)
+    assert isinstance(address, HostPort)
+    return network.port("admin", address)
+
+
+def about(found: list[Finding], word: str) -> Finding:
+    (one,) = [one for one in found if word in one.text]
+    assert bool(one.advice) == (one.state != "ok")
+    return one
+
+
+@pytest.mark.parametrize(
+    ("files", "word", "state"),
+    [
+        ({"proc/sys/net/core/somaxconn": "128"}, "somaxconn", "warn"),
+        ({"proc/sys/net/core/somaxconn": "4096"}, "somaxconn", "ok"),
+        ({"proc/sys/net/ipv4/ip_local_port_range": "32768\t40000"}, "7233 local ports", "warn"),
+        ({"proc/sys/net/ipv4/ip_local_port_range": "32768\t60999"}, "28232 local ports", "ok"),
+        ({"proc/sys/net/netfilter/nf_conntrack_count": "95", "proc/sys/net/netfilter/nf_conntrack_max": "100"},
+         "connection tracking", "warn"),
+        ({"proc/sys/net/netfilter/nf_conntrack_count": "5", "proc/sys/net/netfilter/nf_conntrack_max": "100"},
+         "connection tracking", "ok"),
+        ({"sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never"}, "huge pages: madvise", "ok"),
+        ({"sys/fs/cgroup/a/pids.max": "100"}, "100 processes", "warn"),
+        ({"sys/devices/system/clocksource/clocksource0/current_clocksource": "hpet"}, "hpet", "warn"),
+        ({"sys/fs/cgroup/a/cpu.max": "50000 100000"}, "time for 0.5", "warn"),
+        ({"sys/fs/cgroup/a/b/memory.max": "max", "sys/fs/cgroup/a/memory.max": str(GIB)}, "allows 1GiB", "ok"),
+        ({"proc/driver/nvidia/gpus/0000:01:00.0/information": "x",
+          "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue"},
+         "1 of NVIDIA's, driver 550.54.15", "ok"),
+    ],
+)  # fmt: skip
+def test_a_machine(files: dict[str, str], word: str, state: str, tmp_path: Path) -> None:
+    found = list(machine.findings(made(tmp_path, files), None))
+    assert about(found, word).state == state
+
+
+@pytest.mark.parametrize(("size", "state"), [("2GiB", "fail"), ("900MiB", "warn"), ("64MiB", "ok")])
+def test_a_cache_and_the_memory_of_the_cgroup(size: str, state: str, tmp_path: Path) -> None:
+    place = made(tmp_path / "root", {"sys/fs/cgroup/a/memory.max": str(GIB)})
+    found = list(machine.findings(place, config(tmp_path, cache={"size": size})))
+    assert about(found, "result cache").state == state
+
+
+def test_a_gpu_that_is_asked_for_and_not_there(tmp_path: Path) -> None:
+    models = Path(__file__).parents[2] / "examples" / "digits" / "models"
+    pools = {"p": {"protocol": "oip", "serve": {"models": str(models), "providers": ["cuda", "cpu"]}}}
+    found = list(machine.gpus(made(tmp_path), config(tmp_path, pools=pools)))
+    assert about(found, "none, and a pool asks for cuda").state == "warn"
+
+
+def test_a_port_that_is_free_and_one_that_another_process_holds() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = probe.getsockname()[1]
+    assert port(f"127.0.0.1:{number}").state == "ok"
+    code = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 0));"
+        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        found = port(f"127.0.0.1:{int(holder.stdout.readline())}")
+        assert (found.state, f"(pid {holder.pid})" in found.text) == ("fail", True)
+    finally:
+        holder.stdin.close()
+        holder.wait()
+    assert port("203.0.113.1:80").state == "fail"
+
+
+def test_a_port_below_1024_that_this_user_may_not_have() -> None:
+    code = (
+        "import os; from lb.cli.doctor import network; from lb.config.address import parse_bind; os.setuid(65534);"
+        "print(network.port('web', parse_bind('127.0.0.1:81')).text)"
+    )
+    start = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if os.geteuid() == 0 and start > 81:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert "may not listen there" in done.stdout
+
+
+def test_names_of_a_configuration(tmp_path: Path) -> None:
+    read = config(tmp_path)
+    assert network.names_of(read) == ["models.invalid"]
+    found = list(network.findings(read))
+    assert about(found, "models.invalid").state == "fail"
+    assert about(found, "localhost").state == "ok"
+
+
+@pytest.mark.parametrize(("days", "state"), [(-3, "fail"), (5, "warn"), (200, "ok")])
+def test_a_certificate(days: int, state: str) -> None:
+    now = 1_700_000_000
+    fact = CertificateFacts("listeners.web", "a.pem", "", "", (), now - 100 * DAY, now + days * DAY, "")
+    assert files.certificate(fact, now).state == state
+
+
+def test_permissions(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("x" * 40)
+    log = str(tmp_path / "logs" / "access.log")
+    (tmp_path / "logs").mkdir()
+    read = config(tmp_path, admin={"token_file": str(token)}, log={"access": log})
+    loaded = files.Loaded(read, {})
+    path = tmp_path / "t.yaml"
+    for mode, state in ((0o600, "ok"), (0o644, "warn"), (0o666, "fail")):
+        token.chmod(mode)
+        assert about(list(files.findings(path, loaded)), "admin token").state == state
+    path.chmod(0o666)
+    found = list(files.findings(path, loaded))
+    assert [one.state for one in found if one.text.startswith("configuration")] == ["fail"]
+    assert about(found, "access log").state == "ok"
+    (tmp_path / "logs").rmdir()
+    assert about(list(files.findings(path, loaded)), "access log").state == "fail"
+
+
+@pytest.mark.parametrize(
+    ("said", "states"),
+    [
+        ({"LoadState": "not-found"}, ["ok"]),
+        ({"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "NRestarts": "0"}, ["ok"]),
+        (
+            {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "disabled", "NRestarts": "2"},
+            ["ok", "warn", "warn"],
+        ),
+        ({"LoadState": "loaded", "ActiveState": "failed", "UnitFileState": "enabled", "Result": "exit-code"}, ["fail"]),
+    ],
+)
+def test_a_unit(said: dict[str, str], states: list[str]) -> None:
+    assert [one.state for one in files.unit(said)] == states
+
+
+def test_without_systemd(tmp_path: Path) -> None:
+    assert [one.state for one in files.service(tmp_path)] == ["ok"]
+
+
+def test_the_command_beside_a_running_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    with daemon(tmp_path, configuration(tmp_path, listeners={"web": listener(bind)})) as running:
+        assert main(["doctor", "-c", str(running.path), "--json"]) == 0
+        found = [Finding(**one) for one in json.loads(capsys.readouterr().out)]
+        assert about(found, "is valid").state == "ok"
+        assert "is held by tidegate" in about(found, bind).text
+        assert main(["doctor", "-c", str(running.path)]) == 0
+        assert ", 0 fail" in capsys.readouterr().out
+
+
+def test_the_command_with_a_broken_file_and_with_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text("listners: {}")
+    assert main(["doctor", "-c", str(path)]) == 1
+    assert f"{path}:1: listners: " in capsys.readouterr().out
+    assert main(["doctor", "-c", str(tmp_path / "none.yaml")]) == 1
+    assert "cannot be read" in capsys.readouterr().out
