@@ -37,6 +37,11 @@ cdef enum:
     FAIL_NO_MEMORY
     FAIL_INTERNAL
 
+    # The client may not send the request.
+    FAIL_NO_CREDENTIAL
+    FAIL_BAD_CREDENTIAL
+    FAIL_FORBIDDEN
+
     # No route takes the request, or what takes it does not know the call.
     FAIL_NO_ROUTE
     FAIL_METHOD

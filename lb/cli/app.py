@@ -314,6 +314,15 @@ def bench(options: Options) -> int:
     return 0
 
 
+def key(options: Options) -> int:
+    """Make an API key, and the line by which a file of keys knows it. The key itself is stored nowhere."""
+    from lb.cli.key import new_key
+
+    made, line = new_key(options.name)
+    print(f"key   {made}\nline  {line}")
+    return 0
+
+
 def version(options: Options) -> int:
     """Show the versions of Tidegate and of what it runs on."""
     from lb.cli.version import versions
@@ -582,6 +591,8 @@ def command_parser() -> argparse.ArgumentParser:
     made.add_argument("arguments", nargs="*")
     command(schema)
     command(completion).add_argument("shell", choices=("bash", "zsh", "fish"), help="The shell to complete in.")
+    made = command(key)
+    made.add_argument("name", metavar="NAME", help="Whose key it is.")
     command(version)
     return parser
 

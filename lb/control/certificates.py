@@ -18,6 +18,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from lb.config.schema.access import check_content
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
 from lb.net.tls import certificate
@@ -105,6 +106,8 @@ class TlsFiles:
                 elif file.kind == "secret":
                     if len(content.strip()) < SECRET_LEAST:
                         raise ValueError(f"is shorter than {SECRET_LEAST} bytes")
+                elif file.provider is not None:
+                    check_content(file.provider, content)
                 elif file.kind == "password":
                     if not content.strip():
                         raise ValueError("is empty")

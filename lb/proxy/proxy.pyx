@@ -22,6 +22,7 @@ from lb.net.tls.peer cimport ClientContext, Peer
 from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.accept.http_acceptor cimport HttpAcceptor
 from lb.proxy.accept.listener cimport Listener
+from lb.proxy.access.provider cimport Provider
 from lb.proxy.accept.first_bytes cimport SniffingAcceptor
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.accept.sni cimport SniTable
@@ -167,6 +168,7 @@ class Proxy:
         unchanged = {pool for pool, old in zip(pools, self.pools) if pool is old}
         tables = {}
         routes = {}
+        self.tools.providers = {each.name: self.make_provider(each) for each in plan.providers}
         udp = self.udp.prepare(plan, sockets, pools)
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
         for listener in streams:
@@ -209,6 +211,11 @@ class Proxy:
                 self.poller.loop.call_soon(self.forget, of_listener.routes)
         self.spans = spans
         self.access.export(spans)
+
+    def make_provider(self, plan):
+        """The provider of a plan: the one in use, with what it remembers, if nothing of it changed."""
+        old = self.tools.providers.get(plan.name)
+        return old if old is not None and old.digest == plan.digest else Provider(plan)
 
     def load_tier(self, plan):
         """What the cache tier needs is imported by a thread, so that requests are served meanwhile."""

@@ -30,7 +30,7 @@ cdef struct tg_access:
     unsigned char parent_id[8]        # all zero = the trace began here
     char *explanation                 # JSON, from malloc; NULL = none. Freed with the record
     uint32_t explanation_length
-    uint16_t lengths[12]
+    uint16_t lengths[13]
     char client[46]
     char method[18]
     char host[128]
@@ -43,6 +43,7 @@ cdef struct tg_access:
     char request_id[128]
     char user_agent[128]
     char model[128]
+    char identity[128]
 
 
 cdef enum:
@@ -58,7 +59,8 @@ cdef enum:
     A_REQUEST_ID
     A_USER_AGENT
     A_MODEL
-    A_TEXTS = 12                      # how many there are
+    A_IDENTITY
+    A_TEXTS = 13                      # how many there are
 
 
 cdef class AccessLog:

@@ -296,6 +296,7 @@ KEYS[A_REASON] = "reason"
 KEYS[A_REQUEST_ID] = "request_id"
 KEYS[A_USER_AGENT] = "user_agent"
 KEYS[A_MODEL] = "model"
+KEYS[A_IDENTITY] = "identity"
 
 
 cdef char *room_of(tg_access *record, int which, size_t *room) noexcept nogil:
@@ -332,6 +333,9 @@ cdef char *room_of(tg_access *record, int which, size_t *room) noexcept nogil:
     if which == A_MODEL:
         room[0] = sizeof(record.model)
         return record.model
+    if which == A_IDENTITY:
+        room[0] = sizeof(record.identity)
+        return record.identity
     room[0] = sizeof(record.reason)
     return record.reason
 

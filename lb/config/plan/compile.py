@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from lb.config.address import HostPort, parse_address
 from lb.config.forms import Member, members_of
 from lb.config.memory import Memory
+from lb.config.plan.access import ProviderPlan
 from lb.config.plan.caching import ModelCachePlan, PoolCachePlan
 from lb.config.plan.compile_route import compile_normalize, compile_route, key_of
 from lb.config.plan.plan import (
@@ -29,6 +30,7 @@ from lb.config.plan.plan import (
     SniRoutePlan,
 )
 from lb.config.plan.wire import Packed, form, joined
+from lb.config.schema.access import access_plan, provider_plan
 from lb.config.schema.disk import disk_plan
 from lb.config.schema.file import (
     MAX_WORKERS,
@@ -58,6 +60,7 @@ from lb.config.schema.tracing import tracing_plan
 from lb.config.units import MINUTE
 from lb.errors import ConfigError
 
+JOBS = "jobs"  # the listener by which requests of jobs come (lb.control.jobs.routes)
 # For which requests may wait for the first replica of an engine: a machine may have to boot.
 START_ELSEWHERE = 5 * MINUTE
 
@@ -77,8 +80,8 @@ class Allocator(Protocol):
 
 class PlanMemory:
     """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
-    one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, and the
-    cache's defaults."""
+    one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, the
+    cache's defaults, and the providers of identities."""
 
     def __init__(self) -> None:
         self._around: tuple[Any, ...] = ()
@@ -86,14 +89,16 @@ class PlanMemory:
 
     def _clear(self) -> None:
         self.routes: Memory[str, tuple[Member, int, bytes]] = Memory()
-        # By the id of the first route of a form, which keeps it from others, and whether the route is cached.
-        self.forms: Memory[tuple[int, bool], tuple[RouteConfig, bytes]] = Memory()
+        # By the id of the first route of a form, which keeps it from others, whether the route is cached, and whether
+        # its requests are our own.
+        self.forms: Memory[tuple[int, bool, bool], tuple[RouteConfig, bytes]] = Memory()
 
-    def begin(self, config: Config) -> None:
-        """Ends the round before, whatever came of its plan, and begins that of `config`."""
+    def begin(self, config: Config, providers: Mapping[str, ProviderPlan]) -> None:
+        """Ends the round before, whatever came of its plan, and begins that of `config` with its `providers`."""
         around = (
             tuple((name, pool.protocol) for name, pool in config.pools.items()),
             config.cache is not None,
+            providers,
         )
         if around == self._around:
             self.routes.keep()
@@ -132,13 +137,15 @@ def compile_plan(
     file's endpoints hold a host name.
     """
     memory = memory or PlanMemory()
-    memory.begin(config)
+    providers = {name: provider_plan(name, provider, material) for name, provider in config.auth.items()}
+    memory.begin(config, providers)
     indices = {name: i for i, name in enumerate(config.pools)}
     return Plan(
         generation=generation,
         workers=workers,
         listeners=tuple(
-            _listener(config, n, li, indices, allocator, material, memory) for n, li in config.listeners.items()
+            _listener(config, n, li, indices, allocator, material, memory, providers)
+            for n, li in config.listeners.items()
         ),
         pools=tuple(
             replace(
@@ -154,6 +161,7 @@ def compile_plan(
         tracing=tracing_plan(config.tracing),
         limits=limits_plan(config.limits),
         tickets=tickets if any(listener.tls is not None for listener in config.listeners.values()) else (),
+        providers=tuple(providers.values()),
     )
 
 
@@ -165,6 +173,7 @@ def _listener(
     allocator: Allocator,
     material: Material,
     memory: PlanMemory,
+    providers: Mapping[str, ProviderPlan],
 ) -> ListenerPlan:
     return ListenerPlan(
         name=name,
@@ -172,7 +181,7 @@ def _listener(
         protocol=listener.protocol,
         series=allocator.series("listener", name),
         pool=pools[listener.pool] if listener.pool is not None else -1,
-        routes=Packed(RoutePlan, _routes(config, name, listener.routes, pools, allocator, memory)),
+        routes=Packed(RoutePlan, _routes(config, name, listener.routes, pools, allocator, memory, providers)),
         header_timeout_ns=listener.header_timeout,
         body_timeout_ns=listener.body_timeout,
         idle_timeout_ns=listener.idle_timeout,
@@ -247,16 +256,18 @@ def _routes(
     pools: Mapping[str, int],
     allocator: Allocator,
     memory: PlanMemory,
+    providers: Mapping[str, ProviderPlan],
 ) -> list[bytes]:
     """The routes of a listener, packed."""
     items = []
+    ours = config.jobs is not None and listener == JOBS
     series_of, known_of, keep = allocator.series, memory.routes.get, memory.routes.put
     for i, member in enumerate(members_of(routes)):
         name = member.name or f"{listener}/{i}"
         series = series_of("route", name)
         known = known_of(name)
         if known is None or known[0] is not member or known[1] != series:
-            its = _form(config, member, name, series, pools, memory)
+            its = _form(config, member, name, series, pools, memory, providers, ours)
             host, _, _, path = member.place
             pool = -1 if member.pool is None else pools[member.pool]
             known = keep(name, (member, series, joined((name, series, pool, host, path), its)))
@@ -265,14 +276,24 @@ def _routes(
 
 
 def _form(
-    config: Config, member: Member, name: str, series: int, pools: Mapping[str, int], memory: PlanMemory
+    config: Config,
+    member: Member,
+    name: str,
+    series: int,
+    pools: Mapping[str, int],
+    memory: PlanMemory,
+    providers: Mapping[str, ProviderPlan],
+    ours: bool,
 ) -> bytes:
-    """What the plans of the routes of a form have in common, packed."""
+    """What the plans of the routes of a form have in common, packed. `ours`: requests come from ourselves."""
     cached = config.cache is not None and _cached(config, member)
-    key = id(member.first), cached
+    key = id(member.first), cached, ours
     known = memory.forms.get(key)
     if known is None:
-        plan = compile_route(member.route, name, series, pools, cached)
+        plan = replace(
+            compile_route(member.route, name, series, pools, cached),
+            access=access_plan(member.first.auth, providers, ours),
+        )
         known = memory.forms.put(key, (member.first, form(plan)))
     return known[1]
 

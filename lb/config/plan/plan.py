@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
+from lb.config.plan.access import AccessPlan, ProviderPlan
 from lb.config.plan.cache_key import CacheKeyPlan
 from lb.config.plan.caching import DiskPlan, FreshnessPlan, PoolCachePlan
 from lb.config.plan.discreet import Discreet
@@ -222,6 +223,7 @@ class RoutePlan(Struct, frozen=True):
     http_cache: HttpCachePlan | None = None  # None = nothing is kept by the rules of HTTP
     cache_key: CacheKeyPlan | None = None  # None = answers are kept by what requests ask for alone
     results_by_get: bool = False  # answers of inferences have URLs
+    access: AccessPlan | None = None  # None = anybody, and nothing is said of who it is
 
 
 class Http2Plan(Struct, frozen=True):
@@ -376,6 +378,7 @@ class Plan(Discreet, frozen=True):
     tracing: TracingPlan | None = None
     limits: LimitsPlan = field(default_factory=LimitsPlan)
     tickets: tuple[bytes, ...] = ()  # keys of TLS session tickets, newest first
+    providers: tuple[ProviderPlan, ...] = ()  # of identities, that routes name
 
     def to_wire(self) -> dict[str, Any]:
         """The plan as plain types, for msgpack."""

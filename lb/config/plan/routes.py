@@ -154,6 +154,6 @@ class RatePlan(Struct, frozen=True):
 
     interval_ns: int
     burst: int
-    key: str  # "" (the whole route) | header | cookie | query | source
+    key: str  # "" (the whole route) | header | cookie | query | source | identity
     key_name: str  # name of the header (lower case), cookie or query parameter
     fields: str  # standard | legacy | off

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from lb.config.schema.file import (
+    AccessConfig,
     AdminConfig,
     AgentConfig,
     BodyMatchConfig,
@@ -35,6 +36,7 @@ from lb.config.schema.file import (
     PoolConfig,
     PoolTlsConfig,
     PrioritiesConfig,
+    ProviderConfig,
     ProxyProtocolConfig,
     RateKeyConfig,
     RateLimitConfig,
@@ -204,6 +206,14 @@ pool: chat
 cache: {ttl: 1h, stale_while_revalidate: 5m}
 timeout: 5m
 max_body: 4MiB
+""",
+    ProviderConfig: """
+type: api_key
+file: /etc/tidegate/keys
+""",
+    AccessConfig: """
+providers: [keys]
+allow: [team-a, team-b]
 """,
     CorsConfig: """
 allow_origins: [https://app.example.org, "https://*.preview.example.org"]

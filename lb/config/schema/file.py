@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 
+from lb.config.schema.access import AccessConfig, ProviderConfig
 from lb.config.schema.admin import AdminConfig
 from lb.config.schema.base import Boolean, FilePath, Model, Name, Zone, problem
 from lb.config.schema.disk import DiskConfig
@@ -61,6 +62,7 @@ from lb.config.schema.tracing import TracingConfig
 from lb.config.units import KIB, MIB, MILLISECOND, SECOND, TIB, Duration, FileContext, Size
 
 __all__ = [
+    "AccessConfig",
     "AdminConfig",
     "AgentConfig",
     "AlarmConfig",
@@ -101,6 +103,7 @@ __all__ = [
     "PoolConfig",
     "PoolTlsConfig",
     "PrioritiesConfig",
+    "ProviderConfig",
     "ProxyProtocolConfig",
     "RateKeyConfig",
     "RateLimitConfig",
@@ -262,6 +265,8 @@ class Config(Model):
     """Where clients connect, by name. At least one."""
     pools: dict[Name, PoolConfig] = {}
     """Where requests are answered, by name. None is needed where routes only redirect, or answer themselves."""
+    auth: dict[Name, ProviderConfig] = {}
+    """Ways to prove who a request is from, by name, for `auth` of routes. Default: none."""
     cache: CacheConfig | None = None
     """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
     jobs: JobsConfig | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from lb.config.checks.jobs import NAME
 from lb.config.forms import by_form, members_of
 from lb.config.schema.file import (
+    AccessConfig,
     Config,
     FieldsConfig,
     ListenerConfig,
@@ -120,6 +121,7 @@ def _outer(route: RouteConfig) -> Iterator[RouteConfig]:
             rate_limit=route.rate_limit,
             max_in_flight=route.max_in_flight,
             cors=route.cors,
+            auth=_told(route.auth),
             retry=NO_RETRY,
             hedge=NO_HEDGE,
         )
@@ -140,9 +142,17 @@ def _resources(listener: str, routes: Sequence[RouteConfig], prefix: str) -> Ite
                 pool=NAME,
                 request_headers=FieldsConfig(remove=[ROUTE_FIELD]),
                 cors=route.cors,
+                auth=_told(route.auth),
                 retry=NO_RETRY,
                 hedge=NO_HEDGE,
             )
+
+
+def _told(access: AccessConfig | None) -> AccessConfig | None:
+    """Of a route that leads to the jobs process, which has to know whose a job is, and keeps no credentials."""
+    if access is None:
+        return None
+    return access.model_copy(update={"forward_identity": True, "forward_credential": False})
 
 
 def _inner(route: RouteConfig) -> RouteConfig:

@@ -16,6 +16,8 @@ from typing import Any
 from msgspec import to_builtins
 
 from lb.clock import Clock
+from lb.config.forms import by_form, members_of
+from lb.config.plan.access import IDENTITY
 from lb.config.schema.file import Config
 from lb.config.units import SECOND
 from lb.control.jobs.routes import calls_socket, service_socket, shares
@@ -276,7 +278,13 @@ def settings_of(config: Config, folder: Path) -> Settings | None:
         return None
     tenant = ("", "")
     if jobs.tenant is not None:
-        tenant = next((kind, name) for kind in ("header", "cookie", "query") if (name := getattr(jobs.tenant, kind)))
+        tenant = jobs.tenant.key
+    elif any(
+        first.jobs and first.auth is not None
+        for listener in config.listeners.values()
+        for first, _ in by_form(members_of(listener.routes))
+    ):
+        tenant = ("header", IDENTITY)
     urls: tuple[str, ...] = ()
     secret = b""
     if jobs.webhooks is not None:

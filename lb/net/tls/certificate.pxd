@@ -5,6 +5,7 @@ from lb.net.tls.openssl cimport ASN1_TIME, SSL_CTX, X509
 
 cdef class CertificateInfo:
     cdef readonly str subject
+    cdef readonly str common_name     # the subject's first; "" = it has none
     cdef readonly str issuer
     cdef readonly list dns            # type: list[str]
     cdef readonly list uris           # type: list[str]

@@ -16,6 +16,21 @@ from lb.net.tls.openssl cimport (
 )
 from lb.net.tls.pem cimport PemReader, openssl_error, read_key, read_pem
 
+cdef extern from "<openssl/x509.h>" nogil:
+    ctypedef struct X509_NAME_ENTRY:
+        pass
+    int X509_NAME_get_index_by_NID(const X509_NAME *name, int nid, int after)
+    X509_NAME_ENTRY *X509_NAME_get_entry(const X509_NAME *name, int index)
+    ASN1_STRING *X509_NAME_ENTRY_get_data(const X509_NAME_ENTRY *entry)
+    int ASN1_STRING_to_UTF8(unsigned char **into, const ASN1_STRING *text)
+
+cdef extern from "<openssl/objects.h>" nogil:
+    enum:
+        NID_commonName
+
+cdef extern from "<openssl/crypto.h>" nogil:
+    void OPENSSL_free(void *address)
+
 
 cdef int use_pair(SSL_CTX *ctx, bytes chain, bytes key) except -1:
     cdef PemReader reader = read_pem(chain)
@@ -79,6 +94,23 @@ cdef str name_of(X509_NAME *name):
     return text
 
 
+cdef str common_name_of(X509_NAME *name):
+    """With what is no UTF-8 replaced."""
+    cdef int index = X509_NAME_get_index_by_NID(name, NID_commonName, -1)
+    cdef unsigned char *text = NULL
+    cdef int n
+    if index < 0:
+        return ""
+    n = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, index)))
+    if n < 0:
+        ERR_clear_error()
+        return ""
+    try:
+        return (<char *>text)[:n].decode("utf-8", "replace")
+    finally:
+        OPENSSL_free(text)
+
+
 cdef long unix_time(const ASN1_TIME *when) noexcept:
     cdef tm parts
     if ASN1_TIME_to_tm(when, &parts) != 1:
@@ -98,6 +130,7 @@ cdef class CertificateInfo:
         cdef ASN1_STRING *text
         cdef int i, kind
         self.subject = name_of(X509_get_subject_name(certificate))
+        self.common_name = common_name_of(X509_get_subject_name(certificate))
         self.issuer = name_of(X509_get_issuer_name(certificate))
         self.not_before = unix_time(X509_get0_notBefore(certificate))
         self.not_after = unix_time(X509_get0_notAfter(certificate))

@@ -8,6 +8,7 @@ the only thing it ever waits for is input.
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.net.iovec cimport iovec
+from lb.net.tls.certificate cimport CertificateInfo
 from lb.net.tls.openssl cimport SSL
 from lb.net.tls.context cimport ServerContext
 from lb.net.tls.peer cimport Peer
@@ -30,12 +31,13 @@ cdef class Tls:
     cdef bint dry                     # the last recv took all there was: the poller will tell of more
     cdef bint eof                     # the socket's end was read
     cdef bint plain_http              # the client spoke HTTP without TLS
-    cdef bint asked_certificate       # `certificate` has been looked for
+    cdef bint asked_certificate       # `info` has been looked for
     cdef tg_buffer held               # what was encrypted and the kernel has not taken
     cdef ServerContext context        # what callbacks point to
     cdef Peer peer
     cdef uint64_t *words              # the listener's series, or NULL
     cdef uint64_t deadline            # of a client's handshake, CLOCK_MONOTONIC ns
+    cdef CertificateInfo info         # of the client, or None
     cdef bytes certificate            # X-Forwarded-Client-Cert of the client, or None
     cdef str reason                   # what went wrong in the handshake
 
@@ -56,6 +58,8 @@ cdef class Tls:
     cdef int alpn(self) noexcept
     # The client's certificate as X-Forwarded-Client-Cert has it, or None. Looked for once.
     cdef bytes client_certificate(self)
+    # What the client's verified certificate says; None: it has shown none. Looked for once.
+    cdef CertificateInfo client_info(self)
 
     cdef int flush(self) noexcept
     cdef void fail(self) noexcept

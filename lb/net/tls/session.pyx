@@ -398,15 +398,18 @@ cdef class Tls:
         return ALPN_OTHER
 
     cdef bytes client_certificate(self):
+        if self.certificate is None and self.client_info() is not None:
+            self.certificate = forwarded_certificate(self.info)
+        return self.certificate
+
+    cdef CertificateInfo client_info(self):
         cdef X509 *certificate
-        cdef CertificateInfo info
         if not self.asked_certificate and not self.handshaking:
             self.asked_certificate = True
             certificate = SSL_get0_peer_certificate(self.ssl)
-            if certificate != NULL:
-                info = info_of(certificate)
-                self.certificate = forwarded_certificate(info)
-        return self.certificate
+            if certificate != NULL and SSL_get_verify_result(self.ssl) == X509_V_OK:
+                self.info = info_of(certificate)
+        return self.info
 
 
 cdef bytes forwarded_certificate(CertificateInfo info):

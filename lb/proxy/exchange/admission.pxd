@@ -34,3 +34,5 @@ cdef class Admission:
     # what the request speaks.
     cdef bint equip(self, Exchange exchange, Scan *scan, Route route, Pool pool) noexcept
     cdef void start(self, Exchange exchange, Scan *scan) noexcept
+    # The rest of `start`, once it is known who the exchange is from.
+    cdef void proceed(self, Exchange exchange, Scan *scan) noexcept

@@ -20,6 +20,7 @@ from lb.proxy.routing.answer cimport give_answer, give_preflight
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.cors cimport preflight_method
+from lb.proxy.exchange.authentication cimport append_target, authenticate
 from lb.proxy.exchange.cached_call cimport new_cached_call
 from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
 from lb.proxy.routing.headers.fields cimport find_agent
@@ -168,7 +169,7 @@ cdef class Admission:
         if exchange.recorded():
             tg_buffer_append(&exchange.target, host, host_length)
             exchange.host_length = <uint32_t>host_length
-            tg_buffer_append(&exchange.target, scan.target, scan.target_length)
+            append_target(&exchange.target, exchange, scan)
             keep_agent(exchange, scan)
             if method == M_OTHER:
                 kept = min(scan.method_length, <uint32_t>METHOD_KEPT)
@@ -259,7 +260,14 @@ cdef class Admission:
         if exchange.preflight:
             give_preflight(exchange, scan)
             return
-        if exchange.route.rate is not None and not exchange.admit(scan):
+        if exchange.route.rate is not None and not exchange.route.rate.by_identity and not exchange.admit(scan):
+            return
+        if exchange.route.guard is not None and not authenticate(exchange, scan):
+            return
+        self.proceed(exchange, scan)
+
+    cdef void proceed(self, Exchange exchange, Scan *scan) noexcept:
+        if exchange.route.rate is not None and exchange.route.rate.by_identity and not exchange.admit(scan):
             return
         if scan.has_length and scan.content_length > exchange.route.max_body:
             exchange.fail(FAIL_BODY_TOO_LARGE,

@@ -14,6 +14,7 @@ from lb.net.buffer cimport (
 )
 from lb.proxy.exchange.cached cimport OWN_TAGS, AnswerTags, CachedBody, rule_of, tags_of
 from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.access.guard cimport Guard
 from lb.proxy.routing.cache_key cimport CacheKeyRule
 from lb.shared.hashing cimport hash64, tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 from lb.upstream.pool cimport KEY_NONE, POOL_OIP, Pool
@@ -123,7 +124,9 @@ cdef bint is_known(ResultQuery query) noexcept:
 
 cdef void append_result_fields(CachedBody body, Exchange exchange, ResultQuery query, tg_buffer *head) noexcept:
     cdef CacheKeyRule rule = exchange.route.cache_key
-    cdef bint own = query.authorized or query.more_tags or body.tenant is not None       # not for CDNs
+    cdef Guard guard = exchange.route.guard
+    cdef bint own = (query.authorized or query.more_tags or body.tenant is not None       # not for CDNs
+                     or guard is not None and guard.asks)
     append_text(head, b"Cache-Control: private, max-age=" if own else b"Cache-Control: public, max-age=")
     append_number(head, <uint64_t>body.ttl)
     append_text(head, b"\r\nETag: ")

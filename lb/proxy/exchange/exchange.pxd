@@ -155,11 +155,13 @@ cdef class Exchange(Waiter):
     cdef uint64_t look_at
     cdef uint64_t limit
     cdef const char *reason           # why it ended other than well
-    # Host, target, User-Agent, and a method without number, kept for the access log only; and an Origin that may ask.
+    # Host, target, User-Agent, a method without number, and an identity, kept for the access log only; and an Origin
+    # that may ask.
     cdef tg_buffer target
     cdef uint32_t host_length         # of it, the host's part
     cdef unsigned short method_length   # the method's, as much of it as the log keeps
-    cdef unsigned short origin_length   # the origin's, at the end; 0 = none
+    cdef unsigned short origin_length   # the origin's, before the identity; 0 = none
+    cdef flag identity_length         # the identity's, at the end; 0 = none
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
 

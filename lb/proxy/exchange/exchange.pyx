@@ -28,7 +28,8 @@ from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.failure cimport (
-    CLIENT_GONE, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY, FAIL_NO_ENDPOINT,
+    CLIENT_GONE, FAIL_BAD_CREDENTIAL, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY,
+    FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT,
     FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_RATE_LIMIT, FAIL_SEQUENCE_LOST,
     FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_GOOD,
     VERDICT_NONE, failure_of, grpc_code, is_fault, verdict_of, verdict_of_grpc,
@@ -69,7 +70,7 @@ from lb.proxy.routing.route cimport Route
 from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,
-    A_USER_AGENT, set_explanation, set_object, set_text, tg_access, wall_ns,
+    A_USER_AGENT, A_IDENTITY, set_explanation, set_object, set_text, tg_access, wall_ns,
 )
 from lb.upstream.attempt cimport (
     A_OVER, A_PICKED, A_SENT, ENDED, GIVEN_UP, STOPPED, Attempt, ending, release, take_slot, tg_outcome,
@@ -856,7 +857,8 @@ cdef class Exchange(Waiter):
         return tg_buffer_append(head, b"\r\n", 2)
 
     cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept:
-        return self.route.cors.append(head, tg_buffer_tail(&self.target) - self.origin_length, self.origin_length,
+        return self.route.cors.append(head, tg_buffer_tail(&self.target) - self.identity_length - self.origin_length,
+                                      self.origin_length,
                                       preflight)
 
     cdef void client_drained(self) noexcept:
@@ -1151,6 +1153,9 @@ cdef void append_fields(Exchange exchange, int status, uint64_t after, tg_buffer
         append_text(fields, b"Retry-After: ")
         append_number(fields, <unsigned long>((after + random_below(after // 2 + 1)) // SECOND_NS + 1))
         append_text(fields, b"\r\n")
+    if status == failure_of(FAIL_NO_CREDENTIAL).status and exchange.route.guard is not None:
+        exchange.route.guard.append_challenges(
+            fields, exchange.reason == failure_of(FAIL_BAD_CREDENTIAL).reason)
     if exchange.source is not None:
         exchange.source.append_fields(exchange, fields)
     if exchange.explained:
@@ -1286,7 +1291,8 @@ cdef void log_request(Exchange exchange, tg_access *record) noexcept:
     cdef const char *target = tg_buffer_head(&exchange.target) + exchange.host_length
     cdef size_t n
     cdef size_t length = (tg_buffer_size(&exchange.target) - exchange.host_length - exchange.agent_length
-                          - exchange.method_length - exchange.origin_length)
+                          - exchange.method_length - exchange.origin_length - exchange.identity_length)
+    cdef const char *end = tg_buffer_tail(&exchange.target) - exchange.identity_length
     if exchange.ids != NULL:
         memcpy(record.trace_id, exchange.ids.trace.trace_id, sizeof(record.trace_id))
         memcpy(record.span_id, exchange.ids.trace.span_id, sizeof(record.span_id))
@@ -1294,7 +1300,7 @@ cdef void log_request(Exchange exchange, tg_access *record) noexcept:
         record.trace_flags = exchange.ids.trace.flags
         set_text(record, A_REQUEST_ID, exchange.ids.request_id, exchange.ids.request_id_length)
     if exchange.method == M_OTHER:
-        text = tg_buffer_tail(&exchange.target) - exchange.origin_length - exchange.method_length
+        text = end - exchange.origin_length - exchange.method_length
         set_text(record, A_METHOD, text, exchange.method_length)
     else:
         text = method_name(exchange.method)
@@ -1304,6 +1310,7 @@ cdef void log_request(Exchange exchange, tg_access *record) noexcept:
     set_text(record, A_HOST, tg_buffer_head(&exchange.target), exchange.host_length)
     set_text(record, A_TARGET, target, length)
     set_text(record, A_USER_AGENT, target + length, exchange.agent_length)
+    set_text(record, A_IDENTITY, end, exchange.identity_length)
     log_model(exchange, record, target, length)
 
 

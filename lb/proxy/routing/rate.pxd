@@ -18,6 +18,7 @@ cdef class RateLimit:
     cdef uint64_t salt                # tells this route's buckets from those of the others
     cdef readonly int kind            # KEY_* of lb.upstream.pool; KEY_NONE = one bucket for the whole route
     cdef readonly bytes name          # of the header, cookie or parameter
+    cdef readonly bint by_identity    # it can be counted only once that is known
     cdef readonly int form
     cdef bytes lines                  # the fields that are always the same
     cdef bytes item                   # "RateLimit: "NAME"" up to the numbers

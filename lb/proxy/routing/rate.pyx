@@ -14,6 +14,8 @@ from lb.http.head_text cimport append_number, append_text
 from lb.proxy.routing.keys cimport find_value
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE
 
+from lb.config.plan.access import IDENTITY
+
 cdef extern from "<arpa/inet.h>" nogil:
     enum:
         AF_INET6
@@ -24,6 +26,7 @@ cdef enum:
 
 cdef dict KINDS = {
     "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
+    "identity": KEY_HEADER,
 }
 cdef dict FORMS = {"off": RATE_FIELDS_OFF, "standard": RATE_FIELDS_STANDARD, "legacy": RATE_FIELDS_LEGACY}
 
@@ -40,7 +43,8 @@ cdef class RateLimit:
         self.buckets = buckets
         self.limit = make_limit(plan.interval_ns, plan.burst)
         self.kind = KINDS[plan.key]
-        self.name = plan.key_name.encode()
+        self.by_identity = plan.key == "identity"
+        self.name = IDENTITY.encode() if self.by_identity else plan.key_name.encode()
         self.form = FORMS[plan.fields]
         self.salt = buckets.key(b"route:" + route.encode())
         window = max(<uint64_t>1, seconds(self.limit.depth))

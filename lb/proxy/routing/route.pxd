@@ -4,6 +4,7 @@ docs/howto/routing.md explains."""
 from libc.stdint cimport int64_t, uint64_t
 from lb.cache.rules cimport CacheRule
 from lb.shared.segment cimport Segment
+from lb.proxy.access.guard cimport Guard
 from lb.proxy.routing.textmap cimport TextMap
 from lb.proxy.routing.cache_key cimport CacheKeyRule
 from lb.proxy.routing.conditions cimport tg_facts
@@ -47,6 +48,7 @@ cdef class Route:
     cdef readonly int64_t max_in_flight      # 0 = no limit
     cdef readonly int priority               # in its pool's queue: 0 goes first
     cdef readonly bint expose_endpoint
+    cdef readonly Guard guard         # who may ask; None = anybody, and nothing is said of who it is
     cdef readonly RateLimit rate      # None = as often as they like
     cdef readonly uint64_t methods    # set of llhttp methods, and M_OTHER where there are others; 0 = any
     cdef readonly frozenset other_methods  # names, as bytes

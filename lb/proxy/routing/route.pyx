@@ -16,6 +16,7 @@ from lb.http.methods cimport method_name, method_number
 from lb.http.regex cimport Regex
 from lb.shared.segment cimport Segment, tg_get
 from lb.shared.segment_words cimport SERIES_FINISHED, SERIES_STARTED
+from lb.proxy.access.guard cimport Guard
 from lb.proxy.routing.textmap cimport TEXT_ABSENT, TextMap
 from lb.proxy.routing.headers.aliases cimport guard_name
 from lb.proxy.routing.conditions cimport WHAT_HEADER, WHAT_MODEL, Condition, facts_of, tg_facts
@@ -32,6 +33,7 @@ from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
 from lb.upstream.pool cimport KEY_NONE, Pool
 
+from lb.config.plan.access import IDENTITY
 from lb.config.plan.routes import SAFE_HEDGES, safe_retries
 from lb.config.schema.routes.template import Template
 
@@ -84,6 +86,8 @@ cdef class Route:
         self.priority = plan.priority
         self.expose_endpoint = plan.expose_endpoint
         self.path_kind = plan.path_kind
+        if plan.access is not None:
+            self.guard = Guard(plan.access, tools.providers if tools is not None else {})
         if plan.rate_limit is not None:
             self.rate = RateLimit(plan.rate_limit, plan.name, Buckets(segment))
         for method in plan.methods:
@@ -180,6 +184,7 @@ cdef class Route:
         made.max_body = self.max_body
         made.max_in_flight = self.max_in_flight
         made.priority = self.priority
+        made.guard = self.guard
         made.expose_endpoint = self.expose_endpoint
         made.methods = self.methods
         made.other_methods = self.other_methods
@@ -468,6 +473,8 @@ cdef void guard_names(dict names, Route route):
         for condition in route.conditions:
             if condition.what == WHAT_HEADER:
                 guard_name(names, condition.name)
+    if route.guard is not None:
+        guard_name(names, IDENTITY.encode())
     if route.request_fields is not None:
         for name in route.request_fields.removed:
             guard_name(names, name)

@@ -12,6 +12,7 @@ from pydantic import Field
 from lb.config.advice.literal import token_list_advice
 from lb.config.plan.discreet import Discreet
 from lb.config.plan.tls import CertificatePlan, PoolTlsPlan, TlsPlan
+from lb.config.schema.access import ProviderConfig, provider_files
 from lb.config.schema.base import Boolean, FilePath, Model, ServerPattern, advised, text
 from lb.config.units import MILLISECOND, SECOND, Duration
 
@@ -102,21 +103,22 @@ class PoolTlsConfig(Model):
 
 
 class TlsFile(Struct, frozen=True):
-    """A file that a TLS section names, the key of a cookie, or a secret of a cache tier; `key_of` is the certificate's
-    file where it is a key, or a response about it."""
+    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, or who may ask; `key_of` is the
+    certificate's file where it is a key, or a response about it."""
 
     where: str
     path: Path
-    kind: Literal["certificate", "key", "authorities", "secret", "password", "staple", "revocations"]
+    kind: Literal["certificate", "key", "authorities", "secret", "password", "staple", "revocations", "access"]
     key_of: Path | None = None
     served: bool = False  # a listener's, so that it needs a name
     default: bool = False  # the listener's first
     named: bool = False  # the configuration says which names it is for
+    provider: ProviderConfig | None = None  # that it is of, where it says who may ask
 
 
 def tls_files(config: Config) -> Iterator[TlsFile]:
-    """Every file that the TLS sections, the cookies and the cache tier of `config` name; a certificate comes before its
-    key."""
+    """Every file that the TLS sections, the cookies, the cache tier and the section `auth` of `config` name; a
+    certificate comes before its key."""
     for name, listener in config.listeners.items():
         if listener.tls is None:
             continue
@@ -140,6 +142,8 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
             yield TlsFile(f"pools.{name}.affinity.cookie.key_file", pool.affinity.cookie.key_file, "secret")
     if config.cache is not None and config.cache.tier is not None:
         yield from _files_of_tier("cache.tier", config.cache.tier)
+    for where, path, provider in provider_files(config.auth):
+        yield TlsFile(where, path, "access", provider=provider)
 
 
 def _files_of_tier(where: str, tier: TierConfig) -> Iterator[TlsFile]:

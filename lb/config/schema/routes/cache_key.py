@@ -6,14 +6,15 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
+from lb.config.plan.access import IDENTITY
 from lb.config.plan.cache_key import CacheKeyPlan
 from lb.config.schema.base import Boolean, FieldName, Model, only_one
 
-_KEYS = ("header", "cookie", "query")
+_KEYS = ("header", "cookie", "query", "identity")
 
 
 class TenantConfig(Model):
-    """What names the tenant of a request. Exactly one of the three."""
+    """What names the tenant of a request. Exactly one of the four."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [k]} for k in _KEYS]})
 
@@ -24,6 +25,16 @@ class TenantConfig(Model):
     """Value of this cookie."""
     query: str | None = Field(default=None, min_length=1, max_length=256)
     """Value of this parameter of the query."""
+    identity: Boolean = False
+    """Who the request is from (`identity: true`), by `auth` of the route."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Kind (header, cookie or query) and name, that of a header in lower case."""
+        if self.identity:
+            return "header", IDENTITY
+        kind, name = next((kind, value) for kind in _KEYS[:3] if (value := getattr(self, kind)) is not None)
+        return kind, name.lower() if kind == "header" else name
 
     @model_validator(mode="after")
     def _one(self) -> TenantConfig:
@@ -48,13 +59,8 @@ class CacheKeyConfig(Model):
 
 def cache_key_plan(config: CacheKeyConfig) -> CacheKeyPlan | None:
     """None where the question decides alone."""
-    kind, name = "", ""
-    if config.tenant is not None:
-        kind, name = next((k, value) for k in _KEYS if (value := getattr(config.tenant, k)) is not None)
+    kind, name = config.tenant.key if config.tenant is not None else ("", "")
     plan = CacheKeyPlan(
-        tuple(sorted({header.lower() for header in config.vary})),
-        kind,
-        name.lower() if kind == "header" else name,
-        config.honor_cache_control,
+        tuple(sorted({header.lower() for header in config.vary})), kind, name, config.honor_cache_control
     )
     return None if plan == CacheKeyPlan() else plan

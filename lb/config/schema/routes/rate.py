@@ -13,7 +13,7 @@ from lb.config.schema.base import Boolean, FieldName, Integer, Model, only_one, 
 from lb.config.units import DAY, HOUR, MINUTE, SECOND
 
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
-_KEYS = ("header", "cookie", "query", "source", "route")
+_KEYS = ("header", "cookie", "query", "source", "identity", "route")
 # What a bucket may hold, in time: far inside the 2**62 ns that lb/shared/buckets can count.
 _LONGEST = 365 * DAY
 
@@ -33,7 +33,7 @@ Rate = Annotated[str, BeforeValidator(_rate), *text(_FORM, _NOT_ONE)]
 
 
 class RateKeyConfig(Model):
-    """Whose requests are counted together. Exactly one of the five. A request without the header, cookie or parameter
+    """Whose requests are counted together. Exactly one of the six. A request without the header, cookie or parameter
     counts for its source."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [k]} for k in _KEYS]})
@@ -47,6 +47,9 @@ class RateKeyConfig(Model):
     source: Boolean = False
     """Address of the client (`source: true`); of IPv6 its /64 network. Behind `trusted_proxies` the address they
     name."""
+    identity: Boolean = False
+    """Who the request is from (`identity: true`), by `auth` of the route. By any other key requests are counted before
+    their credential is looked at, so that guesses count, too."""
     route: Boolean = False
     """Nothing (`route: true`): all requests of the route share one limit."""
 

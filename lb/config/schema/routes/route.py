@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from lb.config.advice.literal import quoted, replacement_advice
 from lb.config.advice.variables import known_variable_advice, path_variable_advice, substitution_advice, variable_advice
+from lb.config.schema.access import RouteAccess
 from lb.config.schema.base import Boolean, FieldName, Integer, Model, Name, Number, Regex, advised, problem, text
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
@@ -267,6 +268,9 @@ class RouteConfig(Model):
     max_body: Size = 64 * MIB
     """Largest request body; a larger one is answered with 413. It bounds the memory that one request may take. 0 is no
     word for no limit: the largest is `1024TiB`."""
+    auth: RouteAccess = None
+    """Who may send requests, by the providers of the section `auth`: [Let clients in](howto/let-clients-in.md).
+    Default: anybody."""
     rate_limit: RateLimitConfig | None = None
     """How often each client may ask. Default: no limit."""
     max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)

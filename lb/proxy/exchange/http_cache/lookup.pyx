@@ -83,12 +83,18 @@ cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noe
     if exchange.method != M_GET and exchange.method != M_HEAD:
         pass_change(cache, exchange, scan, key)
         return
-    request_read(&request, scan, exchange.route.http_cache.request_directives)
+    read_request(&request, exchange, scan)
     if not scan.complete or (request.flags & REQUEST_AUTHORIZED and brings_proof(scan)):
         exchange.cache = CACHE_BYPASS
         exchange.begin(scan)
         return
     find(cache, exchange, scan, &request, key, ALL_WORKERS)
+
+
+cdef void read_request(tg_request *request, Exchange exchange, const Scan *scan) noexcept:
+    request_read(request, scan, exchange.route.http_cache.request_directives)
+    if exchange.route.guard is not None and exchange.route.guard.asks:
+        request.flags |= REQUEST_AUTHORIZED   # whatever it proved that by (RFC 9111 section 3.5)
 
 
 cdef int request_uri(HttpCache cache, Exchange exchange, const Scan *scan) noexcept:
@@ -318,7 +324,7 @@ cdef void unpark(Parked parked, Exchange exchange, tg_request *request) noexcept
     RESUMED.target_length = <uint32_t>tg_buffer_size(&parked.target)
     tg_buffer_clear(&cache.uri)
     tg_buffer_append(&cache.uri, tg_buffer_head(&parked.uri), tg_buffer_size(&parked.uri))
-    request_read(request, &RESUMED, exchange.route.http_cache.request_directives)
+    read_request(request, exchange, &RESUMED)
     exchange.source = None
     exchange.request_complete = False         # of its attempt, if it gets one
     exchange.client.poller.arm(exchange, exchange.expires)
@@ -568,6 +574,7 @@ cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_store
         made.agent_length = exchange.agent_length
         made.method_length = exchange.method_length
         made.origin_length = exchange.origin_length
+        made.identity_length = exchange.identity_length
     if made.route.timeout:
         made.expires = made.started + made.route.timeout
         made.client.poller.arm(made, made.expires)

@@ -23,6 +23,8 @@ cdef class FieldRules:
     cdef int append(self, tg_buffer *head) noexcept
 
 
+# Before fields are added: marks what Connection names, and leaves of it only what is no field's name.
+cdef void settle_connection(Scan *scan) noexcept nogil
 # Replaces the value of Host (and, in HTTP/2, of :authority, which stands for it), or adds it. 0 or -1.
 cdef int replace_host(Scan *scan, bytes host) noexcept
 # The User-Agent of a head; NULL where it has none.

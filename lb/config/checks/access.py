@@ -1,0 +1,48 @@
+"""Checks of who may ask that concern several sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import TYPE_CHECKING
+
+from lb.config.forms import by_form, members_of
+from lb.config.schema.base import did_you_mean
+
+if TYPE_CHECKING:
+    from lb.config.schema.file import Config, ListenerConfig, RouteConfig
+
+Found = tuple[str, str]
+
+
+def check_access(config: Config, broken: Set[str]) -> Iterator[Found]:
+    """Problems with `auth` of routes, and with what goes by the identities that it finds."""
+    of_jobs = None
+    for name, listener in config.listeners.items():
+        for first, places in by_form(members_of(listener.routes)):
+            path = f"listeners.{name}.routes[{places[0]}]"
+            yield from _route(config, broken, path, listener, first)
+            if first.jobs:
+                if of_jobs is not None and of_jobs[1] != first.auth:
+                    yield f"{path}.auth", f"has to be that of {of_jobs[0]}: both have jobs, for which clients ask alike"
+                of_jobs = of_jobs or (path, first.auth)
+    by_identity = config.jobs is not None and config.jobs.tenant is not None and config.jobs.tenant.identity
+    if by_identity and of_jobs is not None and of_jobs[1] is None:
+        yield "jobs.tenant.identity", f"{of_jobs[0]} has jobs and no auth, which finds out who a request is from"
+
+
+def _route(
+    config: Config, broken: Set[str], path: str, listener: ListenerConfig, route: RouteConfig
+) -> Iterator[Found]:
+    if route.auth is None:
+        if route.rate_limit is not None and route.rate_limit.key.identity:
+            yield f"{path}.rate_limit.key.identity", "needs auth, which finds out who a request is from"
+        if route.cache is not None and route.cache.tenant is not None and route.cache.tenant.identity:
+            yield f"{path}.cache.tenant.identity", "needs auth, which finds out who a request is from"
+        return
+    for i, name in enumerate(route.auth.providers):
+        provider = config.auth.get(name)
+        if provider is None:
+            if "auth" not in broken and f"auth.{name}" not in broken:
+                yield f"{path}.auth.providers[{i}]", f"there is no provider {name!r}" + did_you_mean(name, config.auth)
+        elif provider.type == "mtls" and (listener.tls is None or listener.tls.client_auth == "none"):
+            yield f"{path}.auth.providers[{i}]", "needs tls of the listener with client_auth: optional or required"

@@ -1,0 +1,27 @@
+"""What a route asks of those who send it requests."""
+
+from libc.stdint cimport uint64_t
+from lb.http.head cimport Scan
+from lb.net.buffer cimport tg_buffer
+from lb.net.tls.session cimport Tls
+from lb.proxy.access.provider cimport Known, access
+
+
+cdef class Guard:
+    cdef tuple providers              # () = it asks for nothing
+    cdef readonly bint asks           # there are providers
+    cdef frozenset allow              # None = whoever is known
+    cdef readonly bint trusted        # requests bring their identity; without providers
+    cdef bint forward_identity
+    cdef bint forward_credential
+    cdef readonly bint in_query       # a credential may be in the query
+    cdef bytes challenges             # lines of WWW-Authenticate
+    cdef bytes failed                 # the same, for who brought a credential
+
+    # Who the request is from, by the first provider that accepts what it brings.
+    cdef Known look(self, const Scan *scan, Tls tls, uint64_t now)
+    # What it asks for; `failed`: the request brought what is not accepted.
+    cdef void append_challenges(self, tg_buffer *fields, bint failed) noexcept
+    # Makes the head that of a request from `identity`, for all that goes by headers, and for the endpoint. `identity`
+    # has to stay as long as the scan. 0, or -1: there are too many fields, or no memory.
+    cdef int mark(self, Scan *scan, bytes identity) noexcept

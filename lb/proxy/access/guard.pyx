@@ -1,0 +1,101 @@
+"""What a route asks of those who send it requests: see guard.pxd."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from lb.http.head cimport H_OTHER, MAX_FIELDS, Field, Scan
+from lb.net.buffer cimport tg_buffer, tg_buffer_append
+from lb.net.tls.session cimport Tls
+from lb.proxy.access.provider cimport (
+    ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_NONE, FORBIDDEN, NONE, Known, Provider, known,
+)
+from lb.proxy.routing.headers.fields cimport settle_connection
+
+cdef const char *NAME = "x-tidegate-identity"
+cdef enum:
+    NAME_SIZE = 19
+
+
+cdef bint is_identity_field(const char *name) noexcept nogil:
+    """Whatever is neither letter nor digit counts as a dash, as it does to many an application server (WSGI, CGI)."""
+    cdef int i
+    cdef char c
+    for i in range(NAME_SIZE):
+        c = name[i]
+        if c'A' <= c <= c'Z':
+            c += 32
+        elif not (c'a' <= c <= c'z' or c'0' <= c <= c'9'):
+            c = c'-'
+        if c != NAME[i]:
+            return False
+    return True
+
+
+cdef class Guard:
+    """The guard of a plan (`AccessPlan`). `providers` has the worker's by name. Raises KeyError for one that is not
+    there."""
+
+    def __init__(self, plan, dict providers not None):
+        self.providers = tuple([<Provider>providers[name] for name in plan.providers])
+        self.asks = bool(self.providers)
+        self.allow = frozenset([name.encode("ascii") for name in plan.allow]) if plan.allow else None
+        self.trusted = plan.trusted
+        self.forward_identity = plan.forward_identity
+        self.forward_credential = plan.forward_credential
+        self.in_query = any([(<Provider>provider).query_length for provider in self.providers])
+        found = [(<Provider>provider).challenge for provider in self.providers if (<Provider>provider).challenge]
+        self.challenges = b"".join([b"WWW-Authenticate: " + text + b"\r\n" for text in found])
+        # RFC 6750 section 3: a request that brings no token is told of no error.
+        self.failed = b"".join([
+            b"WWW-Authenticate: " + text + (b', error="invalid_token"' if text.startswith(b"Bearer") else b"") + b"\r\n"
+            for text in found
+        ])
+
+    cdef Known look(self, const Scan *scan, Tls tls, uint64_t now):
+        cdef Known found = NONE
+        cdef Known each
+        cdef Provider provider
+        for provider in self.providers:
+            each = provider.look(scan, tls, now)
+            if each.state == ACCESS_GRANTED:
+                if self.allow is not None and each.identity not in self.allow:
+                    return known(ACCESS_FORBIDDEN, each.identity)
+                return each
+            if each.state == ACCESS_FORBIDDEN or found.state == ACCESS_NONE:
+                found = each
+        if found.state != ACCESS_FORBIDDEN and not self.challenges:
+            return FORBIDDEN                  # there is nothing to ask for but a certificate, in the handshake
+        return found
+
+    cdef void append_challenges(self, tg_buffer *fields, bint failed) noexcept:
+        cdef bytes lines = self.failed if failed else self.challenges
+        tg_buffer_append(fields, <const char *>lines, <size_t>len(lines))
+
+    cdef int mark(self, Scan *scan, bytes identity) noexcept:
+        cdef int i
+        cdef Field *field
+        cdef Provider provider
+        for i in range(scan.field_count):
+            field = &scan.fields[i]
+            if field.name_length == NAME_SIZE and is_identity_field(field.name):
+                if self.trusted:
+                    field.hop = not self.forward_identity
+                else:
+                    field.hop = True
+                    field.name_length = 0     # nobody finds it
+        if not self.asks:
+            return 0
+        if not self.forward_credential:
+            for provider in self.providers:
+                if provider.strip(scan) < 0:
+                    return -1
+        settle_connection(scan)               # a client cannot have it dropped by naming it there
+        if scan.field_count >= MAX_FIELDS - 1:
+            return -1
+        field = &scan.fields[scan.field_count]
+        field.name = NAME
+        field.name_length = NAME_SIZE
+        field.value = <const char *>identity
+        field.value_length = <uint32_t>len(identity)
+        field.id = H_OTHER
+        field.hop = not self.forward_identity
+        scan.field_count += 1
+        return 0

@@ -1,0 +1,67 @@
+"""A provider of identities: where the credential of a request is, and whose it is."""
+
+from libc.stdint cimport uint64_t
+from lb.http.head cimport Scan
+from lb.net.tls.session cimport Tls
+
+
+cdef enum access:                     # what is known of a request
+    ACCESS_GRANTED = 0
+    ACCESS_NONE                       # it brings no credential
+    ACCESS_BAD                        # one that is not accepted
+    ACCESS_FORBIDDEN                  # a good one, of somebody who may not
+    ACCESS_UNAVAILABLE                # nobody can say
+    ACCESS_UNKNOWN                    # one that has to be checked first
+
+
+cdef class Known:
+    """What is known of a credential."""
+    cdef access state
+    cdef bytes identity               # b"" = not known
+    cdef uint64_t until               # monotonic ns
+    # ACCESS_UNKNOWN: by whom what is to be checked; an empty digest is one that is not remembered.
+    cdef Provider provider
+    cdef bytes digest
+    cdef bytes credential
+
+
+cdef Known NONE
+cdef Known BAD
+cdef Known FORBIDDEN
+cdef Known UNAVAILABLE                # whoever could say does not answer
+cdef Known known(access state, bytes identity=*, uint64_t until=*)
+
+
+cdef class Provider:
+    cdef readonly str name
+    cdef readonly str digest          # of its plan
+    cdef int kind
+    # Where the credential is: the name of a header in lower case, or of a parameter of the query; one length is 0.
+    cdef bytes placed
+    cdef const char *place            # in `placed`
+    cdef size_t header_length
+    cdef size_t query_length
+    cdef bint bearer                  # it is a bearer token there (RFC 6750)
+    cdef readonly bytes challenge     # value of WWW-Authenticate; b"" = there is none for it
+    cdef bytes secret                 # of the digests, this process's own
+    cdef dict keys                    # api_key: digest of the SHA-256 of a key -> its name
+    cdef tuple names                  # mtls
+    # What was found of late, by the digest of the credential: those asked for last, and those before them.
+    cdef readonly object checker      # of what takes time (lb.proxy.access.checks); None: nothing does
+    cdef readonly dict waiting        # digest -> who waits for the check of that credential
+    cdef dict recent
+    cdef dict older
+
+    # What is known of the credential that the request brings.
+    cdef Known look(self, const Scan *scan, Tls tls, uint64_t now)
+    # 1: the request has one credential, 0: none, -1: one that could be read in two ways.
+    cdef int find(self, const Scan *scan, const char **value, size_t *n) noexcept nogil
+    cdef Known recall(self, bytes digest, uint64_t now)
+    # What a check of `digest` has found is known from now on.
+    cdef Known settle(self, bytes digest, access state, bytes identity, uint64_t until)
+    cdef void remember(self, bytes digest, Known known)
+    cdef bytes digest_of(self, const char *data, size_t n)
+    cdef Known of_key(self, const char *value, size_t n)
+    cdef Known of_certificate(self, Tls tls, uint64_t now)
+    # Takes the credential out of what is passed on. 0, or -1: no memory.
+    cdef int strip(self, Scan *scan) noexcept

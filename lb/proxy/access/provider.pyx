@@ -1,0 +1,216 @@
+"""A provider of identities: see provider.pxd.
+
+A credential is known by a BLAKE2b digest under a key that this process draws for the provider, and by nothing else.
+Tables are looked up by that digest: how long a look-up takes says nothing of what is in the table to somebody who
+chooses credentials, since they cannot choose digests.
+"""
+
+import hashlib
+import os
+
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp
+from lb.http.head cimport Field, Scan, same_name
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+)
+from lb.net.tls.certificate cimport CertificateInfo
+from lb.net.tls.session cimport Tls
+from lb.proxy.routing.keys cimport count_values, find_value
+from lb.shared.data_digest cimport tg_digest_data
+from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init
+from lb.upstream.pool cimport KEY_HEADER, KEY_QUERY
+
+cdef enum:
+    KIND_API_KEY = 0
+    KIND_MTLS
+    REMEMBERED = 8192                 # credentials, in each of the two tables
+    LONGEST = 128                     # bytes of an identity
+
+cdef dict KINDS = {"api_key": KIND_API_KEY, "mtls": KIND_MTLS}
+cdef tg_buffer rest                   # of a target without its key
+
+
+cdef Known known(access state, bytes identity=b"", uint64_t until=UINT64_MAX):
+    cdef Known made = Known.__new__(Known)
+    made.state = state
+    made.identity = identity
+    made.until = until
+    return made
+
+
+NONE = known(ACCESS_NONE)
+BAD = known(ACCESS_BAD)
+FORBIDDEN = known(ACCESS_FORBIDDEN)
+UNAVAILABLE = known(ACCESS_UNAVAILABLE)
+
+
+def is_identity(str text) -> bool:
+    """Whether a header can name somebody so: 1 to 128 printable ASCII characters, the outer ones no spaces."""
+    return 0 < len(text) <= LONGEST and text.isascii() and text.isprintable() and text == text.strip()
+
+
+cdef class Provider:
+    """The provider of a plan (`ProviderPlan`)."""
+
+    def __init__(self, plan):
+        self.name = plan.name
+        self.digest = plan.digest
+        self.kind = KINDS[plan.type]
+        self.placed = (plan.header or plan.query).encode("ascii")
+        self.place = <const char *>self.placed
+        self.header_length = <size_t>len(plan.header)
+        self.query_length = <size_t>len(plan.query)
+        self.bearer = plan.header == "authorization"
+        self.secret = os.urandom(32)
+        self.keys = {self.digest_of(<const char *><bytes>key, 32): name.encode("ascii") for name, key in plan.keys}
+        self.names = plan.names
+        self.waiting = {}
+        self.recent = {}
+        self.older = {}
+        if self.kind == KIND_API_KEY:
+            self.challenge = f'{"Bearer" if self.bearer else "ApiKey"} realm="{plan.name}"'.encode()
+        else:
+            self.challenge = b""
+
+    cdef bytes digest_of(self, const char *data, size_t n):
+        cdef tg_digest state
+        cdef unsigned char digest[32]
+        cdef const unsigned char *secret = <const unsigned char *><const char *>self.secret
+        if (tg_digest_init(&state, secret) < 0 or tg_digest_data(&state, secret, data, n) < 0
+                or tg_digest_final(&state, digest) < 0):
+            raise MemoryError
+        return (<char *>digest)[:32]
+
+    cdef Known look(self, const Scan *scan, Tls tls, uint64_t now):
+        cdef const char *value
+        cdef size_t n
+        cdef int found
+        if self.kind == KIND_MTLS:
+            return self.of_certificate(tls, now)
+        found = self.find(scan, &value, &n)
+        if found <= 0:
+            return NONE if found == 0 else BAD
+        return self.of_key(value, n)
+
+    cdef int find(self, const Scan *scan, const char **value, size_t *n) noexcept nogil:
+        cdef int kind = KEY_HEADER if self.header_length else KEY_QUERY
+        cdef const char *name = self.place
+        cdef size_t length = self.header_length if self.header_length else self.query_length
+        if not find_value(scan, kind, name, length, value, n):
+            return 0
+        if count_values(scan, kind, name, length) != 1:
+            return -1
+        if not self.bearer:
+            return 1 if n[0] else -1
+        if n[0] < 7 or not same_name(value[0], 7, b"bearer "):
+            return 0                          # of another scheme
+        value[0] += 7
+        n[0] -= 7
+        while n[0] and value[0][0] == 32:
+            value[0] += 1
+            n[0] -= 1
+        return 1 if n[0] else -1
+
+    cdef Known recall(self, bytes digest, uint64_t now):
+        cdef Known found = <Known>self.recent.get(digest)
+        if found is None:
+            found = <Known>self.older.get(digest)
+            if found is None:
+                return None
+            self.remember(digest, found)
+        return found if now < found.until else None
+
+    cdef Known settle(self, bytes digest, access state, bytes identity, uint64_t until):
+        cdef Known found = known(state, identity, until)
+        if digest:
+            self.remember(digest, found)
+        return found
+
+    cdef void remember(self, bytes digest, Known known):
+        if len(self.recent) >= REMEMBERED:
+            self.older = self.recent
+            self.recent = {}
+        self.recent[digest] = known
+
+    cdef Known of_key(self, const char *value, size_t n):
+        cdef bytes digest = self.digest_of(value, n)
+        cdef Known found = self.recall(digest, 0)
+        cdef bytes sha
+        if found is not None:
+            return found
+        sha = hashlib.sha256(value[:n]).digest()
+        name = self.keys.get(self.digest_of(<const char *>sha, 32))
+        if name is None:
+            return BAD                        # not remembered: guesses do not push out what is good
+        found = known(ACCESS_GRANTED, name)
+        self.remember(digest, found)
+        return found
+
+    cdef Known of_certificate(self, Tls tls, uint64_t now):
+        cdef CertificateInfo info = tls.client_info() if tls is not None else None
+        cdef bytes digest
+        cdef Known found
+        if info is None:
+            return NONE
+        digest = info.fingerprint.encode("ascii")
+        found = self.recall(digest, 0)
+        if found is None:
+            name = self.name_in(info)
+            found = FORBIDDEN if name is None else known(ACCESS_GRANTED, name.encode("ascii"))
+            self.remember(digest, found)
+        return found
+
+    def name_in(self, CertificateInfo info not None) -> str | None:
+        """The first of the certificate's names that is accepted."""
+        for name in (*info.uris, *info.dns, info.common_name):
+            if is_identity(name) and (not self.names or any([accepts(pattern, name) for pattern in self.names])):
+                return name
+        return None
+
+    cdef int strip(self, Scan *scan) noexcept:
+        cdef int i
+        cdef Field *field
+        if self.header_length:
+            for i in range(scan.field_count):
+                field = &scan.fields[i]
+                if field.name_length == self.header_length and same_name(field.name, field.name_length, self.place):
+                    field.hop = True
+        elif self.query_length:
+            return strip_query(scan, self.place, self.query_length)
+        return 0
+
+
+def accepts(str pattern not None, str name not None) -> bool:
+    """Whether a pattern accepts a name of a certificate."""
+    if pattern.startswith("*."):
+        return name.lower().endswith(pattern[1:].lower()) and len(name) >= len(pattern)
+    if "://" in pattern and pattern.endswith("*"):
+        return name.startswith(pattern[:-1]) and len(name) >= len(pattern)
+    return name == pattern
+
+
+cdef int strip_query(Scan *scan, const char *name, size_t n) noexcept nogil:
+    """The target without the parameters of this name, in a buffer of the worker's that is good until the next call."""
+    cdef const char *end = scan.target + scan.target_length
+    cdef const char *at = <const char *>memchr(scan.target, 63, scan.target_length)
+    cdef const char *stop
+    cdef size_t path
+    if at == NULL:
+        return 0
+    path = <size_t>(at - scan.target)
+    tg_buffer_clear(&rest)
+    if tg_buffer_reserve(&rest, scan.target_length) < 0 or tg_buffer_append(&rest, scan.target, path) < 0:
+        return -1
+    while at < end:
+        at += 1
+        stop = <const char *>memchr(at, 38, <size_t>(end - at))
+        if stop == NULL:
+            stop = end
+        if not (<size_t>(stop - at) > n and at[n] == 61 and memcmp(at, name, n) == 0):
+            tg_buffer_append(&rest, b"?" if tg_buffer_size(&rest) == path else b"&", 1)
+            tg_buffer_append(&rest, at, <size_t>(stop - at))
+        at = stop
+    scan.target = tg_buffer_head(&rest)
+    scan.target_length = <uint32_t>tg_buffer_size(&rest)
+    return 0

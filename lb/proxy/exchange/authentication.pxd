@@ -1,0 +1,10 @@
+"""Who an exchange is from, where its route asks for that."""
+
+from lb.http.head cimport Scan
+from lb.net.buffer cimport tg_buffer
+from lb.proxy.exchange.exchange cimport Exchange
+
+# Whether the exchange may go on: its head then names who it is from. False: it has failed.
+cdef bint authenticate(Exchange exchange, Scan *scan) noexcept
+# The target of a request for the access log: without the query where that may have a key.
+cdef int append_target(tg_buffer *into, Exchange exchange, const Scan *scan) noexcept

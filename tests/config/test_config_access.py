@@ -1,0 +1,112 @@
+"""`auth`: what of it is refused, what it compiles to, and files of keys."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lb.cli.key import new_key
+from lb.config.checks.file import check_config
+from lb.config.plan.access import AccessPlan
+from lb.config.schema.access import access_plan, provider_plan, read_keys
+from lb.config.schema.file import Config
+from lb.config.schema.listeners.tls import Material
+from lb.errors import TidegateError
+
+KEYS = {"type": "api_key", "file": "/keys"}
+
+
+def config(route: dict[str, Any], *more: dict[str, Any], **settings: Any) -> Config:
+    sections = {
+        "auth": {"keys": KEYS, "machines": {"type": "mtls"}},
+        "listeners": {"web": {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "a", **route}, *more]}},
+        "pools": {"a": {"protocol": "oip", "endpoints": ["127.0.0.1:1"]}},
+        "cache": {},
+        **settings,
+    }
+    return Config.model_validate(sections)
+
+
+def problems(route: dict[str, Any], *more: dict[str, Any], **settings: Any) -> list[str]:
+    return [f"{path}: {what}" for path, what in check_config(config(route, *more, **settings))]
+
+
+@pytest.mark.parametrize("auth", ["keys", ["keys"], {"providers": ["keys"]}])
+def test_a_name_is_short_for_a_mapping(auth: Any) -> None:
+    assert problems({"auth": auth}) == []
+    route = config({"auth": auth}).listeners["web"].routes[0]
+    assert route.auth is not None
+    assert route.auth.providers == ["keys"]
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        ({"auth": "kyes"}, "routes[0].auth.providers[0]: there is no provider 'kyes'; did you mean keys?"),
+        ({"auth": "machines"}, "needs tls of the listener with client_auth: optional or required"),
+        ({"rate_limit": {"rate": "1/s", "key": {"identity": True}}}, "rate_limit.key.identity: needs auth"),
+        ({"cache": {"tenant": {"identity": True}}}, "cache.tenant.identity: needs auth"),
+    ],
+)
+def test_what_the_sections_contradict(route: dict[str, Any], said: str) -> None:
+    (found,) = problems(route)
+    assert said in found
+
+
+def test_routes_with_jobs_have_the_same_auth() -> None:
+    jobs = {"path": "/jobs.db"}
+    with_jobs = {"jobs": True, "pool": "a", "match": {"path": {"prefix": "/x"}}}
+    assert problems({"jobs": True, "auth": "keys"}, {**with_jobs, "auth": "keys"}, jobs=jobs) == []
+    (found,) = problems({"jobs": True, "auth": "keys"}, with_jobs, jobs=jobs)
+    assert "routes[1].auth: has to be that of listeners.web.routes[0]" in found
+    (found,) = problems({"jobs": True}, jobs={**jobs, "tenant": {"identity": True}})
+    assert found.startswith("jobs.tenant.identity: ")
+
+
+@pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        ({"type": "api_key"}, "file is required for type api_key"),
+        ({**KEYS, "header": "X-A", "query": "a"}, "one of them is enough"),
+        ({"type": "mtls", "header": "X-A"}, "header is only for type api_key"),
+        ({**KEYS, "names": ["a"]}, "names is only for type mtls"),
+        ({"type": "mtls", "names": [" a"]}, "is not the name of an identity"),
+    ],
+)
+def test_what_a_provider_contradicts(provider: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        config({}, auth={"keys": provider})
+
+
+def test_files_of_keys() -> None:
+    key, line = new_key("team-a")
+    digest = hashlib.sha256(key.encode()).digest()
+    assert list(read_keys(f"\n # x\r\n{line}\r\nb:sha256:{'0' * 64}".encode())) == [
+        ("team-a", digest), ("b", bytes(32))
+    ]  # fmt: skip
+    for wrong in (key, f"a:{digest.hex()}", f"a:sha256:{'0' * 63}", f"a b:sha256:{'0' * 64}", f"ä:sha256:{'0' * 64}"):
+        with pytest.raises(ValueError, match="line 2 is not NAME:sha256:HEX") as error:
+            list(read_keys(f"{line}\n{wrong}".encode()))
+        assert key not in str(error.value)
+    for name in ("", "a b", "a:b", "#a", "ä"):
+        with pytest.raises(TidegateError):
+            new_key(name)
+
+
+def test_a_changed_file_is_another_plan_and_hides_its_content() -> None:
+    def plans(line: str) -> tuple[Any, Any]:
+        made = config({"auth": {"providers": ["keys"], "allow": ["a"]}})
+        provider = provider_plan("keys", made.auth["keys"], Material({Path("/keys"): line.encode()}))
+        return provider, access_plan(made.listeners["web"].routes[0].auth, {"keys": provider})
+
+    provider, access = plans(f"a:sha256:{'0' * 64}")
+    other, changed = plans(f"a:sha256:{'1' * 64}")
+    assert access == AccessPlan(("keys",), (provider.digest,), ("a",))
+    assert access != changed
+    assert "\\x11" not in repr(other)
+    assert access_plan(None, {"keys": provider}) == AccessPlan()
+    assert access_plan(None, {}) is None

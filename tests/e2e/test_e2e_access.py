@@ -1,0 +1,322 @@
+"""Who may ask, through real daemons: keys, certificates, and what goes by the identity."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+from aiohttp import web
+from authority import Authority
+from daemon import Daemon, http_listener
+from waiting import eventually
+
+Start = Callable[..., Daemon]
+NAME = "X-Tidegate-Identity"
+
+
+class Echo:
+    """Answers with the head that it got."""
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        fields = [(name.lower(), value) for name, value in request.headers.items()]
+        return web.json_response({"target": request.raw_path, "fields": fields, "body": len(body)})
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    made = Echo()
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        yield session
+
+
+def key_line(name: str, key: str) -> str:
+    return f"{name}:sha256:{hashlib.sha256(key.encode()).hexdigest()}\n"
+
+
+def keys_file(folder: Path, *lines: str) -> Path:
+    path = folder / "keys"
+    path.write_text("".join(lines))
+    return path
+
+
+def config(echo: Echo, keys: Path, *routes: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    providers = {
+        "keys": {"type": "api_key", "file": str(keys)},
+        "bearer": {"type": "api_key", "file": str(keys), "header": "Authorization"},
+        "url": {"type": "api_key", "file": str(keys), "query": "api_key"},
+    }
+    return {
+        "auth": providers,
+        "listeners": {"web": http_listener(*(routes or ({"auth": "keys", "pool": "app"},)))},
+        "pools": {"app": {"protocol": "http", "endpoints": [echo.address]}},
+        **settings,
+    }
+
+
+def told(document: dict[str, Any], name: str = NAME) -> list[str]:
+    return [value for field, value in document["fields"] if field.replace("_", "-") == name.lower()]
+
+
+async def curl(*arguments: str) -> str:
+    done = await asyncio.to_thread(
+        subprocess.run, ["curl", "-sS", "--noproxy", "*", *arguments], capture_output=True, text=True, timeout=60
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
+async def test_keys_over_both_versions_of_http(start: Start, echo: Echo, tmp_path: Path, version: str) -> None:
+    made = config(
+        echo,
+        keys_file(tmp_path, key_line("team-a", "key-a"), "# a comment\n", key_line("team-a", "key-a2")),
+        {"match": {"path": {"prefix": "/url"}}, "auth": "url", "pool": "app"},
+        {"match": {"path": {"prefix": "/both"}}, "auth": ["keys", "bearer"], "pool": "app"},
+        {"match": {"path": {"prefix": "/few"}}, "auth": {"providers": ["keys"], "allow": ["team-b"]}, "pool": "app"},
+        {
+            "match": {"path": {"prefix": "/bare"}},
+            "auth": {"providers": ["keys"], "forward_identity": False, "forward_credential": True},
+            "pool": "app",
+        },
+        {"match": {"path": {"prefix": "/open"}}, "pool": "app"},
+        {"auth": "keys", "pool": "app"},
+        log={"access": "access.log"},
+    )
+    daemon = start(made)
+    base = f"http://127.0.0.1:{daemon.port()}"
+
+    async def ask(path: str, *fields: str) -> tuple[int, Any]:
+        options = [part for field in fields for part in ("-H", field)]
+        text = await curl(version, "-w", "\n%{http_code}", *options, base + path)
+        body, _, status = text.rpartition("\n")
+        return int(status), json.loads(body)
+
+    head = await curl(version, "-D", "-", base + "/both")
+    assert "401" in head.split("\n")[0]
+    assert head.lower().count("www-authenticate:") == 2
+    assert 'ApiKey realm="keys"' in head
+    assert 'Bearer realm="bearer"\n' in head
+    head = await curl(version, "-D", "-", "-H", "Authorization: Bearer no", base + "/both")
+    assert 'Bearer realm="bearer", error="invalid_token"' in head
+
+    spoofed = (f"{NAME}: root", "X_Tidegate_Identity: root", f"Connection: {NAME}")
+    for key in ("key-a", "key-a2"):
+        status, document = await ask("/", f"X-Api-Key: {key}", *(spoofed if version == "--http1.1" else spoofed[:2]))
+        assert (status, told(document), told(document, "x-api-key")) == (200, ["team-a"], [])
+    assert (await ask("/", "X-Api-Key: key-b"))[0] == 401
+    assert (await ask("/", "X-Api-Key;"))[0] == 401  # an empty one
+    assert (await ask("/", "X-Api-Key: key-a", "X-Api-Key: key-a"))[0] == 401  # which of them is it?
+    assert (await ask("/both", "Authorization: bearer key-a"))[0] == 200
+    assert (await ask("/both", "Authorization: Basic a2V5LWE="))[0] == 401
+    assert (await ask("/few", "X-Api-Key: key-a"))[0] == 403
+    status, document = await ask("/bare", "X-Api-Key: key-a", f"{NAME}: root")
+    assert (status, told(document), told(document, "x-api-key")) == (200, [], ["key-a"])
+    status, document = await ask("/open", f"{NAME}: root", "X_Tidegate.Identity: root")
+    assert (status, told(document)) == (200, [])
+    for query, left in (("?api_key=key-a", ""), ("?a=1&api_key=key-a&b=2", "?a=1&b=2"), ("?api_key=key-a&c", "?c")):
+        status, document = await ask("/url" + query)
+        assert (status, document["target"], told(document)) == (200, "/url" + left, ["team-a"])
+    assert (await ask("/url?api_key=key-a&api_key=key-a"))[0] == 401
+    assert (await ask("/url?api_key=key-a&api%5Fkey=key-b"))[0] == 401
+
+    path = daemon.folder / "access.log"
+    await asyncio.to_thread(eventually, lambda: path.read_text().count("/url") == 5, "the log")
+    assert "key-a" not in path.read_text()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {line["identity"] for line in lines if line["status"] == 200} == {"team-a", ""}
+    (few,) = (line for line in lines if line["target"] == "/few")
+    assert (few["reason"], few["identity"]) == ("forbidden", "team-a")
+
+
+async def test_a_changed_file_of_keys_is_read_again_and_a_broken_one_is_not(
+    start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    keys = keys_file(tmp_path, key_line("team-a", "old"))
+    daemon = start(config(echo, keys))
+    url = f"http://127.0.0.1:{daemon.port()}/"
+
+    async def status(key: str) -> int:
+        async with client.get(url, headers={"X-Api-Key": key}) as answer:
+            return answer.status
+
+    async def wait_for(wanted: tuple[int, int]) -> None:
+        async with asyncio.timeout(30):
+            while (await status("old"), await status("new")) != wanted:
+                await asyncio.sleep(0.1)
+
+    await wait_for((200, 401))
+    keys.write_text(key_line("team-a", "old") + key_line("team-a", "new"))
+    await wait_for((200, 200))
+    keys.write_text("new\n")
+    await asyncio.to_thread(eventually, lambda: "line 1 is not NAME:sha256:HEX" in daemon.log, "a line in the log")
+    assert await status("new") == 200
+    keys.write_text(key_line("team-a", "new"))
+    await wait_for((401, 200))
+    assert "sha256" not in daemon.log.replace("NAME:sha256:HEX", "")
+
+
+async def test_limits_go_by_the_identity_or_count_guesses(
+    start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    keys = keys_file(tmp_path, key_line("a", "key-a"), key_line("b", "key-b"))
+    by_identity = {"rate": "1/d", "burst": 3, "key": {"identity": True}}
+    by_source = {"rate": "1/d", "burst": 4}
+    daemon = start(
+        config(
+            echo,
+            keys,
+            {"match": {"path": {"prefix": "/source"}}, "auth": "keys", "pool": "app", "rate_limit": by_source},
+            {"auth": "keys", "pool": "app", "rate_limit": by_identity},
+        )
+    )
+    base = f"http://127.0.0.1:{daemon.port()}"
+
+    async def ask(path: str, key: str) -> int:
+        async with client.get(base + path, headers={"X-Api-Key": key, NAME: "b"}) as answer:
+            return answer.status
+
+    seen = Counter([(key, await ask("/", key)) for key in ("key-a", "key-b", "no") for _ in range(5)])
+    assert seen == {
+        ("key-a", 200): 3, ("key-a", 429): 2, ("key-b", 200): 3, ("key-b", 429): 2, ("no", 401): 5
+    }  # fmt: skip
+    assert [await ask("/source", key) for key in ("no", "no", "no", "key-a", "key-a")] == [401, 401, 401, 200, 429]
+
+
+async def test_grpc(start: Start, tmp_path: Path) -> None:
+    async def unary(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        return json.dumps(dict(context.invocation_metadata() or ())).encode()
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    handlers = {"Unary": grpc.unary_unary_rpc_method_handler(unary)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", handlers),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    keys = keys_file(tmp_path, key_line("a", "key-a"), key_line("b", "key-b"))
+    daemon = start(
+        {
+            "auth": {"keys": {"type": "api_key", "file": str(keys)}},
+            "listeners": {"web": http_listener({"auth": {"providers": ["keys"], "allow": ["a"]}, "pool": "calls"})},
+            "pools": {"calls": {"protocol": "grpc", "endpoints": [address]}},
+        }
+    )
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{daemon.port()}") as channel:
+        call = channel.unary_unary("/test.Kinds/Unary")
+        seen = json.loads(await call(b"", metadata=(("x-api-key", "key-a"), (NAME.lower(), "root")), timeout=30))
+        assert seen[NAME.lower()] == "a"
+        assert "x-api-key" not in seen
+        for metadata, code in (
+            ((), grpc.StatusCode.UNAUTHENTICATED),
+            ((("x-api-key", "no"),), grpc.StatusCode.UNAUTHENTICATED),
+            ((("x-api-key", "key-b"),), grpc.StatusCode.PERMISSION_DENIED),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call(b"", metadata=metadata, timeout=30)
+            assert error.value.code() == code
+    await server.stop(None)
+
+
+async def test_certificates(start: Start, echo: Echo, tmp_path: Path) -> None:
+    authority, clients = Authority(), Authority("Clients")
+    (tmp_path / "clients.pem").write_bytes(clients.pem)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    cert, key = authority.issue("example.org").write(tmp_path)
+    daemon = start(
+        {
+            "auth": {
+                "machines": {"type": "mtls", "names": ["spiffe://td/*", "*.clients.org", "Alice B"]},
+                "anybody": {"type": "mtls"},
+                "keys": {"type": "api_key", "file": str(keys_file(tmp_path, key_line("a", "key-a")))},
+            },
+            "listeners": {
+                "web": {
+                    **http_listener(
+                        {"match": {"path": {"prefix": "/any"}}, "auth": "anybody", "pool": "app"},
+                        {"match": {"path": {"prefix": "/or"}}, "auth": ["machines", "keys"], "pool": "app"},
+                        {"auth": "machines", "pool": "app"},
+                    ),
+                    "protocol": "https",
+                    "tls": {
+                        "certificates": [{"cert": cert, "key": key}],
+                        "client_auth": "optional",
+                        "client_ca": str(tmp_path / "clients.pem"),
+                    },
+                }
+            },
+            "pools": {"app": {"protocol": "http", "endpoints": [echo.address]}},
+        }
+    )
+    port = daemon.port()
+
+    async def ask(path: str, pair: Any = None, *options: str) -> tuple[int, list[str]]:
+        shown = pair.write(tmp_path, "client") if pair is not None else ()
+        more = ("--cert", shown[0], "--key", shown[1]) if shown else ()
+        text = await curl(
+            "--resolve", f"example.org:{port}:127.0.0.1", "--cacert", str(tmp_path / "ca.pem"), "-w", "\n%{http_code}",
+            *more, *options, f"https://example.org:{port}{path}",
+        )  # fmt: skip
+        body, _, status = text.rpartition("\n")
+        return int(status), told(json.loads(body)) if status == "200" else []
+
+    assert await ask("/") == (403, [])
+    assert await ask("/or") == (401, [])
+    assert await ask("/or", None, "-H", "X-Api-Key: key-a") == (200, ["a"])
+    spiffe = clients.issue("x.org", uris=("spiffe://td/a",), subject="n", client=True)
+    assert await ask("/", spiffe) == (200, ["spiffe://td/a"])
+    assert await ask("/any", spiffe) == (200, ["spiffe://td/a"])
+    assert await ask("/", clients.issue("x.org", "m.clients.org", client=True)) == (200, ["m.clients.org"])
+    assert await ask("/", clients.issue(subject="Alice B", client=True)) == (200, ["Alice B"])
+    assert await ask("/", clients.issue(subject="Mallory", client=True)) == (403, [])
+    assert await ask("/", clients.issue("clients.org", uris=("spiffe://td",), client=True)) == (403, [])
+    assert await ask("/any", clients.issue(subject="a\r\nX: b", client=True)) == (403, [])  # no header can say that
+
+
+async def test_jobs_are_those_of_who_submitted_them(
+    start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    keys = keys_file(tmp_path, key_line("a", "key-a"), key_line("b", "key-b"))
+    daemon = start(
+        config(echo, keys, {"auth": "keys", "pool": "app", "jobs": True}, jobs={"path": str(tmp_path / "jobs.db")})
+    )
+    base = f"http://127.0.0.1:{daemon.port()}"
+    submission = {"X-Api-Key": "key-a", "Prefer": "respond-async", NAME: "b"}
+    async with client.post(f"{base}/x", data=b"abc", headers={"Prefer": "respond-async"}) as answer:
+        assert answer.status == 401
+    async with client.post(f"{base}/x", data=b"abc", headers=submission) as answer:
+        assert answer.status == 202, await answer.text()
+        place = base + answer.headers["Location"]
+    for fields, status in (({}, 401), ({"X-Api-Key": "key-b"}, 404), ({"X-Api-Key": "key-b", NAME: "a"}, 404)):
+        async with client.get(place, headers=fields) as answer:
+            assert answer.status == status
+    mine = {"X-Api-Key": "key-a", "Prefer": "wait=30"}
+    async with client.get(f"{place}/result", headers=mine) as answer:
+        assert answer.status == 200
+        document = await answer.json()
+    assert told(document) == ["a"]
+    assert told(document, "x-api-key") == []
