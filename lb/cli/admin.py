@@ -12,12 +12,16 @@ GET  /api/v1/cache/top    its most requested entries
 POST /api/v1/cache/purge  what of it is not to be answered with any more
 GET  /api/v1/jobs     the last jobs
 POST /api/v1/jobs     a job is queued anew or cancelled
+…    /api/v1/changes, settings, scale, certificates/reload, config   see lb.control.admin.runtime_api
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import pwd
 import socket
 import sys
 from pathlib import Path
@@ -86,13 +90,9 @@ class AdminClient:
             raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
 
     def operate(self, pool: str, address: str, **update: Any) -> dict[str, Any]:
-        """Have the daemon set `admin` or `weight` of an endpoint; its row of the status document. Raises AdminError."""
-        document = {"pool": pool, "address": address, **update}
-        code, body = self._ask("POST", "/api/v1/endpoint", _STATUS_TIMEOUT, document)
-        if code != 200:
-            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
-        found: dict[str, Any] = body["endpoint"]
-        return found
+        """Have the daemon set `admin`, `weight` or `max_in_flight` of an endpoint: {endpoint: its row of the status
+        document, changed, dry_run}. Raises AdminError."""
+        return self._asked("POST", "/api/v1/endpoint", {"pool": pool, "address": address, **update})
 
     def left(self, pool: str, address: str) -> dict[str, Any]:
         """What an endpoint still has to do ("in_flight", "sequences"), also one that was removed. Raises AdminError."""
@@ -136,6 +136,51 @@ class AdminClient:
         found: dict[str, Any] = self._asked("POST", "/api/v1/jobs", {"job": job, "action": action})["job"]
         return found
 
+    def changes(self) -> list[dict[str, Any]]:
+        """What has been changed at run time and is in force. Raises AdminError."""
+        found: list[dict[str, Any]] = self._asked("GET", "/api/v1/changes")["changes"]
+        return found
+
+    def settings(self) -> list[str]:
+        """The settings that can be changed at run time. Raises AdminError."""
+        found: list[str] = self._asked("GET", "/api/v1/settings")["settings"]
+        return found
+
+    def change(self, values: dict[str, Any], reset: list[str], dry_run: bool) -> list[dict[str, Any]]:
+        """Gives settings other values, or those of the file again; what differs. Raises AdminError."""
+        body = {"values": values, "reset": reset, "dry_run": dry_run}
+        return self._changed("/api/v1/settings", body)
+
+    def scale(self, pool: str, replicas: int | str, dry_run: bool) -> list[dict[str, Any]]:
+        """Holds a pool to a number of model servers, or lets its scaling decide again; what differs. Raises
+        AdminError."""
+        return self._changed("/api/v1/scale", {"pool": pool, "replicas": replicas, "dry_run": dry_run})
+
+    def _changed(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        code, answer = self._ask("POST", path, _RELOAD_TIMEOUT, body)
+        if code != 200:
+            raise AdminError(str(answer.get("error") or f"{self.address} answers {code}"))
+        found: list[dict[str, Any]] = answer["changed"]
+        return found
+
+    def reload_certificates(self, dry_run: bool) -> dict[str, Any]:
+        """{ok, changed, problems}. Raises AdminError when nobody answers."""
+        code, body = self._ask("POST", "/api/v1/certificates/reload", _RELOAD_TIMEOUT, {"dry_run": dry_run})
+        if "ok" not in body:
+            raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
+        return body
+
+    def config(self) -> dict[str, Any]:
+        """{path, config, changes}: the running configuration. Raises AdminError."""
+        return self._asked("GET", "/api/v1/config")
+
+    def config_diff(self) -> dict[str, Any]:
+        """What differs between it and the file on disk. Raises AdminError."""
+        code, body = self._ask("GET", "/api/v1/config/diff", _RELOAD_TIMEOUT)
+        if code != 200:
+            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
+        return body
+
     def _asked(self, method: str, path: str, document: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer with 200. Raises AdminError."""
         code, body = self._ask(method, path, _STATUS_TIMEOUT, document)
@@ -147,6 +192,8 @@ class AdminClient:
         self, method: str, path: str, timeout: float, document: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
         headers: dict[str, str | bytes] = {"Accept": "application/json"}
+        if method != "GET":
+            headers["Tidegate-Operator"] = _operator().encode()
         sent = None if document is None else json.dumps(document)
         if self._token.value:
             headers["Authorization"] = b"Bearer " + self._token.value
@@ -169,6 +216,15 @@ class AdminClient:
         if response.status == 403:
             raise AdminError(f"{self.address} refuses: {body.get('error', 'no reason is given')}")
         return response.status, body
+
+
+def _operator() -> str:
+    """Who this is, for what the daemon shows and logs of a change: the user behind sudo, and the machine."""
+    name = os.environ.get("SUDO_USER") or ""
+    if not name:
+        with contextlib.suppress(KeyError):
+            name = pwd.getpwuid(os.getuid()).pw_name
+    return f"{name or os.getuid()}@{socket.gethostname()}"
 
 
 def client(config: Path, admin: str, token_file: Path | None) -> AdminClient:

@@ -137,7 +137,7 @@ def transitions(options: Options) -> int:
 
 def drain(options: Options) -> int:
     """Give an endpoint no new requests; what it has it finishes. Holds until `enable`, over reloads."""
-    return _set_state(options, "drain", options.wait)
+    return _set_state(options, "drain")
 
 
 def maintenance(options: Options) -> int:
@@ -157,7 +157,73 @@ def weight(options: Options) -> int:
     """Set the weight of an endpoint, until the configuration's own changes or the endpoint goes."""
     from lb.cli.endpoint import set_weight
 
-    return set_weight(_client(options), options.pool, options.endpoint, options.weight)
+    return set_weight(_client(options), options.pool, options.endpoint, options.weight, options.dry_run)
+
+
+def endpoint(options: Options) -> int:
+    """Show endpoints, take them out and bring them back, weigh and limit them.
+
+    What is set holds over reloads: a weight and a limit until the file says another one, the rest until `ready`; all of
+    it until the endpoint goes or the daemon ends. `tidegate config changes` shows it.
+    """
+    from lb.cli import endpoint as commands
+
+    client = _client(options)
+    if options.action == "list":
+        return commands.list_endpoints(client.status(), options.pool, options.json)
+    if options.action == "weight":
+        return commands.set_weight(client, options.pool, options.endpoint, options.weight, options.dry_run)
+    if options.action == "limit":
+        return commands.set_limit(client, options.pool, options.endpoint, options.limit, options.dry_run)
+    state = "enabled" if options.action in ("ready", "enable") else options.action
+    return commands.set_state(
+        client, options.pool, options.endpoint, state, getattr(options, "wait", None), options.dry_run
+    )
+
+
+def scale(options: Options) -> int:
+    """Hold a pool to a number of model servers or replicas; `automatic` lets the configuration decide again.
+
+    Holds over reloads, until the file says other numbers.
+    """
+    from lb.cli.runtime import scale as scale_pool
+
+    return scale_pool(_client(options), options.pool, options.replicas, options.dry_run)
+
+
+def config(options: Options) -> int:
+    """Show the running configuration and what differs from the file, and change settings without it.
+
+    `set` changes settings until `unset`, until the file says another value than it did, or until the daemon ends.
+    Nothing of it reads the file but `diff`: all of it works while the file on disk is broken.
+    """
+    from lb.cli import runtime as commands
+
+    client = _client(options)
+    if options.action == "show":
+        return commands.show(client, options.json)
+    if options.action == "diff":
+        return commands.diff(client, options.json)
+    if options.action == "changes":
+        return commands.changes(client, options.json)
+    if options.action == "settings":
+        return commands.settings(client)
+    if options.action == "set":
+        return commands.set_values(client, [(options.setting, _value(options.value))], options.dry_run)
+    return commands.unset(client, options.setting, options.dry_run)
+
+
+def certificates(options: Options) -> int:
+    """Show the certificates in use and when they end, or take those into use that have changed on disk.
+
+    Changed certificates are noticed without a command, within two seconds; `reload` does not wait, and says what came
+    of it. `list` exits with 1 where one is not valid.
+    """
+    from lb.cli import runtime as commands
+
+    if options.action == "list":
+        return commands.certificates(_client(options).status(), options.json)
+    return commands.reload_certificates(_client(options), options.dry_run)
 
 
 def explain(options: Options) -> int:
@@ -456,17 +522,67 @@ def command_parser() -> argparse.ArgumentParser:
     made.add_argument("--last", type=_at_least(1), default=20, metavar="N", help="How many at most. Default: 20.")
     _json_option(made, "them")
 
-    of_endpoint = [asking(function) for function in (drain, maintenance, enable, weight)]
-    for made in of_endpoint:
-        made.add_argument("pool", metavar="POOL", help="Name of the pool.")
-        made.add_argument("endpoint", metavar="ENDPOINT", help="Its address, as `tidegate status` shows it.")
-    of_endpoint[0].add_argument(
-        "--wait", type=_seconds, metavar="SECONDS",
-        help="Seconds to wait for what it has in flight; exit with 1 if some is left.",
-    )  # fmt: skip
-    of_endpoint[3].add_argument(
-        "weight", metavar="WEIGHT", type=_weight, help="0 to 1000, or `default`: the configuration's."
+    for function in (drain, maintenance, enable, weight):
+        _endpoint_options(asking(function), function.__name__)
+
+    of_endpoint = command(endpoint).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    text = "Show the endpoints of a pool, or of all: health, state, weight, requests in flight, errors."
+    made = of_endpoint.add_parser("list", help=text, description=text, allow_abbrev=False)
+    made.add_argument("pool", metavar="POOL", nargs="?", help="Only of this pool.")
+    _daemon_options(made)
+    _json_option(made, "them")
+    for name, text in (
+        ("drain", "Give it no new requests; what it has it finishes."),
+        ("maintenance", "As drain, and without health checks: it may be taken away."),
+        ("ready", "Give it requests again, after drain or maintenance."),
+        ("weight", "Set its weight, until the configuration's own changes."),
+        ("limit", "Set the most requests that it has at once, until the configuration's own changes."),
+    ):
+        made = of_endpoint.add_parser(name, help=text, description=text, allow_abbrev=False)
+        _endpoint_options(made, name)
+        _daemon_options(made)
+
+    made = asking(scale)
+    made.add_argument("pool", metavar="POOL", help="Name of the pool.")
+    made.add_argument(
+        "replicas", metavar="N", type=_replicas, help="A number from 1 to 1000, or `automatic`: the configuration's."
     )
+    _dry_run_option(made)
+
+    of_config = command(config).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    for name, text in (
+        ("show", "Show the running configuration, with what was changed at run time."),
+        ("diff", "Show what differs between the running configuration and the file; exit with 1 if anything does."),
+        ("changes", "Show what was changed at run time and is in force: since when, and by whom."),
+        ("settings", "Show the settings that can be changed at run time."),
+    ):
+        made = of_config.add_parser(name, help=text, description=text, allow_abbrev=False)
+        _daemon_options(made)
+        if name != "settings":
+            _json_option(made, "it")
+    text = "Change a setting, without the file."
+    made = of_config.add_parser("set", help=text, description=text, allow_abbrev=False)
+    made.add_argument("setting", metavar="SETTING", help="Its name: log.level, pools.chat.queue.max.")
+    made.add_argument("value", metavar="VALUE", help="As in the file; `none` for a limit that is not there.")
+    _dry_run_option(made)
+    _daemon_options(made)
+    text = "Give settings the file's values again."
+    made = of_config.add_parser("unset", help=text, description=text, allow_abbrev=False)
+    made.add_argument("setting", metavar="SETTING", nargs="+", help="Name of a setting; any number of them.")
+    _dry_run_option(made)
+    _daemon_options(made)
+
+    of_certificates = command(certificates).add_subparsers(
+        title="commands", metavar="COMMAND", required=True, dest="action"
+    )
+    text = "Show the certificates in use: whose, names, state, when they end. Exits with 1 where one is not valid."
+    made = of_certificates.add_parser("list", help=text, description=text, allow_abbrev=False)
+    _daemon_options(made)
+    _json_option(made, "them")
+    text = "Take certificates and keys into use that have changed on disk; exit with 1 if they cannot be used."
+    made = of_certificates.add_parser("reload", help=text, description=text, allow_abbrev=False)
+    _dry_run_option(made)
+    _daemon_options(made)
 
     made = asking(explain)
     made.add_argument(
@@ -618,6 +734,27 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _endpoint_options(parser: argparse.ArgumentParser, action: str) -> None:
+    parser.add_argument("pool", metavar="POOL", help="Name of the pool.")
+    parser.add_argument("endpoint", metavar="ENDPOINT", help="Its address, as `tidegate status` shows it.")
+    if action == "drain":
+        parser.add_argument(
+            "--wait", type=_seconds, metavar="SECONDS",
+            help="Seconds to wait for what it has in flight; exit with 1 if some is left.",
+        )  # fmt: skip
+    elif action == "weight":
+        parser.add_argument(
+            "weight", metavar="WEIGHT", type=_weight, help="0 to 1000, or `default`: the configuration's."
+        )
+    elif action == "limit":
+        parser.add_argument("limit", metavar="N", type=_limit, help="1 to 1000000, or `default`: the configuration's.")
+    _dry_run_option(parser)
+
+
+def _dry_run_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="Only say what would change.")
+
+
 def _json_option(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help=f"Print {what} as JSON.")
 
@@ -650,6 +787,28 @@ def _weight(text: str) -> int | str:
     return text if text == "default" else int(text)
 
 
+def _number(text: str, most: int, instead: str) -> int | str:
+    if text != instead and not (text.isascii() and text.isdigit() and len(text) <= 7 and 1 <= int(text) <= most):
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise argparse.ArgumentTypeError(f"{shown!r}: write a whole number from 1 to {most}, or `{instead}`")
+    return text if text == instead else int(text)
+
+
+def _limit(text: str) -> int | str:
+    return _number(text, 1_000_000, "default")
+
+
+def _replicas(text: str) -> int | str:
+    return _number(text, 1000, "automatic")
+
+
+def _value(text: str) -> int | str | None:
+    """A value of a setting, as a file has it."""
+    if text in ("none", "null", "~"):
+        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else text
+
+
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
@@ -672,10 +831,11 @@ def _client(options: Options) -> AdminClient:
     return client(options.config, options.admin, options.token_file)
 
 
-def _set_state(options: Options, state: str, wait: float | None = None) -> int:
+def _set_state(options: Options, state: str) -> int:
     from lb.cli.endpoint import set_state
 
-    return set_state(_client(options), options.pool, options.endpoint, state, wait)
+    wait = getattr(options, "wait", None)
+    return set_state(_client(options), options.pool, options.endpoint, state, wait, options.dry_run)
 
 
 def _show_problems(error: ConfigError) -> None:

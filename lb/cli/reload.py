@@ -12,6 +12,8 @@ def reload(client: AdminClient) -> int:
     result = client.reload()
     for note in result.get("notes", ()):
         print(f"needs a restart: {note}")
+    for change in result.get("changes", ()):
+        print(f"changed at run time: {change}")
     if result["ok"]:
         print(f"reloaded: plan {result['generation']}")
         return 0

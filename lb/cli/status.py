@@ -26,13 +26,12 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
     if as_json:
         print(json.dumps(document, indent=2))
         return
-    # Into a pipe or a file nothing is cut off.
-    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+    console = console or printer()
     for line in _head(document):
         console.print(line)
     console.print(_workers(document["workers"]))
     console.print(_listeners(document["listeners"]))
-    for part in _pools(document["pools"], console.width):
+    for part in pools_table(document["pools"], console.width):
         console.print(part)
     if any(_leaving(document)):
         console.print(_leaving_table(document))
@@ -55,6 +54,11 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
             console.print(line)
 
 
+def printer() -> Console:
+    """Standard output; into a pipe or a file nothing is cut off."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+
+
 def _head(document: dict[str, Any]) -> Iterable[Text]:
     uptime = timedelta(seconds=int(document["uptime_s"]))
     yield Text(f"tidegate {document['version']}  {document['state']}  up {uptime}  plan {document['generation']}")
@@ -68,6 +72,8 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
         )
         for note in last["notes"]:
             yield Text(f"needs a restart: {note}", "yellow")
+    for change in document.get("changes", ()):
+        yield Text(f"changed at run time: {changed(change)}", "yellow")
     shortage = (document.get("open_files") or {}).get("shortage")
     if shortage:
         yield Text(shortage, "yellow")
@@ -83,6 +89,15 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
     slow = [name for name, compiled in document["compiled"].items() if not compiled]
     if slow:
         yield Text(f"not compiled: {', '.join(slow)}", "red")
+
+
+def changed(change: Mapping[str, Any]) -> str:
+    """A change of an operator as a line: what, since when, by whom."""
+    what = change["setting"] if "pool" not in change else f"{change['pool']} {change['endpoint']}: {change['setting']}"
+    at = datetime.fromtimestamp(change["at"]).strftime("%Y-%m-%d %H:%M:%S") if change["at"] is not None else None
+    since = f", since {at} by {change['by']}" if at is not None else ""
+    value, file = ("none" if change[key] is None else change[key] for key in ("value", "file"))
+    return f"{what} is {value} instead of {file}{since}"
 
 
 def _jobs(jobs: Mapping[str, Any]) -> Text:
@@ -121,7 +136,7 @@ def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _pools(pools: Sequence[dict[str, Any]], width: int) -> Iterator[Table | Text]:
+def pools_table(pools: Sequence[dict[str, Any]], width: int) -> Iterator[Table | Text]:
     """One table; where that is wider than the terminal, one below each pool's name, so that addresses stay whole."""
     parts = [(_pool_name(pool), [_endpoint(e) for e in pool["endpoints"]] or [_NO_ENDPOINT]) for pool in pools]
     columns = ("endpoint", "health", "admin", "weight", "in flight", "errors", "last check")

@@ -131,6 +131,13 @@ def members_of(routes: Sequence[RouteConfig]) -> list[Member]:
     return routes.members if isinstance(routes, Routes) else [whole(route) for route in routes]
 
 
+def with_route(routes: Sequence[RouteConfig], index: int, route: RouteConfig) -> Sequence[RouteConfig]:
+    """`routes` with another one at `index`; the rest are the members that they were."""
+    cdef list members = list(members_of(routes))
+    members[index] = whole(route)
+    return Routes(members)
+
+
 def by_form(list members not None: list[Member]) -> list[tuple[RouteConfig, list[int]]]:
     """Of each form: its first RouteConfig, and the numbers of its members, as pairs."""
     cdef dict found = {}

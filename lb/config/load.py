@@ -24,8 +24,15 @@ from lb.config.units import FileContext
 from lb.errors import ConfigError
 
 
-def load(path: Path, *, checks: Sequence[Check] = (), files: bool = True, memory: FileMemory | None = None) -> Config:
-    """The configuration in the file `path`.
+def load(
+    path: Path,
+    *,
+    checks: Sequence[Check] = (),
+    files: bool = True,
+    memory: FileMemory | None = None,
+    text: bytes | None = None,
+) -> Config:
+    """The configuration in the file `path`, whose content is `text` if that has been read.
 
     `checks` are run after the loader's own; each gets the Config and gives (path, message) pairs. When parts of the
     file are wrong, they get what is left of it, so that one run shows every problem. `files` says whether the files and
@@ -37,7 +44,7 @@ def load(path: Path, *, checks: Sequence[Check] = (), files: bool = True, memory
     """
     with collector_paused():
         try:
-            config = _load(path, [*checks, check_files] if files else checks, memory)
+            config = _load(path, [*checks, check_files] if files else checks, memory, text)
         except ConfigError:
             if memory is not None:
                 memory.drop()
@@ -51,8 +58,8 @@ def _context(path: Path, memory: FileMemory | None = None) -> FileContext:
     return FileContext(Path(path).absolute().parent, memory)
 
 
-def _load(path: Path, checks: Sequence[Check], memory: FileMemory | None) -> Config:
-    raw = read(path)
+def _load(path: Path, checks: Sequence[Check], memory: FileMemory | None, text: bytes | None) -> Config:
+    raw = read(path) if text is None else text
     try:
         document = parse(raw, hidden)
     except MalformedError as error:

@@ -59,6 +59,21 @@ class CertificateWatch:
             await self._changed(signature)
         self._watch_states()
 
+    async def reload(self, dry_run: bool = False) -> dict[str, Any]:
+        """What is on disk now, without waiting for a second look: {ok, changed, problems}. `changed` are the files of
+        certificates that are others; with `dry_run` they are not taken into use. Never raises for what is wrong."""
+        loaded = self._publisher.loaded
+        files = TlsFiles()
+        found = await asyncio.to_thread(files.check, loaded.config)
+        known = {fact.fingerprint for fact in loaded.certificates}
+        changed = sorted({str(fact.file) for fact in files.facts if fact.fingerprint not in known})
+        if dry_run or found:
+            return {"ok": not found, "changed": changed, "problems": [f"{where}: {what}" for where, what in found]}
+        signature = await asyncio.to_thread(_signature, loaded.config)
+        self._last = signature
+        await self._changed(signature)
+        return {"ok": not self.problems, "changed": changed, "problems": list(self.problems)}
+
     def started(self) -> None:
         """A configuration took effect, with files that were just read."""
         self.problems = ()

@@ -12,6 +12,7 @@ from lb.config.checks.file import Check
 from lb.config.load import load
 from lb.config.memory import FileMemory
 from lb.config.plan.plan import EndpointSpec
+from lb.config.problems import read
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material
 from lb.control.certificates import CertificateFacts, TlsFiles
@@ -21,12 +22,14 @@ from lb.proxy.routing.checks import check_routes
 
 
 class Loaded(Struct, frozen=True):
-    """A checked configuration, what the endpoints it writes down resolved to, by pool, and what its TLS files held."""
+    """A checked configuration, what the endpoints it writes down resolved to, by pool, what its TLS files held, and the
+    text of the file."""
 
     config: Config
     endpoints: Mapping[str, tuple[EndpointSpec, ...]]
     material: Material = NOTHING
     certificates: tuple[CertificateFacts, ...] = ()
+    text: bytes = b""
 
 
 def load_configuration(path: Path, memory: FileMemory | None = None, more: Sequence[Check] = ()) -> Loaded:
@@ -37,5 +40,6 @@ def load_configuration(path: Path, memory: FileMemory | None = None, more: Seque
     static = StaticEndpoints()
     tls = TlsFiles()
     checks = (static.check, check_policies, check_discovery, check_routes, tls.check, *more)
-    config = load(path, checks=checks, memory=memory)
-    return Loaded(config, static.endpoints, tls.material, tls.facts)
+    text = read(path)
+    config = load(path, checks=checks, memory=memory, text=text)
+    return Loaded(config, static.endpoints, tls.material, tls.facts, text)

@@ -32,12 +32,14 @@ from lb.control.cache.model_watch import ModelWatch, WatchedPool
 from lb.control.cache.operations import CacheOperations
 from lb.control.cache.shared_tier import SharedTier
 from lb.control.certificate_watch import CertificateWatch
+from lb.control.changes import Settings
 from lb.control.configuration import load_configuration
 from lb.control.endpoints.asking import Asked
 from lb.control.endpoints.discovered import DiscoveredPools
 from lb.control.endpoints.inference_counts import InferenceCounts
-from lb.control.endpoints.lookup import find_pool
+from lb.control.endpoints.lookup import find_endpoint, find_pool
 from lb.control.endpoints.models import ModelReadiness
+from lb.control.endpoints.operated import EndpointUpdate
 from lb.control.endpoints.pool_calls import PoolCalls
 from lb.control.endpoints.server_calls import Rules, ServerCalls
 from lb.control.endpoints.steering import Steering
@@ -51,7 +53,7 @@ from lb.control.options import MasterOptions
 from lb.control.parts import Parts
 from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
-from lb.control.registry import DOWN, ENABLED, MAINTENANCE, UP, Registry
+from lb.control.registry import ADMIN, DOWN, ENABLED, MAINTENANCE, UP, Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers.launcher import Launcher
 from lb.control.servers.managed import ManagedPools
@@ -111,6 +113,7 @@ class Master:
     tier: SharedTier
     model_watch: ModelWatch
     jobs: JobsSupervisor
+    settings: Settings
     _runtime: Callable[[], Path]  # the folder for sockets, made when it is first asked for
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
@@ -210,15 +213,84 @@ class Master:
         """Publishes the configuration in force with the managed endpoints of now: see Publisher.publish."""
         await self.publisher.publish()
 
-    def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> dict[str, Any]:
-        """An operator's update of an endpoint (HealthStates.operate); its row of the status document. Raises
-        ConfigError, of an endpoint that is leaving LeavingError."""
+    async def operate(
+        self, pool: str, address: str, update: EndpointUpdate, by: str, dry_run: bool = False
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """An operator's update of an endpoint: its row of the status document, and what differs, {setting, from, to};
+        with `dry_run` nothing is done. Raises ConfigError, of an endpoint that is leaving LeavingError, and other
+        TidegateErrors where the workers do not take a limit; nothing has changed then."""
         self.publisher.leaving.refuse(pool, address)
-        self.publisher.health_states.operate(pool, address, admin, weight)
+        changes = self._update_rows(pool, address, update)
+        if dry_run:
+            return self._endpoint_row(pool, address), changes
+        if update.max_in_flight is not None:
+            await self._limit(pool, address, None if update.max_in_flight == "default" else update.max_in_flight)
+        self.publisher.health_states.operate(pool, address, update.admin, update.weight)
+        for change in changes:
+            self.publisher.operated.note(pool, address, change["setting"], time.time(), by)
+        row = self._endpoint_row(pool, address)
+        for change in changes:
+            text = "endpoint %s of pool %s: %s: %s, before %s, by %s"
+            log.info(text, address, pool, change["setting"], change["to"], change["from"], by)
+        return row, changes
+
+    async def _limit(self, pool: str, address: str, most: int | None) -> None:
+        operated, endpoint = self.publisher.operated, find_endpoint(self.plan, pool, address)
+        before = operated.set_limit(pool, endpoint, most)
+        try:
+            await self.publisher.publish()
+        except BaseException:
+            operated.restore(pool, endpoint, before)
+            raise
+
+    def _update_rows(self, pool: str, address: str, update: EndpointUpdate) -> list[dict[str, Any]]:
+        endpoint = find_endpoint(self.plan, pool, address)
+        weight, file = self.registry.weights(endpoint.slot)
+        limit: int | str | None = update.max_in_flight
+        if limit == "default":
+            limit = self.publisher.operated.file_limit(pool, endpoint) or "none"
+        admin = None if update.admin is None else ADMIN[update.admin]
+        wanted: tuple[tuple[str, Any, Any], ...] = (
+            ("admin", ADMIN[self.registry.operated(endpoint.slot)], admin),
+            ("weight", weight, file if update.weight == "default" else update.weight),
+            ("max_in_flight", endpoint.max_in_flight or "none", limit),
+        )
+        return [
+            {"setting": name, "from": now, "to": value}
+            for name, now, value in wanted
+            if value is not None and value != now
+        ]
+
+    def _endpoint_row(self, pool: str, address: str) -> dict[str, Any]:
         rows = next(row["endpoints"] for row in self.status()["pools"] if row["name"] == pool)
         found: dict[str, Any] = next(row for row in rows if row["address"] == address)
-        log.info("an operator set %s of pool %s: %s, weight %d", address, pool, found["admin"], found["weight"])
         return found
+
+    async def change_settings(self, wanted: dict[str, Any], by: str, dry_run: bool = False) -> list[dict[str, Any]]:
+        """Gives settings other values (lb.config.settings), all of them or none; RESET stands for the file's value.
+        What differs: {setting, from, to}; with `dry_run` nothing is done. The file is not read.
+
+        Raises ConfigError for what is wrong with them, other TidegateErrors where the workers do not take it.
+        """
+        async with self._reloading:
+            found, rows = self.settings.changed(wanted, by)
+            if dry_run or not rows:
+                return rows
+            await self.publisher.publish(replace(self.publisher.loaded, config=found.config))
+            self.settings = found
+        for row in rows:
+            log.info("%s: %s, before %s, by %s", row["setting"], row["to"], row["from"], by)
+        return rows
+
+    def changes(self) -> list[dict[str, Any]]:
+        """What operators have changed and is in force: settings, {setting, value, file, at, by}, and of endpoints the
+        same with `pool` and `endpoint`."""
+        return [*self.settings.rows(), *self.publisher.operated.rows()]
+
+    async def reload_certificates(self, dry_run: bool = False) -> dict[str, Any]:
+        """Takes certificates and keys into use that have changed on disk: CertificateWatch.reload."""
+        async with self._reloading:
+            return await self.certificates.reload(dry_run)
 
     async def explain(self, asked: dict[str, Any], worker: int | None) -> dict[str, Any]:
         """What a worker would do with a request (Fleet.explain), with the state of each endpoint as status shows it.
@@ -432,6 +504,7 @@ class Master:
             self.counts,
             self.engines,
         )
+        self.settings = Settings(loaded.config)
         self.publisher = Publisher(loaded, workers, parts, self._clock, self.cache.pool_changed, self.tier)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
@@ -621,9 +694,12 @@ class Master:
             if self.state != "running":
                 raise StartError(f"the daemon is {self.state}")
             wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory, [check_model_servers])
-            decision = decide(self.config, with_jobs(wanted.config, self._runtime))
+            decision = decide(self.settings.file, with_jobs(wanted.config, self._runtime))
             self.jobs.check(decision.config)
-            await self.publisher.publish(replace(wanted, config=decision.config))
+            settings, ended = self.settings.over(decision.config)
+            await self.publisher.publish(replace(wanted, config=settings.config))
+            self.settings = settings
+            self.publisher.operated.settle()
             self.jobs.apply(decision.config)
             self.cdns.apply(decision.config.cache)
         except TidegateError as error:
@@ -637,9 +713,15 @@ class Master:
         notes = (*decision.notes, *short_of_room(decision.config, self.segment.session_sets))
         for note in notes:
             log.warning("needs a restart: %s", note)
+        changes = (
+            *ended,
+            *(f"{row['setting']}: {row['value']} stays, as changed at run time" for row in settings.rows()),
+        )
+        for change in changes:
+            log.info("%s", change)
         log.info("reloaded: plan %d", self._generation())
         self._tell_shortage()
-        return ReloadResult(True, time.time(), self._generation(), notes=notes)
+        return ReloadResult(True, time.time(), self._generation(), notes=notes, changes=changes)
 
     async def _tick(self) -> None:
         """Heartbeats of the workers, our own and our state to the service manager, and freed records."""

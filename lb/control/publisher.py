@@ -23,6 +23,7 @@ from lb.control.configuration import Loaded
 from lb.control.endpoints import targets
 from lb.control.endpoints.health_state import HealthStates
 from lb.control.endpoints.leaving import Leaving
+from lb.control.endpoints.operated import OperatedEndpoints
 from lb.control.logs import set_level
 from lb.control.parts import Parts
 from lb.control.registry import ADMIN
@@ -70,6 +71,7 @@ class Publisher:
         self._memory = PlanMemory()
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self.operated = OperatedEndpoints(parts.registry)
         self.leaving = Leaving(parts.segment, parts.registry, self.open_sequences, clock)
         self.health_states = HealthStates(
             parts, lambda: (self.loaded.config, self.plan), self._check, self._changed.set, clock
@@ -350,13 +352,21 @@ class Publisher:
         )
 
     def _advised(self, pool: PoolPlan, config: Config) -> PoolPlan:
-        """`pool` with the limits that agents ask for."""
-        if config.pools[pool.name].agent is None:
+        """`pool` with the limits that operators and agents ask for: an operator's in place of the configuration's, and
+        below an agent's."""
+        agents = config.pools[pool.name].agent is not None
+        if not agents and not self.operated.limits(pool.name):
             return pool
-        limits = [(e, self.health_states.agent_state(e.slot).max_in_flight) for e in pool.endpoints]
-        return replace(
-            pool, endpoints=tuple(e if most is None else replace(e, max_in_flight=most) for e, most in limits)
-        )
+        endpoints = []
+        for endpoint in pool.endpoints:
+            most = self.operated.limit(pool.name, endpoint)
+            asked = self.health_states.agent_state(endpoint.slot).max_in_flight if agents else None
+            if most is not None and asked is not None:
+                most = min(most, asked) if asked else most
+            elif asked is not None:
+                most = asked
+            endpoints.append(endpoint if most is None else replace(endpoint, max_in_flight=most))
+        return replace(pool, endpoints=tuple(endpoints))
 
     def _listed_models(self, config: Config) -> dict[str, tuple[str, ...]]:
         """The models of each pool that asks for them, or has endpoints that lack some: as its bits are given out, or

@@ -222,6 +222,19 @@ class Registry:
         if slot not in self._drained:
             self._segment.set_admin(slot, self._admin(slot))
 
+    def changed(self) -> set[int]:
+        """The slots of which an operator wants what the configuration does not say."""
+        return self._wanted.keys() | {slot for slot, own in self._own.items() if own != self._weights[slot]}
+
+    def operated(self, slot: int) -> int:
+        """What an operator wants of an endpoint: ENABLED, DRAIN or MAINTENANCE."""
+        return self._wanted.get(slot, ENABLED)
+
+    def weights(self, slot: int) -> tuple[int, int]:
+        """The weight of an endpoint before its agent has a say, an operator's if there is one, and the
+        configuration's."""
+        return self._own[slot], self._weights[slot]
+
     def kept_away(self, slot: int) -> bool:
         """Whether an operator, or the agent, keeps new requests away from an endpoint."""
         return self._admin(slot) != ENABLED

@@ -20,6 +20,7 @@ class ReloadResult(Struct, frozen=True):
     error: str = ""
     problems: tuple[str, ...] = ()  # of the configuration file, one line each
     notes: tuple[str, ...] = ()  # what was not applied because it needs a restart
+    changes: tuple[str, ...] = ()  # changes made at run time that go on, and why others have ended
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -187,6 +187,22 @@ def watching(loaded: Loaded, wall: Any = None) -> tuple[CertificateWatch, Publis
     return watch, publisher, clock
 
 
+async def test_an_operator_has_changed_files_taken_at_once(tmp_path: Path) -> None:
+    watch, publisher, _ = watching(load(tmp_path))
+    assert await watch.reload() == {"ok": True, "changed": [], "problems": []}
+    AUTHORITY.issue("new.test").write(tmp_path)
+    changed = {"ok": True, "changed": [str(tmp_path / "server.pem")], "problems": []}
+    assert await watch.reload(dry_run=True) == changed
+    assert publisher.published == []
+    assert await watch.reload() == changed
+    assert len(publisher.published) == 1
+    (tmp_path / "server.key").write_text("no key")
+    found = await watch.reload()
+    assert not found["ok"]
+    assert "web" in found["problems"][0]
+    assert len(publisher.published) == 1, "those in force stay"
+
+
 async def test_changed_files_are_taken_once_they_rest(tmp_path: Path) -> None:
     watch, publisher, _ = watching(load(tmp_path))
     for _ in range(3):

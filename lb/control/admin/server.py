@@ -9,7 +9,9 @@
          /api/v1/jobs   jobs (lb.control.admin.jobs_api)
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
-         /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
+         /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default",
+                            "max_in_flight": number | "default", "dry_run"}
+         /api/v1/settings …   what operators change while the daemon runs (lb.control.admin.runtime_api)
 
 Loopback without a token by default, where it goes by no other name than localhost. With a token, all of it asks for
 `Authorization: Bearer TOKEN`, but for the two probes and the page of the dashboard, which has nothing in it but the
@@ -36,14 +38,17 @@ from lb.control.admin import external_metrics
 from lb.control.admin.cache_api import CacheApi
 from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.jobs_api import JobsApi
+from lb.control.admin.operator import operator_of
 from lb.control.admin.origin import is_cross_site, is_local
+from lb.control.admin.runtime_api import RuntimeApi
 from lb.control.admin.token import AdminToken
 from lb.control.datagrams import drops_by_listener
 from lb.control.endpoints.leaving import LeavingError
 from lb.control.endpoints.lookup import must_exist
+from lb.control.endpoints.operated import EndpointUpdate
 from lb.control.master import Master
 from lb.control.registry import ADMIN
-from lb.errors import ConfigError, StartError
+from lb.errors import ConfigError, StartError, TidegateError
 from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
 
 log = logging.getLogger("tidegate.admin")
@@ -69,7 +74,13 @@ def _weight(value: Any) -> Any:
     raise PydanticCustomError("weight", 'is a whole number from 0 to 1000, or "default"')
 
 
-class EndpointUpdate(BaseModel):
+def _limit(value: Any) -> Any:
+    if value is None or value == "default" or (type(value) is int and 1 <= value <= 1_000_000):
+        return value
+    raise PydanticCustomError("limit", 'is a whole number from 1 to 1000000, or "default"')
+
+
+class EndpointBody(BaseModel):
     """The body of POST /api/v1/endpoint."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -78,6 +89,8 @@ class EndpointUpdate(BaseModel):
     address: str
     admin: Literal["enabled", "drain", "maintenance"] | None = None
     weight: Annotated[int | Literal["default"] | None, PlainValidator(_weight)] = None
+    max_in_flight: Annotated[int | Literal["default"] | None, PlainValidator(_limit)] = None
+    dry_run: bool = False
 
 
 class Question(BaseModel):
@@ -132,6 +145,7 @@ class AdminServer:
                 web.post("/api/v1/endpoint", self._operate),
                 *CacheApi(self._master).routes(),
                 *JobsApi(self._master).routes(),
+                *RuntimeApi(self._master).routes(),
                 web.get(external_metrics.PATH, self._external_metrics),
                 web.get(external_metrics.PATH + "/namespaces/{namespace}/{metric}", self._external_metric),
             ]
@@ -319,18 +333,23 @@ class AdminServer:
         return _json({"endpoint": left})
 
     async def _operate(self, request: web.Request) -> web.Response:
-        """What an operator wants of one endpoint; either of `admin` and `weight` may be left out."""
+        """What an operator wants of one endpoint; each of `admin`, `weight` and `max_in_flight` may be left out."""
         try:
-            update = EndpointUpdate.model_validate_json(await request.read())
+            body = EndpointBody.model_validate_json(await request.read())
         except ValidationError as error:
             return _invalid(error)
-        admin = None if update.admin is None else _STATES[update.admin]
+        admin = None if body.admin is None else _STATES[body.admin]
+        update = EndpointUpdate(admin, body.weight, body.max_in_flight)
+        by = operator_of(request)
         try:
-            return _json({"endpoint": self._master.operate(update.pool, update.address, admin, update.weight)})
+            row, changed = await self._master.operate(body.pool, body.address, update, by, body.dry_run)
         except LeavingError as error:
             return _json({"error": str(error)}, 409)
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
+        except TidegateError as error:
+            return _json({"error": str(error)}, 409)
+        return _json({"endpoint": row, "changed": changed, "dry_run": body.dry_run})
 
 
 def _invalid(error: ValidationError) -> web.Response:

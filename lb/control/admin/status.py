@@ -1,6 +1,7 @@
 """The status document: what `/api/v1/status` answers and `tidegate status` shows. Only plain types.
 
     {version, state, zone, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
+     changes: [{setting, value, file, at, by}, of endpoints with pool and endpoint],
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy,
@@ -88,6 +89,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "last_reload": master.last_reload.to_dict() if master.last_reload else None,
         "config": str(master.config_path),
         "compiled": dict(compiled_modules()),
+        "changes": master.changes() if plan else [],
         "workers": [member.describe(now) for member in master.fleet.members],
         "open_files": _open_files(master, plan) if plan else None,
         "listeners": _listeners(master, plan) if plan else [],
