@@ -30,22 +30,40 @@ def kernel_drops(drops: Mapping[str, int]) -> Iterator[Metric]:
 
 
 def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
-    yield gauge("build_info", "Version of the daemon", ("version",), [((status["version"],), 1)])
-    yield gauge("start_time_seconds", "Unix time of the start", (), [((), status["started_at"])])
-    yield gauge("plan_generation", "Generation of the plan in force", (), [((), status["generation"])])
+    yield gauge(
+        "build_info", "Always 1; the label has the version of the daemon", ("version",), [((status["version"],), 1)]
+    )
+    yield gauge("start_time_seconds", "Unix time of the daemon's start", (), [((), status["started_at"])])
+    yield gauge(
+        "plan_generation",
+        "Generation of the plan in force; another one after each reload and each change of endpoints",
+        (),
+        [((), status["generation"])],
+    )
     yield counter("reloads", "Reloads by outcome", ("result",), (((k,), n) for k, n in status["reloads"].items()))
     last = status["last_reload"]
-    yield gauge("last_reload_success", "Whether the last reload took effect", (), [((), last is None or last["ok"])])
+    yield gauge(
+        "last_reload_success",
+        "0 since the last reload was refused, 1 else: the old configuration stays until a reload succeeds",
+        (),
+        [((), last is None or last["ok"])],
+    )
+    yield gauge(
+        "changes_at_run_time",
+        "Settings, and states, weights and limits of endpoints, that operators have changed since the file was loaded",
+        (),
+        [((), len(status.get("changes", ())))],
+    )
     workers = status["workers"]
     yield gauge(
         "worker_up",
-        "Whether the worker runs",
+        "1 while the worker runs",
         ("worker",),
         (((str(w["index"]),), w["state"] == "running") for w in workers),
     )
     yield counter(
         "worker_restarts",
-        "Replacements of the worker",
+        "Times that the worker died or hung and was replaced",
         ("worker",),
         (((str(w["index"]),), w["restarts"]) for w in workers),
     )
@@ -60,7 +78,7 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
             "Access records that were not written, as the log did not take them in time",
             "access_log_dropped",
         ),
-        ("worker_mirror_requests", "Copies that mirrors sent", "mirrored"),
+        ("worker_mirror_requests", "Copies of requests that mirrors sent", "mirrored"),
         (
             "worker_mirror_failures",
             "Copies that got no endpoint, no connection, or no answer in time; answers are counted by pool",
@@ -86,12 +104,12 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
         [((), status.get("rate_limits", {}).get("evicted", 0))],
     )
     yield gauge(
-        "worker_connections", "Client connections", ("worker",),
+        "worker_connections", "Connections of clients that the worker has open", ("worker",),
         (((str(w["index"]),), (w["stats"] or {}).get("connections", 0)) for w in workers),
     )  # fmt: skip
     yield counter(
         "connections_refused",
-        "Connections closed before they could ask for anything",
+        "Connections of clients that were closed before their first request, by reason",
         ("worker", "reason"),
         (
             ((str(w["index"]), key.removeprefix("refused_")), n)
@@ -114,7 +132,7 @@ _CACHE = {
     "rejected_purged": "Answers that the result cache did not take: one of their tags was purged while they were made",
     "evictions": "Fresh answers that made room for others",
     "expired": "Stale and purged answers whose memory was taken back",
-    "purges": "Purges of a tag",
+    "purges": "Tags of the result cache that were purged",
     "corrupt": "Damage found in the result cache; what is damaged is not answered with",
     "broken_locks": "Locks of the result cache that were taken from dead processes; the shard is emptied",
     "flights_followed": "Flights in which a worker waited for the answer that another worker had asked for",
@@ -154,7 +172,7 @@ def _tier(tier: Mapping[str, Any] | None) -> Iterator[Metric]:
     )
     yield gauge(
         "cache_tier_up",
-        "Whether the process asks the cache tier: 1, or 0 while its breaker is open",
+        "1 while the process asks the cache tier, 0 while its breaker is open",
         ("process",),
         [((process,), int(row["state"] == "closed")) for process, row in processes.items()],
     )
@@ -233,7 +251,7 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
 def _jobs(jobs: Mapping[str, Any] | None) -> Iterator[Metric]:
     if not jobs:
         return
-    yield gauge("jobs_process_up", "Whether the jobs process runs", (), [((), jobs["state"] == "running")])
+    yield gauge("jobs_process_up", "1 while the jobs process runs", (), [((), jobs["state"] == "running")])
     yield counter("jobs_process_restarts", "Replacements of the jobs process", (), [((), jobs["restarts"])])
     yield gauge(
         "jobs",
@@ -262,7 +280,7 @@ def _certificates(status: Mapping[str, Any]) -> Iterator[Metric]:
     )
     yield counter(
         "tls_certificate_reloads",
-        "Changes of certificates on disk, by whether they were taken into use",
+        "Changes of certificates on disk, by result: ok, taken into use; failed, the old ones stay",
         ("result",),
         (((result,), n) for result, n in tls["reloads"].items()),
     )

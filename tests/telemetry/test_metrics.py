@@ -22,7 +22,7 @@ from lb.shared.words import (
     UDP_LISTENER,
     Kind,
 )
-from lb.telemetry import daemon, reference, traffic
+from lb.telemetry import daemon, pools, reference, traffic
 from lb.telemetry.metrics import Snapshot, exposition
 from lb.telemetry.series import Series
 
@@ -265,6 +265,19 @@ def test_the_metrics_that_documents_name_exist() -> None:
             bare = name.removeprefix("tidegate_").removesuffix("_total")  # of the status document
             quoted = [f'"{bare}"', *(f'"{bare[len(b) :]}"' for b in beginnings if bare.startswith(b))]
             assert name in listed or any(one in sources for one in quoted), f"{path.name}: {name}"
+
+
+def test_a_help_text_says_what_the_number_is() -> None:
+    """A reader of an alert sees this line alone: no "it" without a noun, and of a state what 1 stands for."""
+    for module in (daemon, pools):
+        source = Path(str(module.__file__)).read_text()
+        assert re.findall(r'(?<!")"(?:Its?|Whether|What|That) [^"]*"', source) == []
+
+
+def test_changes_at_run_time_are_counted() -> None:
+    page = exposition(Snapshot({**STATUS, "changes": [{"setting": "log.level"}, {"setting": "weight"}]})).decode()
+    assert "\ntidegate_changes_at_run_time 2.0\n" in page
+    assert "\ntidegate_changes_at_run_time 0.0\n" in exposition(Snapshot(STATUS)).decode()
 
 
 def test_the_cache() -> None:
