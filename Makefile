@@ -17,10 +17,12 @@ TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
 BARE_PACKAGES := debootstrap iproute2
+# What the Debian package is built with: Debian's own Python, whatever $(PYTHON) is.
+DEB_PACKAGES := $(BUILD_PACKAGES) $(MAN_PACKAGES) debhelper dpkg-dev lintian python3-dev python3-venv
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare man test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run dev wheel wheel-bare deb test-deb man test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -34,6 +36,8 @@ help:
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
 	@echo "make wheel   dist/: a source distribution, and a wheel with the C libraries inside"
 	@echo "make wheel-bare  install that wheel in a bare Debian root and serve (as root)"
+	@echo "make deb     dist/: the Debian package, for Debian's own Python"
+	@echo "make test-deb     install, run, upgrade and purge that package in a bare Debian root (as root)"
 	@echo "make bench   side by side with HAProxy, nginx, Envoy and Varnish"
 	@echo "make bench-guard         instructions per request against the stored figures"
 	@echo "make bench-guard-update  store new ones"
@@ -84,6 +88,9 @@ $(STAMPS)/guard-packages: Makefile
 
 $(STAMPS)/man-packages: Makefile
 	$(call packages,man-packages,$(MAN_PACKAGES))
+
+$(STAMPS)/deb-packages: Makefile
+	$(call packages,deb-packages,$(DEB_PACKAGES))
 
 $(STAMPS)/bare-packages: Makefile
 	$(call packages,bare-packages,$(BARE_PACKAGES))
@@ -177,6 +184,13 @@ wheel: dev
 
 wheel-bare: wheel $(STAMPS)/bare-packages
 	$(BIN)/python tests/packaging/bare_root.py
+
+deb: $(STAMPS)/deb-packages
+	$(PYTHON) tools/deb.py
+	lintian --fail-on error,warning dist/tidegate_*.deb
+
+test-deb: deb $(STAMPS)/bare-packages
+	$(PYTHON) tests/packaging/deb_root.py
 
 lint: dev
 	$(BIN)/ruff check .
