@@ -68,6 +68,7 @@ from lb.control.signals import release
 from lb.control.sockets import SocketTable
 from lb.control.stored_sockets import StoredSockets
 from lb.control.tickets import TicketRing
+from lb.control.watch.watch import Watch
 from lb.control.workers.fleet import Fleet
 from lb.errors import ConfigError, StartError, TidegateError
 from lb.health.agents import AgentMonitor
@@ -114,6 +115,7 @@ class Master:
     model_watch: ModelWatch
     jobs: JobsSupervisor
     settings: Settings
+    watch: Watch
     _runtime: Callable[[], Path]  # the folder for sockets, made when it is first asked for
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
@@ -507,6 +509,7 @@ class Master:
         self.settings = Settings(loaded.config)
         self.publisher = Publisher(loaded, workers, parts, self._clock, self.cache.pool_changed, self.tier)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
+        self.watch = Watch(self, self._clock)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         cleanup.push_async_callback(self._drain)
         await self.fleet.start()
@@ -525,6 +528,7 @@ class Master:
             self._watch_certificates(),
             self.steering.run(),
             self.model_watch.run(),
+            self.watch.run(),
             self._restore(before),
         ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))

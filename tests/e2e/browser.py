@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import http.server
+import json
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from waiting import eventually
+from websockets.sync.client import connect
 
 Answer = tuple[int, str, bytes]  # status, content type, body
 
@@ -78,3 +87,91 @@ def tables_of(page: str) -> list[list[list[str]]]:
     parser = _Tables()
     parser.feed(page)
     return parser.tables
+
+
+class Page:
+    """A page in a browser that is told what to do by the Chrome DevTools Protocol. `problems` are the errors of scripts
+    and the violations of the page's policy so far."""
+
+    def __init__(self, url: str, folder: str) -> None:
+        self._process = subprocess.Popen(
+            ["chromium-headless-shell", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}",
+             "--remote-debugging-port=0", "about:blank"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            place = Path(folder) / "DevToolsActivePort"
+            port = eventually(lambda: place.exists() and place.read_text().split("\n")[0], "the browser's port", 60)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20) as answer:
+                found = next(row for row in json.load(answer) if row["type"] == "page")
+            self._open = contextlib.ExitStack()
+            self._socket = self._open.enter_context(
+                connect(found["webSocketDebuggerUrl"], max_size=None, compression=None)
+            )
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+        self._number = 0
+        self.problems: list[str] = []
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+        self.open(url)
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+        self._process.terminate()
+        self._process.wait(20)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One command of the protocol, and its result."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=60))
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                result: dict[str, Any] = message["result"]
+                return result
+            if message.get("method") == "Runtime.exceptionThrown":
+                details = message["params"]["exceptionDetails"]
+                self.problems.append(details.get("exception", {}).get("description", details["text"]))
+            elif message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
+                self.problems.append(message["params"]["entry"]["text"])
+
+    def open(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+
+    def ask(self, script: str) -> Any:
+        """The value of an expression; a promise is waited for."""
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def wait(self, script: str, what: str = "") -> Any:
+        """The first value of an expression that is true."""
+        return eventually(lambda: self.ask(script), what or script, 30)
+
+    def click(self, selector: str) -> None:
+        """On the middle of the element, as a reader does; it is scrolled to first."""
+        box = self.wait(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e || e.disabled) return null;"
+            "e.scrollIntoView({block: 'center', behavior: 'instant'}); const r = e.getBoundingClientRect();"
+            "return [r.left + r.width / 2, r.top + r.height / 2]; })()",
+            selector,
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+    def look(self, width: int, height: int, scheme: str = "light", mobile: bool = False) -> None:
+        """The size of the window, and what the reader prefers."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def picture(self, whole: bool = False) -> bytes:
+        """A PNG of the window, or of the whole page."""
+        found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        return base64.b64decode(found["data"])

@@ -8,12 +8,13 @@ import re
 
 
 class Endpoint:
-    """Answers every request with its name, after `delay` seconds and while its `gate` is set; `active`, its highest
-    `peak`, and `served` count requests. One that was begun is finished, whether or not its client is still there, as a
-    model server would."""
+    """Answers every request with its name and its `status`, after `delay` seconds and while its `gate` is set;
+    `active`, its highest `peak`, and `served` count requests. One that was begun is finished, whether or not its client
+    is still there, as a model server would."""
 
     def __init__(self, name: str, delay: float = 0) -> None:
         self.name = name
+        self.status = b"200 OK"
         self.delay = delay
         self.active = 0
         self.peak = 0
@@ -27,7 +28,6 @@ class Endpoint:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = self.name.encode()
-        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -41,5 +41,5 @@ class Endpoint:
                 await self.gate.wait()
                 self.active -= 1
                 self.served += 1
-                writer.write(answer)
+                writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (self.status, len(body), body))
         writer.close()

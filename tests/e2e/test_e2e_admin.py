@@ -203,7 +203,7 @@ def test_the_dashboard_asks_for_the_token(tmp_path: Path) -> None:
         page = page_of(f"{admin_url(daemon)}/", str(tmp_path / "profile"))
     finally:
         daemon.stop()
-    assert re.search(r'<span id="problem"[^>]*>a token is needed</span>', page)
+    assert re.search(r'<p id="problem"[^>]*>a token is needed</p>', page)
     assert '<form id="ask">' in page
 
 

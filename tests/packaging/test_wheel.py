@@ -71,9 +71,8 @@ def test_no_sources_of_compiled_modules_and_no_bench_suite(unpacked: Path) -> No
     files = [path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in {".pyx", ".pxd", ".c", ".cpp", ".h"}]
     assert {path.parts[0] for path in files if ".dist-info" not in path.parts[0]} == {"lb", "backend"}
-    assert {"lb/config/reference/schema.json", "lb/control/admin/dashboard.html", "lb/py.typed"} <= {
-        str(path) for path in files
-    }
+    dashboard = {f"lb/control/admin/dashboard/{name}" for name in ("index.html", "style.css", "app.js")}
+    assert {"lb/config/reference/schema.json", "lb/py.typed", *dashboard} <= {str(path) for path in files}
 
 
 def test_modules_are_stripped(unpacked: Path) -> None:

@@ -7,6 +7,7 @@
          /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
          /api/v1/cache …   the result cache (lb.control.admin.cache_api)
          /api/v1/jobs   jobs (lb.control.admin.jobs_api)
+         /api/v1/overview …   what the dashboard shows (lb.control.admin.watch_api)
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
          /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default",
@@ -14,8 +15,8 @@
          /api/v1/settings …   what operators change while the daemon runs (lb.control.admin.runtime_api)
 
 Loopback without a token by default, where it goes by no other name than localhost. With a token, all of it asks for
-`Authorization: Bearer TOKEN`, but for the two probes and the page of the dashboard, which has nothing in it but the
-script that asks for the rest. Pages of other sites get nothing but these three (lb.control.admin.origin); how many
+`Authorization: Bearer TOKEN`, but for the two probes and the files of the dashboard, which have nothing in them but the
+scripts that ask for the rest. Pages of other sites get nothing but these (lb.control.admin.origin); how many
 connections there may be and how long each may take is lb.control.admin.connections.
 """
 
@@ -25,7 +26,6 @@ import asyncio
 import logging
 import resource
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -40,8 +40,10 @@ from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.jobs_api import JobsApi
 from lb.control.admin.operator import operator_of
 from lb.control.admin.origin import is_cross_site, is_local
+from lb.control.admin.pages import FILES, POLICY, page
 from lb.control.admin.runtime_api import RuntimeApi
 from lb.control.admin.token import AdminToken
+from lb.control.admin.watch_api import WatchApi
 from lb.control.datagrams import drops_by_listener
 from lb.control.endpoints.leaving import LeavingError
 from lb.control.endpoints.lookup import must_exist
@@ -53,12 +55,10 @@ from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
 
 log = logging.getLogger("tidegate.admin")
 
-_OPEN = frozenset({"/", "/healthz", "/readyz"})
-_PAGE = Path(__file__).with_name("dashboard.html")
+_OPEN = frozenset({"/", "/healthz", "/readyz", *FILES})
 _CONNECTIONS = 4096  # at most, and half of the descriptors that the process may have
 _LIMITS = Limits()
 _DIGITS = 18  # of a number that a caller gives
-_POLICY = "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 _PROTECTED = {  # fields of every answer: no page of another site may embed it, no cache may keep it
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -131,7 +131,7 @@ class AdminServer:
         app = web.Application(middlewares=[self._guard], client_max_size=self._limits.body_size)
         app.add_routes(
             [
-                web.get("/", self._dashboard),
+                *(web.get(path, self._dashboard) for path in ("/", *FILES)),
                 web.get("/metrics", self._metrics),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
@@ -146,6 +146,7 @@ class AdminServer:
                 *CacheApi(self._master).routes(),
                 *JobsApi(self._master).routes(),
                 *RuntimeApi(self._master).routes(),
+                *WatchApi(self._master).routes(),
                 web.get(external_metrics.PATH, self._external_metrics),
                 web.get(external_metrics.PATH + "/namespaces/{namespace}/{metric}", self._external_metric),
             ]
@@ -231,12 +232,8 @@ class AdminServer:
             raise web.HTTPRequestTimeout(reason=f"the body did not come within {self._limits.body:g} s") from None
 
     async def _dashboard(self, request: web.Request) -> web.Response:
-        return web.Response(
-            body=_PAGE.read_bytes(),
-            content_type="text/html",
-            charset="utf-8",
-            headers={"Content-Security-Policy": _POLICY},
-        )
+        body, kind = page(request.path)
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers={"Content-Security-Policy": POLICY})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         async with self._scraping:  # with 10,000 routes the page is 40 MB: one at a time, and not in the loop

@@ -1,0 +1,67 @@
+"""The admin API of the watch, which the dashboard is made of.
+
+GET /api/v1/overview   verdict, problems, listeners, routes, pools and endpoints with their last sample; fresh=yes
+                       makes it anew, else it is at most a second old
+GET /api/v1/history?of=total&after=N   samples of the last half hour with a number above `after`; also of=listener,
+                       of=route or of=pool with name=, and of=endpoint with pool= and name=
+GET /api/v1/heat?pool=NAME   the half hour of each endpoint of a pool in 60 columns
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from lb.control.master import Master
+
+_CELLS = 60
+_DIGITS = 15
+
+
+class WatchApi:
+    """Handlers for the admin server. Numbers that are unknown are null."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/v1/overview", self._overview),
+            web.get("/api/v1/history", self._history),
+            web.get("/api/v1/heat", self._heat),
+        ]
+
+    async def _overview(self, request: web.Request) -> web.Response:
+        found = self._master.watch.overview(fresh=request.query.get("fresh") == "yes")
+        return await _answer(found)
+
+    async def _history(self, request: web.Request) -> web.Response:
+        kind, name = request.query.get("of", "total"), request.query.get("name", "")
+        after = request.query.get("after", "0")
+        if not (after.isascii() and after.isdigit() and len(after) <= _DIGITS):
+            return _refusal("after: is the number of a sample")
+        if kind not in ("total", "listener", "route", "pool", "endpoint"):
+            return _refusal("of: is one of total, listener, route, pool, endpoint")
+        key: tuple[str, ...] = (kind,) if kind == "total" else (kind, name)
+        if kind == "endpoint":
+            key = (kind, request.query.get("pool", ""), name)
+        found = self._master.watch.history.series(key, int(after))
+        return await _answer(found)
+
+    async def _heat(self, request: web.Request) -> web.Response:
+        found = self._master.watch.history.heat(request.query.get("pool", ""), _CELLS)
+        return await _answer(found)
+
+
+async def _answer(found: Any) -> web.Response:
+    """Of a large document, written beside the loop. NaN becomes null."""
+    body = await asyncio.to_thread(orjson.dumps, found)
+    return web.Response(body=body, content_type="application/json")
+
+
+def _refusal(text: str) -> web.Response:
+    return web.Response(body=orjson.dumps({"error": text}), status=400, content_type="application/json")
