@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from msgspec import Struct
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from lb.config.checks.file import Check, check_config
+from lb.config.checks.file import Check, Found, check_config
 from lb.config.document import where
 from lb.config.forms import members_of, with_route
 from lb.config.schema.base import did_you_mean
@@ -142,22 +142,27 @@ def _adapter(kind: type[BaseModel], name: str) -> TypeAdapter[Any]:
 def with_values(config: Config, values: Mapping[Setting, Any], checks: Sequence[Check] = ()) -> Config:
     """`config` with other values for these settings, checked as a file is. `checks` are further ones, as for a file.
 
-    Raises ConfigError with every problem.
+    What was wrong before stays so: a reload may leave out what needs a restart. Raises ConfigError with every problem.
     """
     problems: list[str] = []
+    changed = config
     for setting, wanted in values.items():
         try:
-            config = _with(config, setting.location, wanted)
+            changed = _with(changed, setting.location, wanted)
         except ValidationError as error:
             problems += [f"{setting.name}: {detail['msg']}" for detail in error.errors(include_url=False)]
         except _MissingError as error:
             problems.append(f"{setting.name}: {error}")
-    if not problems:
-        found = [found for check in (check_config, *checks) for found in check(config)]
-        problems = [f"{path}: {text}" for path, text in found]
+    if not problems and (found := _checked(changed, checks)):
+        before = set(_checked(config, checks))
+        problems = [f"{path}: {text}" for path, text in found if (path, text) not in before]
     if problems:
         raise ConfigError(problems)
-    return config
+    return changed
+
+
+def _checked(config: Config, checks: Sequence[Check]) -> list[Found]:
+    return [found for check in (check_config, *checks) for found in check(config)]
 
 
 class _MissingError(Exception):

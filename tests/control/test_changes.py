@@ -148,6 +148,18 @@ def test_what_cannot_be_is_refused_whole(name: str, value: Any, reason: str) -> 
     assert reason in str(error.value)
 
 
+def test_what_was_wrong_before_stands_in_no_way() -> None:
+    """As a reload leaves it: routes that use a cache, and a cache that is made by the next restart."""
+    route = {"match": {"path": {"prefix": "/"}}, "pool": "app", "http_cache": True}
+    listener = {"bind": "127.0.0.1:1", "protocol": "http", "routes": [route]}
+    before = Settings(file(listeners={"web": listener}, cache={}).model_copy(update={"cache": None}))
+    found, rows = before.changed({"log.level": "debug"}, "")
+    assert len(rows) == 1
+    assert found.config.log.level == "debug"
+    with pytest.raises(ConfigError, match=r"serve\.min: 9 is more than max"):
+        before.changed({"pools.models.serve.min": 9}, "")
+
+
 def test_to_set_what_the_file_says_is_no_change() -> None:
     found, rows = Settings(file()).changed({"log.level": "info", "pools.app.queue.timeout": "30000ms"}, "")
     assert (rows, found.rows()) == ([], [])

@@ -234,3 +234,19 @@ async def test_who_changed_it_is_told(start: Start, endpoint: Callable[..., Any]
     body = json.dumps({"values": {"log.level": "error"}})
     assert daemon.admin("/api/v1/settings", "POST", body)[0] == 200
     assert daemon.status()["changes"][0]["by"] == "the admin socket"
+
+
+async def test_settings_beside_jobs_and_a_cache_that_needs_a_restart(
+    start: Start, endpoint: Callable[..., Any], tmp_path: Path
+) -> None:
+    only: Endpoint = await endpoint("a")
+    document = config([only.address])
+    daemon = start({**document, "jobs": {"path": f"{tmp_path}/jobs.db"}})
+    assert await operate(daemon, "config", "set", "log.level", "debug")
+    document["listeners"]["web"]["routes"][0]["http_cache"] = True
+    daemon.write({**document, "cache": {}, "jobs": {"path": f"{tmp_path}/jobs.db"}})
+    text = await operate(daemon, "reload")
+    assert "needs a restart: cache" in text
+    assert await operate(daemon, "config", "set", "limits.max_in_flight", "100")
+    assert changes(daemon) == {"log.level": "debug", "limits.max_in_flight": 100}
+    assert (await ask_once(daemon.port(), GET)).status == 200
