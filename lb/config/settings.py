@@ -118,7 +118,7 @@ def _replicas(pool: PoolConfig) -> int | str | None:
     if numbers is None:
         return None
     fixed = numbers.min == numbers.max or (pool.serve is not None and pool.scaling is None)
-    return numbers.min if fixed else f"{numbers.min} to {numbers.max}"
+    return numbers.min if fixed else f"{numbers.min}..{numbers.max}"
 
 
 def _with_replicas(pool: PoolConfig, wanted: Any) -> PoolConfig:

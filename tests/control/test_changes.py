@@ -61,10 +61,10 @@ ROUTE = "listeners.web.a.routes"
         ("pools.models.serve.max", 9, 4, 9),
         ("pools.models.serve.min", 3, 1, 3),
         ("pools.pods.engine.max", 9, 5, 9),
-        ("pools.models.replicas", 3, "1 to 4", 3),
+        ("pools.models.replicas", 3, "1..4", 3),
         ("pools.fixed.replicas", 5, 2, 5),
         ("pools.asleep.replicas", 2, 0, 2),
-        ("pools.pods.replicas", 2, "1 to 5", 2),
+        ("pools.pods.replicas", 2, "1..5", 2),
     ],
 )
 def test_a_setting_is_changed_and_reset(name: str, value: Any, before: Any, after: Any) -> None:

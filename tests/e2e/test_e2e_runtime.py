@@ -176,34 +176,40 @@ async def test_what_is_wrong_is_said(start: Start, endpoint: Callable[..., Any])
     assert changes(daemon) == {}
 
 
-def test_a_pool_is_scaled_by_hand_and_back(start: Start) -> None:
+async def test_a_pool_is_scaled_by_hand_and_back_under_load(start: Start) -> None:
     command = [sys.executable, SERVER, "{address}"]
     pool = {
         "protocol": "http", "serve": {"command": command, "min": 1, "max": 4, "drain_timeout": "5s"},
         "scaling": {"metrics": [{"type": "in_flight", "target": 100}], "interval": "200ms", "down": {"window": "0s"}},
     }  # fmt: skip
-    daemon = start({"listeners": {"web": http_listener(route("/", "p"))}, "pools": {"p": pool}})
+    daemon = await asyncio.to_thread(
+        start, {"listeners": {"web": http_listener(route("/", "p"))}, "pools": {"p": pool}}
+    )
 
-    def ready(number: int) -> set[int]:
+    async def ready(number: int) -> set[int]:
         def found() -> set[int] | None:
             rows = [r for r in daemon.pool("p")["managed"]["replicas"] if r["state"] == "ready"]
             return {r["pid"] for r in rows} if len(rows) == number else None
 
-        pids: set[int] = eventually(found, f"{number} servers")
+        pids: set[int] = await asyncio.to_thread(eventually, found, f"{number} servers")
         return pids
 
-    first = ready(1)
-    assert run(daemon, "scale", "p", "3", "--dry-run") == "would change: pools.p.replicas from 1 to 4 to 3\n"
-    assert run(daemon, "scale", "p", "3") == "changed: pools.p.replicas from 1 to 4 to 3\n"
-    three = ready(3)
-    assert first < three, "those that run go on"
-    assert daemon.reload()["ok"]
-    assert ready(3) == three, "a reload keeps the number"
-    assert changes(daemon) == {"pools.p.replicas": 3}
-    run(daemon, "scale", "p", "automatic")
-    ready(1)
+    first = await ready(1)
+    async with load(daemon.port(), [GET], clients=4) as running:
+        dry = await operate(daemon, "scale", "p", "3", "--dry-run")
+        assert dry == "would change: pools.p.replicas from 1..4 to 3\n"
+        assert await operate(daemon, "scale", "p", "3") == "changed: pools.p.replicas from 1..4 to 3\n"
+        three = await ready(3)
+        assert first < three, "those that run go on"
+        assert (await asyncio.to_thread(daemon.reload))["ok"]
+        assert await ready(3) == three, "a reload keeps the number"
+        assert changes(daemon) == {"pools.p.replicas": 3}
+        await operate(daemon, "scale", "p", "automatic")
+        await ready(1)
+        await running.until(50)
+        assert not running.failures
     assert changes(daemon) == {}
-    assert run(daemon, "scale", "p", "automatic") == "nothing to change: it is so already\n"
+    assert await operate(daemon, "scale", "p", "automatic") == "nothing to change: it is so already\n"
 
 
 async def test_certificates_are_listed_and_reloaded(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
