@@ -55,9 +55,8 @@ class AdminClient:
         return body
 
     def readings(self) -> dict[str, Any]:
-        """The status document with all counters as they are, for differences (lb.control.counters.words). Raises
-        AdminError."""
-        return self._asked("GET", "/api/v1/status?counters=words")
+        """All counters as they are, for differences (lb.control.admin.readings). Raises AdminError."""
+        return self._asked("GET", "/api/v1/counters")
 
     def transitions(self, last: int, pool: str | None = None, endpoint: str | None = None) -> list[dict[str, Any]]:
         """The last changes of what endpoints are taken for, newest first. Raises AdminError."""

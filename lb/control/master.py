@@ -25,7 +25,7 @@ from lb.config.plan.compile import worker_count
 from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import CacheConfig, Config
 from lb.config.schema.pools.affinity import session_sets
-from lb.control.admin import status
+from lb.control.admin import readings, status
 from lb.control.cache import kept, snapshot
 from lb.control.cache.cdns import Cdns
 from lb.control.cache.model_watch import ModelWatch, WatchedPool
@@ -326,6 +326,10 @@ class Master:
     def status(self) -> dict[str, Any]:
         """The document of /api/v1/status and `tidegate status`: see lb.control.admin.status."""
         return status.document(self, self._clock.now())
+
+    def readings(self) -> dict[str, Any]:
+        """The document of /api/v1/counters and `tidegate top`: see lb.control.admin.readings."""
+        return readings.document(self, self._clock.now())
 
     def ready(self) -> tuple[bool, str]:
         """Whether new requests are welcome, and why not."""

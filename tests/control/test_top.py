@@ -42,7 +42,7 @@ def reading(at_s: float, *rows: tuple[Kind, tuple[list[str], list[int]]], **chan
     for kind, row in rows:
         table = kinds.setdefault(kind.name, {"labels": kind.views[0].labels, "words": _places(kind), "rows": []})
         table["rows"].append(row)
-    endpoint = {"weight": 1, "health": "up", "admin": "enabled", "in_flight": 2, "max_in_flight": None, "turns": 1.0}
+    endpoint = {"weight": 1, "health": "up", "admin": "enabled", "in_flight": 2, "max_in_flight": 0, "turns": 1.0}
     return {
         "version": "1.2.3", "state": "running", "uptime_s": 61.0, "generation": 3, "last_reload": None,
         "workers": [{"state": "running"}, {"state": "backoff"}],
@@ -50,7 +50,7 @@ def reading(at_s: float, *rows: tuple[Kind, tuple[list[str], list[int]]], **chan
         "pools": [
             {
                 "name": "digits", "protocol": "oip", "policy": "auto", "queue": {"waiting": 7}, "panic": False,
-                "endpoints": [{**endpoint, "address": a, "steering": None} for a in ADDRESSES],
+                "endpoints": [{**endpoint, "address": a, "ejection": "well"} for a in ADDRESSES],
             }
         ],
         "cache": None,

@@ -50,6 +50,35 @@ async def test_one_interval_as_json(start: Start, endpoint: Callable[..., Any]) 
         assert not running.failures
 
 
+async def test_the_readings_say_what_the_status_says(start: Start, endpoint: Callable[..., Any]) -> None:
+    good, other = (await endpoint("a")).address, (await endpoint("b")).address
+    document = config([good, other])
+    health = {"type": "tcp", "interval": "100ms", "fall": 1}
+    document["pools"]["checked"] = {"protocol": "http", "endpoints": [good, "127.0.0.1:1"], "health": health}
+    document["pools"]["limited"] = {"protocol": "http", "endpoints": [good], "max_in_flight": 3, "policy": "random"}
+    document["cache"] = {}
+    daemon = start(document)
+    await asyncio.to_thread(daemon.command, "drain", "http", other, check=True)
+    await asyncio.to_thread(daemon.command, "weight", "http", good, "7", check=True)
+    readings, status = json.loads(daemon.admin("/api/v1/counters")[1]), daemon.status()
+    for name in ("version", "state", "generation", "last_reload"):
+        assert readings[name] == status[name]
+    for row, known in zip(readings["pools"], status["pools"], strict=True):
+        assert {key: row[key] for key in ("name", "protocol", "policy", "panic", "queue")}.items() <= known.items()
+        for e, k in zip(row["endpoints"], known["endpoints"], strict=True):
+            assert all(e[key] == k[key] for key in ("address", "weight", "health", "admin", "in_flight", "turns"))
+            assert (e["max_in_flight"] or None) == (k["learned_limit"] or k["max_in_flight"])
+    assert readings["cache"].items() <= status["cache"].items()
+    for kind, described in status["counters"].items():
+        assert len(readings["counters"]["kinds"][kind]["rows"]) == len(described)
+    done = await asyncio.to_thread(daemon.command, "top", "--once", "--json", "--interval", "0.2")
+    states = {(row["pool"], row["endpoint"]): row["state"] for row in json.loads(done.stdout)["endpoint"]}
+    assert states["http", other] == "drain"
+    assert states["http", good] == "unchecked"
+    assert states["checked", "127.0.0.1:1"] == "down"
+    assert states["checked", good] == "up"
+
+
 async def test_a_column_that_there_is_not(start: Start, endpoint: Callable[..., Any]) -> None:
     daemon = start(config([(await endpoint("a")).address]))
     done = await asyncio.to_thread(daemon.command, "top", "--once", "--sort", "rps")

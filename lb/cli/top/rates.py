@@ -1,4 +1,4 @@
-"""Rates, quantiles and shares between two readings of the status document with `counters=words`."""
+"""Rates, quantiles and shares between two readings of the counters (lb.control.admin.readings)."""
 
 from __future__ import annotations
 
@@ -276,8 +276,8 @@ def _endpoints(found: Mapping[tuple[str, ...], Counts], after: Document, bounds:
                 "state": _state(endpoint),
                 "weight": endpoint["weight"],
                 "in_flight": endpoint["in_flight"],
-                "limit": endpoint.get("learned_limit") or endpoint["max_in_flight"],
-                "turns": endpoint.get("turns", 1.0),
+                "limit": endpoint["max_in_flight"] or None,
+                "turns": endpoint["turns"],
             }
             counts = found.get((pool["name"], endpoint["address"]))
             if counts is not None:
@@ -290,9 +290,8 @@ def _state(endpoint: Document) -> str:
     """What keeps requests away from it, if anything does: the operator, its checks, or an ejection."""
     if endpoint["admin"] != "enabled":
         return str(endpoint["admin"])
-    steering = endpoint.get("steering")
-    if endpoint["health"] in ("up", "unchecked") and steering and steering["ejection_state"] != "well":
-        return str(steering["ejection_state"])
+    if endpoint["health"] in ("up", "unchecked") and endpoint["ejection"] != "well":
+        return str(endpoint["ejection"])
     return str(endpoint["health"])
 
 

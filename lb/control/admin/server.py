@@ -1,6 +1,7 @@
 """The admin server: metrics, health of the daemon itself, status, reload, and the dashboard. Runs in the master.
 
     GET  /metrics  /healthz  /readyz  /api/v1/status  /
+         /api/v1/counters   all counters as they are, for readers of rates (lb.control.admin.readings)
          /api/v1/transitions?pool=&endpoint=&last=100   the last changes of endpoints, newest first
          /api/v1/scaling?pool=   why a pool has as many model servers as it has, and the requests that have arrived
          /apis/external.metrics.k8s.io/v1beta1 …   what pools need, for Kubernetes (lb.control.admin.external_metrics)
@@ -136,6 +137,7 @@ class AdminServer:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/api/v1/status", self._status),
+                web.get("/api/v1/counters", self._counters),
                 web.get("/api/v1/transitions", self._transitions),
                 web.get("/api/v1/scaling", self._scaling),
                 web.post("/api/v1/reload", self._reload),
@@ -249,16 +251,16 @@ class AdminServer:
         return web.Response(text=f"{reason}\n", status=200 if ready else 503)
 
     async def _status(self, request: web.Request) -> web.Response:
-        """The status document with the counters of all series; without those, which are most of it, `?counters=no`; as
-        they are in the segment, histograms whole (lb.control.counters.words), `?counters=words`."""
+        """The status document with the counters of all series; without those, which are most of it, `?counters=no`."""
         status, plan = self._master.status(), self._master.plan
-        wanted = request.query.get("counters")
-        if plan is None or wanted == "no":
+        if plan is None or request.query.get("counters") == "no":
             return _json(status)
-        if wanted == "words":
-            return _json({**status, "counters": counters.words(plan, self._master.segment)})
         totals = counters.read(plan, self._master.segment)
         return await asyncio.to_thread(lambda: _json({**status, "counters": counters.describe(totals)}))
+
+    async def _counters(self, request: web.Request) -> web.Response:
+        """All counters as they are, for readers of rates: lb.control.admin.readings."""
+        return _json(self._master.readings())
 
     async def _transitions(self, request: web.Request) -> web.Response:
         """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for, which

@@ -299,6 +299,19 @@ class Steering:
             return False
         return not self._was_up(pool.plan.name, endpoint.address, endpoint.slot)
 
+    def ejections(self, pool: str) -> dict[str, str]:
+        """The ejection state of each endpoint of a steered pool that is not well; empty for others."""
+        found = self._pools.get(pool)
+        if found is None:
+            return {}
+        states = ((e.plan.address, found.states.state(i)[0]) for i, e in enumerate(found.endpoints))
+        return {address: _NAMES[state] for address, state in states if state != WELL}
+
+    def panics(self, pool: str) -> bool:
+        """Whether so few endpoints of a steered pool are healthy that the others get requests, too."""
+        found = self._pools.get(pool)
+        return found is not None and bool(found.panicking)
+
     def status(self, pool: str) -> dict[str, Any] | None:
         """{panic, panics, failovers, levels: [PoolLevels.status] | None, endpoints: {address: {ejection_state, reason,
         ejected_for_s, ejections: {reason: n}, share, panic, requests, why_not}}} of a steered pool; None for others."""
