@@ -13,7 +13,7 @@ TEST_PROCESSES ?= 3
 BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libonnxruntime-dev libre2-dev libsodium-dev libssl-dev libyaml-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
 MAN_PACKAGES := lowdown man-db mandoc
-TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl memcached redis-server valkey-server valgrind strace dnsmasq-base chromium-headless-shell zsh fish $(MAN_PACKAGES)
+TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl memcached redis-server valkey-server valgrind strace dnsmasq-base chromium-headless-shell promtool zsh fish $(MAN_PACKAGES)
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
 BARE_PACKAGES := debootstrap iproute2
@@ -246,6 +246,7 @@ proto: dev
 docs: dev
 	$(BIN)/python -m lb.config.reference
 	$(BIN)/python -m lb.telemetry.reference
+	$(BIN)/python tools/board.py
 
 man: dev $(STAMPS)/man-packages
 	$(BIN)/python tools/man.py build/man

@@ -138,7 +138,7 @@ def _run(folder: Path, seconds: float, scratch: Path) -> None:
         },
         "pools": {
             "chat": {"protocol": "http", "endpoints": [a for _, a in chat], "health": health,
-                     "queue": {"max": 200}, "policy": "round_robin"},
+                     "queue": {"max": 200}, "policy": "round_robin", "max_in_flight": 4},
             "embeddings": {"protocol": "http", "endpoints": [*(a for _, a in embed), f"127.0.0.1:{free_port()}"],
                            "health": health},
             "speech": {"protocol": "http", "endpoints": speech,
