@@ -41,6 +41,7 @@ cdef enum:
     FAIL_NO_CREDENTIAL
     FAIL_BAD_CREDENTIAL
     FAIL_FORBIDDEN
+    FAIL_UNCHECKED
 
     # No route takes the request, or what takes it does not know the call.
     FAIL_NO_ROUTE

@@ -18,12 +18,14 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from lb.config.schema.access import check_content
+from lb.config.schema.access import provider_plan
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
+from lb.errors import TidegateError
 from lb.net.tls import certificate
 from lb.net.tls.context import check_ciphers
 from lb.net.tls.revocation import revocations_until, staple_until
+from lb.proxy.access.checks import make_check
 
 log = logging.getLogger("tidegate.tls")
 
@@ -107,7 +109,7 @@ class TlsFiles:
                     if len(content.strip()) < SECRET_LEAST:
                         raise ValueError(f"is shorter than {SECRET_LEAST} bytes")
                 elif file.provider is not None:
-                    check_content(file.provider, content)
+                    _access(file, content)
                 elif file.kind == "password":
                     if not content.strip():
                         raise ValueError("is empty")
@@ -149,6 +151,18 @@ def _certificate(file: TlsFile, content: bytes) -> CertificateFacts:
         not_after=info.not_after,
         fingerprint=info.fingerprint,
     )
+
+
+def _access(file: TlsFile, content: bytes) -> None:
+    """A provider's file. Raises ValueError."""
+    assert file.provider is not None
+    plan = provider_plan(file.where.split(".")[1], file.provider, Material({file.path: content}))
+    if plan.type == "api_key" and not plan.keys:
+        raise ValueError("has no keys")
+    try:
+        make_check(plan)
+    except TidegateError as error:
+        raise ValueError(str(error)) from None
 
 
 def _key(file: TlsFile, content: bytes, files: dict[Path, bytes]) -> None:

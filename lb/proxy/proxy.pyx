@@ -4,6 +4,7 @@
 run keep the objects of the plan they started with.
 """
 
+import contextlib
 import logging
 import operator
 import os
@@ -38,6 +39,7 @@ from lb.cache.tiers.registry import load
 from lb.config.checks.descriptors import room
 from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
+from lb.proxy.access.checks import make_check
 from lb.proxy.exchange import inference_body
 from lb.proxy.exchange.mirror import mirror
 from lb.proxy.exchange.explain.described import Described, Tables, explain
@@ -71,6 +73,12 @@ def duplicate(fd):
     return copy
 
 
+def try_check(plan):
+    """For what it imports; whatever is wrong is said by who needs it."""
+    with contextlib.suppress(Exception):
+        make_check(plan)
+
+
 class Proxy:
     """The data path of a worker on `loop` (uvloop or asyncio), with its column and stripe of `segment`.
 
@@ -102,6 +110,7 @@ class Proxy:
         self.wake = None
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.tools = HedgeTools(self.poller)
+        self.checking = set()       # providers that may have a thread
         self.context = inference_body.InferContext(self.poller, segment, self.wakeups)
         self.counts = {}            # pool -> ModelCounts, of those whose model servers count nothing
         self.access = AccessLog(access_log_fd)
@@ -168,6 +177,7 @@ class Proxy:
         unchanged = {pool for pool, old in zip(pools, self.pools) if pool is old}
         tables = {}
         routes = {}
+        yield from self.load_checks(plan)
         self.tools.providers = {each.name: self.make_provider(each) for each in plan.providers}
         udp = self.udp.prepare(plan, sockets, pools)
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
@@ -205,6 +215,7 @@ class Proxy:
                 spans.close()
             raise
         self.contexts = contexts
+        self.close_providers()
         old, self.routes = self.routes, routes
         for name, of_listener in old.items():
             if of_listener is not routes.get(name):
@@ -215,7 +226,28 @@ class Proxy:
     def make_provider(self, plan):
         """The provider of a plan: the one in use, with what it remembers, if nothing of it changed."""
         old = self.tools.providers.get(plan.name)
-        return old if old is not None and old.digest == plan.digest else Provider(plan)
+        if old is not None and old.digest == plan.digest:
+            return old
+        made = Provider(plan, make_check(plan), self.poller.loop)
+        self.checking.add(made)
+        return made
+
+    def close_providers(self):
+        """Threads of providers that are in force no more end."""
+        for provider in self.checking.difference(self.tools.providers.values()):
+            provider.close()
+            self.checking.discard(provider)
+
+    def load_checks(self, plan):
+        """As `load_tier`, for the packages of providers."""
+        known = {provider.digest for provider in self.tools.providers.values()}
+        for provider in plan.providers:
+            if provider.digest not in known:
+                loading = Thread(target=try_check, args=(provider,), daemon=True)
+                loading.start()
+                while loading.is_alive():
+                    loading.join(0.0005)
+                    yield
 
     def load_tier(self, plan):
         """What the cache tier needs is imported by a thread, so that requests are served meanwhile."""
@@ -462,6 +494,8 @@ class Proxy:
         self.access.close()
         self.wakeups.close()
         self.tools.close()
+        self.tools.providers = {}
+        self.close_providers()
         self.overload.close()
         self.admission.close()
         self.poller.close()

@@ -74,6 +74,10 @@ def test_routes_with_jobs_have_the_same_auth() -> None:
         ({**KEYS, "header": "X-A", "query": "a"}, "one of them is enough"),
         ({"type": "mtls", "header": "X-A"}, "header is only for type api_key"),
         ({**KEYS, "names": ["a"]}, "names is only for type mtls"),
+        ({"type": "jwt", "file": "/k"}, "issuer and audience are required for type jwt"),
+        ({"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"], "algorithms": ["none"]}, "algorithms"),
+        ({"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"], "algorithms": ["HS256"]}, "algorithms"),
+        ({"type": "basic", "file": "/k", "issuer": "i"}, "issuer is only for type jwt"),
         ({"type": "mtls", "names": [" a"]}, "is not the name of an identity"),
     ],
 )

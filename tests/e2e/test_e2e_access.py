@@ -6,17 +6,21 @@ import asyncio
 import hashlib
 import json
 import subprocess
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import bcrypt
 import grpc
 import pytest
 from aiohttp import web
 from authority import Authority
-from daemon import Daemon, http_listener
+from daemon import Daemon, digits_pool, http_listener
+from joserfc import jwk, jws
+from traffic import DIGITS_INFER, ask_once, digit_request, digit_samples, request
 from waiting import eventually
 
 Start = Callable[..., Daemon]
@@ -27,7 +31,7 @@ class Echo:
     """Answers with the head that it got."""
 
     async def start(self) -> None:
-        app = web.Application()
+        app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)
         await self._runner.setup()
@@ -320,3 +324,232 @@ async def test_jobs_are_those_of_who_submitted_them(
         document = await answer.json()
     assert told(document) == ["a"]
     assert told(document, "x-api-key") == []
+
+
+ISSUER = "https://issuer.example.org"
+
+
+def write_keys(path: Path, *keys: Any) -> Path:
+    listed = [{**key.as_dict(private=False), "kid": key.thumbprint()} for key in keys]
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({"keys": listed}))
+    fresh.rename(path)
+    return path
+
+
+def token(key: Any, alg: str = "RS256", **changes: Any) -> str:
+    claims = {"iss": ISSUER, "aud": "gate", "sub": "alice", "exp": int(time.time()) + 600, **changes}
+    return str(jws.serialize_compact({"alg": alg, "kid": key.thumbprint()}, json.dumps(claims), key, algorithms=[alg]))
+
+
+def checked(echo: Echo, folder: Path, *keys: Any, **settings: Any) -> dict[str, Any]:
+    (folder / "users").write_text(f"bob:{bcrypt.hashpw(b'secret', bcrypt.gensalt(6)).decode()}\n")
+    sso = {"type": "jwt", "file": str(write_keys(folder / "jwks.json", *keys)), "issuer": ISSUER, "audience": ["gate"]}
+    made = config(
+        echo,
+        keys_file(folder, key_line("carol", "key-c")),
+        {"match": {"path": {"prefix": "/staff"}}, "auth": ["staff", "sso", "bearer"], "pool": "app"},
+        {"auth": "sso", "pool": "app"},
+        **settings,
+    )
+    made["auth"].update(sso=sso, staff={"type": "basic", "file": str(folder / "users")})
+    return made
+
+
+RSA = jwk.RSAKey.generate_key(2048)
+EC = jwk.ECKey.generate_key("P-256")
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
+async def test_tokens_and_passwords_with_bodies(start: Start, echo: Echo, tmp_path: Path, version: str) -> None:
+    daemon = start(checked(echo, tmp_path, RSA, EC, log={"access": "access.log"}))
+    base = f"http://127.0.0.1:{daemon.port()}"
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * 5_000_000)
+
+    async def ask(path: str, *options: str) -> tuple[int, Any]:
+        text = await curl(version, "-w", "\n%{http_code}", *options, base + path)
+        body, _, status = text.rpartition("\n")
+        return int(status), json.loads(body)
+
+    bodies = (
+        (),
+        ("-d", "abc"),
+        ("--data-binary", f"@{large}"),
+        ("-T", str(large)),
+        ("-H", "Transfer-Encoding: chunked", "-d", "abc"),
+    )
+    for number, (body, size) in enumerate(zip(bodies, (0, 3, 5_000_000, 5_000_000, 3), strict=True)):
+        if version != "--http1.1" and "Transfer-Encoding: chunked" in body:
+            continue
+        for text in (token(RSA, nonce=number), token(EC, "ES256", nonce=number)):
+            for _ in range(2):  # checked, and remembered
+                status, document = await ask("/", "-H", f"Authorization: Bearer {text}", "-H", "X-A: 1", *body)
+                assert (status, told(document), document["body"]) == (200, ["alice"], size)
+                assert told(document, "authorization") == []
+                assert told(document, "x-a") == ["1"]
+        status, document = await ask("/staff", "-u", "bob:secret", *body)
+        assert (status, told(document), document["body"]) == (200, ["bob"], size)
+        for options in (("-u", f"bob:secret{number}"), ("-H", f"Authorization: Bearer {token(RSA, aud='x')}")):
+            assert (await ask("/staff", *options, *body))[0] == 401
+    assert (await ask("/staff", "-H", "Authorization: Bearer key-c"))[1]["fields"][-1] == [NAME.lower(), "carol"]
+    assert (await ask("/staff", "-H", f"Authorization: Bearer {token(RSA)}"))[0] == 200
+    two = ("-H", f"Authorization: Bearer {token(RSA)}", "-H", "Authorization: Basic Ym9iOnNlY3JldA==")
+    assert (await ask("/staff", *two))[0] == 401
+    head = await curl(version, "-D", "-", base + "/staff")
+    for challenge in ('Basic realm="staff", charset="UTF-8"', 'Bearer realm="sso"', 'Bearer realm="bearer"'):
+        assert challenge in head
+    assert daemon.in_flight() == 0
+
+
+async def test_keys_rotate(start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path) -> None:
+    daemon = start(checked(echo, tmp_path, RSA))
+    url = f"http://127.0.0.1:{daemon.port()}/"
+    old, new = token(RSA), token(EC, "ES256")
+
+    async def status(text: str) -> int:
+        async with client.get(url, headers={"Authorization": f"Bearer {text}"}) as answer:
+            return answer.status
+
+    async def wait_for(wanted: tuple[int, int]) -> None:
+        async with asyncio.timeout(30):
+            while (await status(old), await status(new)) != wanted:
+                await asyncio.sleep(0.1)
+
+    await wait_for((200, 401))
+    write_keys(tmp_path / "jwks.json", RSA, EC)
+    await wait_for((200, 200))
+    (tmp_path / "jwks.json").write_text("{}")
+    await asyncio.to_thread(eventually, lambda: "is no JWK set" in daemon.log, "a line in the log")
+    assert (await status(old), await status(new)) == (200, 200)
+    write_keys(tmp_path / "jwks.json", EC)
+    await wait_for((401, 200))  # also what was remembered
+
+
+async def test_a_token_is_remembered_until_it_expires(
+    start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    made = checked(echo, tmp_path, RSA)
+    made["auth"]["sso"]["leeway"] = "0s"
+    daemon = start(made)
+    fields = {"Authorization": f"Bearer {token(RSA, exp=time.time() + 3)}"}
+    async with asyncio.timeout(30):
+        seen = []
+        while not seen or seen[-1] == 200:
+            async with client.get(f"http://127.0.0.1:{daemon.port()}/", headers=fields) as answer:
+                seen.append(answer.status)
+            await asyncio.sleep(0.1)
+    assert len(seen) > 5
+    assert seen[-1] == 401
+
+
+async def test_a_flood_of_bad_passwords_is_bounded_and_good_keys_go_on(
+    start: Start, echo: Echo, tmp_path: Path
+) -> None:
+    made = checked(echo, tmp_path, RSA, workers=1)
+    (tmp_path / "users").write_text(f"bob:{bcrypt.hashpw(b'secret', bcrypt.gensalt(10)).decode()}\n")
+    daemon = start(made)
+    base = f"http://127.0.0.1:{daemon.port()}"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
+
+        async def guess(number: int) -> int:
+            auth = aiohttp.BasicAuth("bob", f"guess{number}")
+            async with client.post(f"{base}/staff", auth=auth, data=b"x" * 1000) as answer:
+                return answer.status
+
+        async def known() -> int:
+            async with client.get(f"{base}/staff", headers={"Authorization": "Bearer key-c"}) as answer:
+                return answer.status
+
+        guesses = [asyncio.create_task(guess(number)) for number in range(200)]
+        await asyncio.sleep(0.2)
+        assert [await known() for _ in range(20)] == [200] * 20
+        seen = Counter(await asyncio.gather(*guesses))
+        assert set(seen) == {401, 429}
+        assert seen[401] >= 32
+        async with client.get(f"{base}/staff", auth=aiohttp.BasicAuth("bob", "secret")) as answer:
+            assert answer.status == 200
+    await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "the end of all")
+
+
+async def test_clients_that_leave_while_their_credential_is_checked(
+    start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    made = checked(echo, tmp_path, RSA, workers=1)
+    (tmp_path / "users").write_text(f"bob:{bcrypt.hashpw(b'secret', bcrypt.gensalt(11)).decode()}\n")
+    daemon = start(made)
+    port = daemon.port()
+    head = "POST /staff HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\nAuthorization: Basic {}\r\n\r\n"
+    for number in range(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        credential = aiohttp.BasicAuth("bob", f"guess{number}").encode().removeprefix("Basic ")
+        writer.write(head.format(credential).encode() + b"x" * 100_000)
+        await writer.drain()
+        writer.close()
+        del reader
+    async with client.get(f"http://127.0.0.1:{port}/staff", auth=aiohttp.BasicAuth("bob", "secret")) as answer:
+        assert answer.status == 200
+    assert len(daemon.worker_pids()) == 1
+    assert "Traceback" not in daemon.log
+
+
+async def test_grpc_with_tokens(start: Start, tmp_path: Path) -> None:
+    async def both(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        yield dict(context.invocation_metadata() or ())[NAME.lower()].encode()
+        async for message in requests:
+            yield message
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    handlers = {"Both": grpc.stream_stream_rpc_method_handler(both)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", handlers),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    jwks = write_keys(tmp_path / "jwks.json", RSA)
+    daemon = start(
+        {
+            "auth": {"sso": {"type": "jwt", "file": str(jwks), "issuer": ISSUER, "audience": ["gate"]}},
+            "listeners": {"web": http_listener({"auth": "sso", "pool": "calls"})},
+            "pools": {"calls": {"protocol": "grpc", "endpoints": [address]}},
+        }
+    )
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{daemon.port()}") as channel:
+        call = channel.stream_stream("/test.Kinds/Both")
+
+        async def messages() -> AsyncIterator[bytes]:
+            for number in range(50):
+                yield b"%d" % number * 1000
+
+        for _ in range(2):
+            metadata = (("authorization", f"Bearer {token(RSA, nonce=1)}"),)
+            got = [part async for part in call(messages(), metadata=metadata, timeout=30)]
+            assert got == [b"alice", *[b"%d" % number * 1000 for number in range(50)]]
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            async for _ in call(messages(), metadata=(("authorization", f"Bearer {token(EC, 'ES256')}"),), timeout=30):
+                pass
+        assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    await server.stop(None)
+
+
+async def test_inferences_with_tokens_and_a_cache(start: Start, tmp_path: Path) -> None:
+    jwks = write_keys(tmp_path / "jwks.json", RSA)
+    routes = {"auth": "sso", "cache": {"tenant": {"identity": True}}, "pool": "digits"}
+    daemon = start(
+        {
+            "auth": {"sso": {"type": "jwt", "file": str(jwks), "issuer": ISSUER, "audience": ["gate"]}},
+            "listeners": {"web": http_listener(routes)},
+            "pools": {"digits": digits_pool(min=1)},
+            "cache": {},
+        }
+    )
+    (sample, *_) = digit_samples()
+    body = digit_request(sample["image"]).partition(b"\r\n\r\n")[2]
+
+    async def ask(text: str) -> tuple[int, str | None]:
+        answer = await ask_once(daemon.port(), request("POST", DIGITS_INFER, body, Authorization=f"Bearer {text}"))
+        return answer.status, answer.cache
+
+    seen = [await ask(token(RSA, sub=who, nonce=number)) for who, number in (("a", 1), ("a", 2), ("b", 1), ("b", 1))]
+    assert [status for status, _ in seen] == [200] * 4
+    assert [cache for _, cache in seen] == [seen[0][1], seen[1][1], seen[0][1], seen[1][1]]
+    assert seen[0] != seen[1]
+    assert (await ask(token(EC, "ES256")))[0] == 401

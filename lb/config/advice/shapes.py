@@ -46,6 +46,8 @@ LISTS: dict[tuple[str, str], str] = {
     ("Config", "auth"): "auth: {keys: {type: api_key, file: /etc/tidegate/keys}}",
     ("AccessConfig", "providers"): "providers: [keys]",
     ("AccessConfig", "allow"): "allow: [team-a]",
+    ("ProviderConfig", "audience"): "audience: [https://inference.example.org]",
+    ("ProviderConfig", "algorithms"): "algorithms: [ES256]",
     ("ProviderConfig", "names"): 'names: ["*.example.org"]',
     ("CorsConfig", "allow_origins"): 'allow_origins: ["https://app.example.org"]',
     ("CorsConfig", "allow_origin_regexes"): 'allow_origin_regexes: ["https://.*[.]example[.]org"]',

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from lb.config.plan.access import AccessPlan, ProviderPlan
 from lb.config.schema.base import Boolean, FieldName, FilePath, Model, Name, problem, text
 from lb.config.schema.pools.platforms import RareModel
+from lb.config.units import MINUTE, SECOND, Duration
 
 if TYPE_CHECKING:
     from lb.config.schema.listeners.tls import Material
@@ -39,15 +40,34 @@ _OF_TYPE = {
 }
 
 
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"]
+"""A signature of RFC 7518, RFC 8037 or RFC 9864."""
+
+
 class ProviderConfig(RareModel):
     """One way to prove who a request is from. Its name is the realm that clients are told."""
 
-    type: Literal["api_key", "mtls"]
-    """`api_key`: a secret that the client sends in a header or in the query. `mtls`: the certificate that the client
-    has shown in the handshake, which `client_auth` of the listener's `tls` asks for and verifies."""
+    type: Literal["api_key", "jwt", "basic", "mtls"]
+    """`api_key`: a secret that the client sends in a header or in the query. `jwt`: a signed token that the client
+    sends as a bearer token. `basic`: a user's name and password. `mtls`: the certificate that the client has shown in
+    the handshake, which `client_auth` of the listener's `tls` asks for and verifies. `jwt` and `basic` need the extra
+    `tidegate[auth]`."""
     file: FilePath | None = None
-    """`api_key`: file with a line `NAME:sha256:HEX` for each key, as `tidegate key NAME` prints it. Lines that begin
-    with `#` are comments. A name may have several keys. The file is read again when it changes."""
+    """`api_key`: file with a line `NAME:sha256:HEX` for each key, as `tidegate key NAME` prints it; a name may have
+    several keys. `basic`: an htpasswd file with bcrypt (`htpasswd -B`) or argon2. In both, lines that begin with `#`
+    are comments. `jwt`: the issuer's public keys, as a JWK set. The file is read again when it changes."""
+    issuer: Annotated[str, *text(r"[!-~]{1,1024}", "is not the name of an issuer")] | None = None
+    """`jwt`: the issuer (`iss`) that tokens have to be of."""
+    audience: Annotated[list[Annotated[str, *text(r"[!-~]{1,1024}", "is not an audience")]], Field(max_length=64)] = []
+    """`jwt`: audiences, of which a token has to be for one (`aud`): that of this service, not of others that take
+    tokens of the same issuer."""
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "PS256", "ES256", "Ed25519", "EdDSA"]
+    """`jwt`: signatures that are accepted. There are none with a shared secret, and none without a signature."""
+    leeway: Duration = Field(default=30 * SECOND, le=10 * MINUTE)
+    """`jwt`: what clocks may differ by, for `exp`, which a token has to have, and `nbf`."""
+    claim: Annotated[str, *text(r"[!-~]{1,128}", "is not the name of a claim")] = "sub"
+    """`jwt`: the claim that has the identity. A token without it, or where it is not 1 to 128 printable ASCII
+    characters, is refused."""
     header: FieldName | None = None
     """`api_key`: request header (metadata of gRPC) that has the key. In `Authorization` the key is a bearer token.
     Default: `X-Api-Key`."""
@@ -64,6 +84,8 @@ class ProviderConfig(RareModel):
         for name in self.model_fields_set & _OF_TYPE.keys():
             if self.type not in _OF_TYPE[name] and getattr(self, name) not in (None, []):
                 raise problem(name, f"{name} is only for type {' and '.join(_OF_TYPE[name])}")
+        if self.type == "jwt" and (self.issuer is None or not self.audience):
+            raise problem("jwt", "issuer and audience are required for type jwt: without them tokens for others pass")
         if self.type in _OF_TYPE["file"] and self.file is None:
             raise problem("file", f"file is required for type {self.type}")
         if self.header is not None and self.query is not None:
@@ -123,6 +145,20 @@ def provider_plan(name: str, provider: ProviderConfig, material: Material) -> Pr
     if provider.type == "api_key":
         header = (provider.header or _DEFAULT_HEADER).lower() if provider.query is None else ""
         return ProviderPlan(name, "api_key", header, provider.query or "", tuple(read_keys(content)))
+    if provider.type == "basic":
+        return ProviderPlan(name, "basic", "authorization", content=content)
+    if provider.type == "jwt":
+        return ProviderPlan(
+            name,
+            "jwt",
+            "authorization",
+            content=content,
+            issuer=provider.issuer or "",
+            audience=tuple(provider.audience),
+            algorithms=tuple(provider.algorithms),
+            leeway_s=provider.leeway // SECOND,
+            claim=provider.claim,
+        )
     return ProviderPlan(name, "mtls", names=tuple(provider.names))
 
 
@@ -139,12 +175,6 @@ def read_keys(content: bytes) -> Iterator[tuple[str, bytes]]:
         if found is None:
             raise ValueError(f"line {number} is not NAME:sha256:HEX")
         yield found[1], bytes.fromhex(found[2])
-
-
-def check_content(provider: ProviderConfig, content: bytes) -> None:
-    """Whether a provider's file can be used. Raises ValueError."""
-    if not any(True for _ in read_keys(content)):
-        raise ValueError("has no keys")
 
 
 def provider_files(providers: Mapping[str, ProviderConfig]) -> Iterator[tuple[str, Path, ProviderConfig]]:

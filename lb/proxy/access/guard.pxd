@@ -18,8 +18,9 @@ cdef class Guard:
     cdef bytes challenges             # lines of WWW-Authenticate
     cdef bytes failed                 # the same, for who brought a credential
 
-    # Who the request is from, by the first provider that accepts what it brings.
-    cdef Known look(self, const Scan *scan, Tls tls, uint64_t now)
+    # Who the request is from, by the first provider that accepts what it brings. `answers` has what checks have found:
+    # Provider -> Known; None: nothing was checked. ACCESS_UNKNOWN: a check has to be made.
+    cdef Known look(self, const Scan *scan, Tls tls, uint64_t now, dict answers)
     # What it asks for; `failed`: the request brought what is not accepted.
     cdef void append_challenges(self, tg_buffer *fields, bint failed) noexcept
     # Makes the head that of a request from `identity`, for all that goes by headers, and for the endpoint. `identity`

@@ -5,7 +5,7 @@ from lb.http.head cimport H_OTHER, MAX_FIELDS, Field, Scan
 from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.net.tls.session cimport Tls
 from lb.proxy.access.provider cimport (
-    ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_NONE, FORBIDDEN, NONE, Known, Provider, known,
+    ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_UNKNOWN, FORBIDDEN, NONE, Known, Provider, known,
 )
 from lb.proxy.routing.headers.fields cimport settle_connection
 
@@ -49,19 +49,27 @@ cdef class Guard:
             for text in found
         ])
 
-    cdef Known look(self, const Scan *scan, Tls tls, uint64_t now):
+    cdef Known look(self, const Scan *scan, Tls tls, uint64_t now, dict answers):
         cdef Known found = NONE
+        cdef Known unknown = None
         cdef Known each
         cdef Provider provider
         for provider in self.providers:
-            each = provider.look(scan, tls, now)
+            each = <Known>answers.get(provider) if answers is not None else None
+            if each is None:
+                each = provider.look(scan, tls, now)
+            if each.state == ACCESS_UNKNOWN:
+                unknown = each if unknown is None else unknown
+                continue
             if each.state == ACCESS_GRANTED:
                 if self.allow is not None and each.identity not in self.allow:
                     return known(ACCESS_FORBIDDEN, each.identity)
                 return each
-            if each.state == ACCESS_FORBIDDEN or found.state == ACCESS_NONE:
+            if each.state > found.state:      # what says more
                 found = each
-        if found.state != ACCESS_FORBIDDEN and not self.challenges:
+        if unknown is not None:
+            return unknown
+        if found.state < ACCESS_FORBIDDEN and not self.challenges:
             return FORBIDDEN                  # there is nothing to ask for but a certificate, in the handshake
         return found
 

@@ -41,27 +41,30 @@ cdef class Provider:
     cdef const char *place            # in `placed`
     cdef size_t header_length
     cdef size_t query_length
-    cdef bint bearer                  # it is a bearer token there (RFC 6750)
+    cdef const char *scheme           # in front of it there, in lower case with its space; NULL: none
+    cdef size_t scheme_length
     cdef readonly bytes challenge     # value of WWW-Authenticate; b"" = there is none for it
     cdef bytes secret                 # of the digests, this process's own
     cdef dict keys                    # api_key: digest of the SHA-256 of a key -> its name
     cdef tuple names                  # mtls
     # What was found of late, by the digest of the credential: those asked for last, and those before them.
-    cdef readonly object checker      # of what takes time (lb.proxy.access.checks); None: nothing does
+    cdef readonly object checker      # lb.proxy.access.checks.Checker of what takes time; None: nothing does
     cdef readonly dict waiting        # digest -> who waits for the check of that credential
     cdef dict recent
     cdef dict older
+    cdef dict refused                 # the same of what was not accepted, for a moment
 
-    # What is known of the credential that the request brings.
+    # What is known of the credential that the request brings. Its `digest` is that of ACCESS_UNKNOWN.
     cdef Known look(self, const Scan *scan, Tls tls, uint64_t now)
     # 1: the request has one credential, 0: none, -1: one that could be read in two ways.
     cdef int find(self, const Scan *scan, const char **value, size_t *n) noexcept nogil
     cdef Known recall(self, bytes digest, uint64_t now)
     # What a check of `digest` has found is known from now on.
-    cdef Known settle(self, bytes digest, access state, bytes identity, uint64_t until)
+    cdef Known settle(self, bytes digest, object outcome, uint64_t now)
     cdef void remember(self, bytes digest, Known known)
     cdef bytes digest_of(self, const char *data, size_t n)
     cdef Known of_key(self, const char *value, size_t n)
+    cdef Known of_checked(self, const char *value, size_t n, uint64_t now)
     cdef Known of_certificate(self, Tls tls, uint64_t now)
     # Takes the credential out of what is passed on. 0, or -1: no memory.
     cdef int strip(self, Scan *scan) noexcept

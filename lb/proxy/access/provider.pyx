@@ -21,13 +21,23 @@ from lb.shared.data_digest cimport tg_digest_data
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init
 from lb.upstream.pool cimport KEY_HEADER, KEY_QUERY
 
+from lb.proxy.access.checks import Checker
+
 cdef enum:
     KIND_API_KEY = 0
     KIND_MTLS
+    KIND_BASIC
+    KIND_JWT
+    TOKEN_MOST = 16384                # bytes of a token; none that is longer is looked at
+    REFUSED_MOST = 1024               # credentials that were refused, kept for REFUSED_NS
+    REFUSED_NS = 2_000_000_000
     REMEMBERED = 8192                 # credentials, in each of the two tables
     LONGEST = 128                     # bytes of an identity
+    LONGEST_S = 365 * 24 * 3600
 
-cdef dict KINDS = {"api_key": KIND_API_KEY, "mtls": KIND_MTLS}
+cdef dict KINDS = {"api_key": KIND_API_KEY, "mtls": KIND_MTLS, "basic": KIND_BASIC, "jwt": KIND_JWT}
+cdef const char *BEARER = b"bearer "
+cdef const char *BASIC = b"basic "
 cdef tg_buffer rest                   # of a target without its key
 
 
@@ -51,9 +61,10 @@ def is_identity(str text) -> bool:
 
 
 cdef class Provider:
-    """The provider of a plan (`ProviderPlan`)."""
+    """The provider of a plan (`ProviderPlan`), with the Check that its kind needs, or None, by a thread that answers to
+    `loop`."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, check=None, loop=None):
         self.name = plan.name
         self.digest = plan.digest
         self.kind = KINDS[plan.type]
@@ -61,17 +72,29 @@ cdef class Provider:
         self.place = <const char *>self.placed
         self.header_length = <size_t>len(plan.header)
         self.query_length = <size_t>len(plan.query)
-        self.bearer = plan.header == "authorization"
+        if self.kind == KIND_BASIC:
+            self.scheme, self.scheme_length = BASIC, 6
+        elif plan.header == "authorization":
+            self.scheme, self.scheme_length = BEARER, 7
+        self.checker = Checker(check, plan.name, loop) if check is not None else None
         self.secret = os.urandom(32)
         self.keys = {self.digest_of(<const char *><bytes>key, 32): name.encode("ascii") for name, key in plan.keys}
         self.names = plan.names
         self.waiting = {}
         self.recent = {}
         self.older = {}
-        if self.kind == KIND_API_KEY:
-            self.challenge = f'{"Bearer" if self.bearer else "ApiKey"} realm="{plan.name}"'.encode()
-        else:
+        self.refused = {}
+        if self.kind == KIND_MTLS:
             self.challenge = b""
+        elif self.kind == KIND_BASIC:
+            self.challenge = f'Basic realm="{plan.name}", charset="UTF-8"'.encode()
+        else:
+            self.challenge = f'{"Bearer" if self.scheme != NULL else "ApiKey"} realm="{plan.name}"'.encode()
+
+    def close(self):
+        """It is in force no more."""
+        if self.checker is not None:
+            self.checker.close()
 
     cdef bytes digest_of(self, const char *data, size_t n):
         cdef tg_digest state
@@ -91,7 +114,7 @@ cdef class Provider:
         found = self.find(scan, &value, &n)
         if found <= 0:
             return NONE if found == 0 else BAD
-        return self.of_key(value, n)
+        return self.of_key(value, n) if self.kind == KIND_API_KEY else self.of_checked(value, n, now)
 
     cdef int find(self, const Scan *scan, const char **value, size_t *n) noexcept nogil:
         cdef int kind = KEY_HEADER if self.header_length else KEY_QUERY
@@ -101,12 +124,12 @@ cdef class Provider:
             return 0
         if count_values(scan, kind, name, length) != 1:
             return -1
-        if not self.bearer:
+        if self.scheme == NULL:
             return 1 if n[0] else -1
-        if n[0] < 7 or not same_name(value[0], 7, b"bearer "):
+        if n[0] < self.scheme_length or not same_name(value[0], self.scheme_length, self.scheme):
             return 0                          # of another scheme
-        value[0] += 7
-        n[0] -= 7
+        value[0] += self.scheme_length
+        n[0] -= self.scheme_length
         while n[0] and value[0][0] == 32:
             value[0] += 1
             n[0] -= 1
@@ -121,10 +144,18 @@ cdef class Provider:
             self.remember(digest, found)
         return found if now < found.until else None
 
-    cdef Known settle(self, bytes digest, access state, bytes identity, uint64_t until):
-        cdef Known found = known(state, identity, until)
-        if digest:
-            self.remember(digest, found)
+    cdef Known settle(self, bytes digest, object outcome, uint64_t now):
+        cdef Known found
+        if not outcome.available:
+            return UNAVAILABLE
+        if outcome.identity is None or not is_identity(outcome.identity):
+            if len(self.refused) >= REFUSED_MOST:
+                self.refused = {}
+            self.refused[digest] = now + REFUSED_NS
+            return BAD
+        found = known(ACCESS_GRANTED, outcome.identity.encode("ascii"),
+                      now + <uint64_t>(min(<double>outcome.seconds, <double>LONGEST_S) * 1e9))
+        self.remember(digest, found)
         return found
 
     cdef void remember(self, bytes digest, Known known):
@@ -145,6 +176,24 @@ cdef class Provider:
             return BAD                        # not remembered: guesses do not push out what is good
         found = known(ACCESS_GRANTED, name)
         self.remember(digest, found)
+        return found
+
+    cdef Known of_checked(self, const char *value, size_t n, uint64_t now):
+        cdef bytes digest
+        cdef Known found
+        if n > TOKEN_MOST or (self.kind == KIND_JWT and not is_token(value, n)):
+            return BAD
+        digest = self.digest_of(value, n)
+        found = self.recall(digest, now)
+        if found is not None:
+            return found
+        until = self.refused.get(digest)
+        if until is not None and now < <uint64_t>until:
+            return BAD
+        found = known(ACCESS_UNKNOWN)
+        found.provider = self
+        found.digest = digest
+        found.credential = value[:n]
         return found
 
     cdef Known of_certificate(self, Tls tls, uint64_t now):
@@ -181,12 +230,26 @@ cdef class Provider:
         return 0
 
 
+cdef bint is_token(const char *value, size_t n) noexcept nogil:
+    """Whether it has the form of a signed token: three parts of base64url with dots between them."""
+    cdef int dots = 0
+    cdef size_t i
+    cdef char c
+    for i in range(n):
+        c = value[i]
+        if c == c'.':
+            dots += 1
+        elif not (c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c'0' <= c <= c'9' or c == c'-' or c == c'_'):
+            return False
+    return dots == 2
+
+
 def accepts(str pattern not None, str name not None) -> bool:
     """Whether a pattern accepts a name of a certificate."""
     if pattern.startswith("*."):
         return name.lower().endswith(pattern[1:].lower()) and len(name) >= len(pattern)
     if "://" in pattern and pattern.endswith("*"):
-        return name.startswith(pattern[:-1]) and len(name) >= len(pattern)
+        return name.startswith(pattern[:len(pattern) - 1]) and len(name) >= len(pattern)
     return name == pattern
 
 

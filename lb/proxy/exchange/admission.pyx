@@ -262,7 +262,7 @@ cdef class Admission:
             return
         if exchange.route.rate is not None and not exchange.route.rate.by_identity and not exchange.admit(scan):
             return
-        if exchange.route.guard is not None and not authenticate(exchange, scan):
+        if exchange.route.guard is not None and not authenticate(exchange, scan, self, go_on):
             return
         self.proceed(exchange, scan)
 
@@ -287,6 +287,10 @@ cdef class Admission:
             through_http_cache(self.http_cache, exchange, scan)
         else:
             exchange.begin(scan)
+
+
+cdef void go_on(object admission, Exchange exchange, Scan *scan) noexcept:
+    (<Admission>admission).proceed(exchange, scan)
 
 
 cdef void keep_agent(Exchange exchange, Scan *scan) noexcept:

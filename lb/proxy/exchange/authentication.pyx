@@ -1,38 +1,76 @@
-"""Who an exchange is from: see authentication.pxd."""
+"""Who an exchange is from: see authentication.pxd.
 
-from libc.string cimport memchr
-from lb.failure cimport FAIL_BAD_CREDENTIAL, FAIL_FORBIDDEN, FAIL_NO_CREDENTIAL, FAIL_NO_MEMORY, FAIL_TOO_MANY_FIELDS
+An exchange whose credential a thread has to check is *parked*: its head is kept, and as much of its body as comes, up to
+a bound. Like credentials are checked once. A flood of credentials that nobody knows meets two bounds, of all that wait
+for a provider and of what waits from one source, and costs others nothing but the thread's time.
+"""
+
+from functools import partial
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr, memset
+from lb.failure cimport (
+    FAIL_BAD_CREDENTIAL, FAIL_FORBIDDEN, FAIL_NO_CREDENTIAL, FAIL_NO_MEMORY, FAIL_RATE_LIMIT, FAIL_TOO_MANY_FIELDS,
+    FAIL_UNCHECKED,
+)
 from lb.http.head cimport Scan
-from lb.net.buffer cimport tg_buffer, tg_buffer_append
+from lb.http.kept_head cimport head_free, head_keep, head_restore, tg_kept_head
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.net.poller cimport monotonic_ns
+from lb.net.source_key cimport hash_source, tg_prefixes
+from lb.net.stream cimport iovec
 from lb.proxy.access.guard cimport Guard
-from lb.proxy.access.provider cimport ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_NONE, Known
-from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.access.provider cimport (
+    ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_NONE, ACCESS_UNAVAILABLE, ACCESS_UNKNOWN, Known, Provider,
+)
+from lb.proxy.exchange.exchange cimport X_DONE, X_NEW, BodySource, Exchange
+
+cdef enum:
+    BODY_KEPT = 64 * 1024             # bytes, from which on a client has to wait with more
+    FROM_ONE_SOURCE = 32              # exchanges that may wait
 
 cdef bytes marked                     # the identity in the head that is being looked at, which points to it
+cdef dict sources = {}                # source -> exchanges of it that wait
+cdef tg_prefixes NETWORK              # a client has a /64 and can change the rest at will
+NETWORK.v4 = 32
+NETWORK.v6 = 64
+# The head of an exchange that waited.
+cdef Scan RESUMED
+RESUMED.max_fields = 1000
 
 
-cdef bint authenticate(Exchange exchange, Scan *scan) noexcept:
+cdef bint authenticate(Exchange exchange, Scan *scan, object admission, go_on_type go_on) noexcept:
     cdef Guard guard = exchange.route.guard
     cdef Known found
     if not guard.asks:
         guard.mark(scan, b"")
         return True
     try:
-        found = guard.look(scan, exchange.client.tls, exchange.started)
+        found = guard.look(scan, exchange.client.tls, exchange.started, None)
     except (MemoryError, ValueError):
-        return refuse(exchange, scan, FAIL_NO_MEMORY, "out of memory")
+        return refuse(exchange, FAIL_NO_MEMORY, "out of memory", scan.complete)
+    if found.state == ACCESS_UNKNOWN:
+        park(exchange, scan, admission, go_on, found)
+        return False
+    return decide(exchange, scan, found, scan.complete)
+
+
+cdef bint decide(Exchange exchange, Scan *scan, Known found, bint complete) noexcept:
+    """`complete`: all of the request has come."""
     if found.state == ACCESS_GRANTED:
-        return admit(exchange, scan, found.identity)
+        return admit(exchange, scan, found.identity, complete)
     if found.state == ACCESS_FORBIDDEN:
         note(exchange, found.identity)
-        return refuse(exchange, scan, FAIL_FORBIDDEN, "Forbidden")
+        return refuse(exchange, FAIL_FORBIDDEN, "Forbidden", complete)
+    if found.state == ACCESS_UNAVAILABLE:
+        return refuse(exchange, FAIL_UNCHECKED, "the credential cannot be checked now", complete)
     if found.state == ACCESS_NONE:
-        return refuse(exchange, scan, FAIL_NO_CREDENTIAL, "Unauthorized: the request says not who it is from")
-    return refuse(exchange, scan, FAIL_BAD_CREDENTIAL, "Unauthorized: the credential is not accepted")
+        return refuse(exchange, FAIL_NO_CREDENTIAL, "Unauthorized: the request says not who it is from", complete)
+    return refuse(exchange, FAIL_BAD_CREDENTIAL, "Unauthorized: the credential is not accepted", complete)
 
 
-cdef bint refuse(Exchange exchange, Scan *scan, int kind, str message) noexcept:
-    exchange.request_complete = scan.complete     # then the connection can go on
+cdef bint refuse(Exchange exchange, int kind, str message, bint complete) noexcept:
+    exchange.request_complete = complete      # then the connection can go on
     exchange.fail(kind, message)
     return False
 
@@ -44,12 +82,12 @@ cdef void note(Exchange exchange, bytes identity) noexcept:
         exchange.identity_length = <unsigned char>len(identity)
 
 
-cdef bint admit(Exchange exchange, Scan *scan, bytes identity) noexcept:
+cdef bint admit(Exchange exchange, Scan *scan, bytes identity, bint complete) noexcept:
     global marked
     marked = identity
     note(exchange, identity)
     if exchange.route.guard.mark(scan, identity) < 0:
-        return refuse(exchange, scan, FAIL_TOO_MANY_FIELDS, "the header fields are too many")
+        return refuse(exchange, FAIL_TOO_MANY_FIELDS, "the header fields are too many", complete)
     return True
 
 
@@ -59,3 +97,135 @@ cdef int append_target(tg_buffer *into, Exchange exchange, const Scan *scan) noe
         query = <const char *>memchr(scan.target, 63, scan.target_length)
     return tg_buffer_append(
         into, scan.target, scan.target_length if query == NULL else <size_t>(query - scan.target))
+
+
+cdef class Parked(BodySource):
+    """Of an exchange that waits for the check of its credential. It stays new meanwhile."""
+    cdef Exchange exchange            # None: it does not wait any more
+    cdef BodySource real              # that it has once it goes on; None: its body is plain
+    cdef object admission
+    cdef go_on_type go_on
+    cdef tg_kept_head head
+    cdef tg_buffer body               # what has come of it
+    cdef bint complete                # that is all of it
+    cdef dict answers                 # Provider -> Known
+    cdef uint64_t source
+    cdef bint counted
+
+    def __cinit__(self):
+        memset(&self.head, 0, sizeof(self.head))
+        memset(&self.body, 0, sizeof(self.body))
+
+    def __dealloc__(self):
+        head_free(&self.head)
+        tg_buffer_free(&self.body)
+
+    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
+        cdef int i
+        for i in range(count):
+            if tg_buffer_append(&self.body, spans[i].iov_base, spans[i].iov_len) < 0:
+                exchange.fail(FAIL_NO_MEMORY, "out of memory")
+                return
+        if last:
+            self.complete = exchange.request_complete = True
+        elif tg_buffer_size(&self.body) >= BODY_KEPT:
+            exchange.wants_body = False
+
+    cdef void leave(self, Exchange exchange) noexcept:
+        self.exchange = None
+        self.uncount()
+
+    cdef void uncount(self) noexcept:
+        if not self.counted:
+            return
+        self.counted = False
+        left = sources[self.source] - 1
+        if left:
+            sources[self.source] = left
+        else:
+            del sources[self.source]
+
+
+cdef void park(Exchange exchange, Scan *scan, object admission, go_on_type go_on, Known found) noexcept:
+    cdef Parked parked = Parked.__new__(Parked)
+    cdef size_t n
+    cdef const char *source = exchange.source_address(&n)
+    parked.source = hash_source(source, n, &NETWORK)
+    if sources.get(parked.source, 0) >= FROM_ONE_SOURCE:
+        refuse(exchange, FAIL_RATE_LIMIT, "too many credentials from one source wait for a check", scan.complete)
+        return
+    if head_keep(&parked.head, scan) < 0:
+        refuse(exchange, FAIL_NO_MEMORY, "out of memory", scan.complete)
+        return
+    parked.admission = admission
+    parked.go_on = go_on
+    parked.real = exchange.source
+    parked.answers = {}
+    parked.exchange = exchange
+    exchange.source = parked
+    sources[parked.source] = sources.get(parked.source, 0) + 1
+    parked.counted = True
+    if not ask(parked, found):
+        exchange.source = parked.real
+        parked.leave(exchange)
+        refuse(exchange, FAIL_UNCHECKED, "too many credentials wait for a check", scan.complete)
+
+
+cdef bint ask(Parked parked, Known found) noexcept:
+    """Has the credential checked. False: too many wait for that."""
+    cdef Provider provider = found.provider
+    cdef list others = provider.waiting.get(found.digest)
+    if others is not None:
+        others.append(parked)
+        return True
+    if len(provider.waiting) >= provider.checker.room:
+        return False
+    provider.waiting[found.digest] = [parked]
+    provider.checker.ask(found.digest, found.credential, partial(answered, provider))
+    return True
+
+
+def answered(Provider provider not None, bytes digest not None, outcome):
+    """A check has found something (lb.proxy.access.checks.Outcome). From the loop, outside of a batch."""
+    cdef Parked parked
+    cdef Exchange exchange
+    cdef Known found = provider.settle(digest, outcome, monotonic_ns())
+    for parked in provider.waiting.pop(digest):
+        exchange = parked.exchange
+        if exchange is not None and exchange.state == X_NEW and exchange.source is parked:
+            exchange.client.poller.now = monotonic_ns()
+            parked.answers[provider] = found
+            resume(parked, exchange)
+
+
+cdef void resume(Parked parked, Exchange exchange) noexcept:
+    cdef Known found
+    cdef iovec body
+    cdef bint complete = parked.complete
+    head_restore(&RESUMED, &parked.head)
+    try:
+        found = exchange.route.guard.look(
+            &RESUMED, exchange.client.tls, exchange.client.poller.now, parked.answers)
+    except (MemoryError, ValueError):
+        refuse(exchange, FAIL_NO_MEMORY, "out of memory", complete)
+        return
+    if found.state == ACCESS_UNKNOWN:
+        if not ask(parked, found):
+            refuse(exchange, FAIL_UNCHECKED, "too many credentials wait for a check", complete)
+        return
+    parked.leave(exchange)
+    exchange.source = parked.real
+    exchange.request_complete = False         # of its attempt, or its source
+    exchange.wants_body = True
+    if not decide(exchange, &RESUMED, found, complete):
+        return
+    parked.go_on(parked.admission, exchange, &RESUMED)
+    if exchange.state == X_DONE or exchange.request_complete:
+        return
+    if tg_buffer_size(&parked.body) or parked.complete:
+        body.iov_base = tg_buffer_head(&parked.body)
+        body.iov_len = tg_buffer_size(&parked.body)
+        exchange.bytes_in -= body.iov_len     # which were counted as they came
+        exchange.take_body(&body, 1 if body.iov_len else 0, body.iov_len, parked.complete)
+    if not parked.complete and exchange.state != X_DONE and exchange.wants_body:
+        exchange.client.resume_request()

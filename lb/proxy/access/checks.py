@@ -1,0 +1,284 @@
+"""What takes a library: tokens and passwords, checked by a thread of each provider, away from the loop.
+
+joserfc verifies tokens, with keys of `cryptography`; bcrypt and argon2-cffi verify passwords. They are imported with
+the first provider that needs them. A check lets the loop go on while its library computes: all of them leave the
+interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
+
+from lb.errors import TidegateError
+
+if TYPE_CHECKING:
+    from lb.config.plan.access import ProviderPlan
+
+log = logging.getLogger("tidegate.proxy")
+
+EXTRA = "needs packages that are not installed: pip install tidegate[auth]"
+REMEMBERED_PASSWORD = 300.0  # seconds
+_KEYS_TRIED = 8  # of a set, for a token that names none
+
+
+class Outcome(Struct, frozen=True):
+    """`identity` is None where the credential is not accepted. `seconds`: for so long it is known."""
+
+    identity: str | None = None
+    seconds: float = 0.0
+    available: bool = True  # False: nobody could say
+
+
+REFUSED = Outcome()
+
+
+class Check(Protocol):
+    """`room` is how many credentials may wait for their check at once."""
+
+    room: int
+
+    def check(self, credential: bytes, now: float) -> Outcome:
+        """At the Unix time `now`. Takes its time."""
+        ...
+
+
+def make_check(plan: ProviderPlan) -> Check | None:
+    """None where nothing takes time. Raises ValueError for content that cannot be used, TidegateError without the
+    packages."""
+    try:
+        if plan.type == "jwt":
+            return TokenCheck(plan)
+        if plan.type == "basic":
+            return PasswordCheck(plan.content)
+    except ImportError as error:
+        raise TidegateError(f"auth.{plan.name}: type {plan.type} {EXTRA}") from error
+    return None
+
+
+class TokenCheck:
+    """Signed tokens (RFC 7519) by the keys of a JWK set (RFC 7517), as RFC 8725 advises.
+
+    The algorithm has to be on the list and fit the key's type: the set's symmetric keys are not looked at, so that no
+    public key ever serves as a secret. What the token says of where its key is (`jku`, `x5u`, `jwk`) has no effect.
+    """
+
+    room = 1024
+
+    def __init__(self, plan: ProviderPlan) -> None:
+        from joserfc.errors import JoseError
+
+        self._errors = (JoseError, ValueError, TypeError, KeyError)
+        self._plan = plan
+        self._keys = read_key_set(plan.content)
+        self._algorithms = list(plan.algorithms)
+
+    def check(self, credential: bytes, now: float) -> Outcome:
+        plan = self._plan
+        claims = self._verified(credential)
+        if claims is None:
+            return REFUSED
+        expires, before = _time(claims.get("exp")), _time(claims.get("nbf", 0))
+        if expires is None or before is None:
+            return REFUSED
+        left = expires + plan.leeway_s - now
+        if left <= 0 or before - plan.leeway_s > now:
+            return REFUSED
+        audience = claims.get("aud")
+        named = [audience] if isinstance(audience, str) else audience if isinstance(audience, list) else []
+        if claims.get("iss") != plan.issuer or not any(one in plan.audience for one in named if isinstance(one, str)):
+            return REFUSED
+        identity = claims.get(plan.claim)
+        return Outcome(identity, left) if isinstance(identity, str) else REFUSED
+
+    def _verified(self, credential: bytes) -> dict[str, Any] | None:
+        from joserfc import jws
+
+        try:
+            text = credential.decode("ascii")
+            head = json.loads(_decode(text.partition(".")[0]))
+            algorithm, kid = head["alg"], head.get("kid")
+            if algorithm not in self._algorithms or not (kid is None or isinstance(kid, str)):
+                return None
+            for key in self._fitting(algorithm, kid):
+                try:
+                    found = jws.deserialize_compact(text, key, algorithms=[algorithm])
+                except self._errors:
+                    continue
+                claims = json.loads(found.payload)
+                return claims if isinstance(claims, dict) else None
+        except (*self._errors, RecursionError):
+            return None
+        return None
+
+    def _fitting(self, algorithm: str, kid: str | None) -> list[Any]:
+        kind = _KIND_OF[algorithm]
+        fitting = [
+            key for key, known, alg in self._keys
+            if (key.key_type, _curve(key)) in kind and alg in (None, algorithm) and (kid is None or kid == known)
+        ]  # fmt: skip
+        return fitting[:_KEYS_TRIED]
+
+
+_RSA = frozenset({("RSA", "")})
+_KIND_OF = {
+    **{f"{family}{bits}": _RSA for family in ("RS", "PS") for bits in (256, 384, 512)},
+    "ES256": frozenset({("EC", "P-256")}),
+    "ES384": frozenset({("EC", "P-384")}),
+    "ES512": frozenset({("EC", "P-521")}),
+    "Ed25519": frozenset({("OKP", "Ed25519")}),
+    "EdDSA": frozenset({("OKP", "Ed25519"), ("OKP", "Ed448")}),
+}
+
+
+def _curve(key: Any) -> str:
+    return str(key.curve_name) if key.key_type in ("EC", "OKP") else ""
+
+
+def _time(value: Any) -> float | None:
+    """Unix seconds; None for what is none."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53
+    return float(value) if good else None
+
+
+def _decode(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+
+
+def read_key_set(content: bytes) -> list[tuple[Any, str | None, str | None]]:
+    """The public signing keys of a JWK set: key, `kid` and `alg`. Keys of kinds that are not known are passed over.
+    Raises ValueError when there is none."""
+    from joserfc import jwk
+    from joserfc.errors import JoseError
+
+    try:
+        listed = json.loads(content)["keys"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("is no JWK set: a JSON object with a list of `keys`") from None
+    kinds = {"RSA": jwk.RSAKey, "EC": jwk.ECKey, "OKP": jwk.OKPKey}
+    found = []
+    for one in listed if isinstance(listed, list) else ():
+        if not isinstance(one, dict) or one.get("kty") not in kinds or one.get("use", "sig") != "sig":
+            continue
+        public = {name: value for name, value in one.items() if name not in ("d", "p", "q", "dp", "dq", "qi", "oth")}
+        try:
+            key = kinds[one["kty"]].import_key(public)
+            if one["kty"] == "RSA" and key.public_key.key_size < 2048:
+                continue
+        except (JoseError, ValueError, TypeError, KeyError):
+            continue
+        kid, algorithm = one.get("kid"), one.get("alg")
+        found.append((key, kid if isinstance(kid, str) else None, algorithm if isinstance(algorithm, str) else None))
+    if not found:
+        raise ValueError("has no public key to verify signatures with: RSA from 2048 bits on, EC or OKP")
+    return found
+
+
+class PasswordCheck:
+    """Passwords of an htpasswd file (RFC 7617)."""
+
+    room = 32
+
+    def __init__(self, content: bytes) -> None:
+        import argon2
+        import bcrypt
+
+        self._bcrypt = bcrypt
+        self._argon2 = argon2.PasswordHasher()
+        self._argon2_errors = argon2.exceptions.Argon2Error, argon2.exceptions.InvalidHashError
+        self._users = read_passwords(content)
+        # Who is not in the file takes as long as who is.
+        self._nobody = next(iter(self._users.values()))
+
+    def check(self, credential: bytes, now: float) -> Outcome:
+        try:
+            user, colon, password = base64.b64decode(credential, validate=True).partition(b":")
+            name = user.decode("ascii")
+        except (binascii.Error, ValueError):
+            return REFUSED
+        kept = self._users.get(name)
+        good = self._matches(password, kept if kept is not None else self._nobody)
+        return Outcome(name, REMEMBERED_PASSWORD) if good and colon and kept is not None else REFUSED
+
+    def _matches(self, password: bytes, kept: str) -> bool:
+        if kept.startswith("$argon2"):
+            try:
+                return bool(self._argon2.verify(kept, password))
+            except self._argon2_errors:
+                return False
+        try:
+            return bool(self._bcrypt.checkpw(password, kept.encode()))
+        except ValueError:  # beyond 72 bytes, or a zero byte
+            return False
+
+
+_PASSWORD = re.compile(
+    r"([!-9;-~]{1,128}):(\$2[aby]\$(?:0[4-9]|1[0-9])\$[./A-Za-z0-9]{53}|\$argon2id?\$[!-9;-~]{1,300})", re.ASCII
+)
+
+
+def read_passwords(content: bytes) -> dict[str, str]:
+    """Users and what is kept of their passwords. Raises ValueError, which shows nothing of these."""
+    found = {}
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _PASSWORD.fullmatch(line)
+        if match is None:
+            raise ValueError(f"line {number} is not USER:HASH with bcrypt ($2y$, from htpasswd -B) or argon2")
+        found[match[1]] = match[2]
+    if not found:
+        raise ValueError("has no users")
+    return found
+
+
+Told = Callable[[Any, Outcome], None]
+"""Of a key that `Checker.ask` was given, what was found."""
+
+
+class Checker:
+    """Checks credentials by a thread, one after another. Methods are for the loop."""
+
+    def __init__(self, check: Check, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.room = check.room
+        self._check = check
+        self._name = name
+        self._loop = loop
+        self._wanted: queue.SimpleQueue[tuple[Any, bytes, Told] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, key: Any, credential: bytes, told: Told) -> None:
+        """`told(key, outcome)` is called by the loop, later."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"auth {self._name}", daemon=True)
+            self._thread.start()
+        self._wanted.put((key, credential, told))
+
+    def close(self) -> None:
+        """What has been asked is answered, nothing more."""
+        self._wanted.put(None)
+
+    def _run(self) -> None:
+        while (asked := self._wanted.get()) is not None:
+            key, credential, told = asked
+            try:
+                outcome = self._check.check(credential, time.time())
+            except Exception:  # of a library: nobody may be let in by it, and the thread has to go on
+                log.exception("auth.%s: a credential could not be checked", self._name)
+                outcome = Outcome(available=False)
+            try:
+                self._loop.call_soon_threadsafe(told, key, outcome)
+            except RuntimeError:  # the loop is closed
+                return

@@ -1,0 +1,222 @@
+"""Tokens and passwords against the checks that providers have: what is accepted, and every forgery that is known."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+import argon2
+import bcrypt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from joserfc import jwk, jws
+
+from lb.config.plan.access import ProviderPlan
+from lb.proxy.access.checks import REFUSED, Outcome, PasswordCheck, TokenCheck, make_check
+
+NOW = 1_800_000_000.0
+ISSUER = "https://issuer.example.org"
+RSA = jwk.RSAKey.generate_key(2048)
+EC = jwk.ECKey.generate_key("P-256")
+ED = jwk.OKPKey.generate_key("Ed25519")
+OTHER = jwk.RSAKey.generate_key(2048)
+ALGORITHMS = ("RS256", "PS256", "ES256", "Ed25519")
+
+
+def encoded(value: Any) -> str:
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def public(key: Any, kid: str | None = None, **more: Any) -> dict[str, Any]:
+    return {**key.as_dict(private=False), **({"kid": kid} if kid is not None else {}), **more}
+
+
+def key_set(*keys: dict[str, Any]) -> bytes:
+    return json.dumps({"keys": keys}).encode()
+
+
+SET = key_set(public(RSA, "rsa"), public(EC, "ec"), public(ED, "ed"))
+
+
+def plan(content: bytes = SET, **changes: Any) -> ProviderPlan:
+    settings = {"issuer": ISSUER, "audience": ("gate", "other"), "algorithms": ALGORITHMS, "leeway_s": 30, **changes}
+    return ProviderPlan("sso", "jwt", "authorization", content=content, claim=settings.pop("claim", "sub"), **settings)
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    made = {"iss": ISSUER, "aud": "gate", "sub": "alice", "exp": NOW + 100, **changes}
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def token(key: Any = RSA, alg: str = "RS256", head: dict[str, Any] | None = None, **changes: Any) -> str:
+    protected = {
+        "alg": alg,
+        "kid": {"RS256": "rsa", "PS256": "rsa", "ES256": "ec", "Ed25519": "ed"}.get(alg),
+        **(head or {}),
+    }
+    protected = {name: value for name, value in protected.items() if value is not None}
+    return str(jws.serialize_compact(protected, json.dumps(claims(**changes)), key, algorithms=[alg]))
+
+
+def check(text: str, content: bytes = SET, **changes: Any) -> Outcome:
+    return TokenCheck(plan(content, **changes)).check(text.encode(), NOW)
+
+
+@pytest.mark.parametrize(("key", "alg"), [(RSA, "RS256"), (RSA, "PS256"), (EC, "ES256"), (ED, "Ed25519")])
+def test_good_tokens(key: Any, alg: str) -> None:
+    assert check(token(key, alg)) == Outcome("alice", 130.0)
+    assert check(token(key, alg, {"kid": None})).identity == "alice"  # a token may name no key
+    assert check(token(key, alg, aud=["x", "other"])).identity == "alice"
+    assert check(token(key, alg, email="a@b"), claim="email").identity == "a@b"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": NOW - 31}, {"exp": None}, {"exp": "soon"}, {"exp": True}, {"exp": 1e300}, {"exp": float("nan")},
+        {"nbf": NOW + 31}, {"nbf": "x"}, {"iss": None}, {"iss": "https://issuer.example.org/"}, {"iss": [ISSUER]},
+        {"aud": None}, {"aud": "gat"}, {"aud": []}, {"aud": ["x", 1]}, {"aud": {"gate": 1}}, {"sub": None},
+        {"sub": 1}, {"sub": ["alice"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_claims_that_are_refused(changes: dict[str, Any]) -> None:
+    assert check(token(**changes)) == REFUSED
+
+
+def test_clocks_may_differ() -> None:
+    assert check(token(exp=NOW - 29)).identity == "alice"
+    assert check(token(nbf=NOW + 29)).identity == "alice"
+    assert check(token(nbf=NOW + 1), leeway_s=0) == REFUSED
+    assert check(token(exp=NOW), leeway_s=0) == REFUSED
+
+
+def hmac_by(secret: bytes, alg: str = "HS256", kid: str = "rsa") -> str:
+    text = f"{encoded({'alg': alg, 'kid': kid})}.{encoded(claims())}"
+    return f"{text}.{encoded(hmac.new(secret, text.encode(), hashlib.sha256).digest())}"
+
+
+def test_no_signature_and_a_public_key_as_a_secret() -> None:
+    body = encoded(claims())
+    for alg in ("none", "None", "NONE", "nOnE", "", None, 1, ["RS256"]):
+        assert check(f"{encoded({'alg': alg})}.{body}.") == REFUSED
+        assert check(f"{encoded({'alg': alg})}.{body}.{token().rpartition('.')[2]}") == REFUSED
+    assert check(f"{encoded({'typ': 'JWT'})}.{body}.AA") == REFUSED
+    key = RSA.public_key
+    for form in (serialization.PublicFormat.SubjectPublicKeyInfo, serialization.PublicFormat.PKCS1):
+        for encoding in (serialization.Encoding.PEM, serialization.Encoding.DER):
+            assert check(hmac_by(key.public_bytes(encoding, form))) == REFUSED
+    assert check(hmac_by(SET)) == REFUSED
+    # Not even where the set has a secret, and the list had HS256.
+    secret = {"kty": "oct", "kid": "rsa", "k": encoded(b"0" * 32)}
+    content = key_set(secret, public(EC))
+    assert check(hmac_by(b"0" * 32), content) == REFUSED
+    with pytest.raises(ValueError, match="has no public key"):
+        TokenCheck(plan(key_set(secret)))
+
+
+def test_wrong_keys_and_what_a_token_says_of_its_key() -> None:
+    assert check(token(OTHER)) == REFUSED
+    own = public(OTHER)
+    for head in ({"jwk": own}, {"jku": "http://127.0.0.1:1/"}, {"x5u": "http://127.0.0.1:1/"}, {"x5c": ["AA=="]}):
+        text = f"{encoded({'alg': 'RS256', 'kid': 'rsa', **head})}.{encoded(claims())}"
+        signed = OTHER.private_key.sign(text.encode(), *_pkcs1())
+        assert check(f"{text}.{encoded(signed)}") == REFUSED
+    for kid in ("nobody", "", "../../dev/null", "' OR 1=1 --", "rsa\0", 0, ["rsa"], {"kid": "rsa"}):
+        text = f"{encoded({'alg': 'RS256', 'kid': kid})}.{encoded(claims())}"
+        assert check(f"{text}.{encoded(RSA.private_key.sign(text.encode(), *_pkcs1()))}") == REFUSED
+    # An algorithm that the key is not for, by its type, its curve or its `alg`.
+    assert check(token(RSA, "RS256", {"kid": "ec"})) == REFUSED
+    assert check(token(RSA, "PS256"), key_set(public(RSA, "rsa", alg="RS256"))) == REFUSED
+    assert check(token(RSA, "RS256"), key_set(public(RSA, "rsa", use="enc"), public(EC))) == REFUSED
+    assert check(token(), algorithms=("ES256",)) == REFUSED
+    text = f"{encoded({'alg': 'RS256', 'kid': 'rsa', 'crit': ['exp'], 'exp': 1})}.{encoded(claims())}"
+    assert check(f"{text}.{encoded(RSA.private_key.sign(text.encode(), *_pkcs1()))}") == REFUSED
+
+
+def _pkcs1() -> tuple[Any, Any]:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    return padding.PKCS1v15(), hashes.SHA256()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t[:-4],
+        lambda t: t + "AAAA",
+        lambda t: t.rpartition(".")[0] + ".",
+        lambda t: t.rpartition(".")[0],
+        lambda t: "",
+        lambda t: "..",
+        lambda t: t + "." + t,
+        lambda t: t.replace(".", ".e30", 1),
+        lambda t: t.partition(".")[0] + "." + encoded(claims(sub="root")) + "." + t.rpartition(".")[2],
+        lambda t: "[" * 100_000 + "..",
+        lambda t: encoded(b"[" * 100_000) + "." + t.partition(".")[2],
+        lambda t: encoded(b'{"alg":"RS256","alg":"none","kid":"rsa"}') + "." + t.partition(".")[2],
+        lambda t: "ä" + t,
+    ],
+)
+def test_tokens_that_were_changed(change: Callable[[str], str]) -> None:
+    assert check(change(token())) == REFUSED
+
+
+def test_claims_that_are_no_object() -> None:
+    for payload in (b"[]", b"null", b"1", b'"a"', b"\xff", b"[" * 100_000):
+        text = f"{encoded({'alg': 'RS256', 'kid': 'rsa'})}.{encoded(payload)}"
+        assert check(f"{text}.{encoded(RSA.private_key.sign(text.encode(), *_pkcs1()))}") == REFUSED
+
+
+def test_key_sets() -> None:
+    assert check(token(), key_set(public(OTHER, "old"), public(RSA, "rsa"))).identity == "alice"
+    assert check(token(head={"kid": None}), key_set(public(OTHER, "a"), public(RSA, "b"))).identity == "alice"
+    private = RSA.as_dict(private=True)
+    assert check(token(), key_set({**private, "kid": "rsa"})).identity == "alice"
+    strange = ({"kty": "x"}, 1, {"kty": "RSA", "n": "!", "e": "AQAB"}, {"kty": "EC", "crv": "P-256", "x": "AA"})
+    assert check(token(), key_set(*strange, public(RSA, "rsa"))).identity == "alice"  # type: ignore[arg-type]
+    short = jwk.RSAKey.generate_key(1024)
+    for content in (b"", b"{}", b"[]", b"\xff", b'{"keys": 1}', key_set(public(short)), key_set(*strange)):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"is no JWK set|has no public key"):
+            TokenCheck(plan(content))
+
+
+def basic(user: str, password: str) -> bytes:
+    return base64.b64encode(f"{user}:{password}".encode())
+
+
+def test_passwords() -> None:
+    kept = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    strong = argon2.PasswordHasher(time_cost=1, memory_cost=64).hash("geheim")
+    content = f"# users\nalice:{kept}\nbob:{strong}\ncarol:{kept.replace('$2b$', '$2y$')}\n".encode()
+    made = make_check(ProviderPlan("staff", "basic", "authorization", content=content))
+    assert isinstance(made, PasswordCheck)
+
+    def identity(credential: bytes) -> str | None:
+        return made.check(credential, NOW).identity
+
+    assert identity(basic("alice", "secret")) == "alice"
+    assert identity(basic("carol", "secret")) == "carol"
+    assert identity(basic("bob", "geheim")) == "bob"
+    for user, password in (
+        ("alice", "geheim"), ("bob", "secret"), ("dave", "secret"), ("", "secret"), ("alice", ""), ("alice", "a" * 100),
+        ("alice", "secret\0"), ("Alice", "secret"), ("alicé", "secret"),
+    ):  # fmt: skip
+        assert identity(basic(user, password)) is None, (user, password)
+    for credential in (b"", b"!", base64.b64encode(b"alice"), b"YWxpY2U6c2VjcmV0 "):
+        assert identity(credential) is None
+    for line in (
+        "alice:secret",
+        "alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=",
+        "alice:$apr1$a$b",
+        "alice:$2y$03$" + "a" * 53,
+    ):
+        with pytest.raises(ValueError, match="line 1 is not USER:HASH") as error:
+            PasswordCheck(line.encode())
+        assert "secret" not in str(error.value)
