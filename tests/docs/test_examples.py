@@ -54,7 +54,7 @@ _PARTS = [
     if part.get("additionalProperties") is False  # with others any mistake would be an option of a plug-in
 ]
 # The first key of what is not for Tidegate: Kubernetes, KEDA, Prometheus, the chart.
-_FOREIGN = {"apiVersion", "triggers", "scrape_configs", "metrics", "replicas"}
+_FOREIGN = {"apiVersion", "triggers", "rule_files", "scrape_configs", "metrics", "replicas"}
 # Parts of sections on these pages: of models in tests/backend, and of the reference in tests/config.
 _TESTED = ("model-repository.md", "configuration.md")
 
