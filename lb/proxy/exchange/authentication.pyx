@@ -1,7 +1,7 @@
 """Who an exchange is from: see authentication.pxd.
 
-An exchange whose credential a thread has to check is *parked*: its head is kept, and as much of its body as comes, up to
-a bound. Like credentials are checked once. A flood of credentials that nobody knows meets two bounds, of all that wait
+An exchange whose credential has to be checked is *parked*: its head is kept, and as much of its body as comes, up to a
+bound. Like credentials are checked once. A flood of credentials that nobody knows meets two bounds, of all that wait
 for a provider and of what waits from one source, and costs others nothing but the thread's time.
 """
 
