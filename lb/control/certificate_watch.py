@@ -21,13 +21,14 @@ from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import tls_files
 from lb.control.certificates import TlsFiles, say_staple, say_state, warn
 from lb.control.configuration import Loaded
+from lb.control.key_sets import KEY_SETS
 from lb.control.publisher import Publisher
 from lb.control.tickets import TicketRing
 from lb.errors import TidegateError
 
 log = logging.getLogger("tidegate.tls")
 
-Signature = tuple[tuple[str, tuple[int, ...] | None], ...]
+Signature = tuple[tuple[str, tuple[int, ...] | bytes | None], ...]
 
 
 class CertificateWatch:
@@ -142,7 +143,10 @@ class CertificateWatch:
 
 
 def _signature(config: Config) -> Signature:
-    return tuple((str(path), _stat(str(path))) for path in sorted({file.path for file in tls_files(config)}))
+    return (
+        *((str(path), _stat(str(path))) for path in sorted({file.path for file in tls_files(config)})),
+        *sorted(KEY_SETS.refresh(config).items()),
+    )
 
 
 def _stat(path: str) -> tuple[int, ...] | None:

@@ -21,6 +21,7 @@ from msgspec.structs import asdict, replace
 from lb.config.schema.access import provider_plan
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
+from lb.control.key_sets import KEY_SETS
 from lb.errors import TidegateError
 from lb.net.tls import certificate
 from lb.net.tls.context import check_ciphers
@@ -125,7 +126,8 @@ class TlsFiles:
                     check_ciphers(listener.tls.ciphers)
                 except ValueError as error:
                     problems.append((f"listeners.{name}.tls.ciphers", str(error)))
-        self.material, self.facts = Material(files, names, staples), tuple(facts)
+        self.material = Material(files, names, staples, KEY_SETS.refresh(config))
+        self.facts = tuple(facts)
         return problems
 
 

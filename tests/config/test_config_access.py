@@ -77,6 +77,12 @@ def test_routes_with_jobs_have_the_same_auth() -> None:
         ({"type": "jwt", "file": "/k"}, "issuer and audience are required for type jwt"),
         ({"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"], "algorithms": ["none"]}, "algorithms"),
         ({"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"], "algorithms": ["HS256"]}, "algorithms"),
+        (
+            {"type": "jwt", "url": "https://i/k", "file": "/k", "issuer": "i", "audience": ["a"]},
+            "exactly one has the keys",
+        ),
+        ({"type": "jwt", "url": "http://i/k", "issuer": "i", "audience": ["a"]}, "is not https"),
+        ({"type": "jwt", "url": "http://127.0.0.1.i/k", "issuer": "i", "audience": ["a"]}, "is not https"),
         ({"type": "basic", "file": "/k", "issuer": "i"}, "issuer is only for type jwt"),
         ({"type": "mtls", "names": [" a"]}, "is not the name of an identity"),
     ],

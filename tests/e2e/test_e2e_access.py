@@ -553,3 +553,47 @@ async def test_inferences_with_tokens_and_a_cache(start: Start, tmp_path: Path) 
     assert [cache for _, cache in seen] == [seen[0][1], seen[1][1], seen[0][1], seen[1][1]]
     assert seen[0] != seen[1]
     assert (await ask(token(EC, "ES256")))[0] == 401
+
+
+async def test_keys_are_fetched(start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path) -> None:
+    served: dict[str, Any] = {"status": 503, "body": b""}
+
+    async def answer(request: web.Request) -> web.Response:
+        if served["status"] == 302:
+            return web.Response(status=302, headers={"Location": "/else"})
+        return web.Response(status=served["status"], body=served["body"])
+
+    app = web.Application()
+    app.router.add_get("/jwks", answer)
+    app.router.add_get("/else", lambda request: web.Response(body=write_keys(tmp_path / "k", EC).read_bytes()))
+    runner = web.AppRunner(app, shutdown_timeout=0.01)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made = checked(echo, tmp_path, RSA)
+    del made["auth"]["sso"]["file"]
+    made["auth"]["sso"].update(url=f"http://127.0.0.1:{runner.addresses[0][1]}/jwks", refresh="1s")
+    daemon = await asyncio.to_thread(start, made)
+    old, new = token(RSA), token(EC, "ES256")
+
+    async def status(text: str) -> int:
+        fields = {"Authorization": f"Bearer {text}"}
+        async with client.get(f"http://127.0.0.1:{daemon.port()}/", headers=fields) as found:
+            return found.status
+
+    async def wait_for(wanted: tuple[int, int]) -> None:
+        async with asyncio.timeout(30):
+            while (await status(old), await status(new)) != wanted:
+                await asyncio.sleep(0.1)
+
+    await wait_for((503, 503))
+    served.update(status=200, body=write_keys(tmp_path / "k", RSA).read_bytes())
+    await wait_for((200, 401))
+    served.update(body=write_keys(tmp_path / "k", RSA, EC).read_bytes())
+    await wait_for((200, 200))
+    for status_then, body in ((500, b""), (302, b""), (200, b"{}"), (200, b"x" * (2 << 20))):
+        served.update(status=status_then, body=body)
+        await asyncio.sleep(1.2)
+        assert (await status(old), await status(new)) == (200, 200)
+    served.update(status=200, body=write_keys(tmp_path / "k", EC).read_bytes())
+    await wait_for((401, 200))
+    await runner.cleanup()

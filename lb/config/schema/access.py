@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lb.config.plan.access import AccessPlan, ProviderPlan
 from lb.config.schema.base import Boolean, FieldName, FilePath, Model, Name, problem, text
-from lb.config.schema.pools.platforms import RareModel
+from lb.config.schema.pools.platforms import RareModel, Url
 from lb.config.units import MINUTE, SECOND, Duration
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _OF_TYPE = {
     "header": ("api_key",),
     "query": ("api_key",),
     "file": ("api_key", "basic", "jwt"),
+    "url": ("jwt",),
+    "refresh": ("jwt",),
     "issuer": ("jwt",),
     "audience": ("jwt",),
     "algorithms": ("jwt",),
@@ -56,6 +58,14 @@ class ProviderConfig(RareModel):
     """`api_key`: file with a line `NAME:sha256:HEX` for each key, as `tidegate key NAME` prints it; a name may have
     several keys. `basic`: an htpasswd file with bcrypt (`htpasswd -B`) or argon2. In both, lines that begin with `#`
     are comments. `jwt`: the issuer's public keys, as a JWK set. The file is read again when it changes."""
+    url: Annotated[Url, *text(r"https://.*|http://(127\.0\.0\.1|localhost|\[::1\])[:/].*", "is not https")] | None = (
+        None
+    )
+    """`jwt`: where the issuer publishes its keys, in place of a file, as `jwks_uri` of its metadata says: `https`, or
+    `http` on this machine. The master fetches it; redirects are not followed. What cannot be fetched, or is no JWK set,
+    leaves the keys in force that were fetched last; while none was, tokens are answered with 503."""
+    refresh: Duration = Field(default=1 * MINUTE, ge=1 * SECOND)
+    """`jwt`: time from one fetch of `url` to the next. A new key should be in the set for longer before it signs."""
     issuer: Annotated[str, *text(r"[!-~]{1,1024}", "is not the name of an issuer")] | None = None
     """`jwt`: the issuer (`iss`) that tokens have to be of."""
     audience: Annotated[list[Annotated[str, *text(r"[!-~]{1,1024}", "is not an audience")]], Field(max_length=64)] = []
@@ -86,7 +96,9 @@ class ProviderConfig(RareModel):
                 raise problem(name, f"{name} is only for type {' and '.join(_OF_TYPE[name])}")
         if self.type == "jwt" and (self.issuer is None or not self.audience):
             raise problem("jwt", "issuer and audience are required for type jwt: without them tokens for others pass")
-        if self.type in _OF_TYPE["file"] and self.file is None:
+        if self.type == "jwt" and (self.file is None) == (self.url is None):
+            raise problem("jwt", "file or url: exactly one has the keys of type jwt")
+        if self.type in _OF_TYPE["file"] and self.file is None and self.url is None:
             raise problem("file", f"file is required for type {self.type}")
         if self.header is not None and self.query is not None:
             raise problem("header", "header and query each have the key: one of them is enough")
@@ -141,7 +153,9 @@ def access_plan(
 
 def provider_plan(name: str, provider: ProviderConfig, material: Material) -> ProviderPlan:
     """Raises KeyError when `material` was read for another configuration."""
-    content = material.files[provider.file] if provider.file is not None else b""
+    content = (
+        material.files[provider.file] if provider.file is not None else material.key_sets.get(provider.url or "", b"")
+    )
     if provider.type == "api_key":
         header = (provider.header or _DEFAULT_HEADER).lower() if provider.query is None else ""
         return ProviderPlan(name, "api_key", header, provider.query or "", tuple(read_keys(content)))

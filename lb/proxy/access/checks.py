@@ -42,6 +42,7 @@ class Outcome(Struct, frozen=True):
 
 
 REFUSED = Outcome()
+UNAVAILABLE = Outcome(available=False)
 
 
 class Check(Protocol):
@@ -81,11 +82,13 @@ class TokenCheck:
 
         self._errors = (JoseError, ValueError, TypeError, KeyError)
         self._plan = plan
-        self._keys = read_key_set(plan.content)
+        self._keys = read_key_set(plan.content) if plan.content else []
         self._algorithms = list(plan.algorithms)
 
     def check(self, credential: bytes, now: float) -> Outcome:
         plan = self._plan
+        if not plan.content:
+            return UNAVAILABLE
         claims = self._verified(credential)
         if claims is None:
             return REFUSED
@@ -277,7 +280,7 @@ class Checker:
                 outcome = self._check.check(credential, time.time())
             except Exception:  # of a library: nobody may be let in by it, and the thread has to go on
                 log.exception("auth.%s: a credential could not be checked", self._name)
-                outcome = Outcome(available=False)
+                outcome = UNAVAILABLE
             try:
                 self._loop.call_soon_threadsafe(told, key, outcome)
             except RuntimeError:  # the loop is closed

@@ -170,11 +170,12 @@ def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:
 class Material(Discreet, frozen=True):
     """What the files of the TLS sections and the cookies held when they were read together."""
 
-    HIDDEN: ClassVar[tuple[str, ...]] = ("files",)
+    HIDDEN: ClassVar[tuple[str, ...]] = ("files", "key_sets")
 
     files: Mapping[Path, bytes] = field(default_factory=dict)
     names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)  # in the certificate of a file
     staples: Mapping[Path, int] = field(default_factory=dict)  # OCSP responses: until when, in Unix seconds
+    key_sets: Mapping[str, bytes] = field(default_factory=dict)  # of issuers of tokens, by URL; b"" = none is known
 
 
 NOTHING = Material()
