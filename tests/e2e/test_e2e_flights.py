@@ -33,6 +33,7 @@ class HeldModel:
         self.calls = 0
         self.given_up = 0
         self.release = asyncio.Event()
+        self.first_fails = False  # and the others are held again
         self.server = grpc.aio.server(options=_OPTIONS)
         handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer)}
         self.server.add_generic_rpc_handlers(
@@ -43,8 +44,12 @@ class HeldModel:
     async def _infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         asked = wire.ModelInferRequest.FromString(data)
         self.calls += 1
+        number = self.calls
         try:
             await self.release.wait()
+            if self.first_fails and number == 1:
+                self.release.clear()
+                await context.abort(grpc.StatusCode.INTERNAL, "broken")
         except asyncio.CancelledError:
             self.given_up += 1
             raise
@@ -262,6 +267,26 @@ async def test_the_leaders_client_leaves(start: Start, model: HeldModel) -> None
     assert isinstance(answers[0], (OSError, EOFError))
     assert all(isinstance(a, Answer) and right(a, number) for number, a in enumerate(answers) if number)
     assert model.calls == 2
+    crowd.close()
+
+
+async def test_workers_do_not_wait_for_one_failure_after_the_other(start: Start, model: HeldModel) -> None:
+    model.first_fails = True
+    daemon = start(config(model))
+    crowd = Crowd(daemon, 40)
+    await crowd.connect()
+    clients = [crowd.clients[crowd.of(worker)[0]] for worker in sorted(set(map(int, filter(None, crowd.owners))))]
+    assert len(clients) == WORKERS
+    tasks = [asyncio.create_task(clients[0].ask(infer(0)))]
+    await until(lambda: model.calls == 1, "no call was made")
+    tasks += [asyncio.create_task(client.ask(infer(0))) for client in clients[1:]]
+    await all_wait(daemon, WORKERS)
+    model.release.set()
+    await until(lambda: model.calls == WORKERS, "they did not all ask")
+    model.release.set()
+    first, *rest = await asyncio.gather(*tasks)
+    assert first.status == 500
+    assert all(right(answer, 0) for answer in rest)
     crowd.close()
 
 

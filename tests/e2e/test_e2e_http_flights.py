@@ -31,6 +31,7 @@ class HeldOrigin:
         self.fields = "Cache-Control: max-age=600\r\n"
         self.size = 100
         self.chunked = False
+        self.first: str = ""  # what becomes of the first answer, behind which the others are held again
 
     async def start(self) -> None:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
@@ -47,6 +48,11 @@ class HeldOrigin:
                 self.asked.append(head)
                 body = self.body(len(self.asked), head)
                 await self.release.wait()
+                if self.first and len(self.asked) == 1:
+                    self.release.clear()
+                    if self.first == "no answer":
+                        writer.write(b"no HTTP\r\n\r\n")
+                        break
                 await self.answer(writer, body)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.left += 1
@@ -221,6 +227,28 @@ async def test_errors_are_not_waited_for_one_by_one(start: Start, origin: HeldOr
     _, tasks = await lead(daemon, origin, crowd)
     origin.release.set()
     assert {answer.status for answer in await asyncio.gather(*tasks)} == {503}
+    crowd.close()
+
+
+@pytest.mark.parametrize("first", ["no answer", "stale at once"])
+async def test_workers_do_not_wait_for_each_other_in_turn(start: Start, origin: HeldOrigin, first: str) -> None:
+    """Those who have waited for an answer that is of no use to them ask at once."""
+    origin.first = first
+    origin.fields = 'Cache-Control: no-cache\r\nETag: "1"\r\n'
+    daemon = start(config(origin))
+    crowd = Crowd(daemon, 40)
+    await crowd.connect()
+    clients = [crowd.clients[crowd.of(worker)[0]] for worker in sorted(set(map(int, filter(None, crowd.owners))))]
+    assert len(clients) == WORKERS
+    tasks = [asyncio.create_task(clients[0].ask(get(0)))]
+    await until(lambda: len(origin.asked) == 1, "the endpoint was not asked")
+    tasks += [asyncio.create_task(client.ask(get(0))) for client in clients[1:]]
+    await all_wait(daemon, WORKERS)
+    origin.release.set()
+    await until(lambda: len(origin.asked) == WORKERS, "they did not all ask")
+    origin.release.set()
+    statuses = [answer.status for answer in await asyncio.gather(*tasks)]
+    assert statuses == [502 if first == "no answer" else 200, *[200] * (WORKERS - 1)]
     crowd.close()
 
 

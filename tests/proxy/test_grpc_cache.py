@@ -419,6 +419,31 @@ async def test_a_fault_of_the_server_is_not_shared(site: Site) -> None:
     await idle(gate)
 
 
+async def test_who_waits_does_not_wait_for_one_failure_after_the_other(site: Site) -> None:
+    model = Held()
+    gate = await gate_to(site, model, cached=True)
+    rest = asyncio.Event()
+    failed = 0
+
+    async def all_fail(sent: Any, context: grpc.aio.ServicerContext) -> Any:
+        nonlocal failed
+        failed += 1
+        if failed > 2:
+            await rest.wait()
+        await context.abort(grpc.StatusCode.INTERNAL, "broken")
+
+    model.then = all_fail
+    async with stub(gate) as call:
+        calls = [asyncio.create_task(tell(call, inference())) for _ in range(8)]
+        await settle(lambda: gate.proxy.busy() == 8, "the requests did not arrive")
+        model.release.set()
+        await settle(lambda: len(model.requests) == 8, "they did not all ask")
+        rest.set()
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, grpc.aio.AioRpcError)
+    await idle(gate)
+
+
 async def test_a_large_answer_is_asked_for_by_each(site: Site) -> None:
     model = Held()
 

@@ -81,6 +81,7 @@ cdef class CachedBody(BodySource):
     cdef bint refills                 # it asks for an answer that is made anew
     cdef bint leading                 # others wait for this exchange's answer
     cdef bint following
+    cdef bint again                   # it has waited for an answer that did not come
     cdef bint kept                    # the answer went into the cache
     cdef AnswerQuestion question_of_tier    # the last one; None: none was asked
     cdef bint from_tier               # the answer was there
@@ -167,7 +168,8 @@ cdef bint is_own_fault(int grpc_status) noexcept
 cdef void land(CachedBody body, const char *message, size_t size) noexcept
 # The leader's answer cannot be shared: the followers ask for themselves, all at once.
 cdef void scatter(CachedBody body) noexcept
-# No answer to share. An error that is the request's own fault is everybody's; else they try for themselves.
+# No answer to share. An error that is the request's own fault is everybody's. Else the first of them asks for all; if
+# that fails, too, all ask at once: they do not wait for one failure after the other.
 cdef void release_followers(CachedBody body, int grpc_status, str message) noexcept
 # It waits for nobody any more, and nobody for it.
 cdef void leave_flight(CachedBody body, Exchange exchange) noexcept

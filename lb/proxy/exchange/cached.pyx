@@ -700,6 +700,7 @@ cdef void resume(CachedBody body, Exchange exchange, bint alone) noexcept:
     body.following = False
     if exchange.state == X_REQUEST:
         exchange.client.poller.arm(exchange, exchange.expires)
+    body.again = True
         fly(body, exchange, alone)
 
 
@@ -751,6 +752,9 @@ cdef void release_followers(CachedBody body, int grpc_status, str message) noexc
         return
     body.leading = False
     if own_fault and answers.shared is not None:
+    if body.again and not own_fault:
+        scatter(body)
+        return
         answers.shared.end(flight, False)
     for follower in answers.flights.finish(flight):
         of_follower = <CachedBody>(<Exchange>follower).source
@@ -759,9 +763,9 @@ cdef void release_followers(CachedBody body, int grpc_status, str message) noexc
             of_follower.refuse(<Exchange>follower, grpc_status, message)
         else:
             resume(of_follower, <Exchange>follower, False)
-    # The worker goes on leading if one of these took over. Else another worker may.
+    # The worker goes on leading if one of these took over. Else the others ask, and do not wait for each other.
     if answers.shared is not None and answers.flights.followers_of(flight) is None:
-        answers.shared.end(flight, True)
+        answers.shared.end(flight, False)
 
 
 cdef void look_at_flights(AnswerCache answers) noexcept:

@@ -75,6 +75,7 @@ cdef class Fill(Client):
     cdef bint left                    # the client left before it had its answer
     cdef bint skipped                 # the answer is not stored, although it may be
     cdef bint dead                    # it is given up
+    cdef bint again                   # it has waited for an answer that did not come, or was for others
     cdef uint32_t asked               # ASKED_… of lb.http.caching.answers
     cdef uint32_t url                 # slot of the tag of its URL
     cdef const char *why              # what Cache-Status says of why the endpoint was asked

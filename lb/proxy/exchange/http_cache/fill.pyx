@@ -339,6 +339,7 @@ cdef void go_alone(Exchange exchange, Waiting waiting, bytes primary, bytes flig
     fill = new_fill(waiting.cache, exchange, primary, waiting.url, waiting.asked | asked, b"uri-miss")
     fill.request = waiting.request
     memset(&waiting.request, 0, sizeof(tg_buffer))
+    fill.again = True
     if flight is not None:
         lead(fill, flight, None)
     fill.poller.arm(exchange, exchange.expires)
@@ -687,6 +688,7 @@ cdef class Fill(Client):
         self.real = None
         self.left = True
         if self.unsafe or not self.asked & ASKED_BY_GET or self.asked & ASKED_NO_STORE or self.is_vain():
+            self.land(True)                   # the endpoint has not failed
             self.over()
             return False
         tg_add(&self.exchange.route.series[ROUTE_CLIENT_ABORTS], 1)
@@ -705,6 +707,7 @@ cdef class Fill(Client):
         cdef Exchange exchange = self.exchange
         if self.left and exchange is not None and exchange.state != X_DONE and self.is_vain():
             self.dead = True
+            self.land(True)                   # the endpoint has not failed
             self.over()
             exchange.client_gone()
 
@@ -791,7 +794,7 @@ cdef class Fill(Client):
             if next_leader is not None and next_leader.name is None and self.holds():
                 next_leader.name = self.name
                 self.name = None
-            self.land(True)
+            self.land(False)
 
     cdef void answer_all(self, const tg_stored *stored, const char *said, bint aged) noexcept:
         cdef dict waiting = self.waiting
@@ -845,7 +848,7 @@ cdef class Fill(Client):
         if self.state == FILL_OVER:
             return
         self.state = FILL_OVER
-        self.release_all(False)
+        self.release_all(self.again)
         self.cache.made -= self.made
         self.made = 0
         self.exchange = None
