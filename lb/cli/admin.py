@@ -54,9 +54,10 @@ class AdminClient:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
         return body
 
-    def readings(self) -> dict[str, Any]:
-        """All counters as they are, for differences (lb.control.admin.readings). Raises AdminError."""
-        return self._asked("GET", "/api/v1/counters")
+    def readings(self, models: bool = False) -> dict[str, Any]:
+        """All counters as they are, for differences (lb.control.admin.readings); with `models` those of the model
+        servers, too. Raises AdminError."""
+        return self._asked("GET", f"/api/v1/counters{'?models=yes' if models else ''}")
 
     def transitions(self, last: int, pool: str | None = None, endpoint: str | None = None) -> list[dict[str, Any]]:
         """The last changes of what endpoints are taken for, newest first. Raises AdminError."""

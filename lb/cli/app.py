@@ -100,11 +100,11 @@ def status(options: Options) -> int:
 
 
 def top(options: Options) -> int:
-    """Show what listeners, routes, pools and endpoints do now: rates, quantiles, errors by kind, queues, the cache.
+    """Show what listeners, routes, pools, endpoints and models do now: rates, quantiles, errors by kind, queue, cache.
 
-    On a terminal the tables are live: 0 to 4 or Tab choose a table, < and > the column to sort by, r reverses, /
+    On a terminal the tables are live: 0 to 5 or Tab choose a table, < and > the column to sort by, r reverses, /
     filters, space pauses, q quits. Into a pipe or file, each interval is printed below the other. Only the master is
-    asked; the differences are taken here.
+    asked, for models also the model servers; the differences are taken here.
     """
     from lb.cli.top import terminal
     from lb.cli.top.columns import keys
@@ -500,8 +500,8 @@ def command_parser() -> argparse.ArgumentParser:
 
     made = asking(top)
     made.add_argument(
-        "--by", choices=("all", "listener", "route", "pool", "endpoint"), default="all",
-        help="The table to show. Default: all, the first rows of each.",
+        "--by", choices=("all", "listener", "route", "pool", "endpoint", "model"), default="all",
+        help="The table to show; for that of models the model servers are asked. Default: all but models.",
     )  # fmt: skip
     made.add_argument(
         "--sort", metavar="COLUMN", default="req/s", help="The column to sort by, by its title. Default: req/s."

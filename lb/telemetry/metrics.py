@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, field
@@ -10,19 +10,21 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from lb.telemetry import daemon, pools, traffic
+from lb.telemetry import daemon, models, pools, traffic
 from lb.telemetry.series import Totals
 
 __all__ = ["CONTENT_TYPE_LATEST", "Snapshot", "exposition"]
 
 
 class Snapshot(Struct, frozen=True):
-    """What a scrape shows: `status` is the status document, `totals` are all series, and `kernel_drops` the datagrams
-    that a udp listener's sockets had no room for, by listener."""
+    """What a scrape shows: `status` is the status document, `totals` are all series, `kernel_drops` the datagrams
+    that a udp listener's sockets had no room for, by listener, and `models` what model servers have counted, where
+    they were asked."""
 
     status: Mapping[str, Any]
     totals: Totals = field(default_factory=dict)
     kernel_drops: Mapping[str, int] = field(default_factory=dict)
+    models: Sequence[Mapping[str, Any]] = ()
 
 
 def exposition(snapshot: Snapshot) -> bytes:
@@ -42,3 +44,4 @@ class _Collector:
         yield from pools.families(snapshot.status)
         yield from daemon.families(snapshot.status)
         yield from daemon.kernel_drops(snapshot.kernel_drops)
+        yield from models.families(snapshot.models)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -21,9 +22,9 @@ async def test_a_page_of_metrics_is_made_beside_the_loop(monkeypatch: pytest.Mon
         made.append(goes_on.wait(20))
         return b"page"
 
-    monkeypatch.setattr(admin, "snapshot", lambda master: None)
+    monkeypatch.setattr(admin, "snapshot", lambda master, models: None)
     monkeypatch.setattr(admin, "exposition", exposition)
     server = AdminServer(cast(Master, None))
     asyncio.get_running_loop().call_soon(goes_on.set)
-    assert (await server._metrics(cast(Any, None))).body == b"page"
+    assert (await server._metrics(cast(Any, SimpleNamespace(query={})))).body == b"page"
     assert made == [True]

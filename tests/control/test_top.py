@@ -128,6 +128,38 @@ def test_another_version_of_the_daemon_has_its_own_words() -> None:
     assert row(rates(before, after), "route", "web/0")["in_flight"] == 5, "what it does not know is nothing"
 
 
+def model(name: str, **counts: int) -> dict[str, Any]:
+    names = ("success", "success_ns", "fail", "fail_ns", "queue_ns", "compute_ns", "runs", "rows", "hits", "misses")
+    return {"pool": "digits", "model": name, "version": "1", **dict.fromkeys(names, 0), **counts}
+
+
+def test_models_are_what_their_servers_say() -> None:
+    before = reading(1, models=[model("m", success=10, success_ns=10**9, rows=10, runs=10, fail=1)])
+    after = reading(
+        3,
+        models=[
+            model(
+                "m", success=30, success_ns=2 * 10**9, queue_ns=10**9, compute_ns=2 * 10**8, rows=90, runs=20, fail=6,
+                hits=3, misses=1,
+            ),
+            model("new", success=1_000_000),
+        ],
+    )  # fmt: skip
+    found = rates(before, after)
+    m = row(found, "model", "m")
+    assert (m["requests_per_s"], m["errors_per_s"], m["rows_per_s"], m["rows_per_run"]) == (12.5, 2.5, 40, 8)
+    assert (m["mean_s"], m["queue_mean_s"], m["compute_mean_s"]) == (0.05, 0.05, 0.01)
+    assert (m["error_share"], m["server_hit_share"]) == (0.2, 0.75)
+    assert row(found, "model", "new")["requests_per_s"] == 0, "what it counted before anybody looked is no rate"
+    known = {key for each in found.rows["model"] for key in each}
+    assert {column.key for column in COLUMNS["model"]} <= known
+    for width in (60, 80, 200):
+        text = shown(found, View("model"), width)
+        assert any(line.startswith("m ") for line in text)
+        assert all(len(line.rstrip()) <= width for line in text)
+    assert "model" not in "".join(shown(found, View(), 80)), "nobody asks the model servers for a look at all"
+
+
 def test_a_daemon_that_has_no_plan_yet_shows_nothing() -> None:
     document = {**reading(1), "pools": [], "listeners": []}
     del document["counters"]
@@ -168,7 +200,8 @@ def test_no_line_is_wider_than_the_terminal(width: int, kind: str) -> None:
 
 def test_every_column_shows_something_that_rows_have() -> None:
     found = one_second()
-    for kind, columns in COLUMNS.items():
+    for kind in KINDS:
+        columns = COLUMNS[kind]
         known = {key for each in found.rows[kind] for key in each}
         assert {column.key for column in columns} <= known, kind
         wide = "\n".join(shown(found, View(kind), 400))
@@ -232,7 +265,11 @@ def test_keys_change_the_view() -> None:
         assert terminal.press(view, key, 24)
     assert (view.scroll, view.paused, view.interval) == (17, True, 2.0)
     assert terminal.press(view, "tab", 24)
-    assert (view.kind, view.scroll) == ("", 0)
+    assert (view.kind, view.scroll) == ("model", 0)
+    assert terminal.press(view, "tab", 24)
+    assert terminal.press(view, "back", 24)
+    assert terminal.press(view, "tab", 24)
+    assert view.kind == ""
     assert terminal.parse(b"\x1b") == ["escape"]
     assert terminal.press(view, "escape", 24)
     assert view.filter == ""

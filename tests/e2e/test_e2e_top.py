@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from daemon import COMMAND, Daemon, environment, http_listener, route
+from daemon import COMMAND, Daemon, digits_pool, environment, eventually, http_listener, route
 from endpoints import Endpoint
-from traffic import load, request
+from traffic import digit_request, digit_samples, load, request
 
 Start = Callable[..., Daemon]
 GET = request("GET", "/x")
@@ -77,6 +77,41 @@ async def test_the_readings_say_what_the_status_says(start: Start, endpoint: Cal
     assert states["http", good] == "unchecked"
     assert states["checked", "127.0.0.1:1"] == "down"
     assert states["checked", good] == "up"
+
+
+async def test_models_by_their_servers(start: Start, stub: Callable[[], str]) -> None:
+    pools = {
+        "digits": digits_pool(min=2),
+        "asleep": {**digits_pool(min=0), "queue": {}},
+        "stub": {"protocol": "oip", "endpoints": [stub()]},  # which has no statistics
+    }
+    daemon = await asyncio.to_thread(
+        start, {"listeners": {"web": http_listener(route("/v2", "digits"))}, "pools": pools}
+    )
+    message = digit_request(digit_samples()[0]["image"])
+    async with load(daemon.port(), [message], clients=4) as running:
+        await running.until(20)
+
+        def look() -> dict[str, Any] | None:
+            """A server may not answer within its time while others take the CPU: its pool has no row then."""
+            done = daemon.command("top", "--once", "--json", "--by", "model", "--interval", "0.5")
+            assert done.returncode == 0, done.stderr
+            rows = [row for row in json.loads(done.stdout)["model"] if row["pool"] != "stub"]
+            return rows[0] if len(rows) == 1 and rows[0]["requests_per_s"] > 0 else None
+
+        row: dict[str, Any] = await asyncio.to_thread(eventually, look, "the rates of a model")
+        assert (row["pool"], row["model"]) == ("digits", "digits")  # hedges that were given up count as errors there
+        assert row["mean_s"] >= row["compute_mean_s"] > 0
+        assert json.loads((await asyncio.to_thread(daemon.command, "top", "--once", "--json")).stdout)["model"] == []
+        page = daemon.admin("/metrics?models=yes")[1].decode()
+        found = re.search(
+            r'^tidegate_model_requests_total{.*model="digits".*result="success".*} (\S+)$', page, re.MULTILINE
+        )
+        assert found is not None
+        assert float(found[1]) >= 20
+        assert "tidegate_model_requests" not in daemon.admin("/metrics")[1].decode()
+        assert not running.failures
+    assert daemon.pool("asleep")["managed"]["on_demand"]["asleep"], "a look wakes nobody"
 
 
 async def test_a_column_that_there_is_not(start: Start, endpoint: Callable[..., Any]) -> None:

@@ -22,7 +22,7 @@ from lb.shared.words import (
     UDP_LISTENER,
     Kind,
 )
-from lb.telemetry import daemon, pools, reference, traffic
+from lb.telemetry import daemon, models, pools, reference, traffic
 from lb.telemetry.metrics import Snapshot, exposition
 from lb.telemetry.series import Series
 
@@ -269,9 +269,32 @@ def test_the_metrics_that_documents_name_exist() -> None:
 
 def test_a_help_text_says_what_the_number_is() -> None:
     """A reader of an alert sees this line alone: no "it" without a noun, and of a state what 1 stands for."""
-    for module in (daemon, pools):
+    for module in (daemon, models, pools):
         source = Path(str(module.__file__)).read_text()
         assert re.findall(r'(?<!")"(?:Its?|Whether|What|That) [^"]*"', source) == []
+
+
+def test_models() -> None:
+    row = {
+        "pool": "p",
+        "model": "m",
+        "version": "1",
+        "success": 5,
+        "fail": 2,
+        "success_ns": 25 * 10**8,
+        "fail_ns": 10**9,
+    }
+    row |= {"queue_ns": 10**8, "compute_ns": 2 * 10**8, "rows": 40, "runs": 8, "hits": 0, "misses": 0}
+    found = samples(exposition(Snapshot(STATUS, models=[row])))
+    labels = ("model=m", "pool=p")
+    assert found["tidegate_model_requests_total", *labels, "result=success", "version=1"] == 5
+    assert found["tidegate_model_requests_total", *labels, "result=failure", "version=1"] == 2
+    for name, value in (
+        ("request_seconds", 2.5), ("failure_seconds", 1), ("queue_seconds", 0.1), ("compute_seconds", 0.2),
+        ("rows", 40), ("runs", 8),
+    ):  # fmt: skip
+        assert found[f"tidegate_model_{name}_total", *labels, "version=1"] == value
+    assert b"tidegate_model_requests" not in exposition(Snapshot(STATUS))
 
 
 def test_changes_at_run_time_are_counted() -> None:

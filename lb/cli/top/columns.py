@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from rich.text import Text
 
-from lb.cli.top.rates import Row
+from lb.cli.top.rates import MODEL, Row
 
 Style = Callable[[Any], str]
 
@@ -152,6 +152,20 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         *_ERRORS,
         *_ATTEMPT_ERRORS,
         *_BYTES,
+    ),
+    MODEL: (
+        Column("model", "model", str, 0, True),
+        Column("pool", "pool", str, 3, True),
+        Column("version", "version", str, 6),
+        _RATES[0],
+        Column("mean_s", "mean", duration, 1),
+        Column("queue_mean_s", "queue", duration, 4),
+        Column("compute_mean_s", "compute", duration, 3),
+        _ERRORS[0],
+        _ERRORS[1],
+        _count("rows_per_s", "rows/s", 5),
+        _count("rows_per_run", "batch", 4),
+        Column("server_hit_share", "hit%", percent, 7),
     ),
 }
 

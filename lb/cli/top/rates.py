@@ -11,6 +11,7 @@ Document = Mapping[str, Any]
 Row = dict[str, Any]
 
 KINDS = ("listener", "route", "pool", "endpoint")
+MODEL = "model"  # a further kind, for which the model servers are asked
 _QUANTILES = {"p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99}
 # What of a route's look-ups was answered by the cache, and what was not.
 _HITS = ("hit", "stale", "revalidated", "stale_if_error", "negative", "collapsed")
@@ -80,6 +81,7 @@ def rates(before: Document, after: Document) -> Rates:
             "route": routes,
             "pool": _pools(kinds, after, bounds),
             "endpoint": endpoints,
+            MODEL: _models(before, after, seconds),
         },
     )
 
@@ -283,6 +285,35 @@ def _endpoints(found: Mapping[tuple[str, ...], Counts], after: Document, bounds:
             if counts is not None:
                 row |= _attempts(counts, bounds)
             rows.append(row)
+    return rows
+
+
+def _models(before: Document, after: Document, seconds: float) -> list[Row]:
+    """What the model servers say of their models, those of a pool together. They give sums, so times are means. A model
+    that the first reading does not have has no rates yet: its servers may have counted for days."""
+    known = {(row["pool"], row["model"], row["version"]): row for row in before.get("models", ())}
+    rows = []
+    for row in after.get("models", ()):
+        key = row["pool"], row["model"], row["version"]
+        was = known.get(key, row)
+        d = {name: max(0, row[name] - was[name]) for name in row if isinstance(row[name], int)}
+        answers, looked = d["success"] + d["fail"], d["hits"] + d["misses"]
+        rows.append(
+            {
+                "model": row["model"],
+                "pool": row["pool"],
+                "version": row["version"],
+                "requests_per_s": answers / seconds,
+                "errors_per_s": d["fail"] / seconds,
+                "error_share": _share(d["fail"], answers),
+                "mean_s": _share(d["success_ns"] / 1e9, d["success"]),
+                "queue_mean_s": _share(d["queue_ns"] / 1e9, d["success"]),
+                "compute_mean_s": _share(d["compute_ns"] / 1e9, d["success"]),
+                "rows_per_s": d["rows"] / seconds,
+                "rows_per_run": _share(d["rows"], d["runs"]),
+                "server_hit_share": _share(d["hits"], looked),
+            }
+        )
     return rows
 
 

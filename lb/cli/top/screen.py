@@ -16,7 +16,7 @@ from lb.cli.top.rates import KINDS, Rates, Row
 _NARROW = (16, 8)  # cells that the first name, and a further one, have at least
 _GAP = 1
 _SHORT = 5  # rows of each table where all are shown
-_HELP = "q quit  0-4 table  < > sort by  r reverse  / filter  j k scroll  space pause  + - interval"
+_HELP = "q quit  0-5 table  < > sort by  r reverse  / filter  j k scroll  space pause  + - interval"
 
 
 class View(Struct):

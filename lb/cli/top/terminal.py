@@ -18,7 +18,7 @@ from rich.text import Text
 
 from lb.cli.admin import AdminClient, AdminError
 from lb.cli.top.columns import COLUMNS
-from lb.cli.top.rates import KINDS, Document, Rates, rates
+from lb.cli.top.rates import KINDS, MODEL, Document, Rates, rates
 from lb.cli.top.screen import View, lines, sort_column, status_line
 
 _SHORTEST, _LONGEST = 0.25, 60.0  # seconds between two readings
@@ -32,17 +32,17 @@ _KEYS = {
 
 def once(client: AdminClient, view: View, as_json: bool, console: Console | None = None) -> None:
     """Prints what happened in one interval. Raises AdminError."""
-    before = client.readings()
+    before = _readings(client, view)
     time.sleep(view.interval)
-    _print(rates(before, client.readings()), view, as_json, console)
+    _print(rates(before, _readings(client, view)), view, as_json, console)
 
 
 def stream(client: AdminClient, view: View, as_json: bool, console: Console | None = None) -> None:
     """Prints each interval below the other, for ever: for pipes and files. Raises AdminError."""
-    before = client.readings()
+    before = _readings(client, view)
     while True:
         time.sleep(view.interval)
-        after = client.readings()
+        after = _readings(client, view)
         _print(rates(before, after), view, as_json, console)
         sys.stdout.flush()
         before = after
@@ -61,7 +61,7 @@ def _print(found: Rates, view: View, as_json: bool, console: Console | None) -> 
 def watch(client: AdminClient, view: View) -> None:
     """Shows it on the terminal until `q` or Ctrl-C. Raises AdminError when the daemon cannot be asked at the start;
     later that is shown, and asked again."""
-    before: Document = client.readings()
+    before: Document = _readings(client, view)
     console = Console(highlight=False)
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         found: Rates | None = None
@@ -77,12 +77,17 @@ def watch(client: AdminClient, view: View) -> None:
             due = time.monotonic() + view.interval
             if view.paused:
                 continue
-            before, found, trouble = _read(client, before, found)
+            before, found, trouble = _read(client, view, before, found)
 
 
-def _read(client: AdminClient, before: Document, found: Rates | None) -> tuple[Document, Rates | None, str]:
+def _readings(client: AdminClient, view: View) -> Document:
+    """Model servers are asked only while somebody looks at models."""
+    return client.readings(view.kind == MODEL)
+
+
+def _read(client: AdminClient, view: View, before: Document, found: Rates | None) -> tuple[Document, Rates | None, str]:
     try:
-        after = client.readings()
+        after = _readings(client, view)
     except AdminError as error:
         return before, found, str(error)
     return after, rates(before, after), ""
@@ -108,7 +113,7 @@ def press(view: View, key: str, height: int) -> bool:
         return True
     page = max(1, height - 8)
     moves = {"j": 1, "k": -1, "page-down": page, "page-up": -page, "home": -(10**9), "end": 10**9}
-    tables = ("", *KINDS)
+    tables = ("", *KINDS, MODEL)
     if key == "q":
         return False
     if key in moves:

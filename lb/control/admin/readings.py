@@ -10,12 +10,17 @@ a thousand endpoints it is half of the work.
      cache: {entries, bytes, capacity, stored, evictions, …} | None,
      counters: lb.control.counters.words}
 
+With `?models=yes` the model servers are asked, too, by ModelStatistics: {models: [{pool, model, version, success,
+success_ns, fail, fail_ns, queue_ns, compute_ns, runs, rows, hits, misses}]}, for all servers of a pool together.
+
 `ejection` is well, ejected or probation. `max_in_flight` is the learned limit where there is one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import lb
@@ -44,6 +49,48 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "cache": ResultCache(master.segment, cache.max_object).stats() if cache is not None else None,
         "counters": counters.words(plan, master.segment) if plan is not None else {},
     }
+
+
+async def models(master: Master) -> list[dict[str, Any]]:
+    """What the model servers of all `oip` pools have counted; of a pool that does not answer, or whose servers have no
+    statistics, nothing."""
+    names = [pool.name for pool in master.plan.pools if pool.protocol == "oip"] if master.plan is not None else []
+    answers = await asyncio.gather(*(master.pool_calls.statistics(name) for name in names))
+    return [
+        row
+        for name, answer in zip(names, answers, strict=True)
+        if not answer.status
+        for row in _models(name, answer.reply)
+    ]
+
+
+def _models(pool: str, reply: bytes) -> Iterator[dict[str, Any]]:
+    from google.protobuf.message import DecodeError  # for a reader who wants models: the master has no use for it else
+
+    from lb.wire import grpc_service_pb2 as wire
+
+    try:
+        said = wire.ModelStatisticsResponse.FromString(reply)
+    except DecodeError:
+        return
+    for model in said.model_stats:
+        inference = model.inference_stats
+        compute = (inference.compute_input, inference.compute_infer, inference.compute_output)
+        yield {
+            "pool": pool,
+            "model": model.name,
+            "version": model.version,
+            "success": inference.success.count,
+            "success_ns": inference.success.ns,
+            "fail": inference.fail.count,
+            "fail_ns": inference.fail.ns,
+            "queue_ns": inference.queue.ns,
+            "compute_ns": sum(part.ns for part in compute),
+            "runs": model.execution_count,
+            "rows": model.inference_count,
+            "hits": inference.cache_hit.count,
+            "misses": inference.cache_miss.count,
+        }
 
 
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:

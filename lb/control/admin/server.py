@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from lb.control import counters, sockets
-from lb.control.admin import external_metrics
+from lb.control.admin import external_metrics, readings
 from lb.control.admin.cache_api import CacheApi
 from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.jobs_api import JobsApi
@@ -238,8 +238,10 @@ class AdminServer:
         return web.Response(body=body, content_type=kind, charset="utf-8", headers={"Content-Security-Policy": POLICY})
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        """`?models=yes`: with metrics of models, for which the model servers are asked."""
+        models = await readings.models(self._master) if request.query.get("models") == "yes" else []
         async with self._scraping:  # with 10,000 routes the page is 40 MB: one at a time, and not in the loop
-            body = await asyncio.to_thread(exposition, snapshot(self._master))
+            body = await asyncio.to_thread(exposition, snapshot(self._master, models))
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _healthz(self, request: web.Request) -> web.Response:
@@ -259,8 +261,12 @@ class AdminServer:
         return await asyncio.to_thread(lambda: _json({**status, "counters": counters.describe(totals)}))
 
     async def _counters(self, request: web.Request) -> web.Response:
-        """All counters as they are, for readers of rates: lb.control.admin.readings."""
-        return _json(self._master.readings())
+        """All counters as they are, for readers of rates: lb.control.admin.readings. `?models=yes` asks the model
+        servers for theirs, too."""
+        if request.query.get("models") != "yes":
+            return _json(self._master.readings())
+        models = await readings.models(self._master)
+        return _json({**self._master.readings(), "models": models})
 
     async def _transitions(self, request: web.Request) -> web.Response:
         """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for, which
@@ -356,12 +362,13 @@ def _invalid(error: ValidationError) -> web.Response:
     return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
 
 
-def snapshot(master: Master) -> Snapshot:
-    """The counters of the plan in force, with the status document."""
+def snapshot(master: Master, models: Sequence[Mapping[str, Any]] = ()) -> Snapshot:
+    """The counters of the plan in force, with the status document, and what model servers have counted."""
     plan, status = master.plan, master.status()
     if plan is None:
         return Snapshot(status)
-    return Snapshot(status, counters.read(plan, master.segment), drops_by_listener(plan, master.sockets))
+    totals, drops = counters.read(plan, master.segment), drops_by_listener(plan, master.sockets)
+    return Snapshot(status, totals, drops, models)
 
 
 def _most_connections() -> int:

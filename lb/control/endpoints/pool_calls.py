@@ -80,6 +80,16 @@ class PoolCalls:
             log.exception("pool %s: %s was not answered", pool, method)
             return Answer(Status.INTERNAL, "internal error", b"")
 
+    async def statistics(self, pool: str) -> Answer:
+        """The pool's ModelStatistics of all models, for an operator: unlike `answer`, it wakes no pool on demand, and
+        has no worker begin to count for servers that have no statistics."""
+        if not self._endpoints(pool):
+            return Answer(Status.UNAVAILABLE, f"pool {pool} has no endpoint that can be asked", b"")
+        answer = await self._pool(pool).answer(b"")
+        if answer.status == Status.UNIMPLEMENTED and self._counts.counting(pool):
+            return await self.answer(pool, STATISTICS, b"")
+        return answer
+
     async def _configured(self, pool: str, request: bytes) -> Answer:
         """A ModelConfig of servers that have none, by the model's metadata."""
         from google.protobuf.message import DecodeError
