@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from lb.config.document import where
 from lb.config.forms import members_of, with_route
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.file import Config, PoolConfig, RateLimitConfig
+from lb.config.units import FileContext
 from lb.errors import ConfigError
 
 # Of a pool: a fixed number of model servers or replicas, in place of `scaling`. No key of the file.
@@ -35,6 +37,7 @@ MOST_REPLICAS = 1000
 _ROUTE = re.compile(r"listeners\.(?P<listener>.+?)\.routes\[(?P<route>[^\]]+)\]\.(?P<rest>[a-z_.]+)")
 _NAMED = {"listeners": LISTENER, "pools": POOL}
 Location = tuple[str | int, ...]
+_AS_IN_A_FILE = FileContext(Path("/"))  # where a duration or a size has its unit; no setting here is a path
 
 
 class Setting(Struct, frozen=True):
@@ -190,7 +193,7 @@ def _with(parent: Any, location: Location, wanted: Any) -> Any:
     if isinstance(parent, RateLimitConfig):  # whose values are checked together
         return RateLimitConfig.model_validate({**_given(parent), name: wanted})
     kind: type[BaseModel] = type(parent)
-    checked = _adapter(kind, str(name)).validate_python(wanted)
+    checked = _adapter(kind, str(name)).validate_python(wanted, context=_AS_IN_A_FILE)
     return parent.model_copy(update={str(name): checked})
 
 

@@ -134,6 +134,8 @@ def test_to_hold_a_pool_to_a_number_takes_its_scaling_away() -> None:
         ("pools.app.queue.max", -1, "greater than or equal to 0"),
         ("pools.app.queue.max", True, "valid integer"),
         ("pools.app.queue.max", "5", "valid integer"),
+        ("pools.app.queue.timeout", 5_000_000_000, "must be a duration with its unit"),
+        ("limits.max_memory", 2 << 30, "must be a size with its unit"),
         ("pools.app.serve.min", 2, "there is no section serve"),
         ("pools.app.replicas", 2, "neither serve nor engine"),
         ("pools.models.replicas", 0, "0 is no number from 1 to 1000"),
