@@ -514,6 +514,7 @@ class Master:
         self.publisher = Publisher(loaded, workers, parts, self._clock, self.cache.pool_changed, self.tier)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
         self.watch = Watch(self, self._clock)
+        cleanup.push_async_callback(self.watch.close)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         cleanup.push_async_callback(self._drain)
         await self.fleet.start()
@@ -521,6 +522,7 @@ class Master:
         await self.jobs.wait_ready()
         self.cdns.apply(config.cache)
         self.certificates.started()
+        await self.watch.apply(config)
         for factory in self._options.services:
             service = factory(self)
             await service.start()
@@ -704,12 +706,14 @@ class Master:
             wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory, [check_model_servers])
             decision = decide(self.settings.file, with_jobs(wanted.config, self._runtime))
             self.jobs.check(decision.config)
+            self.watch.check(decision.config)
             settings, ended = self.settings.over(decision.config)
             await self.publisher.publish(replace(wanted, config=settings.config))
             self.settings = settings
             self.publisher.operated.settle()
             self.jobs.apply(decision.config)
             self.cdns.apply(decision.config.cache)
+            await self.watch.apply(decision.config)
         except TidegateError as error:
             log.error("reload failed, the old configuration stays: %s", error)
             problems = tuple(error.problems) if isinstance(error, ConfigError) else ()

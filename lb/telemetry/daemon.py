@@ -15,6 +15,7 @@ def families(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _daemon(status)
     yield from _cache(status)
     yield from _jobs(status.get("jobs"))
+    yield from _alerts(status.get("alerts"))
     yield from _certificates(status)
 
 
@@ -267,6 +268,21 @@ def _jobs(jobs: Mapping[str, Any] | None) -> Iterator[Metric]:
         ("webhooks", "jobs_webhooks", "Attempts to tell a webhook, by their outcome, since the process began"),
     ):
         yield counter(name, text, ("result",), (((result,), number) for result, number in jobs[key].items()))
+
+
+def _alerts(alerts: Mapping[str, Any] | None) -> Iterator[Metric]:
+    if not alerts:
+        return
+    yield gauge(
+        "alerts_firing", "Problems that webhooks were told of and that have not ended", (), [((), alerts["firing"])]
+    )
+    yield gauge("alerts_waiting", "Messages that webhooks have yet to be told", (), [((), alerts["waiting"])])
+    yield counter(
+        "alerts_deliveries",
+        "Attempts to tell a webhook of problems, by their outcome",
+        ("result",),
+        (((result,), number) for result, number in alerts["deliveries"].items()),
+    )
 
 
 def _certificates(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -460,6 +460,9 @@ def _files(config: Config) -> Iterator[Found]:
             if empty:
                 yield "admin.token_file", f"{token}: is empty"
     yield from check_tracing(config.tracing)
+    secret = config.alerts.secret_file if config.alerts is not None else None
+    if secret is not None and not os.access(secret, os.R_OK):
+        yield "alerts.secret_file", f"{secret}: cannot be read"
     if config.jobs is not None:
         yield from _log("jobs.path", config.jobs.path)
         if config.jobs.webhooks is not None and not os.access(config.jobs.webhooks.secret_file, os.R_OK):

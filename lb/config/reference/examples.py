@@ -8,6 +8,7 @@ from lb.config.schema.file import (
     AccessConfig,
     AdminConfig,
     AgentConfig,
+    AlertsConfig,
     BodyMatchConfig,
     CacheConfig,
     CertificateConfig,
@@ -413,6 +414,10 @@ quota: 10000
     WebhooksConfig: """
 secret_file: /etc/tidegate/webhooks.secret
 urls: ["https://app.example.org/hooks/"]
+""",
+    AlertsConfig: """
+urls: ["https://hooks.slack.com/services/T0/B0/X"]
+after: 1m
 """,
     LogConfig: """
 level: info

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 
 from lb.config.schema.access import AccessConfig, ProviderConfig
 from lb.config.schema.admin import AdminConfig
+from lb.config.schema.alerts import AlertsConfig
 from lb.config.schema.base import Boolean, FilePath, Model, Name, Zone, problem
 from lb.config.schema.disk import DiskConfig
 from lb.config.schema.jobs import JobsConfig
@@ -66,6 +67,7 @@ __all__ = [
     "AdminConfig",
     "AgentConfig",
     "AlarmConfig",
+    "AlertsConfig",
     "BackoffConfig",
     "BehaviorConfig",
     "BodyMatchConfig",
@@ -271,6 +273,8 @@ class Config(Model):
     """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
     jobs: JobsConfig | None = None
     """Jobs: requests that are accepted now and answered later. Default: none."""
+    alerts: AlertsConfig | None = None
+    """Webhooks that are told of problems. Default: none."""
     log: LogConfig = LogConfig()
     """Logging."""
     tracing: TracingConfig | None = None

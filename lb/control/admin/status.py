@@ -33,6 +33,7 @@
      source_limits: {table_full},
      jobs: {state: starting | running | backoff, pid, restarts, error, jobs: [[route, state, number]], oldest_s,
             running, submissions, ended, attempts, webhooks: {what became of it: number}} | None,
+     alerts: {firing, waiting, deliveries: {what became of it: number}} | None,
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
 
@@ -101,6 +102,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "sequences": _sequences(master),
         "sessions": _sessions(master),
         "jobs": master.jobs.status(),
+        "alerts": master.watch.status(),
         "tls": master.certificates.status(),
     }
 

@@ -20,7 +20,7 @@ _ENDPOINT = (
 )  # fmt: skip
 _DAEMON = (
     "version", "state", "zone", "started_at", "uptime_s", "generation", "reloads", "last_reload", "config", "workers",
-    "removed_pools", "cache", "jobs", "tls",
+    "removed_pools", "cache", "jobs", "alerts", "tls",
 )  # fmt: skip
 _POOL = (
     "name", "protocol", "policy", "leaving", "panic", "levels", "queue", "cost", "managed", "discovery", "engine",

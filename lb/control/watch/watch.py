@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from lb.control.watch import overview, problems
+from lb.control.watch.alerts import Alerts
 from lb.control.watch.history import INTERVAL, History
+from lb.control.watch.receivers import Receivers
 from lb.control.watch.topology import topology
+from lb.errors import ConfigError
 
 if TYPE_CHECKING:
     from lb.clock import Clock
+    from lb.config.schema.file import Config
     from lb.control.master import Master
 
 log = logging.getLogger("tidegate.watch")
@@ -34,12 +39,15 @@ class Watch:
         self._clock = clock
         self._made: tuple[int, dict[str, Any]] | None = None  # when, and what
         self._topology: tuple[int, dict[str, Any]] = (-1, {})
+        self._alerts = Alerts(socket.gethostname())
+        self._receivers = Receivers()
 
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
             try:
                 self.look()
+                self._alert()
             except Exception:  # a look that fails must not be the last
                 log.exception("the traffic was not sampled")
             await asyncio.sleep(INTERVAL)
@@ -49,6 +57,37 @@ class Watch:
         plan = self._master.plan
         if plan is not None:
             self.history.sample(plan, self._master.segment.series_total, self._clock.now(), time.time())
+
+    def check(self, config: Config) -> None:
+        """Raises ConfigError of a secret that `apply` could not use."""
+        _secret(config)
+
+    async def apply(self, config: Config) -> None:
+        """Alerts go where a configuration says from now on."""
+        await self._receivers.apply(config.alerts.urls if config.alerts is not None else (), _secret(config))
+
+    async def close(self) -> None:
+        """Gives up what was not told yet."""
+        await self._receivers.close()
+
+    def status(self) -> dict[str, Any] | None:
+        """Of alerts, for the status document; None where none are configured."""
+        if self._master.config.alerts is None:
+            return None
+        return {
+            "firing": self._alerts.firing,
+            "waiting": self._receivers.waiting,
+            "deliveries": dict(self._receivers.told),
+        }
+
+    def _alert(self) -> None:
+        options = self._master.config.alerts
+        if options is None or self._master.state != "running":
+            return
+        found = problems.find(self._master.status(), self.history)
+        message = self._alerts.decide(found, options, self._clock.now(), time.time())
+        if message is not None:
+            self._receivers.tell(message)
 
     def overview(self, fresh: bool = False) -> dict[str, Any]:
         """The overview (lb.control.watch.overview), at most a second old; `fresh`: made now."""
@@ -67,3 +106,15 @@ class Watch:
         if self._topology[0] != plan.generation:
             self._topology = plan.generation, topology(plan)
         return self._topology[1]
+
+
+def _secret(config: Config) -> bytes | None:
+    if config.alerts is None or config.alerts.secret_file is None:
+        return None
+    from lb.jobs.settings import secret_of
+
+    file = config.alerts.secret_file
+    try:
+        return secret_of(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"alerts.secret_file: {file}: {error}"]) from error
