@@ -87,7 +87,7 @@ def _holder(address: HostPort, datagrams: bool) -> str:
         if number == address.port and (ip == address.host or ip in wild or address.host in wild):
             try:
                 process = psutil.Process(one.pid)
-                title = " ".join(process.cmdline()) or process.name()
+                title = " ".join(" ".join(process.cmdline()).split()) or process.name()  # a title is padded
             except psutil.Error:
                 return f"pid {one.pid}"
             return f"{title[:60]} (pid {one.pid})"
