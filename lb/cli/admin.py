@@ -3,6 +3,7 @@
 GET  /api/v1/status   the status document (lb.control.admin.status)
 GET  /api/v1/transitions   the last changes of endpoints, newest first
 GET  /api/v1/scaling  why a pool has as many model servers as it has, and the requests that have arrived for it
+POST /api/v1/upgrade  an Outcome (lb.control.upgrade.upgrader); what becomes of it is in the status
 POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
 POST /api/v1/explain  what would become of a request
 POST /api/v1/endpoint what an operator wants of an endpoint; answered with its row of the status document
@@ -79,6 +80,13 @@ class AdminClient:
     def reload(self) -> dict[str, Any]:
         """The outcome, good or bad. Raises AdminError."""
         code, body = self._ask("POST", "/api/v1/reload", _RELOAD_TIMEOUT)
+        if "ok" not in body:
+            raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
+        return body
+
+    def upgrade(self) -> dict[str, Any]:
+        """The outcome of the trial, good or bad. Raises AdminError."""
+        code, body = self._ask("POST", "/api/v1/upgrade", _RELOAD_TIMEOUT)
         if "ok" not in body:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
         return body

@@ -28,8 +28,8 @@ def run(options: Options) -> int:
     """Run the daemon in the foreground.
 
     SIGHUP reloads the configuration, SIGUSR1 opens the logs anew, SIGTERM or Ctrl-C drains and stops; a second one
-    stops at once. SIGUSR2 does nothing. Under systemd it reports its state, keeps the watchdog and takes over
-    activated sockets.
+    stops at once. SIGUSR2 upgrades to the version that is installed now. Under systemd it reports its state, keeps
+    the watchdog and takes over activated sockets.
 
     Exits with 78 when the configuration cannot be used, with 1 when it cannot start for another reason.
     """
@@ -69,6 +69,11 @@ def check(options: Options) -> int:
 
     loaded = check_file(options.config)
     print(f"{options.config}: valid: {_count(loaded.listeners, 'listener')}, {_count(loaded.pools, 'pool')}")
+    if options.trial:
+        from lb.cli.trial import start
+
+        start()
+        print(f"version {lb.__version__} starts")
     return 0
 
 
@@ -80,6 +85,17 @@ def reload(options: Options) -> int:
     from lb.cli.reload import reload as reload_daemon
 
     return reload_daemon(_client(options))
+
+
+def upgrade(options: Options) -> int:
+    """Have the running daemon become the version that is installed now, without a dropped connection.
+
+    The installed version shows in a trial that it would start; then it takes over the listening sockets, the model
+    servers and the result cache in the same process. Exits with 1 if the version before goes on. The same as SIGUSR2.
+    """
+    from lb.cli.upgrade import upgrade as upgrade_daemon
+
+    return upgrade_daemon(_client(options))
 
 
 def reopen_logs(options: Options) -> int:
@@ -469,7 +485,11 @@ def command_parser() -> argparse.ArgumentParser:
         return made
 
     _config_option(command(run))
-    _config_option(command(check))
+    made = command(check)
+    _config_option(made)
+    made.add_argument(
+        "--trial", action="store_true", help="Also start what a daemon starts, without its sockets, and end it again."
+    )
     made = command(init)
     made.add_argument(
         "file", metavar="FILE", nargs="?", type=Path, default=Path("tidegate.yaml"),
@@ -495,6 +515,7 @@ def command_parser() -> argparse.ArgumentParser:
     _config_option(made)
     _json_option(made, "what was found")
     asking(reload)
+    asking(upgrade)
     asking(reopen_logs)
     _json_option(asking(status), "the document")
 

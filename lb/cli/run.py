@@ -29,6 +29,7 @@ from lb.control.logs import setup_logging
 from lb.control.master import Master
 from lb.control.options import MasterOptions, Service, ServiceFactory
 from lb.control.systemd import Notifier, take_descriptors
+from lb.control.upgrade.handover import take
 from lb.control.workers.fleet import FleetSettings
 
 
@@ -64,10 +65,12 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
     raise_descriptor_limit()
     setup_logging("master")
     setproctitle.setproctitle(f"tidegate: master -c {config}")
+    handover = take(os.environ)
     options = MasterOptions(
         config_path=config.absolute(),
         notifier=Notifier.from_environment(os.environ),
-        passed=take_descriptors(os.environ),
+        passed=handover.passed() if handover is not None else take_descriptors(os.environ),
+        handover=handover,
         fleet=fleet or FleetSettings(),
         services=services,
     )

@@ -64,6 +64,14 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
     yield Text(f"tidegate {document['version']}  {document['state']}  up {uptime}  plan {document['generation']}")
     zone = f"  zone {document['zone']}" if document.get("zone") else ""
     yield Text(f"configuration {document['config']}{zone}")
+    program = document.get("program") or {}
+    if old := program.get("old_workers"):
+        yield Text(f"workers of the version before the upgrade finish what they have: pid {', '.join(map(str, old))}")
+    if (upgrade := program.get("last_upgrade")) is not None:
+        versions = f"from {upgrade['before']} to {upgrade['after'] or 'the installed version'}"
+        at = datetime.fromtimestamp(upgrade["at"]).strftime("%Y-%m-%d %H:%M:%S")
+        outcome = "ok" if upgrade["ok"] else f"failed: {upgrade['error']}"
+        yield Text(f"last upgrade {at} {versions}: {outcome}", "" if upgrade["ok"] else "red")
     last = document["last_reload"]
     if last is not None:
         at = datetime.fromtimestamp(last["at"]).strftime("%Y-%m-%d %H:%M:%S")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+import lb
 from lb.cache.disk.keeper import Keeper
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
@@ -22,9 +24,10 @@ from lb.config.checks.descriptors import room, shortage
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
 from lb.config.plan.compile import worker_count
-from lb.config.plan.plan import Plan, PoolPlan
+from lb.config.plan.plan import EndpointSpec, Plan, PoolPlan
 from lb.config.schema.file import CacheConfig, Config
 from lb.config.schema.pools.affinity import session_sets
+from lb.config.units import SECOND
 from lb.control.admin import readings, status
 from lb.control.cache import kept, snapshot
 from lb.control.cache.cdns import Cdns
@@ -68,6 +71,8 @@ from lb.control.signals import release
 from lb.control.sockets import SocketTable
 from lb.control.stored_sockets import StoredSockets
 from lb.control.tickets import TicketRing
+from lb.control.upgrade.handover import Handover, OldWorker, Operated, ServerHandover, become, this_program
+from lb.control.upgrade.upgrader import ANSWER, DRAIN_NS, START, Outcome, Succession, try_installed
 from lb.control.watch.watch import Watch
 from lb.control.workers.fleet import Fleet
 from lb.errors import ConfigError, StartError, TidegateError
@@ -116,7 +121,10 @@ class Master:
     jobs: JobsSupervisor
     settings: Settings
     watch: Watch
+    launcher: Launcher
+    warm: Launcher
     _runtime: Callable[[], Path]  # the folder for sockets, made when it is first asked for
+    _runtime_lock: Callable[[], tuple[Path, int]]  # the same with what locks it
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -141,6 +149,11 @@ class Master:
         self.transitions = TransitionLog()
         self.cdns = Cdns()
         self._keeping: kept.Keeping | None = None
+        self._upgrading = asyncio.Event()
+        self._succession: Succession | None = None
+        self._becoming: asyncio.Task[None] | None = None  # the program that is installed
+        self.upgrades = 0  # in this process
+        self.last_upgrade: Outcome | None = None
         self._slots = 0  # of the cache's tags
         self._was_ready: set[tuple[str, str, str]] = set()  # pool, endpoint, model: the first time changes nothing
 
@@ -161,8 +174,10 @@ class Master:
         loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_on_signal)
-        loop.add_signal_handler(signal.SIGUSR2, log.info, "SIGUSR2 means nothing to Tidegate")
+        loop.add_signal_handler(signal.SIGUSR2, self._upgrading.set)
         release()
+        if self._options.handover is not None:
+            self._succession = Succession(self._options.handover)
         async with contextlib.AsyncExitStack() as cleanup:
             cleanup.callback(self._notifier.close)
             cleanup.callback(self.access_log.close)
@@ -171,7 +186,9 @@ class Master:
             stopping = loop.create_task(self._stop.wait())
             starting = loop.create_task(self._start(cleanup))
             try:
-                await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
+                patience = None if self._succession is None else START
+                await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED, timeout=patience)
+                self._go_back_unless(starting, stopping)
                 if starting.done():
                     starting.result()
                     self._started()
@@ -179,6 +196,20 @@ class Master:
             finally:
                 await _cancel(stopping, starting)
         return 0
+
+    def _go_back_unless(self, starting: asyncio.Task[None], stopping: asyncio.Task[Any]) -> None:
+        """The program before goes on where this one does not serve, and does not stop. Raises StartError."""
+        if self._succession is None or stopping.done():
+            return
+        if not starting.done():
+            reason = f"it did not serve within {START:.0f} s"
+        elif starting.exception() is not None:
+            reason = str(starting.exception())
+        else:
+            return
+        self._succession.go_back(reason, {**os.environ, **self._notifier.environment()})
+        if not starting.done():
+            raise StartError(reason)
 
     def stop(self) -> None:
         """Begins the drain; called again, ends it at once."""
@@ -210,6 +241,71 @@ class Master:
             finally:
                 self._notifier.ready(self.summary())
             return result
+
+    async def upgrade(self) -> Outcome:
+        """Tries the program that is installed now; where that would start, it takes this one's place in a moment, and
+        says what became of it. On any error this program goes on."""
+        async with self._reloading:
+            version = ""
+            try:
+                if self.state != "running":
+                    raise StartError(f"the daemon is {self.state}")
+                self.managed.hand_over()
+                version = await try_installed(self.config_path, this_program())
+            except StartError as error:
+                return self._not_upgraded(version, str(error))
+        log.info("upgrade: version %s has shown that it starts, and takes over", version)
+        self._becoming = asyncio.create_task(self._become_installed(version))
+        return Outcome(True, time.time(), lb.__version__, version)
+
+    async def _become_installed(self, version: str) -> None:
+        await asyncio.sleep(ANSWER)
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                await self._hand_over()
+            except (StartError, OSError) as error:
+                self.fleet.keep()
+                self.jobs.start(self.config)
+                self._not_upgraded(version, str(error))
+            finally:
+                self._notifier.ready(self.summary())
+
+    def _not_upgraded(self, version: str, error: str) -> Outcome:
+        log.error("no upgrade, version %s goes on: %s", lb.__version__, error)
+        self.last_upgrade = Outcome(False, time.time(), lb.__version__, version, error)
+        return self.last_upgrade
+
+    async def _hand_over(self) -> None:
+        """Becomes the installed program. Returns never; raises StartError or OSError, with this one as it was but for
+        the jobs process."""
+        if self.state != "running":
+            raise StartError(f"the daemon is {self.state}")
+        await self.jobs.stop()
+        if self.plan is not None and self.plan.cache is not None:
+            self._keeping = self._keeping or kept.Keeping(self.segment)
+            self._slots = ResultCache(self.segment, self.plan.cache.max_object).slots
+            self._note_cache()
+        inherited, stored = self.sockets.handed()
+        servers, wanted = self.managed.hand_over()
+        workers, children = self.fleet.hand_over(DRAIN_NS)
+        before = self._succession.handed() if self._succession is not None else ()
+        launchers = (self.launcher.pid, self.warm.pid)
+        runtime, lock = self._runtime_lock()
+        handover = Handover(
+            before=this_program(),
+            number=self.upgrades + 1,
+            inherited=tuple(inherited),
+            stored=(*stored, *(self._keeping.named() if self._keeping is not None else ())),
+            workers=(*(OldWorker(*each) for each in workers), *before),
+            servers=tuple(servers),
+            wanted=wanted,
+            operated=tuple(Operated(*each) for each in self.registry.operated()),
+            children=(*children, *(pid for pid in launchers if pid is not None)),
+            runtime=str(runtime) if lock >= 0 else "",
+            runtime_lock=lock,
+        )
+        become(handover.before, handover, {**os.environ, **self._notifier.environment()})
 
     async def publish(self) -> None:
         """Publishes the configuration in force with the managed endpoints of now: see Publisher.publish."""
@@ -331,6 +427,16 @@ class Master:
         """The document of /api/v1/counters and `tidegate top`: see lb.control.admin.readings."""
         return readings.document(self, self._clock.now())
 
+    def program(self) -> dict[str, Any]:
+        """Which code runs, and what became of the last upgrade."""
+        return {
+            "path": this_program().path,
+            "pid": os.getpid(),
+            "upgrades": self.upgrades,
+            "old_workers": self._succession.workers if self._succession is not None else [],
+            "last_upgrade": self.last_upgrade.to_dict() if self.last_upgrade is not None else None,
+        }
+
     def ready(self) -> tuple[bool, str]:
         """Whether new requests are welcome, and why not."""
         if self.state != "running":
@@ -363,7 +469,10 @@ class Master:
     async def _start(self, cleanup: contextlib.AsyncExitStack) -> None:
         """Brings everything up; what came up is taken down by `cleanup`, in the reverse order."""
         loaded = await asyncio.to_thread(load_configuration, self.config_path, self._memory)
-        self._runtime = cache(lambda: cleanup.enter_context(runtime_directory()))
+        handover = self._options.handover
+        handed = (handover.runtime, handover.runtime_lock) if handover is not None else ("", -1)
+        self._runtime_lock = cache(lambda: cleanup.enter_context(runtime_directory(handed)))
+        self._runtime = lambda: self._runtime_lock()[0]
         loaded = replace(loaded, config=with_jobs(loaded.config, self._runtime))
         config = loaded.config
         set_level(config.log.level)
@@ -399,6 +508,8 @@ class Master:
         self.transitions.follow(self._on_transition)
         self.model_watch = ModelWatch(self._cached_pools, self.cache.model_changed)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
+        for operated in handover.operated if handover is not None else ():
+            self.registry.remember(operated.pool, operated.address, operated.admin, operated.weight)
         self.monitor = HealthMonitor(
             self._on_health,
             self._clock,
@@ -421,12 +532,13 @@ class Master:
         cleanup.push_async_callback(load_reports.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         runtime = self._runtime()
-        launcher, warm = Launcher(), Launcher(WARM)
-        cleanup.callback(launcher.close)
-        cleanup.callback(warm.close)
+        self.launcher, self.warm = Launcher(), Launcher(WARM)
+        cleanup.callback(self.launcher.close)
+        cleanup.callback(self.warm.close)
         self.jobs = JobsSupervisor(runtime, self._clock)
         cleanup.push_async_callback(self.jobs.stop)
         self.jobs.start(config)
+        servers = self._handed_servers()
         context = ServerContext(
             runtime_dir=runtime,
             exited=self._on_exit,
@@ -440,12 +552,15 @@ class Master:
             report=lambda pool, address: self.publisher.report(pool, address),
             jobs=lambda pool: self.jobs.backlog(pool),
             clock=self._clock,
-            machine=Machine(launcher, warm, Placement(), Ports()),
+            machine=Machine(self.launcher, self.warm, Placement(), Ports()),
             state_dir=state_directory(),
+            handed=servers,
+            handed_wanted=handover.wanted if handover is not None else {},
         )
         self.managed = ManagedPools(
             lambda name, pool, changed: ModelServers(name, pool, changed, context),
             lambda pool: self.publisher.endpoints_changed(pool),
+            {pool: [EndpointSpec(each.address) for each in found] for pool, found in servers.items()},
         )
         cleanup.push_async_callback(self._stop_model_servers)
         self.discovered = DiscoveredPools(lambda pool: self.publisher.endpoints_changed(pool), self._clock)
@@ -530,6 +645,7 @@ class Master:
         ticking.push_async_callback(_cancel, asyncio.create_task(self._tick()))
         for work in (
             self._reload_on_hangup(),
+            self._upgrade_on_signal(),
             self.publisher.follow_endpoints(),
             self._watch_certificates(),
             self.steering.run(),
@@ -539,8 +655,42 @@ class Master:
         ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))
 
+    def _handed_servers(self) -> dict[str, list[ServerHandover]]:
+        """The model servers of the program before, by pool. Those that no pool takes end with the last worker of that
+        program."""
+        found: dict[str, list[ServerHandover]] = {}
+        if self._succession is None:
+            return found
+        for server in self._succession.handover.servers:
+            found.setdefault(server.pool, []).append(server)
+
+        def end_others() -> None:
+            for server in (server for servers in found.values() for server in servers):
+                os.close(server.socket)
+                os.close(server.output)
+            found.clear()
+
+        self._succession.when_gone(end_others)
+        return found
+
+    def _succeeded(self) -> None:
+        """The workers of the program before are let go."""
+        if self._succession is None:
+            return
+        handover = self._succession.handover
+        failed, before = handover.failed, handover.before.version
+        self.upgrades = handover.number - bool(failed)
+        versions = (lb.__version__, before) if failed else (before, lb.__version__)
+        self.last_upgrade = Outcome(not failed, time.time(), *versions, failed)
+        self._succession.succeeded()
+        if failed:
+            log.error("no upgrade, version %s goes on: %s", lb.__version__, failed)
+        else:
+            log.info("upgraded from version %s to version %s, in %s", before, lb.__version__, this_program().path)
+
     def _started(self) -> None:
         self.state = "running"
+        self._succeeded()
         gc.collect()
         gc.freeze()  # modules and a configuration, which may be large, are not looked at after each reload
         gc.enable()  # `tidegate run` starts with it off
@@ -576,8 +726,15 @@ class Master:
         log.info("stopping: no new connections, running exchanges may finish")
         self.jobs.drain()
         self.sockets.close()
-        await self.fleet.stop(self.config.shutdown.drain_timeout, self._stop_at_once)
+        drain = self.config.shutdown.drain_timeout
+        before = asyncio.create_task(self._end_before(drain / SECOND))
+        await self.fleet.stop(drain, self._stop_at_once)
+        await before
         await self._keep_cache()
+
+    async def _end_before(self, seconds: float) -> None:
+        if self._succession is not None and self._succession.workers:
+            await self._succession.end(seconds, self._stop_at_once)
 
     async def _stop_model_servers(self) -> None:
         stopping = asyncio.create_task(self.managed.stop())
@@ -625,7 +782,9 @@ class Master:
         plan = self.plan
         with contextlib.ExitStack() as cleanup:
             if isinstance(before, kept.KeptSegment):
-                cleanup.callback(before.close)
+                self.cache.tell(before.purged)
+                # Workers of the program before go on with it.
+                cleanup.callback(self._succession.when_gone if self._succession is not None else _call, before.close)
             if plan is None or plan.cache is None:
                 kept.forget(self._options.passed.stored, self._notifier)
                 return
@@ -692,6 +851,14 @@ class Master:
             await self._hangup.wait()
             self._hangup.clear()
             await self.reload()
+
+    async def _upgrade_on_signal(self) -> None:
+        await self._running.wait()
+        self._upgrading.clear()  # what is installed has just been started
+        while True:
+            await self._upgrading.wait()
+            self._upgrading.clear()
+            await self.upgrade()
 
     async def _watch_certificates(self) -> None:
         while True:
@@ -864,6 +1031,10 @@ class Master:
 
     def _generation(self) -> int:
         return self.plan.generation if self.plan else 0
+
+
+def _call(function: Callable[[], None]) -> None:
+    function()
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

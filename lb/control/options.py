@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct, field
 
 from lb.control.systemd import Notifier, Passed
+from lb.control.upgrade.handover import Handover
 from lb.control.workers.fleet import FleetSettings
 
 if TYPE_CHECKING:
@@ -33,5 +34,6 @@ class MasterOptions(Struct, frozen=True):
     config_path: Path
     notifier: Notifier = field(default_factory=Notifier)
     passed: Passed = field(default_factory=Passed)
+    handover: Handover | None = None  # what the program before has left; `passed` is of it then
     fleet: FleetSettings = field(default_factory=FleetSettings)
     services: Sequence[ServiceFactory] = ()

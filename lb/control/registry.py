@@ -109,6 +109,7 @@ class Registry:
         self._weights: dict[int, int] = {}  # what the last plan said: an operator's own weight survives an equal plan
         self._own: dict[int, int] = {}  # the same, or an operator's: what an agent's percentage is of
         self._advised: dict[int, Advice] = {}  # what an agent wants of a slot
+        self._remembered: dict[tuple[str, str], tuple[int, int | None]] = {}
 
     # The Allocator of lb.config.plan.compile.
     def endpoint(self, pool: str, address: str) -> int:
@@ -150,6 +151,10 @@ class Registry:
             self._weights[slot] = endpoints[slot].weight
             self._weigh(slot, endpoints[slot].weight)
             self._segment.set_health(slot, endpoints[slot].up, now)
+            admin, own = self._remembered.pop(key, (ENABLED, None))
+            self.operate(slot, admin)
+            if own is not None:
+                self._weigh(slot, own)
         for key in self._endpoints.wanted & self._endpoints.retired.keys():
             slot = self._endpoints.used[key]
             self._reweight(slot, endpoints[slot].weight)
@@ -211,6 +216,19 @@ class Registry:
     def operate_weight(self, slot: int, weight: int | None) -> None:
         """An operator's weight of an endpoint, until the configuration's changes; None: the configuration's."""
         self._weigh(slot, self._weights[slot] if weight is None else weight)
+
+    def operated(self) -> Iterator[tuple[str, str, int, int | None]]:
+        """(pool, address, admin, weight) of each endpoint of which an operator has said something; None: the
+        configuration's weight."""
+        for pool, address, slot in self.slots():
+            admin, own = self._wanted.get(slot, ENABLED), self._own[slot]
+            weight = own if own != self._weights[slot] else None
+            if admin != ENABLED or weight is not None:
+                yield pool, address, admin, weight
+
+    def remember(self, pool: str, address: str, admin: int, weight: int | None) -> None:
+        """What an operator has said of an endpoint before it comes."""
+        self._remembered[pool, address] = admin, weight
 
     def advise(self, slot: int, advice: Advice) -> None:
         """The word of an endpoint's agent, beside the operator's; it holds until the next, also over reloads."""

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from lb.config.address import HostPort, UnixPath, parse_bind
 from lb.control.datagrams import open_group, set_receive_buffer
-from lb.control.stored_sockets import StoredSockets
+from lb.control.stored_sockets import StoredSockets, named
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")
@@ -36,6 +36,7 @@ class Listening(Struct):
 
     bind: str
     socket: socket.socket
+    listener: str = ""  # whose it was at first
     inherited: bool = False
     id: int = field(default_factory=lambda: next(_ids))
     inode: tuple[int, int] | None = None  # of a Unix socket's path: only what is still ours is unlinked
@@ -83,6 +84,7 @@ class SocketTable:
         """`stored` are the sockets of the daemon before this one, and take those of this one."""
         self._open: dict[str, Listening] = {}
         self._spare = [Listening(format_address(s), s, inherited=True) for s in inherited]
+        self._beside: list[Listening] = []
         self._stored = stored
 
     def __getitem__(self, listener: str) -> Listening:
@@ -108,7 +110,7 @@ class SocketTable:
         try:
             for name, bind in binds.items():
                 staged[name] = known.get(_key(name, bind, name in groups)) or (
-                    self._datagrams(bind, groups[name]) if name in groups else self.listen(bind)
+                    self._datagrams(name, bind, groups[name]) if name in groups else self._listen(name, bind)
                 )
         except StartError:
             self.discard(staged)
@@ -123,7 +125,7 @@ class SocketTable:
                 self._release(listening)
         self._open = staged
         for listening in staged.values():
-            self.store(listening)
+            self._store(listening)
 
     def set_receive_buffers(self, wanted: Mapping[str, int]) -> None:
         """Room for waiting datagrams by udp listener. What the kernel does not give is said in the log."""
@@ -160,35 +162,54 @@ class SocketTable:
         if self._stored is not None:
             self._stored.close()
 
-    def listen(self, bind: str) -> Listening:
-        """The socket that the service manager or the daemon before has left for a bind, else a new one. Raises
+    def listen_beside(self, bind: str) -> Listening:
+        """A socket that is no listener's: one that was left for this bind, else a new one. Its holder closes it. Raises
         StartError."""
-        return self._claim(bind) or self._take_up(bind) or listen(bind)
+        listening = self._listen("", bind)
+        self._store(listening)
+        self._beside.append(listening)
+        return listening
 
-    def store(self, listening: Listening) -> None:
+    def handed(self) -> tuple[list[int], list[tuple[str, int]]]:
+        """All descriptors, for the next program in this process: those of the service manager, and by name in the
+        store those of ours."""
+        found = [*self._open.values(), *self._spare, *(x for x in self._beside if x.socket.fileno() >= 0)]
+        ours = [x for x in found if not x.inherited]
+        inherited = [x.socket.fileno() for x in found if x.inherited]
+        return inherited, [(name, sock.fileno()) for x in ours for name, sock in named((x.listener, x.bind), x.sockets)]
+
+    def _listen(self, name: str, bind: str) -> Listening:
+        """The socket that the service manager or the daemon before has left, else a new one. Raises StartError."""
+        listening = self._claim(bind) or self._take_up(name, bind) or listen(bind)
+        listening.listener = name
+        return listening
+
+    def _store(self, listening: Listening) -> None:
         """For the next start, where the service manager keeps sockets and this is none of its own."""
         if self._stored is not None and not listening.inherited and not listening.stored:
-            listening.stored = self._stored.keep(listening.bind, listening.sockets)
+            listening.stored = self._stored.keep((listening.listener, listening.bind), listening.sockets)
 
     def close_unused(self, binds: Mapping[str, str], datagrams: Mapping[str, int], other: Sequence[str]) -> None:
         """Closes what the daemon before has left for binds that neither a listener has, as `stage` is told of them, nor
         anybody else (`other`)."""
         if self._stored is None:
             return
-        streams = {bind for name, bind in binds.items() if name not in datagrams}
-        groups = {(binds[name], count) for name, count in datagrams.items()}
-        for name in self._stored.keep_only({*streams, *other}, groups):
+        streams = {(name, bind) for name, bind in binds.items() if name not in datagrams}
+        groups = {((name, binds[name]), count) for name, count in datagrams.items()}
+        for name in self._stored.keep_only({*streams, *(("", bind) for bind in other)}, groups):
             log.info("closed a socket of the daemon before, which no listener uses: %s", name)
 
-    def _take_up(self, bind: str) -> Listening | None:
-        sock = self._stored.claim(bind) if self._stored is not None else None
+    def _take_up(self, name: str, bind: str) -> Listening | None:
+        sock = self._stored.claim((name, bind)) if self._stored is not None else None
         if sock is None:
             return None
         return Listening(bind, sock, inode=_inode(bind.removeprefix("unix:")) if bind.startswith("unix:") else None)
 
-    def _datagrams(self, bind: str, count: int) -> Listening:
-        found = self._stored.claim_group(bind, count) if self._stored is not None else []
-        return _group(bind, found) if found else listen_datagrams(bind, count)
+    def _datagrams(self, name: str, bind: str, count: int) -> Listening:
+        found = self._stored.claim_group((name, bind), count) if self._stored is not None else []
+        listening = _group(bind, found) if found else listen_datagrams(bind, count)
+        listening.listener = name
+        return listening
 
     def _claim(self, bind: str) -> Listening | None:
         for wanted in _names(bind):
@@ -204,7 +225,7 @@ class SocketTable:
             self._spare.append(listening)
             return
         if self._stored is not None and listening.stored:
-            self._stored.forget(listening.bind, listening.sockets)
+            self._stored.forget((listening.listener, listening.bind), listening.sockets)
             listening.stored = False
         listening.close()
 

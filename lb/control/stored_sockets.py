@@ -2,8 +2,7 @@
 of the next, however the first one ended. Clients that connect meanwhile wait in their queues.
 
 A name in the store says what a socket is: `tidegate,listen,tcp,BIND`, `…,unix,BIND,DEVICE,INODE` of its path, or
-`…,udp,BIND,NUMBER`, with BIND as in a URL. A port that the kernel chooses is another one after a restart: such a socket
-is not stored.
+`…,udp,BIND,NUMBER`, with BIND as in a URL; behind a BIND whose port the kernel chooses stands the listener.
 """
 
 from __future__ import annotations
@@ -21,10 +20,14 @@ log = logging.getLogger("tidegate.master")
 
 _LISTEN = f"{STORED}listen,"
 
+Place = tuple[str, str]
+
 
 class DescriptorStore(Protocol):
-    """Keeps descriptors by name when this process has ended; lb.control.systemd.Notifier is one."""
+    """Keeps descriptors by name when this process has ended, if `stores`; lb.control.systemd.Notifier is one."""
 
+    @property
+    def stores(self) -> bool: ...
     def store(self, name: str, descriptor: int) -> bool: ...
     def forget(self, name: str) -> None: ...
     def barrier(self) -> None: ...
@@ -32,36 +35,35 @@ class DescriptorStore(Protocol):
 
 class StoredSockets:
     """What is stored for listeners. `found` are the descriptors of the daemon before, of which those of listeners are
-    taken; each is claimed by its listener, or closed by `keep_only`."""
+    taken; each is claimed by its listener, or closed by `keep_only`. A `place` is a listener's name and its bind."""
 
     def __init__(self, store: DescriptorStore, found: Iterable[Stored] = ()) -> None:
         self._store = store
-        self._names: set[str] = set()  # what the store has of ours
-        self._found: dict[str, socket.socket] = {}
-        for each in found:
-            if each.name.startswith(_LISTEN):
-                self._found[each.name] = socket.socket(fileno=each.fd)
-                self._names.add(each.name)
+        self._found = {x.name: socket.socket(fileno=x.fd) for x in found if x.name.startswith(_LISTEN)}
+        self._names = set(self._found) if store.stores else set()  # what the store has of ours
 
-    def claim(self, bind: str) -> socket.socket | None:
-        """The stream socket that the daemon before had for this bind."""
-        return self._take(_name(bind))
+    def claim(self, place: Place) -> socket.socket | None:
+        """The stream socket that the daemon before had there."""
+        sock = self._found.pop(_name(place), None)
+        if sock is not None:
+            sock.setblocking(False)
+        return sock
 
-    def claim_group(self, bind: str, count: int) -> list[socket.socket]:
-        """The datagram sockets of this bind, one for each worker; none where their number was another one."""
-        names = [_name_of_datagrams(bind, number) for number in range(count)]
+    def claim_group(self, place: Place, count: int) -> list[socket.socket]:
+        """The datagram sockets there, one for each worker; none where their number was another one."""
+        names = _names(place, count)
         if any(name not in self._found for name in names):
             return []
         return [self._found.pop(name) for name in names]
 
-    def keep_only(self, binds: Set[str], groups: Set[tuple[str, int]]) -> list[str]:
-        """Closes what neither a stream listener of `binds` nor a datagram listener of `groups` (bind and number of
-        sockets) has use for, before others open sockets in its place; returns the names. Waits for the manager."""
-        wanted = {_name(bind) for bind in binds}
-        for bind, count in groups:
-            names = {_name_of_datagrams(bind, number) for number in range(count)}
-            if names <= self._found.keys() and _name_of_datagrams(bind, count) not in self._found:
-                wanted |= names
+    def keep_only(self, places: Set[Place], groups: Set[tuple[Place, int]]) -> list[str]:
+        """Closes what neither a stream listener of `places` nor a datagram listener of `groups` (with its number of
+        sockets) has use for, before others open sockets there; returns the names. Waits for the manager."""
+        wanted = {_name(place) for place in places}
+        for place, count in groups:
+            *names, next_one = _names(place, count + 1)
+            if self._found.keys() >= set(names) and next_one not in self._found:
+                wanted |= set(names)
         gone = sorted(self._found.keys() - wanted)
         for name in gone:
             self._found.pop(name).close()
@@ -70,16 +72,14 @@ class StoredSockets:
             self._store.barrier()
         return gone
 
-    def keep(self, bind: str, sockets: Sequence[socket.socket]) -> bool:
+    def keep(self, place: Place, sockets: Sequence[socket.socket]) -> bool:
         """Stores the sockets of a listener; whether all of them are."""
-        if bind.endswith(":0"):
-            return False
-        kept = [self._keep(name, sock) for name, sock in _named(bind, sockets)]  # each, whatever became of those before
+        kept = [self._keep(name, sock) for name, sock in named(place, sockets)]  # each, whatever became of those before
         return all(kept)
 
-    def forget(self, bind: str, sockets: Sequence[socket.socket]) -> None:
+    def forget(self, place: Place, sockets: Sequence[socket.socket]) -> None:
         """For a listener that is no more, while its sockets are open."""
-        for name, _ in _named(bind, sockets):
+        for name, _ in named(place, sockets):
             self._forget(name)
 
     def close(self) -> None:
@@ -87,12 +87,6 @@ class StoredSockets:
         for sock in self._found.values():
             sock.close()
         self._found.clear()
-
-    def _take(self, name: str) -> socket.socket | None:
-        sock = self._found.pop(name, None)
-        if sock is not None:
-            sock.setblocking(False)
-        return sock
 
     def _keep(self, name: str, sock: socket.socket) -> bool:
         if name not in self._names and self._store.store(name, sock.fileno()):
@@ -105,16 +99,18 @@ class StoredSockets:
             self._store.forget(name)
 
 
-def _named(bind: str, sockets: Sequence[socket.socket]) -> Iterable[tuple[str, socket.socket]]:
+def named(place: Place, sockets: Sequence[socket.socket]) -> list[tuple[str, socket.socket]]:
+    """The sockets of a listener with their names in the store."""
     if sockets[0].type == socket.SOCK_DGRAM:
-        return [(_name_of_datagrams(bind, number), sock) for number, sock in enumerate(sockets)]
-    return [(_name(bind), sockets[0])]
+        return list(zip(_names(place, len(sockets)), sockets, strict=True))
+    return [(_name(place), sockets[0])]
 
 
-def _name(bind: str) -> str:
-    """A path that is another file by now is another name."""
+def _name(place: Place) -> str:
+    """Of a stream socket. A path that is another file by now is another name."""
+    bind = place[1]
     if not bind.startswith("unix:"):
-        return f"{_LISTEN}tcp,{quote(bind)}"
+        return f"{_LISTEN}tcp,{_quoted(place)}"
     try:
         status = os.lstat(bind.removeprefix("unix:"))
     except OSError:
@@ -122,5 +118,11 @@ def _name(bind: str) -> str:
     return f"{_LISTEN}unix,{quote(bind)},{status.st_dev},{status.st_ino}"
 
 
-def _name_of_datagrams(bind: str, number: int) -> str:
-    return f"{_LISTEN}udp,{quote(bind)},{number}"
+def _names(place: Place, count: int) -> list[str]:
+    """Of datagram sockets."""
+    return [f"{_LISTEN}udp,{_quoted(place)},{number}" for number in range(count)]
+
+
+def _quoted(place: Place) -> str:
+    listener, bind = place
+    return f"{quote(bind)},{quote(listener)}" if bind.endswith(":0") else quote(bind)

@@ -30,12 +30,23 @@ class Notifier:
         watchdog. `room`: descriptors that the manager keeps for us at most."""
         self.watchdog_usec = watchdog_usec
         self.stores = bool(path) and room > 0
+        self._room = room
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._socket: socket.socket | None = None
         self._status = ""
         if path:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
+
+    def environment(self) -> dict[str, str]:
+        """What `from_environment` has taken, for a program that takes this one's place in the process."""
+        if self._socket is None:
+            return {}
+        path = f"@{self._address[1:]}" if self._address.startswith("\0") else self._address
+        said = {"NOTIFY_SOCKET": path, "FDSTORE": str(self._room)}
+        if self.watchdog_usec:
+            said |= {"WATCHDOG_USEC": str(self.watchdog_usec), "WATCHDOG_PID": str(os.getpid())}
+        return said
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:

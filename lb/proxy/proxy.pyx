@@ -27,6 +27,7 @@ from lb.proxy.access.provider cimport Provider
 from lb.proxy.accept.first_bytes cimport SniffingAcceptor
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.accept.sni cimport SniTable
+from lb.proxy.client.http2_connection cimport Http2Connection
 from lb.proxy.tcp.session cimport TunnelAcceptor
 from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.connections.http1 cimport Http1Pool
@@ -102,6 +103,7 @@ class Proxy:
         self.routes = {}            # http listener -> what its routes were made to (lb.proxy.routing.tables)
         self.connections = set()
         self.draining = False
+        self.leaving = False
         self.tickets = TicketKeys()
         self.contexts = {}          # (listener, TlsPlan) or PoolTlsPlan -> what TLS begins from, while it is unchanged
         self.wakeups = Wakeups(self.poller, segment.worker, wakeups)
@@ -431,9 +433,22 @@ class Proxy:
         listener.halt()
         self.over_limit += listener.over_limit
 
+    def leave(self) -> None:
+        """Another worker takes the new connections: those of clients that are open go on to their next answer, or to
+        their idle timeout, and HTTP/2 ones are told to leave. A `drain` may follow."""
+        self.leaving = self.draining = True
+        for queue in self.queues.values():
+            queue.tell_start(STOPPING)
+        self.admission.drain()
+        for connection in list(self.connections):
+            # HTTP/1 has no word for it: a request may be on its way to a connection that is closed.
+            if isinstance(connection, Http2Connection):
+                connection.close_if_idle()
+
     def drain(self) -> None:
         """Close what is idle; every answer from now on closes its connection."""
         self.draining = True
+        self.leaving = False
         for queue in self.queues.values():
             queue.tell_start(STOPPING)
         self.admission.drain()
@@ -452,8 +467,11 @@ class Proxy:
         return counts.rows() if counts is not None else []
 
     def busy(self) -> int:
-        """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""
+        """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet, and
+        after `leave` all connections."""
         busy = self.admission.in_flight() + self.tcp.in_flight() + self.udp.in_flight()
+        if self.leaving:
+            return max(busy, len(self.connections))
         if self.draining:
             busy += sum(connection.finishing() for connection in self.connections)
         return busy

@@ -103,6 +103,9 @@ class StandInProxy:
     def drain(self) -> None:
         self._draining = True
 
+    def leave(self) -> None:
+        self._draining = True
+
     def busy(self) -> int:
         return self._busy
 

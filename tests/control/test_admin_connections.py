@@ -16,6 +16,7 @@ from lb.control.admin import server as admin
 from lb.control.admin.connections import Limits
 from lb.control.admin.server import AdminServer
 from lb.control.master import Master
+from lb.control.sockets import SocketTable
 
 SHORT = 0.3
 LONG = 60.0  # longer than any test may take: a limit that is not the one tested
@@ -30,6 +31,7 @@ class StandIn:
     def __init__(self) -> None:
         self.config = SimpleNamespace(admin=AdminConfig(bind="127.0.0.1:0"))
         self.plan = None
+        self.sockets = SocketTable()
         self.size = 1
         self.asked = 0
 

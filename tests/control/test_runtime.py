@@ -18,7 +18,7 @@ from lb.control.servers.runtime import remove_left_behind, runtime_directory
 MASTER = """
 import os, signal, socket
 from lb.control.servers.runtime import runtime_directory
-with runtime_directory() as path:
+with runtime_directory() as (path, _):
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path / "pool-0-abcd.sock"))
     listening.listen()
@@ -46,7 +46,7 @@ def test_what_a_killed_master_left_is_removed_at_the_next_start_and_no_other(tem
             folders.append(Path(master.stdout.readline().strip()))
         masters[0].send_signal(signal.SIGKILL)
         masters[0].wait()
-        with runtime_directory() as own:
+        with runtime_directory() as (own, _):
             assert sorted(temporary.iterdir()) == sorted([folders[1], own])
             remove_left_behind()
             assert own.exists()
@@ -79,6 +79,31 @@ def test_what_somebody_listens_on_or_is_no_socket_stays(temporary: Path) -> None
 
 def test_that_of_the_service_manager_is_its_own(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(temporary / "run"))
-    with runtime_directory() as path:
-        assert path == temporary / "run"
+    with runtime_directory() as found:
+        assert found == (temporary / "run", -1)
     assert os.listdir(temporary) == []
+
+
+def test_dead_sockets_of_model_servers_are_removed_from_a_folder_that_is_kept(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = temporary / "run"
+    folder.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(folder))
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(folder / "pool-0-0123abcd.sock"))
+    listening.listen()
+    for name in ("pool-1-0123abcd.sock", "admin.sock"):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(folder / name))
+    with runtime_directory():
+        assert sorted(os.listdir(folder)) == ["admin.sock", "pool-0-0123abcd.sock"]
+    listening.close()
+
+
+def test_the_folder_that_the_program_before_has_left_goes_on(temporary: Path) -> None:
+    with runtime_directory() as (path, lock):
+        copy = os.dup(lock)
+        with runtime_directory((str(path), copy)) as again:
+            assert again == (path, copy)
+        assert not path.exists()

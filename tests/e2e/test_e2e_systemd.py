@@ -1,4 +1,5 @@
-"""Under a systemd that is booted for the test, with the unit as it is shipped: what a restart and a kill lose."""
+"""Under a systemd that is booted for the test, with the unit as it is shipped: what a restart, an upgrade and a kill
+lose."""
 
 from __future__ import annotations
 
@@ -92,7 +93,7 @@ async def test_a_restart_and_a_killed_master_lose_no_socket_and_no_cached_answer
     assert sum("listen,unix" in name for name in names) == 2, "the admin server's, too"
     assert {"tidegate,segment", "tidegate,segment-facts"} < names.keys()
 
-    async def goes_on(what: Callable[[], Awaitable[Any]]) -> None:
+    async def goes_on(what: Callable[[], Awaitable[Any]], failures: int = 2) -> None:
         await cached(systemd, port, server)
         said = systemd.log.count("answers from before are in the cache")
         clients = Clients([port, port])
@@ -103,13 +104,20 @@ async def test_a_restart_and_a_killed_master_lose_no_socket_and_no_cached_answer
         await clients.stop()
         # What a killed worker was answering breaks off; nobody is refused, or waits in vain.
         assert not [error for error in clients.failed if "Refused" in error or "Timeout" in error]
-        assert len(clients.failed) <= 2
+        assert len(clients.failed) <= failures
         assert clients.answered > 10
         for model in ("m", "n"):
             assert (await ask_once(port, infer(model, 1))).cache == "tidegate; hit"
         assert await call(systemd.stored) == names
 
     await goes_on(lambda: call(systemd.systemctl, "restart", "tidegate.service"))
+    pid = await call(systemd.show, "MainPID")
+    await goes_on(lambda: call(systemd.tidegate, "upgrade"), failures=0)
+    program = (await call(systemd.status))["program"]
+    assert (program["upgrades"], program["last_upgrade"]["ok"]) == (1, True)
+    assert await call(systemd.show, "MainPID") == pid
+    await call(eventually, lambda: systemd.show("SubState") == "running", "the end of the reload")
+    await call(systemd.systemctl, "reload", "tidegate.service")
     await goes_on(lambda: call(systemd.kill_master))
     assert await call(systemd.show, "NRestarts") == "1"
 

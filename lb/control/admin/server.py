@@ -141,6 +141,7 @@ class AdminServer:
                 web.get("/api/v1/transitions", self._transitions),
                 web.get("/api/v1/scaling", self._scaling),
                 web.post("/api/v1/reload", self._reload),
+                web.post("/api/v1/upgrade", self._upgrade),
                 web.post("/api/v1/reopen-logs", self._reopen_logs),
                 web.post("/api/v1/explain", self._explain),
                 web.get("/api/v1/endpoint", self._left),
@@ -165,8 +166,7 @@ class AdminServer:
         await self._runner.setup()
         assert self._runner.server is not None
         self._connections = AdminConnections(self._runner.server, self._limits, _most_connections)
-        self._listening = self._master.sockets.listen(section.bind)
-        self._master.sockets.store(self._listening)
+        self._listening = self._master.sockets.listen_beside(section.bind)
         self._server = await asyncio.get_running_loop().create_server(
             self._connections, sock=self._listening.socket, backlog=sockets.BACKLOG
         )
@@ -305,6 +305,11 @@ class AdminServer:
     async def _reload(self, request: web.Request) -> web.Response:
         result = await self._master.reload()
         return _json(result.to_dict(), 200 if result.ok else 409)
+
+    async def _upgrade(self, request: web.Request) -> web.Response:
+        """As SIGUSR2. 202: the installed program takes over in a moment; what became of it is in the status."""
+        outcome = await self._master.upgrade()
+        return _json(outcome.to_dict(), 202 if outcome.ok else 409)
 
     async def _reopen_logs(self, request: web.Request) -> web.Response:
         """As SIGUSR1: after the rotation of the access log's file."""

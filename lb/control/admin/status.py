@@ -1,6 +1,7 @@
 """The status document: what `/api/v1/status` answers and `tidegate status` shows. Only plain types.
 
-    {version, state, zone, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
+    {version, program: {path, pid, upgrades, old_workers: [pid], last_upgrade: {ok, at, before, after, error} | None},
+     state, zone, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
      changes: [{setting, value, file, at, by}, of endpoints with pool and endpoint],
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
@@ -81,6 +82,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
     named = {pool.name for pool in plan.pools} if plan else set()
     return {
         "version": lb.__version__,
+        "program": master.program(),
         "state": master.state,
         "zone": master.config.zone if plan else None,
         "started_at": master.started,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -40,6 +40,7 @@ class KeptSegment:
         self._segment = segment
         self._cache = ResultCache(segment, 1)  # only what has laid it out says how large an object may be
         self._now = now
+        self._closed = False
 
     @property
     def frames(self) -> Iterator[Place]:
@@ -53,7 +54,15 @@ class KeptSegment:
     def at(self, wall: int) -> int:
         return wall  # its times are read as they are now
 
+    def purged(self, names: Sequence[str]) -> None:
+        """What carries one of these tags is purged here, too: for workers of the program before, while there are any,
+        and for what is not restored yet."""
+        if not self._closed:
+            for name in names:
+                self._cache.purge(name.encode())
+
     def close(self) -> None:
+        self._closed = True
         self._segment.close()
 
 
@@ -109,9 +118,13 @@ class Keeping:
 
     def store(self, store: DescriptorStore) -> None:
         """Has the service manager keep both, in place of those of the daemon before."""
-        for name, fd in ((SEGMENT, self._segment.fd), (FACTS, self._fd)):
+        for name, fd in self.named():
             store.forget(name)
             store.store(name, fd)
+
+    def named(self) -> tuple[tuple[str, int], ...]:
+        """The descriptors of both by their names in the store."""
+        return (SEGMENT, self._segment.fd), (FACTS, self._fd)
 
     def note(self, config: Config, slots: int, models: Mapping[str, Models]) -> None:
         """What is true now: where answers come from, and what the endpoints say of their models. `slots` are those of

@@ -74,6 +74,11 @@ class Launcher:
         """A server on this machine (a Launch). Raises StartError."""
         return ServerProcess(self, wanted, on_start, on_line, on_exit)
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, None while there is none."""
+        return self._process.pid if self._process is not None else None
+
     def close(self) -> None:
         """Ends the process; to be called when no server is left."""
         if self._process is not None and self._socket is not None:
@@ -130,30 +135,59 @@ class ServerProcess:
         on_exit: Callable[[int | None, str], None],
     ) -> None:
         """Raises StartError when no process can be made."""
-        self._loop = asyncio.get_running_loop()
-        self._name = wanted.command[0]
-        self._on_start = on_start
-        self._on_exit: Callable[[int | None, str], None] | None = on_exit
-        self.pid: int | None = None
         with contextlib.ExitStack() as undo:
             try:
                 reading, writing = os.pipe()
                 undo.callback(os.close, reading)
                 try:
-                    self._socket, theirs = socket.socketpair(
-                        socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-                    )
-                    undo.callback(self._socket.close)
+                    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+                    undo.callback(ours.close)
                     with theirs:
                         launcher.launch(wanted, theirs.fileno(), writing)
                 finally:
                     os.close(writing)
             except OSError as error:
-                raise StartError(f"cannot start {self._name}: {error.strerror or error}") from error
+                raise StartError(f"cannot start {wanted.command[0]}: {error.strerror or error}") from error
             undo.pop_all()
+        self.pid: int | None = None
+        self._follow(wanted.command[0], ours, reading, on_start, on_line, on_exit)
+
+    @classmethod
+    def adopted(
+        cls,
+        pid: int,
+        watcher: socket.socket,
+        output: int,
+        on_line: Callable[[str], None],
+        on_exit: Callable[[int | None, str], None],
+    ) -> ServerProcess:
+        """A server that runs since before this program. Owns the socket of its watcher and the pipe of its output."""
+        self = cls.__new__(cls)
+        self.pid = pid
+        self._follow(f"process {pid}", watcher, output, lambda pid: None, on_line, on_exit)
+        return self
+
+    def _follow(
+        self,
+        name: str,
+        watcher: socket.socket,
+        output: int,
+        on_start: Callable[[int], None],
+        on_line: Callable[[str], None],
+        on_exit: Callable[[int | None, str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._name = name
+        self._on_start = on_start
+        self._on_exit: Callable[[int | None, str], None] | None = on_exit
+        self._socket = watcher
         self._socket.setblocking(False)
-        self._output = LineReader(self._loop, reading, on_line)
+        self._output = LineReader(self._loop, output, on_line)
         self._loop.add_reader(self._socket, self._told)
+
+    def hand_over(self) -> tuple[int, int]:
+        """The descriptors of the watcher's socket and of the output, for another program in this process."""
+        return self._socket.fileno(), self._output.fd
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process. SIGKILL ends what it has started as well."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -20,6 +20,8 @@ from lb.config.schema.file import Config, PoolConfig, ServeConfig
 from lb.config.schema.pools.engine import EngineConfig
 from lb.control.background import Background
 from lb.control.servers.model_server import same_process
+from lb.control.upgrade.handover import ServerHandover
+from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")
 
@@ -49,6 +51,9 @@ class Server(Protocol):
     async def reconfigure(self, pool: PoolConfig) -> None:
         """Follows other numbers and another `scaling` section. Where `serve` says something else of a process, the
         processes are replaced one at a time."""
+
+    def hand_over(self) -> list[ServerHandover]:
+        """Those that go on under another program in this process. Raises StartError."""
 
     def wake(self) -> None:
         """Requests wait for one of them: where there are none on demand, one is started."""
@@ -104,7 +109,14 @@ class ManagedPools:
     `endpoints` gives for a pool may be different.
     """
 
-    def __init__(self, factory: ServerFactory, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        factory: ServerFactory,
+        changed: Callable[[str], None],
+        handed: Mapping[str, Sequence[EndpointSpec]] | None = None,
+    ) -> None:
+        """`handed` are the servers of the program before, by pool, with which `factory` goes on."""
+        self._handed = handed or {}
         self._factory = factory
         self._changed = changed
         self._pools: dict[str, _Pool] = {}
@@ -115,7 +127,9 @@ class ManagedPools:
     def endpoints(self, config: Config, running: Plan | None) -> dict[str, Sequence[EndpointSpec]]:
         """The endpoints of every managed pool of `config`, which may not be applied yet."""
         return {
-            name: self._pools[name].endpoints() if name in self._pools else _endpoints(running, name)
+            name: self._pools[name].endpoints()
+            if name in self._pools
+            else _endpoints(running, name) or self._handed.get(name, ())
             for name in _managed(config)
         }
 
@@ -123,6 +137,7 @@ class ManagedPools:
         """Starts, changes and stops servers, now that all workers have `plan` of `config` instead of `before`."""
         for name, serve in _managed(config).items():
             self._apply(name, config.pools[name], serve, before)
+        self._handed = {}
         for name in self._pools.keys() - _managed(config).keys():
             self._retire(self._pools.pop(name))
         for name, pool in self._pools.items():
@@ -180,6 +195,17 @@ class ManagedPools:
             "restarts": pool.restarts_before + sum(status["restarts"] for status in (serving, *coming, *going)),
         }
 
+    def hand_over(self) -> tuple[list[ServerHandover], dict[str, int]]:
+        """The servers that go on under another program in this process, and how many each pool wants. Raises
+        StartError where some can neither go on nor end now."""
+        found, wanted = [], {}
+        for name, pool in self._pools.items():
+            if pool.successor is not None or pool.leaving or any(owner == name for owner, _ in self._stopping):
+                raise StartError(f"pool {name}: its model servers are being replaced")
+            found += pool.server.hand_over()
+            wanted[name] = pool.server.wanted
+        return found, wanted
+
     async def stop(self) -> None:
         """Drains and stops every model server."""
         for name in list(self._pools):
@@ -207,6 +233,7 @@ class ManagedPools:
         if known is None:
             fallback = tuple(_endpoints(before, name))
             self._pools[name] = _Pool(name, serve, self._start(name, pool), fallback)
+            self._pools[name].served = bool(self._pools[name].server.endpoints())  # of the program before
             if serve.on_demand:
                 self._serve_on_demand(self._pools[name])
             return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import asdict
 
 from lb.clock import Clock
@@ -26,6 +26,8 @@ from lb.control.servers.signals import Source
 from lb.control.servers.supervisor import Supervisor
 from lb.control.servers.traffic import Counts
 from lb.control.servers.vertical import VerticalScaler
+from lb.control.upgrade.handover import ServerHandover
+from lb.errors import StartError
 from lb.upstream.start import Start
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class ServerContext(Struct, frozen=True, kw_only=True):
     machine: Machine
     state_dir: Path | None = None  # where what scaling learns is kept; None: nowhere
     jobs: Callable[[str], float | None] = lambda pool: None  # for a pool that are not over; None: not known
+    handed: dict[str, list[ServerHandover]] = field(default_factory=dict)  # of the program before, until taken
+    handed_wanted: Mapping[str, int] = {}  # replicas by pool, as that wanted them
 
 
 class ModelServers:
@@ -83,6 +87,11 @@ class ModelServers:
         self._stopped = False
         if _serve(pool).on_demand:
             self._demand = self._on_demand()
+        handed = context.handed.pop(name, []) if self._ray is None else []
+        if handed:
+            if self._demand is not None:
+                self._demand.wake()
+            self._supervisor.adopt(handed, context.handed_wanted.get(name, len(handed)))
 
     @property
     def wanted(self) -> int:
@@ -117,6 +126,12 @@ class ModelServers:
         await self._supervisor.stop()
         if self._ray is not None:
             await self._ray.close()
+
+    def hand_over(self) -> list[ServerHandover]:
+        """Raises StartError."""
+        if self._ray is not None:
+            raise StartError(f"pool {self._name}: Ray runs its model servers, which cannot be handed over")
+        return self._supervisor.hand_over()
 
     def wake(self) -> None:
         if self._demand is None:

@@ -35,6 +35,10 @@ class Ports:
         self._taken.add(found)
         return found
 
+    def keep(self, port: int) -> None:
+        """One that a server has had from before."""
+        self._taken.add(port)
+
     def give_back(self, port: int) -> None:
         self._taken.discard(port)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
@@ -17,10 +18,12 @@ from msgspec import Struct
 from lb.clock import Clock
 from lb.config.schema.file import HealthConfig, ServeConfig
 from lb.config.units import SECOND, format_duration
-from lb.control.servers.launcher import Launch, Launcher, Process
+from lb.control.servers.launcher import Launch, Launcher, Process, ServerProcess
 from lb.control.servers.model_server import HOST, LISTENING, READY, Command, Start, give_back, prepare
 from lb.control.servers.placement import NOWHERE, Claim, Placement
 from lb.control.servers.ports import Ports
+from lb.control.servers.watcher import Specification
+from lb.control.upgrade.handover import ServerHandover
 from lb.control.workers.backoff import Restarts, RestartSettings
 from lb.control.workers.fork_server import describe_exit
 from lb.errors import StartError
@@ -227,6 +230,36 @@ class ManagedReplica:
     def start(self) -> None:
         """Begin; call it once, in the running loop."""
         self._begin()
+
+    def adopt(self, handed: ServerHandover) -> None:
+        """Goes on with a server that is ready since before this program; instead of `start`."""
+        self.state, self.address = State.READY, handed.address
+        self._started_at, self._ready_at, self._restarts.count = handed.started_at, handed.ready_at, handed.restarts
+        self._start = Start(Specification([], {}, [], []), handed.address, dict(handed.ports))
+        for port in handed.ports.values():
+            self._around.machine.ports.keep(port)
+        self._process = ServerProcess.adopted(
+            handed.pid, socket.socket(fileno=handed.socket), handed.output, self._heard, self._exited
+        )
+        log.info("%s: goes on, pid %d on %s", self.name, handed.pid, handed.address)
+        self._phase = self._enter()
+
+    def hand_over(self) -> ServerHandover | None:
+        """For another program in this process; None of a server that is not ready, and ends with this program. Raises
+        StartError where the server can neither go on nor end now."""
+        if self.state is State.DRAINING:
+            raise StartError(f"{self.name} is draining")
+        if self.state is not State.READY or self._process is None:
+            return None
+        if self._claim is not None or not isinstance(self._process, ServerProcess):
+            raise StartError(f"{self.name} has GPUs or CPUs of its own, or runs elsewhere, and cannot be handed over")
+        if self.address is None or self.pid is None or self._start is None:
+            raise StartError(f"{self.name} has no process")
+        watcher, output = self._process.hand_over()
+        return ServerHandover(
+            self._around.pool, self.index, self.address, self.pid, watcher, output, self._started_at or 0,
+            self._ready_at or 0, self._restarts.count, self.serve.model_dump_json(), dict(self._start.ports),
+        )  # fmt: skip
 
     def retire(self) -> None:
         """Drain and stop; `gone` is the last state. Calling it again changes nothing."""

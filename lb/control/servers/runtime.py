@@ -24,17 +24,18 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
-def runtime_directory() -> Iterator[Path]:
-    """The service manager's RUNTIME_DIRECTORY, or a new private one that is removed in the end."""
+def runtime_directory(handed: tuple[str, int] = ("", -1)) -> Iterator[tuple[Path, int]]:
+    """The service manager's RUNTIME_DIRECTORY, or a private one that is removed in the end, with the descriptor that
+    locks it (-1: none): a new one, or what the program before has `handed` over."""
     given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if given:
         _remove_dead_sockets(given)
-        yield Path(given)
+        yield Path(given), -1
         return
     remove_left_behind()
-    path, fd = _make()
+    path, fd = (Path(handed[0]), handed[1]) if handed[0] else _make()
     try:
-        yield path
+        yield path, fd
     finally:
         shutil.rmtree(path, ignore_errors=True)
         os.close(fd)

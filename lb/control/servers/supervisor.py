@@ -19,6 +19,7 @@ from lb.control.servers.coming import Coming, coming
 from lb.control.servers.launcher import Launch
 from lb.control.servers.model_server import Command, new_socket, same_process, serve_command
 from lb.control.servers.replica import Machine, ManagedReplica, Probe, Replica, State, Surroundings
+from lb.control.upgrade.handover import ServerHandover
 from lb.errors import StartError
 from lb.scaling.cpu import CpuMeter, families, resident
 
@@ -148,6 +149,27 @@ class Supervisor:
         self._cpu = CpuMeter(families=serve.command is not None)  # Triton's stubs, MLServer's workers
         self.start_time: int | None = None  # ns that the last start took until it was ready
         self._starts: deque[int] = deque(maxlen=STARTS)  # ns from start to ready
+
+    def adopt(self, handed: Sequence[ServerHandover], number: int) -> None:
+        """Goes on with servers of the program before, before `start`; `number` are wanted. Those that were started by
+        other settings are replaced."""
+        self._number = number
+        for each in handed:
+            serve = ServeConfig.model_validate_json(each.serve)
+            settings = self._serve if same_process(serve, self._serve) else serve
+            replica = self._replicas[each.index] = ManagedReplica(each.index, settings, self._around)
+            replica.adopt(each)
+        wanted = [(replica.index, replica.state) for replica in self._replicas.values()]
+        self._serving = choose_serving(wanted, self._serving, number)
+        self._told = self.endpoints()
+
+    def hand_over(self) -> list[ServerHandover]:
+        """The servers that go on under another program in this process. Raises StartError."""
+        found = (replica.hand_over() for replica in self._replicas.values() if replica.wanted)
+        leaving = [replica.name for replica in self._replicas.values() if not replica.wanted]
+        if leaving:
+            raise StartError(f"{', '.join(leaving)}: it is about to stop")
+        return [each for each in found if each is not None]
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.pool} wanted={self._number} {list(self._replicas.values())}>"

@@ -88,6 +88,11 @@ class ForkServer:
         if self._useful:
             self._loop.call_later(self._timeout, self._overdue, number)
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, None while there is none."""
+        return self._launched.process.pid if self._launched is not None else None
+
     def will_tell(self, pid: int) -> bool:
         """Whether the end of process `pid` is going to be reported."""
         return pid in self._running

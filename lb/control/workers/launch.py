@@ -28,6 +28,7 @@ OF_THE_MASTER = frozenset(
         "LISTEN_PID",
         "LISTEN_FDNAMES",
         "LISTEN_PIDFDID",
+        "TIDEGATE_HANDOVER",  # lb.control.upgrade.handover
     )
 )
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "lb.control.workers")
@@ -71,7 +72,7 @@ def worker_environment() -> dict[str, str]:
 def child_environment() -> dict[str, str]:
     """The environment of the master without the service manager's variables, and with Tidegate's own folder in the
     path: -P keeps the working directory out of a child's imports."""
-    root = str(Path(lb.__file__).resolve().parent.parent)
+    root = str(Path(lb.__path__[0]).parent)
     environment = {name: value for name, value in os.environ.items() if name not in OF_THE_MASTER}
     if root not in site.getsitepackages():
         known = environment.get("PYTHONPATH", "")

@@ -21,6 +21,10 @@ class LineReader:
         os.set_blocking(fd, False)
         loop.add_reader(fd, self._read)
 
+    @property
+    def fd(self) -> int:
+        return self._fd
+
     def finish(self) -> None:
         """Take what is in the pipe and close it, also if some other process still holds its writing end."""
         # A pipe holds 64 KiB unless enlarged; whoever writes on behind the child's back is not listened to for ever.

@@ -50,6 +50,11 @@ class WorkerProcess:
                 self.socket.close()
                 raise
 
+    @property
+    def pidfd(self) -> int:
+        """-1 until the fork server has made the process."""
+        return self._pidfd
+
     def kill(self) -> None:
         """SIGKILL; the exit is reported as any other. A fork server that has not made the process yet is killed."""
         if self._pidfd < 0:

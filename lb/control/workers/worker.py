@@ -80,6 +80,7 @@ class DataPath(Protocol):
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]: ...
     def stop_accepting(self) -> None: ...
     def drain(self) -> None: ...
+    def leave(self) -> None: ...
     def busy(self) -> int: ...
     def explain(self, asked: Described) -> dict[str, Any]: ...
     def model_counts(self, pool: str) -> list[tuple[str, list[int]]]: ...
@@ -113,6 +114,7 @@ class Worker:
         self._adopting: int | None = None  # generation of the plan whose adoption the master waits for
         self._waiting: deque[tuple[Message, list[int]]] = deque()  # frames that came during an adoption
         self._drain_deadline: int | None = None
+        self._left_behind_ns: int | None = None  # for the drain once the master is another program
         self._clock = MonotonicClock()
         self.finished: asyncio.Future[None] = loop.create_future()
         self._questions = itertools.count()
@@ -129,6 +131,7 @@ class Worker:
             "explain": self._on_explain,
             "count": self._on_count,
             "stop": self._on_stop,
+            "handover": self._on_handover,
             "told": self._on_told,
             "start": self._on_start,
         }
@@ -137,19 +140,24 @@ class Worker:
         self._channel.send({"type": "hello", "pid": os.getpid()})
         self._beat()
 
-    def drain(self, timeout_ns: int) -> None:
+    def drain(self, timeout_ns: int, leave: bool = False) -> None:
         """Gives up the listening sockets, lets what runs finish, at most `timeout_ns`. A second call can only
-        shorten it."""
+        shorten it. `leave`: idle connections are not closed until then."""
         deadline = self._clock.now() + timeout_ns
         if self._drain_deadline is not None:
             self._drain_deadline = min(self._drain_deadline, deadline)
+            if not leave:
+                self._data_path.drain()
             return
         self._drain_deadline = deadline
         if self._adoption is not None:
             self._abandon("the worker is draining")
         self._data_path.stop_accepting()
         self._close_sockets(keep=())
-        self._data_path.drain()
+        if leave:
+            self._data_path.leave()
+        else:
+            self._data_path.drain()
         self._drained()
 
     def _drained(self) -> None:
@@ -170,10 +178,14 @@ class Worker:
         self.drain(plan.drain_timeout_ns if plan else _UNKNOWN_DRAIN_NS)
 
     def _master_gone(self, reason: str) -> None:
-        log.warning("the channel to the master ended (%s): draining", reason)
+        if self._left_behind_ns is None:
+            log.warning("the channel to the master ended (%s): draining", reason)
         while self._asked:
             self._asked.popitem()[1](_UNAVAILABLE, "the master is gone", b"")
-        self.terminated()
+        if self._left_behind_ns is None:
+            self.terminated()
+        else:
+            self.drain(self._left_behind_ns, leave=True)
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
         kind = message.get("type")
@@ -311,6 +323,11 @@ class Worker:
 
     def _on_stop(self, message: Message, fds: list[int]) -> None:
         self.drain(message["drain_timeout_ns"])
+
+    def _on_handover(self, message: Message, fds: list[int]) -> None:
+        """The master is about to be another program, with workers of its own; this one goes on until the end of the
+        channel, and then for so long. None: it stays."""
+        self._left_behind_ns = message["drain_timeout_ns"]
 
     def _beat(self) -> None:
         plan = self._current.plan

@@ -1,0 +1,199 @@
+"""What one program leaves to the next one in the same process (execve(2)): descriptors that stay open, and what they
+are.
+
+A memfd has it as msgpack; an environment variable has the memfd's number. Fields that a program does not know are
+passed over, those that it misses have their defaults, so that programs of different versions understand each other. A
+program that cannot begin goes back to the one before by the same way, with copies of all descriptors.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, MutableMapping, Sequence
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+import lb
+from lb.control.systemd import Passed, Stored
+from lb.errors import StartError
+
+VARIABLE = "TIDEGATE_HANDOVER"
+FORMAT = 1  # another one for what a program before would misunderstand
+_FIRST_FREE = 3
+# As it was at the start: a link on the way may lead elsewhere by the time of an upgrade. Not through the interpreter's
+# own link, which points out of a virtual environment.
+_INTERPRETER = os.path.join(os.path.realpath(sys.prefix), os.path.relpath(sys.executable, sys.prefix))
+
+
+class Program(Struct, frozen=True):
+    """A program that runs, or ran. By `command` and `arguments` the one is started that is installed now in its place.
+    `exact` starts this one, with its package in `path`, whatever symbolic links lead to by then."""
+
+    command: tuple[str, ...]
+    arguments: tuple[str, ...]
+    exact: tuple[str, ...]
+    version: str
+    path: str
+
+
+class OldWorker(Struct, frozen=True):
+    """A worker of the program before, which goes on until it is let go: its end of the channel closes then."""
+
+    pid: int
+    pidfd: int
+    channel: int
+
+
+class ServerHandover(Struct, frozen=True):
+    """A model server that goes on: its watcher's socket, the pipe of its output, and what its replica knows of it.
+    Times are monotonic ns; `serve` is the section of the configuration as JSON."""
+
+    pool: str
+    index: int
+    address: str
+    pid: int
+    socket: int
+    output: int
+    started_at: int
+    ready_at: int
+    restarts: int
+    serve: str
+    ports: dict[str, int] = {}
+
+
+class Operated(Struct, frozen=True):
+    """What an operator has said of an endpoint: enum tg_admin, and a weight, None for that of the configuration."""
+
+    pool: str
+    address: str
+    admin: int
+    weight: int | None = None
+
+
+class Handover(Struct, frozen=True):
+    """Descriptors are numbers in the process. `failed` says why the next program went back to this one."""
+
+    before: Program
+    number: int  # of upgrades of this process
+    format: int = FORMAT
+    inherited: tuple[int, ...] = ()  # listening sockets of the service manager
+    stored: tuple[tuple[str, int], ...] = ()  # by name, as in the descriptor store
+    workers: tuple[OldWorker, ...] = ()
+    servers: tuple[ServerHandover, ...] = ()
+    wanted: dict[str, int] = {}  # replicas by pool
+    operated: tuple[Operated, ...] = ()
+    children: tuple[int, ...] = ()  # processes that are ours to wait for, besides
+    runtime: str = ""  # the private folder for sockets
+    runtime_lock: int = -1
+    failed: str = ""
+
+    def descriptors(self) -> list[int]:
+        found = [*self.inherited, *(fd for _, fd in self.stored)]
+        for worker in self.workers:
+            found += [worker.pidfd, worker.channel]
+        for server in self.servers:
+            found += [server.socket, server.output]
+        return found if self.runtime_lock < 0 else [*found, self.runtime_lock]
+
+    def copied(self) -> Handover:
+        """The same with duplicates of all descriptors. Raises OSError, with none left open."""
+        copies: dict[int, int] = {}
+        try:
+            for fd in self.descriptors():
+                copies[fd] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+        except OSError:
+            for fd in copies.values():
+                os.close(fd)
+            raise
+        return replace(
+            self,
+            inherited=tuple(copies[fd] for fd in self.inherited),
+            stored=tuple((name, copies[fd]) for name, fd in self.stored),
+            workers=tuple(replace(w, pidfd=copies[w.pidfd], channel=copies[w.channel]) for w in self.workers),
+            servers=tuple(replace(s, socket=copies[s.socket], output=copies[s.output]) for s in self.servers),
+            runtime_lock=copies.get(self.runtime_lock, -1),
+        )
+
+    def close(self) -> None:
+        for fd in self.descriptors():
+            os.close(fd)
+
+    def passed(self) -> Passed:
+        """The listening sockets, and what is stored, as the service manager passes them at a start."""
+        return Passed([socket.socket(fileno=fd) for fd in self.inherited], [Stored(*each) for each in self.stored])
+
+
+def this_program() -> Program:
+    """The program that runs."""
+    end = sys.orig_argv.index("run") if "run" in sys.orig_argv else len(sys.orig_argv)
+    loader, arguments = sys.orig_argv[1:end], sys.orig_argv[end:]
+    # A script names its interpreter, which with another version is another one.
+    script = len(loader) == 1 and os.access(loader[0], os.X_OK)
+    command = tuple(loader) if script else (sys.executable, *loader)
+    return Program(command, tuple(arguments), (_INTERPRETER, *loader), lb.__version__, lb.__path__[0])
+
+
+def still_there(program: Program) -> bool:
+    """Whether nothing else has been installed over it."""
+    try:
+        with open(os.path.join(program.path, "__init__.py")) as file:
+            return f'__version__ = "{program.version}"' in file.read()
+    except OSError:
+        return False
+
+
+def become(program: Program, handover: Handover, environment: Mapping[str, str], exactly: bool = False) -> None:
+    """Runs the program that is installed in the place of `program` in this process, or `exactly` that one. Returns
+    never; raises OSError, with everything as it was, when it cannot be run."""
+    command, environment = [*program.command, *program.arguments], dict(environment)
+    if exactly:
+        command = [*program.exact, *program.arguments]
+        found = filter(None, (os.path.dirname(program.path), environment.get("PYTHONPATH")))
+        environment["PYTHONPATH"] = os.pathsep.join(found)
+    data = msgspec.msgpack.encode(handover)
+    memory = os.memfd_create("tidegate-handover", 0)  # not closed by exec
+    descriptors = handover.descriptors()
+    try:
+        os.write(memory, data)
+        for fd in descriptors:
+            os.set_inheritable(fd, True)
+        os.execve(command[0], command, {**environment, VARIABLE: str(memory)})  # noqa: S606
+    except OSError:
+        for fd in descriptors:
+            os.set_inheritable(fd, False)
+        os.close(memory)
+        raise
+
+
+def take(environ: MutableMapping[str, str]) -> Handover | None:
+    """What the program before has left, None at a first start. Raises StartError for what cannot be understood."""
+    number = environ.pop(VARIABLE, "")
+    if not number.isdigit():
+        return None
+    memory = int(number)
+    try:
+        handover = msgspec.msgpack.decode(os.pread(memory, os.fstat(memory).st_size, 0), type=Handover)
+        for fd in handover.descriptors():
+            os.set_inheritable(fd, False)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StartError(f"what the program before has left cannot be understood: {error}") from error
+    finally:
+        os.close(memory)
+    if handover.format != FORMAT:
+        raise StartError(f"the program before hands over by format {handover.format}, this one by {FORMAT}")
+    return handover
+
+
+def end(pidfds: Sequence[int]) -> None:
+    """SIGTERM to processes of the program before."""
+    for pidfd in pidfds:
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        except ProcessLookupError:
+            continue

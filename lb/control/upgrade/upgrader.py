@@ -1,0 +1,173 @@
+"""The upgrade of a running master: from the trial of the installed program to the moment when that takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from lb.control.upgrade.handover import Handover, OldWorker, Program, become, end, still_there, this_program
+from lb.control.workers.launch import OF_THE_MASTER
+from lb.errors import StartError
+
+log = logging.getLogger("tidegate.upgrade")
+
+TRIAL = 60.0  # seconds for the installed program to show that it would start
+START = 20.0  # seconds for it to serve
+ANSWER = 0.2  # seconds for whoever asked for it to hear that it goes on
+DRAIN_NS = 12 * 3600 * 1_000_000_000  # for the connections of workers of the program before
+TOLD = re.compile(r"^version (\S+) starts", re.MULTILINE)  # what a trial says
+_SHOWN = 10  # lines of why it would not
+_ENDING = 5.0  # seconds for their end, beyond the drain
+
+
+class Outcome(Struct, frozen=True):
+    """What became of the last upgrade that was asked for in this process. `at` is Unix time, seconds."""
+
+    ok: bool
+    at: float
+    before: str  # versions
+    after: str
+    error: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def try_installed(config: Path, program: Program) -> str:
+    """The version of the program that is installed now, which has shown that it would start. Raises StartError."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *program.command, "check", "--trial", "--config", str(config),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name not in OF_THE_MASTER},
+        )  # fmt: skip
+    except OSError as error:
+        raise StartError(f"{program.command[0]} cannot be run: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(TRIAL):
+            said, problems = await process.communicate()
+    except TimeoutError:
+        raise StartError(f"the installed program did not start within {TRIAL:.0f} s in its trial") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        lines = problems.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise StartError("the installed program would not start: " + "; ".join(lines[-_SHOWN:]))
+    version = TOLD.search(said.decode())
+    if version is None:
+        raise StartError(f"the installed program does not know of trials: {' '.join(program.command)}")
+    return version[1]
+
+
+class Succession:
+    """What a program has from the one before it in the process, until that is of no use any more.
+
+    Until `succeeded`, the way back is open: `go_back`. From then on the workers of the program before drain; `workers`
+    says who is left.
+    """
+
+    def __init__(self, handover: Handover) -> None:
+        """Raises OSError when descriptors cannot be kept for the way back."""
+        self.handover = handover
+        self._back: Handover | None = handover.copied()
+        self._loop = asyncio.get_running_loop()
+        self._left: dict[int, OldWorker] = {worker.pidfd: worker for worker in handover.workers}
+        self._gone = asyncio.Event()
+        self._when_gone: list[Callable[[], None]] = []
+        for worker in handover.workers:
+            self._loop.add_reader(worker.pidfd, self._ended, worker)
+        self._children = {os.pidfd_open(pid): pid for pid in handover.children if _is_child(pid)}
+        for pidfd, pid in self._children.items():
+            self._loop.add_reader(pidfd, self._reap, pidfd, pid)
+        self._settle()
+
+    @property
+    def workers(self) -> list[int]:
+        """Processes of the program before that still serve."""
+        return [worker.pid for worker in self._left.values()]
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """`call` is called once no worker of the program before is left."""
+        self._when_gone.append(call)
+        self._settle()
+
+    def succeeded(self) -> None:
+        """This program serves: the workers of the one before take no more connections, and drain."""
+        if self._back is not None:
+            self._back.close()
+            self._back = None
+        for worker in self._left.values():
+            os.close(worker.channel)
+
+    def go_back(self, reason: str, environment: dict[str, str]) -> None:
+        """Runs the program before again. Returns where there is no way back, and says why."""
+        back, self._back = self._back, None
+        if back is None:
+            return
+        if back.failed:
+            log.error("the program before does not start either: %s", reason)
+            return
+        if not still_there(back.before):
+            log.error("the upgrade failed, and version %s is not in %s any more", back.before.version, back.before.path)
+            return
+        log.error("the upgrade failed, version %s goes on: %s", back.before.version, reason)
+        try:
+            become(back.before, replace(back, before=this_program(), failed=reason), environment, exactly=True)
+        except OSError as error:
+            log.error("%s cannot be run any more: %s", back.before.exact[0], error.strerror)
+
+    async def end(self, seconds: float, hurry: asyncio.Event) -> None:
+        """The daemon stops: so do the workers of the program before, within their own time for a drain."""
+        end(list(self._left))
+        waits = [asyncio.ensure_future(self._gone.wait()), asyncio.ensure_future(hurry.wait())]
+        await asyncio.wait(waits, timeout=seconds + _ENDING, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    def handed(self) -> tuple[OldWorker, ...]:
+        """Workers of programs before, for the next one: they drain already, and are only to be waited for."""
+        return tuple(replace(worker, channel=os.open(os.devnull, os.O_RDONLY)) for worker in self._left.values())
+
+    def _ended(self, worker: OldWorker) -> None:
+        self._loop.remove_reader(worker.pidfd)
+        del self._left[worker.pidfd]
+        os.close(worker.pidfd)
+        if self._back is not None:
+            os.close(worker.channel)
+        _wait_for(worker.pid)  # where we are process 1, it is ours
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._left:
+            return
+        self._gone.set()
+        calls, self._when_gone = self._when_gone, []
+        for call in calls:
+            call()
+
+    def _reap(self, pidfd: int, pid: int) -> None:
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        del self._children[pidfd]
+        _wait_for(pid)
+
+
+def _wait_for(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _is_child(pid: int) -> bool:
+    """Whether it is still there, running or to be waited for."""
+    return os.path.exists(f"/proc/{pid}")

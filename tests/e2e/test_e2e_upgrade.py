@@ -1,0 +1,292 @@
+"""`tidegate upgrade` and SIGUSR2: another version takes over in the same process, and nothing is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import websockets
+from daemon import ROOT, Daemon, digits_pool, eventually, http_listener, route
+from traffic import Client, ask_once, digit_request, digit_samples
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+Start = Callable[..., Daemon]
+NEXT = "9.9.9"
+# What a version does that passes its trial, and does not serve.
+FAILING = """
+
+import os as _os
+
+if "TIDEGATE_HANDOVER" in _os.environ:
+    from lb.cli import run as _run
+    from lb.errors import StartError as _StartError
+
+    async def _fail(self, cleanup):
+        raise _StartError("it was made to fail")
+
+    _run.Master._start = _fail
+"""
+
+
+class Installed:
+    """Two versions beside each other, and a link to the one that is installed, as administrators keep them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._link = folder / "installed"
+        self._link.symlink_to(ROOT)
+
+    @property
+    def shell(self) -> str:
+        return f'export PYTHONPATH="{self._link}"'
+
+    def install(self, version: str = NEXT) -> Path:
+        """Another version; the folder of its package."""
+        root = self._folder / version
+        shutil.copytree(ROOT / "lb", root / "lb", copy_function=_link, ignore=shutil.ignore_patterns("*.c", "*.pyx"))
+        shutil.copytree(ROOT / "backend", root / "backend", copy_function=_link)
+        for name in ("__init__.py", "cli/app.py"):
+            file = root / "lb" / name
+            text = file.read_text().replace('__version__ = "0.1.0"', f'__version__ = "{version}"')
+            file.unlink()  # not in the tree, to which it is linked
+            file.write_text(text)
+        fresh = self._folder / "fresh"
+        fresh.symlink_to(root)
+        fresh.rename(self._link)
+        return root / "lb"
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+async def echo_tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(100):
+        writer.write(data)
+    writer.close()
+
+
+async def echo_websocket(connection: ServerConnection) -> None:
+    with contextlib.suppress(websockets.ConnectionClosed):
+        async for message in connection:
+            await connection.send(message)
+
+
+class Echo(grpc.GenericRpcHandler):
+    def service(self, call: Any) -> Any:
+        async def echo(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            async for message in messages:
+                yield message
+
+        return grpc.stream_stream_rpc_method_handler(echo)
+
+
+class Going:
+    """What is under way all the time, and what has failed of it."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        self.done = 0
+        self.going = True
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, what: Callable[[], Any], name: str) -> None:
+        async def again() -> None:
+            while self.going:
+                try:
+                    await asyncio.wait_for(what(), 20)
+                    self.done += 1
+                except Exception as error:
+                    self.failed.append(f"{name}: {error!r}")
+                    return
+                await asyncio.sleep(0.005)
+
+        self._tasks.append(asyncio.create_task(again()))
+
+    async def stop(self) -> None:
+        self.going = False
+        await asyncio.gather(*self._tasks)
+
+
+def upgraded(daemon: Daemon, number: int = 1) -> dict[str, Any]:
+    """The status, once the upgrade is done and no worker of the version before is left."""
+
+    def done() -> dict[str, Any] | None:
+        status = daemon.status()
+        program = status["program"]
+        return status if program["upgrades"] == number and not program["old_workers"] else None
+
+    return eventually(done, "the upgrade", 60)
+
+
+async def test_another_version_takes_over_and_nothing_is_dropped(start: Start, tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    tcp = await asyncio.start_server(echo_tcp, "127.0.0.1", 0)
+    web = await serve(echo_websocket, "127.0.0.1", 0)
+    calls = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    calls.add_generic_rpc_handlers((Echo(),))
+    calls_port = calls.add_insecure_port("127.0.0.1:0")
+    await calls.start()
+    config = {
+        "cache": {"ttl": "1h"},
+        "listeners": {
+            "web": http_listener(route("/v2", "digits"), route("/ws", "web"), {"name": "calls", "pool": "calls"}),
+            "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw"},
+        },
+        "pools": {
+            "digits": digits_pool(min=2),
+            "web": {"protocol": "http", "endpoints": [f"127.0.0.1:{next(iter(web.sockets)).getsockname()[1]}"]},
+            "calls": {"protocol": "grpc", "endpoints": [f"127.0.0.1:{calls_port}"]},
+            "raw": {
+                "protocol": "tcp",
+                "endpoints": [f"127.0.0.1:{tcp.sockets[0].getsockname()[1]}", "127.0.0.1:9"],
+                "health": {"type": "tcp", "interval": "1s"},
+            },
+        },
+    }
+    call = asyncio.to_thread
+    daemon = await call(start, config, shell=installed.shell)
+    port, raw_port = await call(daemon.port), await call(daemon.port, "raw")
+    assert (await call(daemon.command, "drain", "raw", "127.0.0.1:9")).returncode == 0
+    samples = [digit_request(sample["image"]) for sample in digit_samples()]
+    going, kept = Going(), Client(port)
+
+    async def ask_new() -> None:
+        assert (await ask_once(port, samples[going.done % len(samples)])).status == 200
+
+    async def ask_kept() -> None:
+        """On a connection that the daemon may end with an answer alone."""
+        nonlocal kept
+        answer = await kept.ask(samples[going.done % len(samples)])
+        assert answer.status == 200
+        if answer.headers.get("connection") == "close":
+            kept.close()
+            kept = Client(port)
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", raw_port)
+    socket = await connect(f"ws://127.0.0.1:{port}/ws")
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+    stream = channel.stream_stream("/any.Service/Echo")()
+
+    async def ask_tcp() -> None:
+        writer.write(b"0123456789")
+        assert await reader.readexactly(10) == b"0123456789"
+
+    async def ask_websocket() -> None:
+        await socket.send("text")
+        assert await socket.recv() == "text"
+
+    async def ask_stream() -> None:
+        await stream.write(b"message")
+        assert await stream.read() == b"message"
+
+    for what in (ask_new, ask_new, ask_kept, ask_tcp, ask_websocket, ask_stream):
+        going.start(what, what.__name__)
+    before = await call(daemon.status)
+    # The models have been looked at, and what is known of them noted.
+    await asyncio.sleep(7)
+    path = installed.install()
+    done = await call(daemon.command, "upgrade")
+    assert done.stdout == f"upgraded from version 0.1.0 to version {NEXT}, in {path}\n", (done, daemon.log)
+    await asyncio.sleep(1)
+    after = await call(daemon.status)
+    assert len(after["program"]["old_workers"]) in (1, 2), "they have the streams"
+    assert (after["version"], after["program"]["pid"]) == (NEXT, daemon.process.pid)
+    await going.stop()
+    assert not going.failed
+    assert going.done > 500
+    # The model servers are those of before, and so is what an operator has said.
+    assert servers(after) == servers(before)
+    assert [row["admin"] for row in pool(after, "raw")["endpoints"]] == ["enabled", "drain"]
+    await call(eventually, lambda: "answers from before are in the cache" in daemon.log, "the cache")
+    assert (await ask_once(port, samples[0])).cache == "tidegate; hit"
+    stream.cancel()
+    await channel.close()
+    await socket.close()
+    writer.close()
+    kept.close()
+    assert (await call(upgraded, daemon))["program"]["old_workers"] == []
+    assert all(worker["state"] == "running" for worker in (await call(daemon.status))["workers"])
+
+    # And once more, by the signal, within the version.
+    os.kill(daemon.process.pid, signal.SIGUSR2)
+    again = await call(upgraded, daemon, 2)
+    assert servers(again) == servers(before)
+    assert await call(daemon.stop) == 0
+    assert not [line for line in daemon.log.splitlines() if "Traceback" in line]
+    tcp.close()
+    web.close()
+    await calls.stop(None)
+
+
+def pool(status: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in status["pools"] if row["name"] == name)
+
+
+def servers(status: dict[str, Any]) -> list[tuple[int, str, str]]:
+    return [(row["pid"], row["address"], row["state"]) for row in pool(status, "digits")["managed"]["replicas"]]
+
+
+def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start, tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    config = {
+        "listeners": {"web": http_listener(route("/v2", "digits"))},
+        "pools": {"digits": digits_pool(min=1)},
+    }
+    daemon = start(config, shell=installed.shell)
+    port, before = daemon.port(), daemon.status()
+    path = installed.install()
+    app = path / "cli" / "app.py"
+    # In `run`, which the trial does not call.
+    app.write_text(
+        app.read_text().replace("            return run_daemon(", f"{_indented(FAILING)}            return run_daemon(")
+    )
+    done = daemon.command("upgrade")
+    assert done.returncode == 1
+    assert done.stderr == "no upgrade, version 0.1.0 goes on: it was made to fail\n", daemon.log
+    after = daemon.status()
+    assert (after["version"], after["program"]["path"]) == ("0.1.0", str(ROOT / "lb"))
+    assert servers(after) == servers(before)
+    assert asyncio.run(ask_once(port, digit_request(digit_samples()[0]["image"]))).status == 200
+    assert daemon.stop() == 0
+
+
+def _indented(text: str) -> str:
+    return "".join(f"            {line}\n" if line else "\n" for line in text.splitlines())
+
+
+def test_what_would_not_start_is_not_tried(start: Start, tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    daemon = start({"listeners": {"web": http_listener({"respond": {"status": 200}})}}, shell=installed.shell)
+    before = daemon.status()
+    right = daemon.path.read_text()
+    daemon.path.write_text(right + "nonsense: 1\n")
+    done = daemon.command("upgrade", "--admin", f"unix:{daemon.socket}")
+    assert done.returncode == 1
+    assert "nonsense" in done.stderr
+    daemon.path.write_text(right)
+    path = installed.install()
+    (path / "proxy" / "routing" / "checks.py").unlink(missing_ok=True)
+    for module in (path / "proxy").glob("proxy.*.so"):
+        module.unlink()
+    done = daemon.command("upgrade")
+    assert done.returncode == 1
+    assert "the installed program would not start" in done.stderr
+    after = daemon.status()
+    pids = [[worker["pid"] for worker in status["workers"]] for status in (before, after)]
+    assert pids[0] == pids[1]
+    assert after["program"]["last_upgrade"]["ok"] is False
+    assert asyncio.run(ask_once(daemon.port(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
+    assert daemon.reload()["ok"]
+    assert daemon.stop() == 0
