@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,15 @@ class Systemd:
         (drop_ins / "tree.conf").write_text(
             _DROP_IN.format(python=sys.executable, config=self.path, root=ROOT, folder=self.folder, more=more)
         )
+
+    def activate(self, address: str) -> None:
+        """Has systemd listen on an address, by the socket unit as it is shipped but for that."""
+        text = (ROOT / "systemd" / "tidegate.socket").read_text()
+        unit = re.sub(r"^ListenStream=.*$", f"ListenStream={address}", text, flags=re.MULTILINE)
+        (self._units / "tidegate.socket").write_text(unit)
+        (self._units / "sockets.target").write_text("[Unit]\nDefaultDependencies=no\n")
+        self.systemctl("daemon-reload")
+        self.systemctl("start", "tidegate.socket")
 
     def _find(self) -> int | None:
         for process in psutil.Process(self._process.pid).children(recursive=True):

@@ -5,31 +5,42 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from booted import Systemd
-from daemon import eventually, http_listener, route
+from daemon import digits_pool, eventually, http_listener, route
 from ports import free_port
 from test_e2e_cache_models import infer, release
 from traffic import ask_once
 from versioned_server import VersionedServer
 
+Boot = Callable[..., Systemd]
+
 
 @pytest.fixture
-def boot(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Systemd]]:
+def boot(tmp_path: Path) -> Iterator[Boot]:
     booted: list[Systemd] = []
 
-    def boot(config: dict[str, Any]) -> Systemd:
-        booted.append(Systemd(tmp_path, config))
+    def boot(config: dict[str, Any], more: str = "") -> Systemd:
+        booted.append(Systemd(tmp_path, config, more))
         return booted[-1]
 
     yield boot
     for systemd in booted:
         print(systemd.log[-20_000:])
         systemd.close()
+
+
+PLAIN = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def plain(port: int) -> dict[str, Any]:
+    """A daemon that answers by itself."""
+    return {"listeners": {"web": {**http_listener({"respond": {"status": 200}}), "bind": f"127.0.0.1:{port}"}}}
 
 
 class Clients:
@@ -65,7 +76,7 @@ async def cached(systemd: Systemd, port: int, server: VersionedServer) -> None:
 
 
 async def test_a_restart_and_a_killed_master_lose_no_socket_and_no_cached_answer(
-    boot: Callable[[dict[str, Any]], Systemd],
+    boot: Boot,
 ) -> None:
     server = await VersionedServer().start()
     port = free_port()
@@ -132,3 +143,71 @@ async def test_a_restart_and_a_killed_master_lose_no_socket_and_no_cached_answer
         await asyncio.open_connection("127.0.0.1", port)
     assert os.path.exists(systemd.path)
     await server.stop()
+
+
+def test_wrk_meets_no_error_over_reloads_and_upgrades(boot: Boot) -> None:
+    port = free_port()
+    systemd = boot(plain(port))
+    systemd.systemctl("start", "tidegate.service")
+    command = ["wrk", "-t1", "-c16", "-d10", f"http://127.0.0.1:{port}/"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
+        for _ in range(2):
+            systemd.tidegate("upgrade")
+            systemd.systemctl("reload", "tidegate.service")
+        said, _ = wrk.communicate()
+    assert "requests in" in said
+    assert "errors" not in said
+    assert "Non-2xx" not in said
+    assert systemd.status()["program"]["upgrades"] == 2
+
+
+def test_the_death_of_each_process_is_mended(boot: Boot) -> None:
+    port = free_port()
+    systemd = boot({**plain(port), "pools": {"digits": digits_pool(min=1)}}, "WatchdogSec=3s")
+    systemd.systemctl("start", "tidegate.service")
+
+    def answered() -> bool:
+        return asyncio.run(ask_once(port, PLAIN)).status == 200
+
+    def processes() -> dict[str, int]:
+        """Of a daemon that is whole."""
+        status = systemd.status()
+        found = {f"worker {row['index']}": row["pid"] for row in status["workers"] if row["state"] == "running"}
+        (pool,) = status["pools"]
+        found.update(("server", row["pid"]) for row in pool["managed"]["replicas"] if row["state"] == "ready")
+        lines = systemd.inside("ps", "-eo", "pid,args").splitlines()
+        found.update(("fork server", int(line.split()[0])) for line in lines if "tidegate: fork server" in line)
+        return found
+
+    whole = {"worker 0", "worker 1", "server", "fork server"}
+    eventually(lambda: processes().keys() == whole, "all processes", 30)
+    main = systemd.show("MainPID")
+    for name in sorted(whole):
+        before = processes()[name]
+        systemd.inside("kill", "-KILL", str(before))
+        assert answered()
+        eventually(lambda: processes().keys() == whole and processes()[name] != before, f"another {name}", 30)  # noqa: B023
+    assert systemd.show("MainPID") == main
+
+    systemd.inside("kill", "-STOP", main)
+    assert answered(), "workers serve while the master hangs"
+    eventually(lambda: systemd.show("NRestarts") == "1", "the watchdog", 30)
+    eventually(lambda: systemd.show("SubState") == "running", "another daemon", 30)
+    assert answered()
+    eventually(lambda: processes().keys() == whole, "all processes", 30)
+
+
+def test_a_client_starts_the_daemon(boot: Boot) -> None:
+    """Socket activation; the sockets stay systemd's over a restart and an upgrade."""
+    port = free_port()
+    systemd = boot(plain(port))
+    systemd.activate(f"127.0.0.1:{port}")
+    assert systemd.show("ActiveState") == "inactive"
+    assert asyncio.run(ask_once(port, PLAIN)).status == 200
+    systemd.tidegate("upgrade")
+    assert systemd.status()["listeners"][0]["inherited"]
+    assert not [name for name in systemd.stored() if "listen,tcp" in name]
+    systemd.systemctl("restart", "tidegate.service")
+    assert asyncio.run(ask_once(port, PLAIN)).status == 200
+    systemd.systemctl("stop", "tidegate.service")
+    assert asyncio.run(ask_once(port, PLAIN)).status == 200, "it starts again"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 import websockets
 from daemon import ROOT, Daemon, digits_pool, eventually, http_listener, route
 from traffic import Client, ask_once, digit_request, digit_samples
@@ -29,10 +30,10 @@ if "TIDEGATE_HANDOVER" in _os.environ:
     from lb.cli import run as _run
     from lb.errors import StartError as _StartError
 
-    async def _fail(self, cleanup):
+    async def _fail(*given):
         raise _StartError("it was made to fail")
 
-    _run.Master._start = _fail
+    _run.WHAT = _fail
 """
 
 
@@ -238,7 +239,9 @@ def servers(status: dict[str, Any]) -> list[tuple[int, str, str]]:
     return [(row["pid"], row["address"], row["state"]) for row in pool(status, "digits")["managed"]["replicas"]]
 
 
-def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start, tmp_path: Path) -> None:
+# At the beginning, and when its workers serve already.
+@pytest.mark.parametrize("what", ["Master._start", "Admin.start"])
+def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start, tmp_path: Path, what: str) -> None:
     installed = Installed(tmp_path)
     config = {
         "listeners": {"web": http_listener(route("/v2", "digits"))},
@@ -250,7 +253,10 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
     app = path / "cli" / "app.py"
     # In `run`, which the trial does not call.
     app.write_text(
-        app.read_text().replace("            return run_daemon(", f"{_indented(FAILING)}            return run_daemon(")
+        app.read_text().replace(
+            "            return run_daemon(",
+            f"{_indented(FAILING.replace('WHAT', what))}            return run_daemon(",
+        )
     )
     done = daemon.command("upgrade")
     assert done.returncode == 1
