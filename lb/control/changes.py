@@ -1,13 +1,14 @@
 """Settings that operators have changed since the file was loaded: what they are, since when, and by whom.
 
 A change outlives workers and reloads. It ends when it is reset, when a reload brings another value of the setting in
-the file than the file had when it was made, when what it belongs to is gone, and with the daemon.
+the file than the file had when it was made, when what it belongs to is gone, and with the daemon (an
+upgrade is the same daemon).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -43,6 +44,24 @@ class Settings(Struct, frozen=True):
 
     file: Config
     changes: Mapping[str, Change] = {}
+
+    @classmethod
+    def remembered(cls, file: Config, rows: Iterable[Mapping[str, Any]]) -> tuple[Settings, list[str]]:
+        """Those of before an upgrade, by their rows, over the file as it is now; and why each of the others has
+        ended."""
+        changes: dict[str, Change] = {}
+        ended: list[str] = []
+        for row in rows:
+            name = row["setting"]
+            try:
+                setting = settings.find(file, name)
+            except ConfigError as error:
+                ended.append(f"{name}: {row['value']} ends: {error}")
+                continue
+            anchor = settings.anchor(file, setting)
+            changes[setting.name] = Change(setting, row["value"], row["file"], row["at"], row["by"], anchor)
+        found, more = cls(file, changes).over(file)
+        return found, [*ended, *more]
 
     def rows(self) -> list[dict[str, Any]]:
         return [change.describe() for change in self.changes.values()]

@@ -71,7 +71,17 @@ from lb.control.signals import release
 from lb.control.sockets import SocketTable
 from lb.control.stored_sockets import StoredSockets
 from lb.control.tickets import TicketRing
-from lb.control.upgrade.handover import Handover, OldWorker, Operated, ServerHandover, become, this_program
+from lb.control.upgrade.handover import (
+    ChangedSetting,
+    Handover,
+    OldWorker,
+    Operated,
+    OperatedLimit,
+    Said,
+    ServerHandover,
+    become,
+    this_program,
+)
 from lb.control.upgrade.upgrader import ANSWER, DRAIN_NS, START, Outcome, Succession, try_installed
 from lb.control.watch.watch import Watch
 from lb.control.workers.fleet import Fleet
@@ -291,6 +301,7 @@ class Master:
         workers, children = self.fleet.hand_over(DRAIN_NS)
         before = self._succession.handed() if self._succession is not None else ()
         launchers = (self.launcher.pid, self.warm.pid)
+        limits, said = self.publisher.operated.hand_over()
         runtime, lock = self._runtime_lock()
         handover = Handover(
             before=this_program(),
@@ -300,7 +311,13 @@ class Master:
             workers=(*(OldWorker(*each) for each in workers), *before),
             servers=tuple(servers),
             wanted=wanted,
-            operated=tuple(Operated(*each) for each in self.registry.operated()),
+            operated=tuple(Operated(*each) for each in self.registry.operated_endpoints()),
+            limits=tuple(OperatedLimit(*each) for each in limits),
+            said=tuple(Said(*each) for each in said),
+            settings=tuple(
+                ChangedSetting(row["setting"], row["value"], row["file"], row["at"], row["by"])
+                for row in self.settings.rows()
+            ),
             children=(*children, *(pid for pid in launchers if pid is not None)),
             runtime=str(runtime) if lock >= 0 else "",
             runtime_lock=lock,
@@ -625,8 +642,12 @@ class Master:
             self.counts,
             self.engines,
         )
-        self.settings = Settings(loaded.config)
+        config = self._take_settings(config, handover)
+        set_level(config.log.level)
+        loaded = replace(loaded, config=config)
         self.publisher = Publisher(loaded, workers, parts, self._clock, self.cache.pool_changed, self.tier)
+        if handover is not None:
+            self._take_operated(handover)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
         self.watch = Watch(self, self._clock)
         cleanup.push_async_callback(self.watch.close)
@@ -766,6 +787,24 @@ class Master:
             log.error("cache.disk: %s is not used: %s", cache.disk.path if cache.disk else "", error.strerror)
             disk.close()
             return None
+
+    def _take_settings(self, file: Config, handover: Handover | None) -> Config:
+        """The file's configuration with what operators changed before an upgrade."""
+        rows = [
+            {"setting": each.name, "value": each.value, "file": each.file, "at": each.at, "by": each.by}
+            for each in (handover.settings if handover is not None else ())
+        ]
+        self.settings, ended = Settings.remembered(file, rows)
+        for text in ended:
+            log.warning("%s", text)
+        return self.settings.config
+
+    def _take_operated(self, handover: Handover) -> None:
+        """What operators said of endpoints before an upgrade; their states and weights the registry has already."""
+        for limit in handover.limits:
+            self.publisher.operated.remember_limit(limit.pool, limit.address, limit.most, limit.file)
+        for said in handover.said:
+            self.publisher.operated.note(said.pool, said.address, said.what, said.at, said.by)
 
     def _load_cache(self, cache: CacheConfig | None) -> snapshot.Snapshot | kept.KeptSegment | None:
         """What there was before the restart. Blocks."""

@@ -217,7 +217,7 @@ class Registry:
         """An operator's weight of an endpoint, until the configuration's changes; None: the configuration's."""
         self._weigh(slot, self._weights[slot] if weight is None else weight)
 
-    def operated(self) -> Iterator[tuple[str, str, int, int | None]]:
+    def operated_endpoints(self) -> Iterator[tuple[str, str, int, int | None]]:
         """(pool, address, admin, weight) of each endpoint of which an operator has said something; None: the
         configuration's weight."""
         for pool, address, slot in self.slots():

@@ -159,7 +159,16 @@ async def test_another_version_takes_over_and_nothing_is_dropped(start: Start, t
     call = asyncio.to_thread
     daemon = await call(start, config, shell=installed.shell)
     port, raw_port = await call(daemon.port), await call(daemon.port, "raw")
-    assert (await call(daemon.command, "drain", "raw", "127.0.0.1:9")).returncode == 0
+    for words in (
+        ("drain", "raw", "127.0.0.1:9"),
+        ("config", "set", "log.level", "debug"),
+        ("config", "set", "pools.calls.max_in_flight", "500"),
+        ("endpoint", "limit", "calls", f"127.0.0.1:{calls_port}", "40"),
+    ):
+        done = await call(daemon.command, *words)
+        assert done.returncode == 0, done.stderr
+    changes = (await call(daemon.status))["changes"]
+    assert len(changes) == 4
     samples = [digit_request(sample["image"]) for sample in digit_samples()]
     going, kept = Going(), Client(port)
 
@@ -210,6 +219,7 @@ async def test_another_version_takes_over_and_nothing_is_dropped(start: Start, t
     # The model servers are those of before, and so is what an operator has said.
     assert servers(after) == servers(before)
     assert [row["admin"] for row in pool(after, "raw")["endpoints"]] == ["enabled", "drain"]
+    assert after["changes"] == changes
     await call(eventually, lambda: "answers from before are in the cache" in daemon.log, "the cache")
     assert (await ask_once(port, samples[0])).cache == "tidegate; hit"
     stream.cancel()

@@ -531,6 +531,20 @@ async def test_the_next_leads_when_the_first_has_failed(site: Site) -> None:
     await idle(gate)
 
 
+async def test_who_waits_does_not_wait_for_one_failure_after_the_other(site: Site) -> None:
+    first, rest = asyncio.Event(), asyncio.Event()
+    replies = [Reply(before=first, silent=True), Reply(silent=True)]
+    origin = Origin(lambda asked: replies.pop(0) if replies else Reply(before=rest, silent=True))
+    gate = await cached_gate(site, origin, pool={"retries": 0})
+    tasks = [asyncio.create_task(ask(gate)) for _ in range(8)]
+    await waiting(gate, 8)
+    first.set()
+    await settle(lambda: len(origin.asked) == 8, "they did not all ask")
+    rest.set()
+    assert {answer.status for answer in await asyncio.gather(*tasks)} == {502}
+    await idle(gate)
+
+
 async def test_an_answer_that_breaks_off_does_for_all_who_have_some_of_it(site: Site) -> None:
     rest = asyncio.Event()
     replies = [Reply(fields=[FRESH], body=b"0123456789", cut=6, gate=rest), Reply(fields=[FRESH], body=b"whole")]
@@ -560,20 +574,6 @@ async def test_variants_do_not_wait_for_each_others_answer(site: Site) -> None:
 
 
 async def test_clients_of_http2(site: Site) -> None:
-async def test_who_waits_does_not_wait_for_one_failure_after_the_other(site: Site) -> None:
-    first, rest = asyncio.Event(), asyncio.Event()
-    replies = [Reply(before=first, silent=True), Reply(silent=True)]
-    origin = Origin(lambda asked: replies.pop(0) if replies else Reply(before=rest, silent=True))
-    gate = await cached_gate(site, origin, pool={"retries": 0})
-    tasks = [asyncio.create_task(ask(gate)) for _ in range(8)]
-    await waiting(gate, 8)
-    first.set()
-    await settle(lambda: len(origin.asked) == 8, "they did not all ask")
-    rest.set()
-    assert {answer.status for answer in await asyncio.gather(*tasks)} == {502}
-    await idle(gate)
-
-
     origin = always(FRESH, NAMED, body=b"0123456789")
     gate = await cached_gate(site, origin)
     async with h2_client(gate.port) as client:

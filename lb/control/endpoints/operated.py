@@ -1,7 +1,8 @@
 """What operators want of endpoints that the configuration does not say: state, weight and limit, since when, by whom.
 
 It outlives workers and reloads. A weight and a limit end when the configuration gives the endpoint another one, all of
-it when the endpoint goes, and with the daemon.
+it when the endpoint goes, and with the daemon
+(an upgrade is the same daemon).
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ class OperatedEndpoints:
         self._registry = registry
         self._limits: dict[_Endpoint, Limit] = {}
         self._said: dict[tuple[str, str, str], tuple[float, str]] = {}  # pool, address, what -> Unix time, by whom
+        self._remembered: dict[_Endpoint, tuple[int, int]] = {}  # (most, file) of a limit from before an upgrade
+
+    def hand_over(self) -> tuple[list[tuple[str, str, int, int]], list[tuple[str, str, str, float, str]]]:
+        """Limits (pool, address, most, file), and who has said what (pool, address, what, at, by)."""
+        limits = [(*key, limit.most, limit.file) for key, limit in self._limits.items() if limit.now == limit.file]
+        return limits, [(*key, *said) for key, said in self._said.items()]
+
+    def remember_limit(self, pool: str, address: str, most: int, file: int) -> None:
+        """A limit that `hand_over` gave, of an endpoint that is yet to come."""
+        self._remembered[pool, address] = most, file
 
     def note(self, pool: str, address: str, what: str, at: float, by: str) -> None:
         """Who set something of an endpoint, and when: admin, weight or max_in_flight."""
@@ -65,12 +76,15 @@ class OperatedEndpoints:
 
     def limits(self, pool: str) -> bool:
         """Whether an operator has set a limit of an endpoint of the pool."""
-        return any(name == pool for name, _ in self._limits)
+        return any(name == pool for known in (self._limits, self._remembered) for name, _ in known)
 
     def limit(self, pool: str, endpoint: EndpointPlan) -> int | None:
         """The limit of an endpoint as it was compiled from the configuration; None where no operator set one, or the
         configuration has given it another one since."""
         known = self._limits.get((pool, endpoint.address))
+        if known is None and (before := self._remembered.pop((pool, endpoint.address), None)) is not None:
+            most, file = before
+            known = self._limits[pool, endpoint.address] = Limit(most, endpoint.slot, file, file)
         if known is None or known.slot != endpoint.slot:
             return None
         known.now = endpoint.max_in_flight

@@ -76,6 +76,35 @@ class Operated(Struct, frozen=True):
     weight: int | None = None
 
 
+class OperatedLimit(Struct, frozen=True):
+    """An operator's limit of an endpoint, and the configuration's when it was set; 0: none."""
+
+    pool: str
+    address: str
+    most: int
+    file: int
+
+
+class Said(Struct, frozen=True):
+    """Who has set something of an endpoint (admin, weight or max_in_flight), and when: Unix seconds."""
+
+    pool: str
+    address: str
+    what: str
+    at: float
+    by: str
+
+
+class ChangedSetting(Struct, frozen=True):
+    """A setting whose value is not the file's. Values are spelled as in the file."""
+
+    name: str
+    value: bool | int | float | str | None
+    file: bool | int | float | str | None
+    at: float
+    by: str
+
+
 class Handover(Struct, frozen=True):
     """Descriptors are numbers in the process. `failed` says why the next program went back to this one."""
 
@@ -88,6 +117,9 @@ class Handover(Struct, frozen=True):
     servers: tuple[ServerHandover, ...] = ()
     wanted: dict[str, int] = {}  # replicas by pool
     operated: tuple[Operated, ...] = ()
+    limits: tuple[OperatedLimit, ...] = ()
+    said: tuple[Said, ...] = ()
+    settings: tuple[ChangedSetting, ...] = ()
     children: tuple[int, ...] = ()  # processes that are ours to wait for, besides
     runtime: str = ""  # the private folder for sockets
     runtime_lock: int = -1

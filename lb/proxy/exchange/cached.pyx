@@ -698,9 +698,9 @@ cdef int keep_from_tier(AnswerCache answers, bytes digest, CacheRule rule, Route
 cdef void resume(CachedBody body, Exchange exchange, bint alone) noexcept:
     """There is no answer of the leader's: this follower takes part in a new flight."""
     body.following = False
+    body.again = True
     if exchange.state == X_REQUEST:
         exchange.client.poller.arm(exchange, exchange.expires)
-    body.again = True
         fly(body, exchange, alone)
 
 
@@ -750,11 +750,11 @@ cdef void release_followers(CachedBody body, int grpc_status, str message) noexc
     cdef bint own_fault = is_own_fault(grpc_status)
     if not body.leading:
         return
-    body.leading = False
-    if own_fault and answers.shared is not None:
     if body.again and not own_fault:
         scatter(body)
         return
+    body.leading = False
+    if own_fault and answers.shared is not None:
         answers.shared.end(flight, False)
     for follower in answers.flights.finish(flight):
         of_follower = <CachedBody>(<Exchange>follower).source

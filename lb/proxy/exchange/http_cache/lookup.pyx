@@ -423,13 +423,13 @@ cdef void ask(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *
     cdef uint32_t asked = asked_by(exchange, request)
     cdef uint32_t url
     cdef bint validates = stored != NULL and stored.kind == STORED_ANSWER
-    cdef bint waited = exchange.cache == CACHE_COLLAPSED
     cdef bint shared
+    cdef bint waited = exchange.cache == CACHE_COLLAPSED
     cdef int part
     cdef Fill fill
+    cdef Fill leader
     if waited and validates:
         whom = OWN_WORKER                     # else one worker after the other would validate it
-    cdef Fill leader
     shared = (asked & (ASKED_BY_GET | ASKED_NO_STORE | ASKED_AUTHORIZED) == ASKED_BY_GET
               and not (stored != NULL and stored.kind == STORED_PASS)
               and (exchange.pool.protocol == POOL_HTTP or exchange.pool.costs is None))
@@ -453,8 +453,8 @@ cdef void ask(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *
             find(cache, exchange, scan, request, primary, ALL_WORKERS_LOOKED)
             return
     exchange.cache = CACHE_MISS
-    fill.again = waited
     fill = new_fill(cache, exchange, (<char *>primary)[:32], url, asked, why)
+    fill.again = waited
     append_fields(&fill.request, scan, 0)
     if validates:
         tg_buffer_append(&fill.old, tg_buffer_head(&cache.found), tg_buffer_size(&cache.found))
