@@ -25,7 +25,7 @@ DEB_PACKAGES := $(BUILD_PACKAGES) $(MAN_PACKAGES) debhelper dpkg-dev lintian pyt
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare deb test-deb test-deploy man site site-serve test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run dev wheel wheel-bare deb test-deb test-deploy man site site-serve test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs sbom help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -55,6 +55,7 @@ help:
 	@echo "make docs    regenerate the configuration reference, its JSON Schema, and the list of metrics"
 	@echo "make man     the manual pages, in build/man"
 	@echo "make site    the documentation as a site with a search, in build/site (site-serve: shows it at 127.0.0.1:8000)"
+	@echo "make sbom    dist/tidegate.cdx.json: the packages that are installed, as CycloneDX"
 	@echo "make clean   remove everything that was built"
 
 # Installs what is missing of $(2); without root it names the packages and stops, or goes on if $(3) is `optional`.
@@ -269,6 +270,14 @@ site: dev
 
 site-serve: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
+
+# The packages of this environment, by a tool in an environment of its own.
+sbom: build
+	$(PYTHON) -m venv --clear build/sbom
+	build/sbom/bin/pip install -q cyclonedx-bom
+	mkdir -p dist
+	build/sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application --of JSON -o dist/tidegate.cdx.json
+	@echo "dist/tidegate.cdx.json"
 
 clean:
 	@! grep -q ' $(CURDIR)/build/' /proc/mounts || { echo "a file system is mounted under build/; umount it first" >&2; exit 1; }

@@ -597,3 +597,43 @@ async def test_keys_are_fetched(start: Start, echo: Echo, client: aiohttp.Client
     served.update(status=200, body=write_keys(tmp_path / "k", EC).read_bytes())
     await wait_for((401, 200))
     await runner.cleanup()
+
+
+async def test_roles_and_the_record_of_changes(start: Start, echo: Echo, tmp_path: Path) -> None:
+    tokens = []
+    for role in ("viewer", "operator"):
+        (tmp_path / role).write_text(f"secret-{role}")
+        tokens.append({"name": f"the-{role}", "role": role, "file": str(tmp_path / role)})
+    (tmp_path / "all").write_text("secret-all")
+    made = {
+        "listeners": {"web": http_listener({"pool": "app"})},
+        "pools": {"app": {"protocol": "http", "endpoints": [echo.address]}},
+    }
+    admin = {"bind": f"unix:{tmp_path}/other.sock", "tokens": tokens, "token_file": str(tmp_path / "all")}
+    daemon = await asyncio.to_thread(start, {**made, "admin": admin}, ready=False)
+
+    async def ask(role: str, path: str, body: str = "") -> int:
+        options = ("-H", f"Authorization: Bearer secret-{role}", *(("-d", body) if body else ()))
+        text = await curl(
+            "--unix-socket", f"{tmp_path}/other.sock", "-o", "/dev/null", "-w", "%{http_code}", *options,
+            f"http://localhost{path}",
+        )  # fmt: skip
+        return int(text[-3:]) if text[-3:].isdigit() else 0
+
+    async with asyncio.timeout(60):
+        while await ask("all", "/readyz") != 200:
+            await asyncio.sleep(0.1)
+    change = json.dumps({"pool": "app", "address": echo.address, "weight": 2})
+    assert [await ask(role, "/api/v1/status") for role in ("viewer", "operator", "all", "x")] == [200, 200, 200, 401]
+    assert [await ask(role, "/api/v1/endpoint", change) for role in ("viewer", "operator", "all", "x")] == [
+        403, 200, 200, 401
+    ]  # fmt: skip
+    assert [await ask(role, "/api/v1/reload", "x") for role in ("viewer", "operator", "all")] == [403, 403, 200]
+    lines = [line.partition("tidegate.audit: ")[2] for line in daemon.log.splitlines() if "tidegate.audit" in line]
+    assert [(line.split(" from unix")[0], line.rpartition(": ")[2]) for line in lines] == [
+        ("the-viewer (viewer)", "403"), ("the-operator (operator)", "200"), ("token (admin)", "200"),
+        ("nobody who is known", "401"), ("the-viewer (viewer)", "403"), ("the-operator (operator)", "403"),
+        ("token (admin)", "200"),
+    ]  # fmt: skip
+    assert '\\"weight\\": 2' in lines[1]
+    assert "secret" not in daemon.log

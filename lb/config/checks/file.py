@@ -444,21 +444,26 @@ def _caches_of_pools(config: Config, broken: Set[str]) -> Iterator[Found]:
             yield from check_pool_cache(f"pools.{name}.cache", pool.cache, pool.protocol, cached)
 
 
+def _secret(where: str, path: Path) -> Iterator[Found]:
+    try:
+        empty = not path.read_bytes().strip()
+    except OSError as error:
+        yield where, f"{path}: {error.strerror}"
+    else:
+        if empty:
+            yield where, f"{path}: is empty"
+
+
 def _files(config: Config) -> Iterator[Found]:
     for name, pool in config.pools.items():
         if pool.serve is not None and pool.serve.models is not None:
             yield from _folder(f"pools.{name}.serve.models", pool.serve.models)
         if pool.discover is not None and pool.discover.file is not None:
             yield from _folder(f"pools.{name}.discover.file.path", pool.discover.file.path.parent)
-    token = config.admin.token_file
-    if token is not None:
-        try:
-            empty = not token.read_bytes().strip()
-        except OSError as error:
-            yield "admin.token_file", f"{token}: {error.strerror}"
-        else:
-            if empty:
-                yield "admin.token_file", f"{token}: is empty"
+    if config.admin.token_file is not None:
+        yield from _secret("admin.token_file", config.admin.token_file)
+    for i, token in enumerate(config.admin.tokens):
+        yield from _secret(f"admin.tokens[{i}].file", token.file)
     yield from check_tracing(config.tracing)
     secret = config.alerts.secret_file if config.alerts is not None else None
     if secret is not None and not os.access(secret, os.R_OK):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from lb.config.schema.admin import AdminTokenConfig
 from lb.config.schema.file import (
     AccessConfig,
     AdminConfig,
@@ -161,6 +162,11 @@ cache: {size: 256MiB, ttl: 10m}
     AdminConfig: """
 bind: 10.0.0.5:9900
 token_file: /etc/tidegate/token
+""",
+    AdminTokenConfig: """
+name: grafana
+role: viewer
+file: /etc/tidegate/viewer.token
 """,
     ListenerConfig: """
 bind: "[::]:8080"

@@ -16,9 +16,10 @@
          /api/v1/settings …   what operators change while the daemon runs (lb.control.admin.runtime_api)
 
 Loopback without a token by default, where it goes by no other name than localhost. With a token, all of it asks for
-`Authorization: Bearer TOKEN`, but for the two probes and the files of the dashboard, which have nothing in them but the
-scripts that ask for the rest. Pages of other sites get nothing but these (lb.control.admin.origin); how many
-connections there may be and how long each may take is lb.control.admin.connections.
+`Authorization: Bearer TOKEN`, whose role says what it may do (lb.control.admin.callers), but for the two probes and the
+files of the dashboard, which have nothing in them but the scripts that ask for the rest. Pages of other sites get
+nothing but these (lb.control.admin.origin); how many connections there may be and how long each may take is
+lb.control.admin.connections.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from pydantic_core import PydanticCustomError
 from lb.control import counters, sockets
 from lb.control.admin import external_metrics, readings
 from lb.control.admin.cache_api import CacheApi
+from lb.control.admin.callers import Caller, Callers, record
 from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.jobs_api import JobsApi
-from lb.control.admin.operator import operator_of
+from lb.control.admin.operator import CALLER, operator_of
 from lb.control.admin.origin import is_cross_site, is_local
 from lb.control.admin.pages import FILES, POLICY, page
 from lb.control.admin.runtime_api import RuntimeApi
-from lb.control.admin.token import AdminToken
 from lb.control.admin.watch_api import WatchApi
 from lb.control.datagrams import drops_by_listener
 from lb.control.endpoints.leaving import LeavingError
@@ -118,7 +119,7 @@ class AdminServer:
     def __init__(self, master: Master, limits: Limits = _LIMITS) -> None:
         self._master = master
         self._limits = limits
-        self._token = AdminToken()
+        self._callers = Callers()
         self._scraping = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._connections: AdminConnections | None = None
@@ -128,7 +129,7 @@ class AdminServer:
     async def start(self) -> None:
         """Raises StartError when the port is taken or the token cannot be read."""
         section = self._master.config.admin
-        self._token.read(section.token_file)
+        self._callers.read(section)
         app = web.Application(middlewares=[self._guard], client_max_size=self._limits.body_size)
         app.add_routes(
             [
@@ -187,10 +188,14 @@ class AdminServer:
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         assert self._connections is not None
         with self._connections.answering(request):
-            answer = self._refused(request)
+            caller, answer = self._admitted(request)
+            body = b""
+            if caller is not None:
+                request[CALLER] = caller
             if answer is None:
                 try:
                     await self._receive(request)
+                    body = await request.read()
                     answer = await handler(request)
                 except web.HTTPException as error:
                     answer = _json({"error": error.reason}, error.status)
@@ -199,22 +204,29 @@ class AdminServer:
             if not request.content.at_eof():  # a refusal; the rest of the body is of no use
                 answer.force_close()
             answer.headers.update(_PROTECTED)
+            record(caller, request, body, answer.status)
             return answer
 
-    def _refused(self, request: web.Request) -> web.StreamResponse | None:
-        """The answer to a request that is not let in."""
+    def _admitted(self, request: web.Request) -> tuple[Caller | None, web.StreamResponse | None]:
+        """Who asks, and the answer to a request that is not let in."""
         if request.path in _OPEN and request.method in ("GET", "HEAD"):
-            return None
-        file = self._master.config.admin.token_file
-        if not self._token.admits(file, request.headers.get("Authorization", "")):
+            return None, None
+        section = self._master.config.admin
+        caller = self._callers.find(section, request.headers.get("Authorization", ""))
+        if caller is None:
             refusal = _json({"error": "a valid token is needed"}, 401)
             refusal.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1
-            return refusal
-        if file is None and not is_local(request.headers.get("Host", "")):
-            return _json({"error": "without a token only localhost and IP addresses are names of this server"}, 403)
+            return None, refusal
+        if caller.name == "local" and not is_local(request.headers.get("Host", "")):
+            why = "without a token only localhost and IP addresses are names of this server"
+            return caller, _json({"error": why}, 403)
         if is_cross_site(request.method, request.headers):
-            return _json({"error": "cross-site requests are refused"}, 403)
-        return None
+            return caller, _json({"error": "cross-site requests are refused"}, 403)
+        if not caller.may(request.method, request.path):
+            return caller, _json(
+                {"error": f"the role {caller.role} of the token {caller.name} does not allow this"}, 403
+            )
+        return caller, None
 
     async def _receive(self, request: web.Request) -> None:
         """Waits for the request's body, which is kept in the request. Raises the HTTPException of one that is too long,
