@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.control.servers.placement import Claim, Placement, visible_gpus
+from lb.control.servers.placement import Claim, Place, Placement, visible_gpus
 
 
 def test_whole_gpus_and_cores() -> None:
@@ -134,3 +134,17 @@ def test_a_place_comes_free_for_what_another_does_not_want() -> None:
     assert not both.soon
     core.end_soon()
     assert both.soon
+
+
+def test_a_place_that_a_server_has_had_before_is_nobody_elses() -> None:
+    placement = Placement(gpus=["0", "1"], cores=[4, 5, 6])
+    kept = placement.keep(Place(("1",), 0.5, (4, 5)), 0.5, 2)
+    whole = placement.claim(1, 1, lambda: None)
+    assert whole.place == Place(("0",), 1.0, (6,))
+    half, told = placement.claim(0.5, 0, lambda: None), []
+    assert half.place == Place(("1",), 0.5, ())
+    waiting = placement.claim(0, 1, lambda: told.append(True))
+    assert waiting.place is None
+    kept.release()
+    assert told
+    assert waiting.place == Place((), 1.0, (4,))

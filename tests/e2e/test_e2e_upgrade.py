@@ -146,7 +146,7 @@ async def test_another_version_takes_over_and_nothing_is_dropped(start: Start, t
             "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw"},
         },
         "pools": {
-            "digits": digits_pool(min=2),
+            "digits": digits_pool(min=2, cores=1),
             "web": {"protocol": "http", "endpoints": [f"127.0.0.1:{next(iter(web.sockets)).getsockname()[1]}"]},
             "calls": {"protocol": "grpc", "endpoints": [f"127.0.0.1:{calls_port}"]},
             "raw": {
@@ -218,6 +218,7 @@ async def test_another_version_takes_over_and_nothing_is_dropped(start: Start, t
     assert going.done > 500
     # The model servers are those of before, and so is what an operator has said.
     assert servers(after) == servers(before)
+    assert [len(cores) for *_, cores in servers(after)] == [1, 1]
     assert [row["admin"] for row in pool(after, "raw")["endpoints"]] == ["enabled", "drain"]
     assert after["changes"] == changes
     await call(eventually, lambda: "answers from before are in the cache" in daemon.log, "the cache")
@@ -245,8 +246,9 @@ def pool(status: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in status["pools"] if row["name"] == name)
 
 
-def servers(status: dict[str, Any]) -> list[tuple[int, str, str]]:
-    return [(row["pid"], row["address"], row["state"]) for row in pool(status, "digits")["managed"]["replicas"]]
+def servers(status: dict[str, Any]) -> list[tuple[Any, ...]]:
+    rows = pool(status, "digits")["managed"]["replicas"]
+    return [(row["pid"], row["address"], row["state"], tuple(row["cores"])) for row in rows]
 
 
 # At the beginning, and when its workers serve already.

@@ -20,7 +20,7 @@ from lb.config.schema.file import HealthConfig, ServeConfig
 from lb.config.units import SECOND, format_duration
 from lb.control.servers.launcher import Launch, Launcher, Process, ServerProcess
 from lb.control.servers.model_server import HOST, LISTENING, READY, Command, Start, give_back, prepare
-from lb.control.servers.placement import NOWHERE, Claim, Placement
+from lb.control.servers.placement import NOWHERE, Claim, Place, Placement
 from lb.control.servers.ports import Ports
 from lb.control.servers.watcher import Specification
 from lb.control.upgrade.handover import ServerHandover
@@ -236,6 +236,9 @@ class ManagedReplica:
         self.state, self.address = State.READY, handed.address
         self._started_at, self._ready_at, self._restarts.count = handed.started_at, handed.ready_at, handed.restarts
         self._start = Start(Specification([], {}, [], []), handed.address, dict(handed.ports))
+        if handed.gpus or handed.cores:
+            place = Place(handed.gpus, handed.share, handed.cores)
+            self._claim = self._around.machine.placement.keep(place, self.serve.gpus or 0, self.serve.cores or 0)
         for port in handed.ports.values():
             self._around.machine.ports.keep(port)
         self._process = ServerProcess.adopted(
@@ -251,14 +254,16 @@ class ManagedReplica:
             raise StartError(f"{self.name} is draining")
         if self.state is not State.READY or self._process is None:
             return None
-        if self._claim is not None or not isinstance(self._process, ServerProcess):
-            raise StartError(f"{self.name} has GPUs or CPUs of its own, or runs elsewhere, and cannot be handed over")
+        if not isinstance(self._process, ServerProcess):
+            raise StartError(f"{self.name} runs elsewhere, and cannot be handed over")
         if self.address is None or self.pid is None or self._start is None:
             raise StartError(f"{self.name} has no process")
         watcher, output = self._process.hand_over()
+        place = (self._claim.place if self._claim is not None else None) or NOWHERE
         return ServerHandover(
             self._around.pool, self.index, self.address, self.pid, watcher, output, self._started_at or 0,
             self._ready_at or 0, self._restarts.count, self.serve.model_dump_json(), dict(self._start.ports),
+            place.gpus, place.share, place.cores,
         )  # fmt: skip
 
     def retire(self) -> None:

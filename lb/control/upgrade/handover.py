@@ -65,6 +65,9 @@ class ServerHandover(Struct, frozen=True):
     restarts: int
     serve: str
     ports: dict[str, int] = {}
+    gpus: tuple[str, ...] = ()
+    share: float = 1.0  # of each of them
+    cores: tuple[int, ...] = ()
 
 
 class Operated(Struct, frozen=True):
