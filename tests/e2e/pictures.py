@@ -125,7 +125,7 @@ def _run(folder: Path, seconds: float, scratch: Path) -> None:
         "cache": {},
         "listeners": {
             "public": {
-                "bind": f"127.0.0.1:{web}", "protocol": "http",
+                "bind": f"127.0.0.1:{web}", "protocol": "http", "max_connections": 5000,
                 "routes": [
                     {"name": "chat", "match": {"path": {"prefix": "/v1/chat/"}}, "pool": "chat"},
                     {"name": "embeddings", "match": {"path": {"prefix": "/v1/embeddings"}}, "pool": "embeddings",
@@ -134,7 +134,7 @@ def _run(folder: Path, seconds: float, scratch: Path) -> None:
                     {"name": "status", "match": {"path": {"exact": "/status"}}, "respond": {"status": 200}},
                 ],
             },
-            "vectors": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "vectors"},
+            "vectors": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "vectors", "max_connections": 5000},
         },
         "pools": {
             "chat": {"protocol": "http", "endpoints": [a for _, a in chat], "health": health,

@@ -5,7 +5,7 @@ import { operate } from "./operate.js";
 import { link } from "./place.js";
 import { SIGNS, errorShare, kind, ofEndpoint, ofPool, word, worstFirst } from "./state.js";
 
-const MOST = 50;
+const MOST = 50, MOST_POOLS = 24;
 const unfolded = new Set();
 
 // Columns that only some pools have: head, class, of which pools, value.
@@ -83,7 +83,8 @@ export function pools(overview, shown, place, changed, again) {
   const rows = worstFirst(shown.pools, ofPool);
   const removed = place.pool || place.route ? [] : overview.removed_pools;
   return [
-    ...rows.map((pool) => h("section", { class: "pool", "data-pool": pool.name }, title(pool), endpoints(pool, place, changed, again), levels(pool), costs(pool), leaving(pool.leaving), servers(pool.managed))),
+    ...rows.slice(0, MOST_POOLS).map((pool) => h("section", { class: "pool", "data-pool": pool.name }, title(pool), endpoints(pool, place, changed, again), levels(pool), costs(pool), leaving(pool.leaving), servers(pool.managed))),
+    rows.length > MOST_POOLS ? h("p", { class: "dim" }, `${plural(rows.length - MOST_POOLS, "further pool")}, not worse; filter, or choose one.`) : null,
     ...removed.map((pool) => h("section", {}, h("h2", {}, `Pool ${pool.name} `, h("small", {}, "removed")), leaving(pool.leaving))),
   ];
 }
