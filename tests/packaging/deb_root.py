@@ -1,7 +1,9 @@
-"""Installs the Debian package of dist/ in a bare Debian root, runs it, upgrades it, removes and purges it.
+"""Installs the Debian package of dist/ in a bare Debian root, runs it, upgrades it, removes and purges it; and as a
+service of a systemd that is booted in such a root.
 
 `make test-deb` runs this, as root. The root has what `debootstrap --variant=minbase` installs; apt brings what the
-package depends on. The daemon runs as the package's user, in a network of its own.
+package depends on. The daemon runs as the package's user, in a network of its own. So does systemd, in namespaces of
+its own.
 """
 
 from __future__ import annotations
@@ -181,6 +183,94 @@ def is_removed() -> None:
     assert left == [], left
 
 
+BOOT = """
+mount --make-rprivate /; mount --bind {root} {root}
+mount -t proc proc {root}/proc; mount -t sysfs sysfs {root}/sys; mount -t cgroup2 cgroup2 {root}/sys/fs/cgroup
+mount -t tmpfs tmpfs {root}/run; mount -t tmpfs tmpfs {root}/dev; mkdir {root}/dev/pts {root}/dev/shm
+mount -t devpts devpts {root}/dev/pts -o newinstance,ptmxmode=0666; ln -s pts/ptmx {root}/dev/ptmx
+for device in null zero full random urandom tty; do
+  touch {root}/dev/$device; mount --bind /dev/$device {root}/dev/$device
+done
+ip link set lo up
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+exec env -i container=tidegate PATH=$PATH chroot {root} /lib/systemd/systemd --unit=multi-user.target
+"""
+
+
+@contextlib.contextmanager
+def booted() -> Iterator[list[str]]:
+    """systemd runs in the root as process 1 of namespaces of its own; the beginning of command lines inside."""
+    spaces = ["--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup"]
+    process = subprocess.Popen(["unshare", *spaces, "sh", "-ec", BOOT.format(root=BARE)])
+    try:
+        end = time.monotonic() + 120
+        while True:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            if children:
+                enter = [
+                    "nsenter",
+                    "--target",
+                    children[0],
+                    "--all",
+                    "chroot",
+                    BARE,
+                    "env",
+                    "-i",
+                    f"PATH={INSIDE['PATH']}",
+                ]
+                state = subprocess.run(
+                    [*enter, "systemctl", "is-system-running"], capture_output=True, text=True
+                ).stdout
+                if state.strip() in ("running", "degraded"):  # modules of the kernel cannot be loaded here
+                    break
+            assert process.poll() is None, "systemd has ended"
+            assert time.monotonic() < end, "systemd does not come up"
+            time.sleep(0.5)
+        yield [str(word) for word in enter]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def is_a_service(package: Path) -> None:
+    """Started by the installation, reloaded, kept by a broken file, stopped by the removal."""
+    with mounted():
+        shutil.copy2(package, BARE / "root")
+        inside("apt-get", "update", "-q")
+        # What the package depends on stays when it is purged: there is no network beside systemd.
+        inside("apt-get", "install", "-q", "-y", "--no-install-recommends", "systemd", "dbus", f"/root/{package.name}")
+        inside("dpkg", "--purge", "tidegate")
+    config = BARE / CONFIG.lstrip("/")
+
+    with booted() as enter:
+
+        def ran(*command: str, good: bool = True) -> str:
+            done = subprocess.run([*enter, *command], capture_output=True, text=True, timeout=300)
+            assert (done.returncode == 0) == good, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+            return done.stdout
+
+        def answer() -> str:
+            return ran("python3", "-c", FETCH.format(port=8080, path="/"))
+
+        ran("dpkg", "--install", f"/root/{package.name}")
+        assert ran("systemctl", "is-enabled", "tidegate").strip() == "enabled"
+        ran("sh", "-c", "for i in $(seq 60); do systemctl is-active tidegate && exit; sleep 1; done; exit 1")
+        assert "Tidegate runs" in answer()
+        assert "User=tidegate" in ran("systemctl", "show", "tidegate", "--property=User")
+        good = config.read_text()
+        config.write_text(good.replace("Tidegate runs", "Tidegate is reloaded"))
+        ran("systemctl", "reload", "tidegate")
+        assert "is reloaded" in answer()
+        config.write_text("listners: {}")
+        ran("systemctl", "reload", "tidegate", good=False)
+        assert "is reloaded" in answer()
+        config.write_text(good)
+        ran("systemctl", "restart", "tidegate")
+        assert "Tidegate runs" in answer()
+        ran("dpkg", "--purge", "tidegate")
+        assert ran("systemctl", "is-active", "tidegate", good=False).strip() == "inactive"
+
+
 def main() -> int:
     if os.geteuid() != 0:
         sys.exit("a root for another system needs root's rights")
@@ -191,7 +281,9 @@ def main() -> int:
         serves()
         upgrades(package)
         is_removed()
-    print("installed, ran, upgraded, removed and purged: 1 passed, 0 failed")
+    fresh_root()
+    is_a_service(package)
+    print("installed, ran, upgraded, removed and purged, alone and under systemd")
     return 0
 
 
