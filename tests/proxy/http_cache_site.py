@@ -79,7 +79,9 @@ class Origin:
                 method, target, _ = first.split(" ")
                 asked = Asked(method, target, [(n, v) for n, _, v in (line.partition(": ") for line in lines)])
                 length = asked.get("content-length")
-                if length:
+                if asked.get("transfer-encoding") == "chunked":
+                    asked.body = await reader.readuntil(b"\r\n0\r\n\r\n")
+                elif length:
                     asked.body = await reader.readexactly(int(length))
                 self.asked.append(asked)
                 reply = self.behave(asked)
@@ -141,12 +143,17 @@ async def read_answer(reader: asyncio.StreamReader, head_only: bool = False) -> 
     return got
 
 
-async def ask(gate: Gate, target: str = "/", method: str = "GET", body: bytes = b"", **fields: str) -> Got:
-    """One request on a connection of its own; `_` in names of `fields` is `-`."""
+async def ask(
+    gate: Gate, target: str = "/", method: str = "GET", body: bytes = b"", framing: str = "length", **fields: str
+) -> Got:
+    """One request on a connection of its own; `_` in names of `fields` is `-`. `framing`: "length", or "chunked", as
+    `body` is then."""
     reader, writer = await gate.connect()
     lines = [f"{method} {target} HTTP/1.1", "Host: example.org"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
-    if body:
+    if framing == "chunked":
+        lines.append("Transfer-Encoding: chunked")
+    elif body:
         lines.append(f"Content-Length: {len(body)}")
     writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
     try:

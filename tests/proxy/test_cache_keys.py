@@ -62,6 +62,14 @@ async def test_headers_that_the_route_varies_by(site: Site, kind: str) -> None:
     assert len(model.requests) == len(different)
 
 
+async def test_a_header_that_connection_names_is_none(site: Site) -> None:
+    """The endpoint does not see it (RFC 9110 section 7.6.1), so it may not stand for one that it sees."""
+    asks = Asker(await site_of(site, ModelServer(), vary=("x-a",)), "rest")
+    assert await asks(("X-A", "1"), ("connection", "x-a")) == MISS  # beside "Connection: close"
+    assert await asks(("X-A", "1")) == MISS
+    assert await asks() == HIT
+
+
 @KINDS
 @pytest.mark.parametrize("by", ["header", "cookie"])
 async def test_tenants_have_answers_of_their_own(site: Site, kind: str, by: str) -> None:

@@ -116,6 +116,35 @@ async def test_authorized_answers_are_shared_only_where_they_say_so(site: Site) 
     assert (await ask(gate)).body == b"1"
 
 
+@pytest.mark.parametrize("first", [b"question", b""])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_an_answer_to_a_body_is_nobody_elses(site: Site, first: bytes, framing: str) -> None:
+    """As searches are asked for by GET; and nobody can have a body's answer kept for those who send none."""
+
+    def framed(body: bytes) -> dict[str, Any]:
+        if framing == "length" or not body:
+            return {"body": body}
+        return {"body": b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), "framing": "chunked"}
+
+    origin = always(FRESH)
+    gate = await cached_gate(site, origin)
+    await ask(gate, **framed(first))
+    assert (await ask(gate, **framed(b"other"))).body == b"2"
+    assert (await ask(gate)).body == (b"3" if first else b"1")
+    assert counted(gate)["bypass"] == (2 if first else 1)
+
+
+async def test_what_the_endpoint_does_not_see_is_no_variant(site: Site) -> None:
+    """A header that Connection names goes no further (RFC 9110 section 7.6.1)."""
+    origin = always(FRESH, ("Vary", "X-Kind"))
+    gate = await cached_gate(site, origin)
+    assert (await ask(gate, Connection="x-kind", X_Kind="a")).body == b"1"
+    assert origin.asked[0].get("x-kind") is None
+    assert (await ask(gate, X_Kind="a")).body == b"2"
+    assert (await ask(gate)).body == b"1"
+    assert (await ask(gate, Connection="x-kind, close", X_Kind="b")).body == b"1"
+
+
 async def test_variants(site: Site) -> None:
     origin = Origin(
         lambda asked: Reply(

@@ -46,6 +46,7 @@ from lb.proxy.exchange.exchange cimport (
 from lb.proxy.exchange.tiered cimport TierQuestion, WorkerTier, read_times
 from lb.proxy.random cimport random64
 from lb.proxy.routing.cache_key cimport CONTROL_NONE, CONTROL_NO_CACHE, CONTROL_NO_STORE, CacheKeyRule
+from lb.proxy.routing.headers.fields cimport hide_named
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 from lb.shared.segment cimport Segment, tg_add
 from lb.shared.segment_words cimport (
@@ -254,6 +255,7 @@ cdef void read_cache_fields(CachedBody body, Exchange exchange, const Scan *scan
 
 cdef void read_cache_key(CachedBody body, CacheKeyRule rule, const Scan *scan) noexcept:
     body.control = CONTROL_NO_STORE           # until it is known whose answer it would be
+    hide_named(<Scan *>scan)
     try:
         body.variant = rule.variant(scan) or None
         body.tenant = rule.tenant(scan)

@@ -19,7 +19,7 @@ from lb.http.caching.requests cimport (
     REQUEST_AUTHORIZED, REQUEST_CONDITIONAL, REQUEST_COOKIE, REQUEST_RANGE, USE_FRESH,
     USE_STALE_REFRESH, USE_VALIDATE_REQUEST, request_read, request_use, tg_freshness, tg_request, use,
 )
-from lb.http.head cimport H_HOST, H_UPGRADE, Field, Scan, same_name, scan_field
+from lb.http.head cimport H_HOST, H_UPGRADE, Field, Scan, has_body, same_name, scan_field
 from lb.http.head_text cimport append_fields, append_text
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
@@ -40,6 +40,7 @@ from lb.proxy.exchange.http_cache.stored cimport (
     stored_validators, tg_stored,
 )
 from lb.proxy.exchange.refusal cimport SPEAKS_HTTP
+from lb.proxy.routing.headers.fields cimport hide_named
 from lb.upstream.attempt cimport Attempt
 from lb.upstream.pool cimport POOL_HTTP
 
@@ -75,6 +76,7 @@ cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noe
         exchange.cache = CACHE_BYPASS
         exchange.begin(scan)
         return
+    hide_named(scan)
     if request_uri(cache, exchange, scan) < 0 or uri_key(
             key, cache, exchange, tg_buffer_head(&cache.uri), tg_buffer_size(&cache.uri), scan) < 0:
         exchange.cache = CACHE_BYPASS
@@ -84,7 +86,8 @@ cdef void through_http_cache(HttpCache cache, Exchange exchange, Scan *scan) noe
         pass_change(cache, exchange, scan, key)
         return
     read_request(&request, exchange, scan)
-    if not scan.complete or (request.flags & REQUEST_AUTHORIZED and brings_proof(scan)):
+    # An answer to a body would be given to those with another body, or none.
+    if has_body(scan) or (request.flags & REQUEST_AUTHORIZED and brings_proof(scan)):
         exchange.cache = CACHE_BYPASS
         exchange.begin(scan)
         return
@@ -242,10 +245,6 @@ cdef class Parked(Awaiting):
         unparked(exchange)
 
 
-cdef bint has_body(const Scan *scan) noexcept nogil:
-    return scan.chunked or scan.has_length and scan.content_length != 0
-
-
 cdef Parked new_parked(HttpCache cache, Exchange exchange, const Scan *scan, const unsigned char *primary):
     """None: out of memory."""
     cdef Parked parked = Parked.__new__(Parked)
@@ -272,7 +271,7 @@ cdef bint park(HttpCache cache, Exchange exchange, const Scan *scan, const tg_re
     """Whether it waits. It does not where the disk has too much to do, or its answer would be of no use."""
     cdef Parked parked
     cdef Fill leader = <Fill>cache.flights.get((<char *>key)[:32])
-    if (has_body(scan) or leader is not None and leader.holds()
+    if (leader is not None and leader.holds()
             or request.control.flags & (CC_NO_CACHE | CC_NO_STORE)):
         return False
     parked = new_parked(cache, exchange, scan, primary)
@@ -439,7 +438,7 @@ cdef void ask(HttpCache cache, Exchange exchange, Scan *scan, const tg_request *
             follow(leader, exchange, scan, asked)
             return
     url = url_slot(cache, exchange)
-    if (shared and whom != OWN_WORKER and cache.elsewhere is not None and not has_body(scan)
+    if (shared and whom != OWN_WORKER and cache.elsewhere is not None
             and not request.control.flags & CC_NO_CACHE and not request.flags & REQUEST_RANGE
             and (validates or not request.flags & REQUEST_CONDITIONAL)):
         name = name_of(cache, exchange, primary, key, url)

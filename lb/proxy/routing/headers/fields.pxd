@@ -29,3 +29,6 @@ cdef void settle_connection(Scan *scan) noexcept nogil
 cdef int replace_host(Scan *scan, bytes host) noexcept
 # The User-Agent of a head; NULL where it has none.
 cdef const Field *find_agent(const Scan *scan) noexcept nogil
+# What Connection names is not found by its name any more: the endpoint does not see it, so that no key of a cache may
+# have it.
+cdef void hide_named(Scan *scan) noexcept nogil

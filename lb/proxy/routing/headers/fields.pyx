@@ -7,8 +7,8 @@ from libc.stdint cimport uint32_t
 from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.http.head cimport (
     H_CONNECTION, H_DATE, H_FORWARDED, H_HOST, H_OTHER, H_TRACEPARENT, H_VIA, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST,
-    H_X_FORWARDED_PORT, H_X_FORWARDED_PROTO, H_X_REQUEST_ID, MAX_FIELDS, Field, Scan, has_token, mark_hop_by_hop,
-    same_name,
+    H_X_FORWARDED_PORT, H_X_FORWARDED_PROTO, H_X_REQUEST_ID, MAX_FIELDS, Field, Scan, classify, has_token,
+    mark_hop_by_hop, same_name,
 )
 from lb.http.head_text cimport append_text
 
@@ -68,7 +68,7 @@ cdef void settle_connection(Scan *scan) noexcept nogil:
     cdef Field *field
     if scan.first[H_CONNECTION] < 0:
         return
-    mark_hop_by_hop(scan)
+    hide_named(scan)
     for i in range(scan.first[H_CONNECTION], scan.field_count):
         field = &scan.fields[i]
         if field.id != H_CONNECTION:
@@ -78,6 +78,45 @@ cdef void settle_connection(Scan *scan) noexcept nogil:
             field.value_length = 7
         else:
             field.value_length = 0
+
+
+cdef void hide_named(Scan *scan) noexcept nogil:
+    cdef Field alone
+    cdef int i
+    if scan.first[H_CONNECTION] < 0:
+        return
+    mark_hop_by_hop(scan)
+    for i in range(scan.field_count):
+        if not scan.fields[i].hop or not is_named(scan, &scan.fields[i]):
+            continue
+        alone = scan.fields[i]
+        classify(&alone)
+        if not alone.hop:                     # as Upgrade is, which has to be found
+            scan.fields[i].name_length = 0
+
+
+cdef bint is_named(const Scan *scan, const Field *field) noexcept nogil:
+    cdef const Field *names
+    cdef size_t start, end, at
+    cdef int i
+    for i in range(scan.first[H_CONNECTION], scan.field_count):
+        names = &scan.fields[i]
+        if names.id != H_CONNECTION:
+            continue
+        at = 0
+        while at < names.value_length:
+            start = at
+            while at < names.value_length and names.value[at] != 44:
+                at += 1
+            end = at
+            at += 1
+            while start < end and names.value[start] in (32, 9):
+                start += 1
+            while end > start and names.value[end - 1] in (32, 9):
+                end -= 1
+            if end - start == field.name_length and strncasecmp(names.value + start, field.name, end - start) == 0:
+                return True
+    return False
 
 
 cdef void remove(Scan *scan, const char *name, size_t n) noexcept nogil:
