@@ -63,6 +63,9 @@ Reload the configuration. A file with an error changes nothing.
 .B SIGUSR1
 Open the access log anew, after it was rotated.
 .TP
+.B SIGUSR2
+Upgrade: the program that is installed now takes over, and drops no connection.
+.TP
 .BR SIGTERM ", " SIGINT
 Drain and stop; the second one stops at once.
 """,
