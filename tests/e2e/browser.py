@@ -6,6 +6,8 @@ import base64
 import contextlib
 import http.server
 import json
+import os
+import signal
 import subprocess
 import threading
 import urllib.request
@@ -97,7 +99,7 @@ class Page:
         self._process = subprocess.Popen(
             ["chromium-headless-shell", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}",
              "--remote-debugging-port=0", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
             place = Path(folder) / "DevToolsActivePort"
@@ -109,8 +111,7 @@ class Page:
                 connect(found["webSocketDebuggerUrl"], max_size=None, compression=None)
             )
         except BaseException:
-            self._process.kill()
-            self._process.wait()
+            self._end()
             raise
         self._number = 0
         self.problems: list[str] = []
@@ -123,7 +124,12 @@ class Page:
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
-        self._process.terminate()
+        self._end()
+
+    def _end(self) -> None:
+        """The command is a script of Debian's that starts the browser, so its whole group has to end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(20)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
