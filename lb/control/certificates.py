@@ -159,6 +159,8 @@ def _access(file: TlsFile, content: bytes) -> None:
     """A provider's file. Raises ValueError."""
     assert file.provider is not None
     plan = provider_plan(file.where.split(".")[1], file.provider, Material({file.path: content}))
+    if not content:
+        raise ValueError("is empty")  # which stands for a set of keys that was not fetched yet
     if plan.type == "api_key" and not plan.keys:
         raise ValueError("has no keys")
     try:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from joserfc import jwk, jws
 
 from lb.config.plan.access import ProviderPlan
-from lb.proxy.access.checks import REFUSED, Outcome, PasswordCheck, TokenCheck, make_check
+from lb.proxy.access.checks import REFUSED, UNAVAILABLE, Outcome, PasswordCheck, TokenCheck, make_check
 
 NOW = 1_800_000_000.0
 ISSUER = "https://issuer.example.org"
@@ -182,7 +182,8 @@ def test_key_sets() -> None:
     strange = ({"kty": "x"}, 1, {"kty": "RSA", "n": "!", "e": "AQAB"}, {"kty": "EC", "crv": "P-256", "x": "AA"})
     assert check(token(), key_set(*strange, public(RSA, "rsa"))).identity == "alice"  # type: ignore[arg-type]
     short = jwk.RSAKey.generate_key(1024)
-    for content in (b"", b"{}", b"[]", b"\xff", b'{"keys": 1}', key_set(public(short)), key_set(*strange)):  # type: ignore[arg-type]
+    assert check(token(), b"") == UNAVAILABLE  # not fetched yet
+    for content in (b" ", b"{}", b"[]", b"\xff", b'{"keys": 1}', key_set(public(short)), key_set(*strange)):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"is no JWK set|has no public key"):
             TokenCheck(plan(content))
 

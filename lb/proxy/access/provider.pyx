@@ -181,12 +181,14 @@ cdef class Provider:
     cdef Known of_checked(self, const char *value, size_t n, uint64_t now):
         cdef bytes digest
         cdef Known found
-        if n > TOKEN_MOST or (self.kind == KIND_JWT and not is_token(value, n)):
+        if n > TOKEN_MOST:
             return BAD
         digest = self.digest_of(value, n)
         found = self.recall(digest, now)
         if found is not None:
             return found
+        if self.kind == KIND_JWT and not is_token(value, n):
+            return BAD
         until = self.refused.get(digest)
         if until is not None and now < <uint64_t>until:
             return BAD
