@@ -459,6 +459,10 @@ cdef class ResultCache:
         self.segment.check_open()
         return tg_load32(&self.generations[<uint32_t> slot & self.generation_mask])
 
+    def change_count(self, key: bytes) -> int:
+        """Changes of the URI with this key of 32 bytes, and of those that share its counter, since the start."""
+        return self.changes_of(<const unsigned char *> <const char *> key)
+
     def count_disk(self, name: str, by: int) -> None:
         """Count what happens on disk, by a name in `DISK`, under the interpreter's lock. Raises ValueError."""
         self.segment.check_open()

@@ -119,6 +119,52 @@ def files(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file() and path.parent != root]
 
 
+class Changed:
+    """A memory whose URIs have been changed `count` times."""
+
+    def __init__(self, cache: ResultCache) -> None:
+        self.cache = cache
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cache, name)
+
+    def change_count(self, key: bytes) -> int:
+        return self.count
+
+
+async def test_a_change_counts_before_its_removal_is_done(sites: Any, tmp_path: Path) -> None:
+    """Another worker does the removal, some time later."""
+    site = sites(tmp_path, workers=2)
+    writer, reader = await site.disk(0), await site.disk(1)
+    memory = Changed(site.cache)
+    writer._cache = reader._cache = memory
+    await write(writer, b"old")
+    kept = await read(reader)
+    assert kept is not None
+    assert kept.value == b"old"
+    memory.count += 1
+    assert await read(reader) is None
+    await write(writer, b"new")
+    kept = await read(reader)
+    assert kept is not None
+    assert kept.value == b"new"
+
+
+async def test_what_a_change_has_overtaken_is_not_written(sites: Any, tmp_path: Path) -> None:
+    """The write waits while the change, and its removal, is done: nothing is left that a later run would find."""
+    site = sites(tmp_path)
+    disk = await site.disk()
+    memory = disk._cache = Changed(site.cache)
+    disk.write(KEY, b"old", (), 0, 60 * SECOND, 0, 7)
+    memory.count += 1  # in the turn of the loop in which it was asked for, or a moment later
+    await done(disk)
+    assert await read(disk) is None
+    memory.count += 1
+    disk._add(stored(b"older", run=disk._table.run, tags=((0xFFFFFFFF, 1),)))
+    assert files(tmp_path) == []
+
+
 def test_a_file_is_what_it_was_or_nothing() -> None:
     whole = stored(b"x" * 1000)
     data = b"".join(pack(whole, SECRET))

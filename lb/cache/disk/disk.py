@@ -35,6 +35,9 @@ MOST_READS = 64  # under way or waiting; further requests do without
 MOST_WAITING = 64 << 20  # bytes that wait to be written; further answers are not
 PATIENCE = 1.0  # seconds that a request waits for a read
 PAUSE = 30.0  # seconds in which nothing is written after a failure
+# Stands among the tags in the place of a slot: the URI's count of changes when the answer was kept. A removal is done
+# later, by a thread; until then, and if a write comes behind it, nobody takes the file for an answer.
+_CHANGES = 0xFFFFFFFF
 _HEAD = 1 << 16  # bytes of a file beside its object, at most
 
 Told = Callable[[Any, bytes, "Kept | None"], None]
@@ -118,6 +121,7 @@ class Disk:
             self.remove(key)  # an answer of before, which is not that of memory any more
             return
         run = self._table.run if self._table is not None else 0
+        tags = (*tags, (_CHANGES, self._cache.change_count(key)))
         self._begin(key, len(value))
         self._changes.put(Stored(key, value, tags, run, self._wall(), age_ns, fresh_ns, error_ns, cost_us))
 
@@ -211,6 +215,10 @@ class Disk:
         if not self._open() or self._folder is None or stored.run != (self._table.run if self._table else 0):
             self._cache.count_disk("dropped", 1)
             return
+        if self._overtaken(stored):
+            self._cache.count_disk("dropped", 1)
+            self._remove(stored.key)
+            return
         try:
             added = self._folder.add(stored.key, pack(stored, self._secret), size_of(stored))
         except OSError as error:
@@ -219,9 +227,16 @@ class Disk:
             return
         finally:
             self._count_bytes()
+        if self._overtaken(stored):  # meanwhile: the removal may have been before
+            self._remove(stored.key)
         self._cache.count_disk("stored" if added else "dropped", 1)
         if added:
             self._works()
+
+    def _overtaken(self, stored: Stored) -> bool:
+        """Whether the URI was changed since, in the run that wrote it. Of other runs the counts are not known."""
+        count = self._cache.change_count(stored.key)
+        return any(slot == _CHANGES and known != count for slot, known in stored.tags)
 
     def _remove(self, key: bytes) -> None:
         if self._folder is None:
@@ -275,7 +290,9 @@ class Disk:
         table = self._table
         if passed < 0 or left <= 0 or table is None or stored.run > table.run:
             return None
-        tags = stored.tags
+        if stored.run == table.run and self._overtaken(stored):
+            return None
+        tags = tuple(tag for tag in stored.tags if tag[0] != _CHANGES)
         if stored.run < table.run:
             if any(table.purged(slot, stored.run, generation) for slot, generation in tags):
                 return None
