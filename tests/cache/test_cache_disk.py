@@ -151,6 +151,28 @@ async def test_a_change_counts_before_its_removal_is_done(sites: Any, tmp_path: 
     assert kept.value == b"new"
 
 
+async def test_another_worker_removes_a_file_at_once(
+    sites: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no failure of the disk, which would be left alone for a while."""
+    site = sites(tmp_path)
+    disk = await site.disk()
+    rename = os.rename
+
+    def rename_and_remove(source: str, target: str) -> None:
+        rename(source, target)
+        os.unlink(target)
+
+    monkeypatch.setattr(os, "rename", rename_and_remove)
+    await write(disk, b"gone")
+    assert site.count("errors") == 0
+    monkeypatch.undo()
+    await write(disk, b"value")
+    kept = await read(disk)
+    assert kept is not None
+    assert kept.value == b"value"
+
+
 async def test_what_a_change_has_overtaken_is_not_written(sites: Any, tmp_path: Path) -> None:
     """The write waits while the change, and its removal, is done: nothing is left that a later run would find."""
     site = sites(tmp_path)

@@ -274,7 +274,8 @@ class Disk:
                 continue
             except ValueError:
                 self._cache.count_disk("damaged", 1)
-                os.unlink(path)
+                with contextlib.suppress(FileNotFoundError):  # by another reader
+                    os.unlink(path)
                 continue
             if best is None or stored.at > best.at:
                 best, place = stored, path

@@ -73,6 +73,7 @@ class Folder:
             try:
                 for part in parts:
                     _write(descriptor, part)
+                used = os.fstat(descriptor).st_mtime_ns  # once it has its name another worker may remove it
             finally:
                 os.close(descriptor)
             os.rename(temporary, path)
@@ -81,7 +82,7 @@ class Folder:
                 os.unlink(temporary)
             raise
         self._forget(path)
-        self._files[path] = (room, os.stat(path).st_mtime_ns)
+        self._files[path] = (room, used)
         self.used += room
         return True
 
