@@ -73,7 +73,7 @@ def config(
     file = servers.folder / f"secret-{len(secret)}"
     file.write_bytes(secret)
     file.chmod(0o600)
-    kind = "memcached" if servers.kind == "memcached" else "redis"
+    kind = servers.kind if servers.kind in ("memcached", "valkey") else "redis"
     tier = {"type": kind, "servers": [f"127.0.0.1:{port or servers.ports[0]}"], "secret_file": str(file)}
     # Long enough for a machine that is busy with other tests.
     tier |= {"timeout": "2s", "connect_timeout": "2s"} | settings.pop("tier", {})

@@ -154,6 +154,13 @@ KEYS: tuple[Advice, ...] = (
         "it keeps answers of inference (pools of protocol oip)",
     ),
     Advice("maxsize memory capacity maxmemory limit maxbytes", "cache", "size: 256MiB", within="cache"),
+    Advice(
+        "redis valkey memcached memcache backend store storage remote shared distributed l2 secondtier secondlevel",
+        "cache",
+        'tier: {type: redis, servers: ["10.0.0.5:6379"], secret_file: cache.secret}',
+        "all daemons share it, behind the memory of each",
+        within="cache",
+    ),
     Advice("expire expires expiration expiry maxage valid inactive ttlseconds", "cache", "ttl: 10m", within="cache"),
     Advice("cachettl cachetime cachevalid proxycachevalid", note="write cache: {ttl: 10m}", within="route"),
     Advice("grace stale proxycachebackgroundupdate", "cache", "stale_while_revalidate: 1m", within="cache"),

@@ -40,8 +40,9 @@ class TierConfig(RareModel):
     tier that is down or slow is a line in the log, and misses. How it works: [Share a
     cache](howto/share-a-cache.md)."""
 
-    type: Literal["redis", "memcached"]
-    """`redis` (from 6.0 on, and Valkey; needs the extra `tidegate[redis]`) or `memcached` (from 1.6 on)."""
+    type: Literal["redis", "valkey", "memcached"]
+    """`redis` (from 6.0 on) and `valkey`, which are spoken to alike and need the extra `tidegate[redis]`; or `memcached`
+    (from 1.6 on)."""
     servers: list[Address] = Field(min_length=1, max_length=100)
     """`HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH`. One server of Redis, some nodes of a cluster, or the Sentinels. All
     servers of Memcached, spelled alike on all daemons: keys are spread over them by ketama."""
@@ -78,7 +79,7 @@ class TierConfig(RareModel):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         if self.type == "memcached":
-            for path, message in only_for(self, "", ("database", "cluster", "sentinel"), "is only for type redis"):
+            for path, message in only_for(self, "", ("database", "cluster", "sentinel"), "is only for types redis and valkey"):
                 yield path.removeprefix("."), message
             if (self.username is None) != (self.password_file is None):
                 yield "username", "and password_file belong together: one of them is missing"
@@ -88,7 +89,7 @@ class TierConfig(RareModel):
             yield "sentinel", "is not for a cluster, which looks after itself"
         if self.cluster and self.database:
             yield "database", "is not for a cluster, which has one only"
-        if self.type == "redis" and len(self.servers) > 1 and not self.cluster and self.sentinel is None:
+        if self.type != "memcached" and len(self.servers) > 1 and not self.cluster and self.sentinel is None:
             yield "servers", "has more than one: say cluster: true, or sentinel: NAME, or name one of them"
         if len(set(self.servers)) < len(self.servers):
             yield "servers", "has one of them twice"
