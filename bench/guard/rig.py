@@ -19,6 +19,7 @@ from bench.guard.steps import StepLoop
 from lb.config.load import load
 from lb.config.plan.compile import compile_plan
 from lb.config.plan.plan import Plan
+from lb.config.schema.listeners.tls import Material
 from lb.proxy.proxy import Proxy
 from lb.shared.segment import Segment
 
@@ -139,4 +140,5 @@ def _compile(config: str, numbers: Numbers) -> Plan:
         path = Path(directory, "tidegate.yaml")
         path.write_text(config)
         loaded = load(path)
-    return compile_plan(loaded, generation=1, workers=1, allocator=numbers, managed={})
+    material = Material({each.file: each.file.read_bytes() for each in loaded.auth.values() if each.file is not None})
+    return compile_plan(loaded, generation=1, workers=1, allocator=numbers, managed={}, material=material)

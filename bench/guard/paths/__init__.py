@@ -1,6 +1,6 @@
 """The guarded paths by name. A new one is a module beside the others and a line here."""
 
-from bench.guard.paths import cache_hit, grpc, http1, oip_binary, oip_json, routes, tcp
+from bench.guard.paths import access, cache_hit, grpc, http1, oip_binary, oip_json, routes, tcp
 from bench.guard.paths.base import Path, Run
 
 PATHS: dict[str, Path] = {
@@ -8,6 +8,7 @@ PATHS: dict[str, Path] = {
     for path in (
         http1.PATH,
         http1.CLOSING,
+        access.PATH,
         routes.PATH,
         grpc.PATH,
         grpc.BATCH,
