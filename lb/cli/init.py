@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -180,7 +181,8 @@ def init(path: Path, given: Mapping[str, str | None], yes: bool, force: bool) ->
         raise TidegateError(f"{path} exists; --force writes over it") from None
     except OSError as error:
         raise TidegateError(f"{path}: cannot be written: {error.strerror}") from None
-    print(f"{path} was written. Next:\n  tidegate doctor -c {path}\n  tidegate run -c {path}")
+    name = shlex.quote(str(path))
+    print(f"{path} was written. Next:\n  tidegate doctor -c {name}\n  tidegate run -c {name}")
     return 0
 
 

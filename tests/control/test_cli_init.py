@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from pathlib import Path
@@ -46,6 +47,13 @@ def test_a_health_path_and_an_address_of_any_spelling(tmp_path: Path) -> None:
     assert pool.endpoints[0].address == "unix:/run/a b: #c.sock"
     assert pool.health is not None
     assert pool.health.path == "/health?a=1#2"
+
+
+def test_the_commands_that_come_next_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "my file's.yaml"
+    assert main(["init", "--kind", "http", "--endpoints", "127.0.0.1:9", "--yes", str(path)]) == 0
+    for line in capsys.readouterr().out.splitlines()[1:]:
+        assert shlex.split(line)[-2:] == ["-c", str(path)]
 
 
 def test_a_file_that_exists_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
