@@ -92,6 +92,11 @@ def test_what_a_provider_contradicts(provider: dict[str, Any], said: str) -> Non
         config({}, auth={"keys": provider})
 
 
+def test_an_issuer_may_have_a_query_in_its_url() -> None:
+    provider = {"type": "jwt", "issuer": "i", "audience": ["a"], "url": "https://i/keys?p=b2c_1_sign_in"}
+    assert config({}, auth={"keys": provider}).auth["keys"].url == provider["url"]
+
+
 def test_files_of_keys() -> None:
     key, line = new_key("team-a")
     digest = hashlib.sha256(key.encode()).digest()

@@ -29,7 +29,8 @@ class Hook(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.refusals = 0
         self.got: list[tuple[dict[str, str], bytes]] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/services/T000/secret"
+        self.paths: set[str] = set()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/services/T000/secret?path=%2Fa&token=secret"
 
     def messages(self) -> list[dict[str, Any]]:
         return [json.loads(body) for _, body in self.got]
@@ -45,6 +46,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         refused = hook.refusals > 0
         hook.refusals -= refused
+        hook.paths.add(self.path)
         hook.got.append(({key.lower(): value for key, value in self.headers.items()}, body))
         self.send_response(503 if refused else 200)
         self.end_headers()
@@ -108,6 +110,7 @@ async def test_a_problem_and_its_end_are_told(
     )
     assert hook.names("firing").count("endpoint_down") == 2  # the message and its repetition, for all the checks
     other.close()
+    assert hook.paths == {"/services/T000/secret?path=%2Fa&token=secret"}
     assert hook.url not in daemon.log
     assert "secret" not in daemon.log
 

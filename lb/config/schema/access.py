@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lb.config.plan.access import AccessPlan, ProviderPlan
 from lb.config.schema.base import Boolean, FieldName, FilePath, Model, Name, problem, text
-from lb.config.schema.pools.platforms import RareModel, Url
+from lb.config.schema.pools.platforms import RareModel, WholeUrl
 from lb.config.units import MINUTE, SECOND, Duration
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ class ProviderConfig(RareModel):
     """`api_key`: file with a line `NAME:sha256:HEX` for each key, as `tidegate key NAME` prints it; a name may have
     several keys. `basic`: an htpasswd file with bcrypt (`htpasswd -B`) or argon2. In both, lines that begin with `#`
     are comments. `jwt`: the issuer's public keys, as a JWK set. The file is read again when it changes."""
-    url: Annotated[Url, *text(r"https://.*|http://(127\.0\.0\.1|localhost|\[::1\])[:/].*", "is not https")] | None = (
-        None
-    )
+    url: (
+        Annotated[WholeUrl, *text(r"https://.*|http://(127\.0\.0\.1|localhost|\[::1\])[:/].*", "is not https")] | None
+    ) = None
     """`jwt`: where the issuer publishes its keys, in place of a file, as `jwks_uri` of its metadata says: `https`, or
     `http` on this machine. The master fetches it; redirects are not followed. What cannot be fetched, or is no JWK set,
     leaves the keys in force that were fetched last; while none was, tokens are answered with 503."""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from lb.config.schema.base import FilePath
-from lb.config.schema.pools.platforms import RareModel, Url
+from lb.config.schema.pools.platforms import RareModel, WholeUrl
 from lb.config.units import HOUR, SECOND, Duration
 
 # Explained in docs/dashboard.md and lb.control.watch.problems.
@@ -40,7 +40,7 @@ class AlertsConfig(RareModel):
     """Webhooks that are told of problems and of their end, for those without Prometheus. How to use them:
     [Alerts and boards](howto/alert.md#webhooks)."""
 
-    urls: list[Url] = Field(min_length=1, max_length=16)
+    urls: list[WholeUrl] = Field(min_length=1, max_length=16)
     """Where messages are posted, as JSON with a field `text` that Slack, Mattermost and the like show. Each URL gets
     every message, and has its own repetitions until an answer of 2xx."""
     secret_file: FilePath | None = None

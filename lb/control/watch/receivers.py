@@ -136,11 +136,13 @@ class Receivers:
 
     async def _send(self, url: str, body: bytes, headers: dict[str, str]) -> int:
         import aiohttp
+        import yarl
 
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT), trust_env=True)
+        whole = yarl.URL(url, encoded=url.isascii())  # as it is spelled: a query may be signed
         try:
-            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
+            async with self._session.post(whole, data=body, headers=headers, allow_redirects=False) as answer:
                 return int(answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return 0

@@ -12,6 +12,10 @@ from lb.config.units import SECOND, Duration
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 KubernetesName = Annotated[str, *text(rf"{_DNS_LABEL}(\.{_DNS_LABEL})*", "is no name of Kubernetes")]
 Url = Annotated[str, *text(r"https?://[^\s/?#@]+(/[^\s?#]*)?", "is no URL of the form http://HOST:PORT")]
+# One that is asked for as it is: what receivers of webhooks and issuers of tokens name may have a query.
+WholeUrl = Annotated[
+    str, *text(r"https?://[^\s/?#@]+(/[^\s?#]*(\?[^\s#]*)?)?", "is no URL of the form http://HOST:PORT/PATH")
+]
 _PortName = Annotated[str, *text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "is no name of a port")]
 
 
