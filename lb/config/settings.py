@@ -243,12 +243,13 @@ def differences(running: Any, file: Any, location: Location = ()) -> list[tuple[
 
 _SECRET = re.compile(r"password|passwd|secret|token|api_?key|authorization|credential|cookie", re.IGNORECASE)
 _USERINFO = re.compile(r"(://)[^/@\s]+@")
+_QUERY = re.compile(r"(?<=[?&])([^=&\s]+=)(?!\$\{)[^&\s]+")
 HIDDEN = "(hidden)"
 
 
 def without_secrets(data: Any, name: str = "") -> Any:
-    """The plain data of a file without what may be secret: texts under names of secrets, and users and passwords of
-    URLs. Names of files and variables stay."""
+    """The plain data of a file without what may be secret: texts under names of secrets, and users, passwords and
+    what a query says in URLs. Names of files and variables stay."""
     if isinstance(data, dict):
         return {key: without_secrets(item, str(key)) for key, item in data.items()}
     if isinstance(data, list):
@@ -257,4 +258,6 @@ def without_secrets(data: Any, name: str = "") -> Any:
         return data
     if _SECRET.search(name) and not name.endswith(("_file", "_header", "tokens")) and not data.startswith("${"):
         return HIDDEN
-    return _USERINFO.sub(rf"\1{HIDDEN}@", data)
+    if "://" not in data:
+        return data
+    return _QUERY.sub(rf"\1{HIDDEN}", _USERINFO.sub(rf"\1{HIDDEN}@", data))

@@ -345,3 +345,11 @@ def test_what_was_wanted_ends_with_the_endpoint() -> None:
     slot = known.plan(a=1, b=1)["a"]
     assert known.operated.limit("p", endpoint("a", slot)) is None
     assert known.operated.rows() == []
+
+
+def test_queries_of_urls_are_hidden() -> None:
+    data = {"alerts": {"urls": ["https://a/b?key=K1&token=${T}&n=K2", "https://a/${T}"]}, "health": {"path": "/?a=b"}}
+    assert settings.without_secrets(data) == {
+        "alerts": {"urls": ["https://a/b?key=(hidden)&token=${T}&n=(hidden)", "https://a/${T}"]},
+        "health": {"path": "/?a=b"},
+    }
