@@ -25,9 +25,10 @@ from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
 from lb.config.plan.compile import worker_count
 from lb.config.plan.plan import EndpointSpec, Plan, PoolPlan
-from lb.config.schema.file import CacheConfig, Config
+from lb.config.schema.file import CacheConfig, Config, ShutdownConfig
 from lb.config.schema.pools.affinity import session_sets
 from lb.config.units import SECOND
+from lb.control import signals
 from lb.control.admin import readings, status
 from lb.control.cache import kept, snapshot
 from lb.control.cache.cdns import Cdns
@@ -67,7 +68,6 @@ from lb.control.servers.ports import Ports
 from lb.control.servers.replica import Machine
 from lb.control.servers.runtime import runtime_directory
 from lb.control.servers.scaling_memory import state_directory
-from lb.control.signals import release
 from lb.control.sockets import SocketTable
 from lb.control.stored_sockets import StoredSockets
 from lb.control.tickets import TicketRing
@@ -100,6 +100,7 @@ ENDPOINT_CAPACITY = 4096
 SERIES_CAPACITY = 32_768
 _TICK = 1.0  # seconds
 _MOST_READY = 100_000  # models of endpoints that are known to have been ready
+_HEARD = 0.01  # seconds in which the loop hears of the signals that have come
 _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
 
 
@@ -185,10 +186,11 @@ class Master:
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_on_signal)
         loop.add_signal_handler(signal.SIGUSR2, self._upgrading.set)
-        release()
+        signals.release()
         if self._options.handover is not None:
             self._succession = Succession(self._options.handover)
         async with contextlib.AsyncExitStack() as cleanup:
+            cleanup.push_async_callback(self._end_before_with_start)
             cleanup.callback(self._notifier.close)
             cleanup.callback(self.access_log.close)
             cleanup.callback(self._forget_cache)
@@ -275,11 +277,14 @@ class Master:
             try:
                 await self._hand_over()
             except (StartError, OSError) as error:
+                self._not_upgraded(version, str(error))
+                if self._stop.is_set():
+                    return  # what ends, or has ended, stays so
                 self.fleet.keep()
                 self.jobs.start(self.config)
-                self._not_upgraded(version, str(error))
-            finally:
                 self._notifier.ready(self.summary())
+            finally:
+                signals.release()
 
     def _not_upgraded(self, version: str, error: str) -> Outcome:
         log.error("no upgrade, version %s goes on: %s", lb.__version__, error)
@@ -292,6 +297,10 @@ class Master:
         if self.state != "running":
             raise StartError(f"the daemon is {self.state}")
         await self.jobs.stop()
+        signals.hold_ending()
+        await asyncio.sleep(_HEARD)
+        if self._stop.is_set():
+            raise StartError("the daemon is stopping")
         if self.plan is not None and self.plan.cache is not None:
             self._keeping = self._keeping or kept.Keeping(self.segment)
             self._slots = ResultCache(self.segment, self.plan.cache.max_object).slots
@@ -752,6 +761,12 @@ class Master:
         await self.fleet.stop(drain, self._stop_at_once)
         await before
         await self._keep_cache()
+
+    async def _end_before_with_start(self) -> None:
+        """A stop that comes while this program starts, and has no drain of its own yet, ends the workers of the program
+        before as well: nobody else would."""
+        if self._stop.is_set():
+            await self._end_before(ShutdownConfig().drain_timeout / SECOND)
 
     async def _end_before(self, seconds: float) -> None:
         if self._succession is not None and self._succession.workers:

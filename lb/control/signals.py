@@ -12,6 +12,9 @@ import signal
 from collections.abc import Iterator
 
 HELD = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# They end a process that has not said otherwise. Only a master that becomes another program holds them: what comes
+# before that one hears of signals is to stop it with all that it has taken over.
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def hold() -> None:
@@ -19,9 +22,14 @@ def hold() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
+def hold_ending() -> None:
+    """Those that end a process wait as well, until `release`, be it by the program that this process becomes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
 def release() -> None:
     """From here on, and for what waited, what was said of them holds."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HELD, *ENDING))
 
 
 @contextlib.contextmanager

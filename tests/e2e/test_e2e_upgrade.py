@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import websockets
-from daemon import ROOT, Daemon, digits_pool, eventually, http_listener, route
+from daemon import ROOT, Daemon, alive, digits_pool, eventually, http_listener, route
 from traffic import Client, ask_once, digit_request, digit_samples
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -308,3 +309,44 @@ def test_what_would_not_start_is_not_tried(start: Start, tmp_path: Path) -> None
     assert asyncio.run(ask_once(daemon.port(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
     assert daemon.reload()["ok"]
     assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("when", ["before it takes over", "while it starts"])
+async def test_a_stop_during_an_upgrade_ends_old_and_new(start: Start, tmp_path: Path, when: str) -> None:
+    tcp = await asyncio.start_server(echo_tcp, "127.0.0.1", 0)
+    config = {
+        "jobs": {"path": str(tmp_path / "jobs.db")},
+        "listeners": {
+            "web": http_listener({**route("/", "web"), "jobs": True}),
+            "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw"},
+        },
+        "pools": {
+            "web": {"protocol": "http", "endpoints": ["127.0.0.1:9"]},
+            "raw": {"protocol": "tcp", "endpoints": [f"127.0.0.1:{tcp.sockets[0].getsockname()[1]}"]},
+        },
+        "shutdown": {"drain_timeout": "1s"},
+    }
+    daemon = await asyncio.to_thread(start, config, shell=Installed(tmp_path).shell)
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port("raw"))
+    writer.write(b"a")
+    assert await reader.read(1) == b"a"
+    workers, jobs = daemon.worker_pids(), daemon.status()["jobs"]["pid"]
+    if when == "before it takes over":
+        os.kill(jobs, signal.SIGSTOP)  # the master waits for its end
+    os.kill(daemon.process.pid, signal.SIGUSR2)
+    await asyncio.to_thread(eventually, lambda: "and takes over" in daemon.log, "the trial", 60)
+    if when == "before it takes over":
+        await asyncio.sleep(0.5)
+        os.kill(daemon.process.pid, signal.SIGTERM)
+        os.kill(jobs, signal.SIGCONT)
+    else:
+        process = psutil.Process(daemon.process.pid)
+        await asyncio.to_thread(
+            eventually, lambda: not process.cmdline()[0].startswith("tidegate: master"), "the new program", 30
+        )
+        os.kill(daemon.process.pid, signal.SIGTERM)
+    assert await asyncio.to_thread(daemon.process.wait, 30) == 0, daemon.log
+    assert not [pid for pid in workers if alive(pid)]
+    assert "upgraded from" not in daemon.log
+    writer.close()
+    tcp.close()
