@@ -264,11 +264,27 @@ class Master:
                     raise StartError(f"the daemon is {self.state}")
                 self.managed.hand_over()
                 version = await try_installed(self.config_path, this_program())
+                await self._try_addresses()
             except StartError as error:
                 return self._not_upgraded(version, str(error))
         log.info("upgrade: version %s has shown that it starts, and takes over", version)
         self._becoming = asyncio.create_task(self._become_installed(version))
         return Outcome(True, time.time(), lb.__version__, version)
+
+    async def _try_addresses(self) -> None:
+        """Addresses of the file that are not ours yet have to be free: the next program could not start otherwise, nor
+        could this one again, which would find the same file. Raises StartError."""
+        try:
+            wanted = await asyncio.to_thread(load_configuration, self.config_path)
+        except ConfigError:
+            return  # with keys that only the next program knows
+        listeners = wanted.config.listeners.items()
+        binds = {name: listener.bind for name, listener in listeners}
+        if wanted.config.admin.bind != self.config.admin.bind:
+            binds[""] = wanted.config.admin.bind  # no listener is named so
+        workers = worker_count(wanted.config)
+        datagrams = {name: workers for name, listener in listeners if listener.protocol == "udp"}
+        self.sockets.discard(self.sockets.stage(binds, datagrams))
 
     async def _become_installed(self, version: str) -> None:
         await asyncio.sleep(ANSWER)

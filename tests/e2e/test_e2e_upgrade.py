@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -350,3 +351,23 @@ async def test_a_stop_during_an_upgrade_ends_old_and_new(start: Start, tmp_path:
     assert "upgraded from" not in daemon.log
     writer.close()
     tcp.close()
+
+
+@pytest.mark.parametrize("what", ["listener", "admin"])
+def test_an_address_that_is_taken_refuses_the_upgrade(start: Start, tmp_path: Path, what: str) -> None:
+    config: dict[str, Any] = {"listeners": {"web": http_listener({"respond": {"status": 200}})}}
+    daemon = start(config, shell=Installed(tmp_path).shell)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        if what == "listener":
+            daemon.write({"listeners": {**config["listeners"], "more": {**config["listeners"]["web"], "bind": taken}}})
+        else:
+            daemon.write({**config, "admin": {"bind": taken}})
+        done = daemon.command("upgrade", "--admin", f"unix:{daemon.socket}")
+    assert done.returncode == 1
+    assert f"cannot listen on {taken}" in done.stderr
+    status, workers = daemon.status(), daemon.worker_pids()
+    assert status["program"]["upgrades"] == 0
+    assert all(alive(pid) for pid in workers)
+    assert asyncio.run(ask_once(daemon.port(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
+    assert daemon.stop() == 0
