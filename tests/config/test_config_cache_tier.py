@@ -85,7 +85,11 @@ def test_everything_reaches_the_plan(folder: Path) -> None:
         ('type: redis, servers: ["unix:/a"], tls: {}, secret_file: secret', "tier", "Unix"),
         ('type: redis, servers: ["a:1"], username: us, secret_file: secret', "tier", "password_file"),
         ('type: memcached, servers: ["a:1"], username: us, secret_file: secret', "tier", "belong together"),
-        ('type: memcached, servers: ["a:1"], cluster: true, secret_file: secret', "tier", "only for types redis and valkey"),
+        (
+            'type: memcached, servers: ["a:1"], cluster: true, secret_file: secret',
+            "tier",
+            "only for types redis and valkey",
+        ),
         ('type: redis, servers: ["a:1"], secret_file: secret, prefix: "a b"', "prefix", ""),
         ('type: redis, servers: ["a:1"], secret_file: secret, ttl_max: 31d', "ttl_max", ""),
         ('type: redis, servers: ["redis://a:1"], secret_file: secret', "servers", "URL"),

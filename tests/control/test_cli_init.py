@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import stat
 from pathlib import Path
 
@@ -109,8 +108,7 @@ def test_options_are_not_asked_for() -> None:
 
 
 def test_a_user_at_a_terminal(tmp_path: Path) -> None:
-    python = shutil.which("python") or "python"
-    terminal = Terminal([python, "-m", "lb.cli", "init"], tmp_path, {"PYTHONPATH": str(ROOT)})
+    terminal = Terminal([sys.executable, "-m", "lb.cli", "init"], tmp_path, {"PYTHONPATH": str(ROOT)})
     try:
         for prompt, answer in (
             ("Kind [models]: ", "http"),

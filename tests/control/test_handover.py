@@ -92,15 +92,15 @@ def test_what_an_operator_has_said_holds_under_the_next_program() -> None:
     weights = {"a:1": 10, "b:1": 10, "c:1": 10}
     first, second = Plans(), Plans()
     slots = first.apply(weights)
-    assert not list(first.registry.operated())
+    assert not list(first.registry.operated_endpoints())
     first.registry.operate(slots["a:1"], DRAIN)
     first.registry.operate_weight(slots["b:1"], 3)
-    said = sorted(first.registry.operated())
+    said = sorted(first.registry.operated_endpoints())
     assert said == [("pool", "a:1", DRAIN, None), ("pool", "b:1", ENABLED, 3)]
     for each in said:
         second.registry.remember(*each)
     slots = second.apply(weights)
-    assert sorted(second.registry.operated()) == said
+    assert sorted(second.registry.operated_endpoints()) == said
     assert second.segment.admin(slots["a:1"]) == DRAIN
     assert [second.segment.weight(slots[address]) for address in weights] == [10, 3, 10]
     second.apply(weights)

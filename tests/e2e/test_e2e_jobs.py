@@ -20,6 +20,7 @@ import psutil
 import pytest
 from aiohttp import web
 from daemon import Daemon, digits_pool, http_listener, route
+from ports import free_port
 from traffic import DIGITS_INFER, digit_samples
 from waiting import eventually
 
@@ -406,13 +407,14 @@ class Submitter:
 
 @pytest.mark.slow
 async def test_whatever_is_killed_no_accepted_job_is_lost(
-    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession, unused_tcp_port: int
+    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
 ) -> None:
     """Jobs process, worker, fork server, endpoint and master are killed in turn while clients submit. Every job that
     was accepted has its own right answer in the end, and most were run once."""
-    config = configuration(echo, tmp_path, unused_tcp_port, attempts=100)
+    port = free_port()  # one that no submitter can meet itself at, while the daemon is away
+    config = configuration(echo, tmp_path, port, attempts=100)
     daemon = start(config)
-    base = f"http://127.0.0.1:{unused_tcp_port}"
+    base = f"http://127.0.0.1:{port}"
     submitters = [Submitter(client, base, i) for i in range(4)]
     tasks = [asyncio.create_task(one.run()) for one in submitters]
 

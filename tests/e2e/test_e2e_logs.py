@@ -30,7 +30,7 @@ Start = Callable[..., Daemon]
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
 TEXTS = {
     "time", "client", "method", "host", "target", "listener", "route", "pool", "endpoint", "reason", "cache",
-    "protocol", "tls", "trace_id", "request_id", "hedge", "user_agent", "model",
+    "protocol", "tls", "trace_id", "request_id", "hedge", "user_agent", "model", "identity",
 }  # fmt: skip
 NUMBERS = {"port", "status", "attempts", "bytes_in", "bytes_out"}
 TIMES = {"total_us", "wait_us", "connect_us", "upstream_us", "transfer_us"}

@@ -204,6 +204,7 @@ def test_a_client_starts_the_daemon(boot: Boot) -> None:
     systemd.activate(f"127.0.0.1:{port}")
     assert systemd.show("ActiveState") == "inactive"
     assert asyncio.run(ask_once(port, PLAIN)).status == 200
+    eventually(lambda: systemd.show("ActiveState") == "active", "its readiness")  # the admin server is last
     systemd.tidegate("upgrade")
     assert systemd.status()["listeners"][0]["inherited"]
     assert not [name for name in systemd.stored() if "listen,tcp" in name]

@@ -765,9 +765,9 @@ cdef void release_followers(CachedBody body, int grpc_status, str message) noexc
             of_follower.refuse(<Exchange>follower, grpc_status, message)
         else:
             resume(of_follower, <Exchange>follower, False)
-    # The worker goes on leading if one of these took over. Else the others ask, and do not wait for each other.
+    # The worker goes on leading if one of these took over. Else another worker may, once: it has waited, too.
     if answers.shared is not None and answers.flights.followers_of(flight) is None:
-        answers.shared.end(flight, False)
+        answers.shared.end(flight, True)
 
 
 cdef void look_at_flights(AnswerCache answers) noexcept:

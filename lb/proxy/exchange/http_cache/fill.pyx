@@ -794,7 +794,7 @@ cdef class Fill(Client):
             if next_leader is not None and next_leader.name is None and self.holds():
                 next_leader.name = self.name
                 self.name = None
-            self.land(False)
+            self.land(not at_once)
 
     cdef void answer_all(self, const tg_stored *stored, const char *said, bint aged) noexcept:
         cdef dict waiting = self.waiting
