@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from lb.config.schema.file import Config
+from lb.config.schema.jobs import JobsConfig
 from lb.config.schema.pools.affinity import session_sets
 
 
@@ -57,10 +58,15 @@ def decide(running: Config, wanted: Config) -> Decision:
     if config.cache is not None and running.cache is not None and config.cache.disk != running.cache.disk:
         notes.append("cache.disk: stays as it is until a restart")
         config = config.model_copy(update={"cache": config.cache.model_copy(update={"disk": running.cache.disk})})
-    if wanted.jobs is not None and running.jobs is not None and wanted.jobs.path != running.jobs.path:
-        notes.append(f"jobs.path: {running.jobs.path} stays until a restart, then {wanted.jobs.path}")
-        config = config.model_copy(update={"jobs": wanted.jobs.model_copy(update={"path": running.jobs.path})})
+    if wanted.jobs is not None and running.jobs is not None and _place(wanted.jobs) != _place(running.jobs):
+        notes.append("jobs.path and jobs.store: jobs stay where they are until a restart")
+        config = config.model_copy(update={"jobs": wanted.jobs.model_copy(update=_place(running.jobs))})
     return Decision(config, tuple(notes))
+
+
+def _place(jobs: JobsConfig) -> dict[str, Any]:
+    """Where jobs are kept."""
+    return {"path": jobs.path, "store": jobs.store}
 
 
 def short_of_room(config: Config, sets: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from lb.jobs.job import Answer, Attempt, Job, State
 from lb.jobs.settings import Settings
-from lb.jobs.store import JobStore, StoreError
+from lb.jobs.store import JobStore, StoreError, level_of
 from lb.jobs.watchers import Watchers
 
 log = logging.getLogger("tidegate.jobs")
@@ -102,6 +102,7 @@ class Runner:
         self._finished = finished
         self._wake = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._settling: set[str] = set()  # jobs whose attempt has its result
         self._drained = False
 
     @property
@@ -125,6 +126,13 @@ class Runner:
         self._watchers.tell(job)
         self._finished()
 
+    def lost(self, job: str) -> None:
+        """The store has given the job to another daemon: no answer to this one's attempt is wanted. One that is there
+        already is offered to the store, which knows whether it comes too late."""
+        task = self._running.get(job)
+        if task is not None and job not in self._settling:
+            task.cancel()
+
     async def run(self) -> None:
         """Until it is cancelled; the attempts under way are cancelled then."""
         sweeping = asyncio.create_task(self._sweep())
@@ -134,7 +142,7 @@ class Runner:
                 try:
                     full = await self._take()
                 except StoreError as error:
-                    log.error("jobs cannot be taken: %s", error)
+                    log.log(level_of(error), "jobs cannot be taken: %s", error)
                     full = False
                 if not full or self._drained:
                     await self._wait()
@@ -158,6 +166,7 @@ class Runner:
             return False
         attempts = await self._store.take(self._wall(), room)
         for attempt in attempts:
+            self._settling.discard(attempt.id)
             self._running[attempt.id] = asyncio.create_task(self._attempt(attempt))
         return len(attempts) == room
 
@@ -175,12 +184,15 @@ class Runner:
             except Exception:  # one that nobody foresaw is this job's alone
                 log.exception("job %s", attempt.id)
                 result = CallError("internal error", begun=True)
+            self._settling.add(attempt.id)
             await self._settle(attempt, result)
         except asyncio.CancelledError:
             self.attempts["cancelled"] += 1
             raise
         finally:
-            del self._running[attempt.id]
+            if self._running.get(attempt.id) is asyncio.current_task():  # else the job runs here once more
+                del self._running[attempt.id]
+                self._settling.discard(attempt.id)
             self._wake.set()
 
     async def _settle(self, attempt: Attempt, result: Answer | CallError) -> None:
@@ -198,7 +210,7 @@ class Runner:
                     job = await self._store.finish(attempt, outcome.state, answer, outcome.failure, now, expires)
                 break
             except StoreError as error:
-                log.error("job %s: what came of it cannot be stored yet: %s", attempt.id, error)
+                log.log(level_of(error), "job %s: what came of it cannot be stored yet: %s", attempt.id, error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
         self.attempts["retried" if outcome.state is State.QUEUED else outcome.state.value] += 1
@@ -221,5 +233,5 @@ class Runner:
                     self._watchers.tell(job)
                     self._finished()
             except StoreError as error:
-                log.error("expired jobs cannot be removed: %s", error)
+                log.log(level_of(error), "expired jobs cannot be removed: %s", error)
             await asyncio.sleep(_SWEEP)

@@ -10,10 +10,25 @@ from msgspec import Struct
 ROUTE_FIELD = "X-Tidegate-Job-Route"
 
 
+class NatsSettings(Struct, frozen=True):
+    """The store in NATS JetStream. Files are paths, "" for none; they are read at each connection."""
+
+    urls: tuple[str, ...]
+    stream: str
+    replicas: int
+    credentials_file: str = ""
+    username: str = ""
+    password_file: str = ""
+    tls: bool = False
+    ca_file: str = ""
+    cert: str = ""
+    key: str = ""
+
+
 class Settings(Struct, frozen=True):
-    """Times in seconds. `calls` is the Unix socket of the listener that takes jobs' requests. `tenant` is the kind
-    (header, cookie, query or "") and name of what tells tenants apart. `webhook_secret` signs; `webhook_urls` are the
-    beginnings of the URLs that may be told, none for no webhooks."""
+    """Times in seconds. `path` is the store's file, unless it is in `nats`. `calls` is the Unix socket of the listener
+    that takes jobs' requests. `tenant` is the kind (header, cookie, query or "") and name of what tells tenants apart.
+    `webhook_secret` signs; `webhook_urls` are the beginnings of the URLs that may be told, none for no webhooks."""
 
     path: str
     calls: str
@@ -26,6 +41,12 @@ class Settings(Struct, frozen=True):
     keep: float
     webhook_urls: tuple[str, ...] = ()
     webhook_secret: bytes = b""
+    nats: NatsSettings | None = None
+
+    @property
+    def place(self) -> str:
+        """Where jobs are, for people."""
+        return self.path if self.nats is None else f"NATS at {', '.join(self.nats.urls)}"
 
 
 def secret_of(text: bytes) -> bytes:

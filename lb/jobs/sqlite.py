@@ -108,6 +108,8 @@ class SqliteStore:
     """A JobStore (lb.jobs.store) in the file `path`, made when it is missing, readable by its owner alone. Another
     process that has it open is waited for."""
 
+    error = ""  # a file can be reached
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = -1

@@ -1,12 +1,14 @@
 """Where jobs are kept: the interface that every store has. `tests/jobs/store_contract.py` is its contract suite.
 
 A method that changes something returns once the change is durable: what it has returned for survives a kill -9 of every
-process and a loss of power. One process has a store open at a time; what was running when the process before ended is
-queued again by `open`.
+process and a loss of power. A store of one process (lb.jobs.sqlite) is open in one at a time; what was running when
+the process before ended is queued again by `open`. A store of several (lb.jobs.jetstream) queues what a process was
+running once that is known to be dead, in `sweep`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -15,6 +17,15 @@ from lb.jobs.job import Answer, Attempt, Delivery, Job, State, Submission
 
 class StoreError(Exception):
     """The store cannot be used now, as with a full disk. Nothing was changed."""
+
+
+class StoreAwayError(StoreError):
+    """The store cannot be reached now, which it has written to the log itself. What was asked may have been done."""
+
+
+def level_of(error: StoreError) -> int:
+    """The level of a log line about what has failed by it."""
+    return logging.DEBUG if isinstance(error, StoreAwayError) else logging.ERROR
 
 
 class QuotaError(Exception):
@@ -26,10 +37,14 @@ class KeyReusedError(Exception):
 
 
 class JobStore(Protocol):
-    """Jobs by id. `now` is seconds since the epoch; no method reads a clock."""
+    """Jobs by id. `now` is seconds since the epoch; no method reads that clock. `error` says why the store cannot be
+    reached, "" while it can."""
+
+    error: str
 
     async def open(self, now: float) -> int:
-        """Takes the store, and queues what was running: the number of those jobs. Raises StoreError."""
+        """Takes the store, and queues what was running and runs no longer: the number of those jobs. Raises
+        StoreError."""
         ...
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ import orjson
 
 from lb.jobs.job import Delivery
 from lb.jobs.settings import Settings
-from lb.jobs.store import JobStore, StoreError
+from lb.jobs.store import JobStore, StoreError, level_of
 
 log = logging.getLogger("tidegate.jobs")
 
@@ -95,7 +95,7 @@ class Webhooks:
                 try:
                     await self._begin()
                 except StoreError as error:
-                    log.error("webhooks cannot be told: %s", error)
+                    log.log(level_of(error), "webhooks cannot be told: %s", error)
                 await self._wait()
         finally:
             for task in self._running.values():
@@ -115,7 +115,7 @@ class Webhooks:
         try:
             await self._deliver(delivery)
         except StoreError as error:  # it is due still, and will be told again
-            log.error("job %s: the outcome of its webhook cannot be stored: %s", delivery.job.id, error)
+            log.log(level_of(error), "job %s: the outcome of its webhook cannot be stored: %s", delivery.job.id, error)
             await asyncio.sleep(_LOOK)
         finally:
             del self._running[delivery.job.id]

@@ -43,7 +43,8 @@ def document(**settings: Any) -> dict[str, Any]:
 
 
 def jobs(**settings: Any) -> dict[str, Any]:
-    return {"state": "running", "error": None, "jobs": [["r", "done", 7]], "oldest_s": 1.0, **settings}
+    known = {"state": "running", "error": None, "jobs": [["r", "done", 7]], "oldest_s": 1.0, "store_error": None}
+    return {**known, **settings}
 
 
 def replica(state: str) -> dict[str, Any]:
@@ -82,6 +83,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("certificate_unused", "warning", document(tls={"certificates": [], "problems": ["/c.pem: no key"]})),
     ("reload_failed", "warning", document(last_reload={"ok": False, "error": "listeners: must be a mapping"})),
     ("jobs_down", "critical", document(jobs=jobs(state="backoff"))),
+    ("jobs_store", "critical", document(jobs=jobs(store_error="NATS: it is away"))),
     ("jobs_dead", "warning", document(jobs=jobs(jobs=[["r", "dead", 1]]))),
     ("jobs_late", "warning", document(jobs=jobs(oldest_s=300.0))),
     ("discovery_stale", "warning", document(pools=[pool(discovery=ENGINE)])),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Set
+from importlib.util import find_spec
 from pathlib import Path
 
 from lb.config.address import HostPort, UnixPath, overlap, parse_bind
@@ -26,6 +27,7 @@ from lb.config.checks.udp import check_udp_listener
 from lb.config.forms import by_form, members_of
 from lb.config.schema.base import did_you_mean, only_for
 from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig, ServeConfig
+from lb.config.schema.jobs import JobStoreConfig
 from lb.config.schema.listeners.keepalive import check_pool_keepalive
 from lb.config.schema.listeners.sampling import check_explain
 from lb.config.schema.pools.agent import check_agent
@@ -454,6 +456,15 @@ def _secret(where: str, path: Path) -> Iterator[Found]:
             yield where, f"{path}: is empty"
 
 
+def _job_store(config: JobStoreConfig) -> Iterator[Found]:
+    nats, where = config.nats, "jobs.store.nats"
+    if find_spec("nats") is None:
+        yield where, "needs the package nats-py: pip install 'tidegate[nats]'"
+    for field, path in (("credentials_file", nats.credentials_file), ("password_file", nats.password_file)):
+        if path is not None:
+            yield from _secret(f"{where}.{field}", path)
+
+
 def _files(config: Config) -> Iterator[Found]:
     for name, pool in config.pools.items():
         if pool.serve is not None and pool.serve.models is not None:
@@ -469,7 +480,10 @@ def _files(config: Config) -> Iterator[Found]:
     if secret is not None and not os.access(secret, os.R_OK):
         yield "alerts.secret_file", f"{secret}: cannot be read"
     if config.jobs is not None:
-        yield from _log("jobs.path", config.jobs.path)
+        if config.jobs.path is not None:
+            yield from _log("jobs.path", config.jobs.path)
+        if config.jobs.store is not None:
+            yield from _job_store(config.jobs.store)
         if config.jobs.webhooks is not None and not os.access(config.jobs.webhooks.secret_file, os.R_OK):
             yield "jobs.webhooks.secret_file", f"{config.jobs.webhooks.secret_file}: cannot be read"
     if config.log.access not in ("", "-"):

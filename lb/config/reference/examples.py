@@ -63,7 +63,7 @@ from lb.config.schema.file import (
     VerticalConfig,
     ZonesConfig,
 )
-from lb.config.schema.jobs import WebhooksConfig
+from lb.config.schema.jobs import JobStoreConfig, NatsConfig, NatsTlsConfig, WebhooksConfig
 from lb.config.schema.listeners.keepalive import PoolTcpKeepaliveConfig, TcpKeepaliveConfig
 from lb.config.schema.listeners.udp import UdpConfig
 from lb.config.schema.pools.engine import (
@@ -416,6 +416,17 @@ paths: ["/v2/models/{model}/*", "/legacy/{model}"]
 path: /var/lib/tidegate/jobs.db
 tenant: {header: x-tenant}
 quota: 10000
+""",
+    JobStoreConfig: """
+nats: {urls: ["nats://10.0.0.5:4222"]}
+""",
+    NatsConfig: """
+urls: ["tls://nats-1:4222", "tls://nats-2:4222", "tls://nats-3:4222"]
+replicas: 3
+credentials_file: /etc/tidegate/nats.creds
+""",
+    NatsTlsConfig: """
+ca_file: /etc/tidegate/nats-ca.pem
 """,
     WebhooksConfig: """
 secret_file: /etc/tidegate/webhooks.secret

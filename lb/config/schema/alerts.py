@@ -28,6 +28,7 @@ Condition = Literal[
     "certificate_unused",
     "reload_failed",
     "jobs_down",
+    "jobs_store",
     "jobs_dead",
     "jobs_late",
     "discovery_stale",

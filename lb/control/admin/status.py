@@ -33,7 +33,8 @@
              cdns: [{name, purges, failures, waiting, error}]} | None, rate_limits: {buckets, evicted},
      source_limits: {table_full},
      jobs: {state: starting | running | backoff, pid, restarts, error, jobs: [[route, state, number]], oldest_s,
-            running, submissions, ended, attempts, webhooks: {what became of it: number}} | None,
+            running, submissions, ended, attempts, webhooks: {what became of it: number},
+            store_error: why the store cannot be reached | None} | None,
      alerts: {firing, waiting, deliveries: {what became of it: number}} | None,
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}

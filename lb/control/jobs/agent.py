@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ from lb.control import signals
 from lb.control.logs import set_level, setup_logging
 from lb.control.workers.channel import Channel, Message
 from lb.jobs.calls import Calls
-from lb.jobs.job import State
+from lb.jobs.job import Job, State
 from lb.jobs.runner import Runner
 from lb.jobs.service import JobService, describe
 from lb.jobs.settings import Settings
 from lb.jobs.sqlite import SqliteStore
-from lb.jobs.store import StoreError
+from lb.jobs.store import JobStore, StoreError
 from lb.jobs.watchers import Watchers
 from lb.jobs.webhooks import TIMEOUT, Webhooks
 
@@ -115,7 +116,7 @@ class Parts:
     """Store, runner, service and webhooks, made for each other."""
 
     def __init__(
-        self, store: SqliteStore, watchers: Watchers, runner: Runner, service: JobService, webhooks: Webhooks
+        self, store: JobStore, watchers: Watchers, runner: Runner, service: JobService, webhooks: Webhooks
     ) -> None:
         self.requeued = 0
         self._store = store
@@ -127,7 +128,9 @@ class Parts:
     @classmethod
     async def start(cls, listening: socket.socket, settings: Settings, cleanup: contextlib.AsyncExitStack) -> Parts:
         """Everything up, and in `cleanup`. Raises StoreError."""
-        store, watchers = SqliteStore(Path(settings.path)), Watchers()
+        watchers = Watchers()
+        # Of its jobs another daemon may change one, or take it: the runner, which is made below, gives it up.
+        store = _store(settings, watchers.tell, lambda job: runner.lost(job))
         cleanup.push_async_callback(store.close)
         requeued = await store.open(time.time())
         calls = Calls(settings.calls)
@@ -203,7 +206,19 @@ class Parts:
             "ended": dict(self._runner.ended),
             "attempts": dict(self._runner.attempts),
             "webhooks": dict(self._webhooks.told),
+            "store_error": self._store.error or None,
         }
+
+
+def _store(settings: Settings, changed: Callable[[Job], None], lost: Callable[[str], None]) -> JobStore:
+    """Where the settings say. Raises StoreError."""
+    if settings.nats is None:
+        return SqliteStore(Path(settings.path))
+    try:
+        from lb.jobs.jetstream import JetStreamStore
+    except ImportError:
+        raise StoreError("jobs in NATS need the package nats-py: pip install 'tidegate[nats]'") from None
+    return JetStreamStore(settings.nats, changed, lost)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -19,6 +19,7 @@ from lb.clock import Clock
 from lb.config.forms import by_form, members_of
 from lb.config.plan.access import IDENTITY
 from lb.config.schema.file import Config
+from lb.config.schema.jobs import NatsConfig, NatsTlsConfig
 from lb.config.units import SECOND
 from lb.control.jobs.routes import calls_socket, service_socket, shares
 from lb.control.sockets import Listening, listen
@@ -27,7 +28,7 @@ from lb.control.workers.channel import Channel, Message
 from lb.control.workers.fork_server import describe_exit
 from lb.control.workers.launch import Launched, child_environment
 from lb.errors import ConfigError, StartError
-from lb.jobs.settings import Settings, secret_of
+from lb.jobs.settings import NatsSettings, Settings, secret_of
 
 log = logging.getLogger("tidegate.master")
 
@@ -39,6 +40,7 @@ _LOOK = 1.0  # seconds
 _ANSWER = 5.0  # seconds for what an operator asks
 _NOTHING: Mapping[str, Any] = {
     "jobs": [], "oldest_s": 0.0, "running": 0, "submissions": {}, "ended": {}, "attempts": {}, "webhooks": {},
+    "store_error": None,
 }  # fmt: skip
 
 
@@ -85,7 +87,7 @@ class JobsSupervisor:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise StartError(f"jobs: {self._settings.path} is not ready: another process may have it") from None
+            raise StartError(f"jobs: {self._settings.place} is not ready: another process may have it") from None
         if self._state != "running":
             raise StartError(f"the jobs process did not start: {self._error}")
 
@@ -194,7 +196,7 @@ class JobsSupervisor:
         match message["type"]:
             case "ready":
                 self._state, self._error = "running", ""
-                log.info("jobs are served from %s", self._settings.path if self._settings is not None else "")
+                log.info("jobs are served from %s", self._settings.place if self._settings is not None else "")
                 if message["requeued"]:
                     log.info("%d jobs that were running are queued again", message["requeued"])
                 self._changed.set()
@@ -294,7 +296,7 @@ def settings_of(config: Config, folder: Path) -> Settings | None:
         except (OSError, ValueError) as error:
             raise ConfigError([f"jobs.webhooks.secret_file: {jobs.webhooks.secret_file}: {error}"]) from error
     return Settings(
-        path=str(jobs.path),
+        path=str(jobs.path or ""),
         calls=str(calls_socket(folder)),
         prefix=jobs.prefix,
         tenant=tenant,
@@ -305,4 +307,24 @@ def settings_of(config: Config, folder: Path) -> Settings | None:
         keep=jobs.keep / SECOND,
         webhook_urls=urls,
         webhook_secret=secret,
+        nats=_nats_settings(jobs.store.nats) if jobs.store is not None else None,
+    )
+
+
+def _nats_settings(config: NatsConfig) -> NatsSettings:
+    def name(path: Path | None) -> str:
+        return str(path) if path is not None else ""
+
+    tls = config.tls or NatsTlsConfig()
+    return NatsSettings(
+        urls=tuple(config.urls),
+        stream=config.stream,
+        replicas=config.replicas,
+        credentials_file=name(config.credentials_file),
+        username=config.username or "",
+        password_file=name(config.password_file),
+        tls=config.urls[0].startswith("tls:"),
+        ca_file=name(tls.ca_file),
+        cert=name(tls.cert),
+        key=name(tls.key),
     )

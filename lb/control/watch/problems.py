@@ -34,6 +34,7 @@ CONDITIONS: dict[str, str] = {
     "certificate_unused": "Changed certificates or keys cannot be used.",
     "reload_failed": "The last reload failed, so the file is not the configuration in force.",
     "jobs_down": "The jobs process does not run.",
+    "jobs_store": "The store of jobs cannot be reached.",
     "jobs_dead": "Jobs are dead letters.",
     "jobs_late": "The oldest job has been queued for 5 minutes or more.",
     "discovery_stale": "A source of endpoints does not answer.",
@@ -210,6 +211,8 @@ def _jobs(jobs: Mapping[str, Any] | None) -> Iterator[Problem]:
         return
     if jobs["state"] != "running":
         yield Problem("jobs_down", "critical", {}, f"{jobs['state']}: {jobs['error'] or 'no error is known'}")
+    elif jobs["store_error"]:
+        yield Problem("jobs_store", "critical", {}, jobs["store_error"])
     dead = sum(number for _, state, number in jobs["jobs"] if state == "dead")
     if dead:
         yield Problem("jobs_dead", "warning", {}, f"{dead} jobs got no answer and may be queued anew")
