@@ -50,6 +50,10 @@ class NatsServer:
                 return
         raise AssertionError(self.log)
 
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -95,8 +95,10 @@ class Link:
     async def close(self) -> None:
         """Ends the connection, however it is."""
         self._closed.set()
-        with contextlib.suppress(Exception):
-            await self._client.close()
+        self._news.set()
+        with contextlib.suppress(Exception):  # of a connection that hangs, too
+            async with asyncio.timeout(TIMEOUT):
+                await self._client.close()
 
     async def wait_closed(self) -> None:
         """Until the connection has ended."""

@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from authority import Authority
 from nats_server import NatsServer
+from ports import free_port
 from store_contract import GOOD, StoreContract, put, submission, take_one
 
 from lb.jobs.jetstream import JetStreamStore
@@ -366,3 +368,193 @@ async def test_a_stream_that_drops_messages_is_not_used(server: NatsServer, sett
     await store.open(0.0)
     assert "could lose jobs" in store.error
     await store.close()
+
+
+async def test_a_server_that_hangs_keeps_nobody_waiting_long(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    server.start()
+    async with opened(settings_for(server, "jobs")) as store:
+        job = await put(store)
+        server.signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        with pytest.raises(StoreAwayError):
+            await put(store)
+        await until(lambda: store.error, 20)
+        assert time.monotonic() - begun < 15
+        server.signal(signal.SIGCONT)
+        await until(lambda: not store.error, 30)
+        assert await store.get(job.id) == job
+    server.kill()
+
+
+@pytest.mark.timeout(200)
+async def test_one_of_three_servers_may_be_lost(tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(3)]
+    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
+    servers = [
+        NatsServer(
+            tmp_path / str(i),
+            f'server_name: n{i}\ncluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}] }}\n',
+        )
+        for i, port in enumerate(ports)
+    ]
+    for server in servers:
+        server.start()
+    settings = NatsSettings(urls=tuple(server.url for server in servers), stream="jobs", replicas=3)
+    one, other = JetStreamStore(settings), JetStreamStore(settings)
+    try:
+        await asyncio.gather(one.open(0.0), other.open(0.0))
+        await until(lambda: not one.error and not other.error, 40)
+        accepted: list[str] = []
+
+        async def submit(store: JobStore) -> None:
+            while True:
+                with contextlib.suppress(StoreError):
+                    accepted.append((await put(store, quota=10**9)).id)
+                await asyncio.sleep(0.1)
+
+        tasks = [asyncio.create_task(submit(store)) for store in (one, other) for _ in range(3)]
+        for lost in servers:  # the leaders are among them
+            enough = len(accepted) + 30
+            await until(lambda enough=enough: len(accepted) >= enough, 40)
+            lost.kill()
+            enough = len(accepted) + 30
+            await until(lambda enough=enough: len(accepted) >= enough, 40)  # two are enough
+            lost.start()
+            await asyncio.sleep(3)  # it takes what it has missed
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await until(lambda: not one.error, 40)
+        found = {attempt.id for attempt in await one.take(1.0, 10**6)}
+        assert set(accepted) <= found
+    finally:
+        await one.close()
+        await other.close()
+        for server in servers:
+            server.kill()
+
+
+# Submits, takes and finishes jobs, and prints what it was told of each.
+_WORKER = """
+import asyncio, sys
+from store_contract import GOOD, submission
+from lb.jobs.job import State
+from lb.jobs.jetstream import JetStreamStore
+from lb.jobs.settings import NatsSettings
+
+def say(*words):
+    sys.stdout.write(" ".join(words) + "\\n")
+    sys.stdout.flush()
+
+async def submit(store):
+    while True:
+        job, _ = await store.submit(submission(body=bytes(5000)), 10**9)
+        say("accepted", job.id)
+
+async def work(store):
+    while True:
+        for attempt in await store.take(1.0, 5):
+            if await store.finish(attempt, State.DONE, GOOD, "", 2.0, 60.0):
+                say("done", attempt.id)
+        await asyncio.sleep(0.01)
+
+async def main():
+    store = JetStreamStore(NatsSettings((sys.argv[1],), sys.argv[2], 1), lease=2.0)
+    await store.open(0.0)
+    await asyncio.gather(*(submit(store) for _ in range(5)), work(store))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.timeout(100)
+async def test_kills_at_any_point_lose_no_job_and_no_answer(settings: NatsSettings) -> None:
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{Path(__file__).parent}"}
+    told: dict[str, set[str]] = {"accepted": set(), "done": set()}
+    chance = random.Random(7)
+    for _ in range(6):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _WORKER, settings.urls[0], settings.stream,
+            stdout=asyncio.subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        assert process.stdout is not None
+        first = await process.stdout.readline()
+        await asyncio.sleep(chance.uniform(0.0, 0.7))
+        process.kill()
+        for line in [first, *(await process.stdout.read()).splitlines()]:
+            word, _, job = line.decode().strip().partition(" ")
+            if word in told and len(job) == 32:  # the last line may be cut
+                told[word].add(job)
+        await process.wait()
+    assert len(told["accepted"]) > 50
+    assert told["done"]
+    async with opened(settings, lease=2.0) as store:
+        left = set(told["accepted"])
+        async with asyncio.timeout(60):
+            while left:
+                await store.sweep(2.0, 60.0)
+                for attempt in await store.take(2.0, 100):
+                    assert attempt.id not in told["done"]
+                    assert attempt.request.body == bytes(5000)
+                    assert await store.finish(attempt, State.DONE, GOOD, "", 3.0, 60.0)
+                for job in list(left):
+                    found = await store.get(job)
+                    assert found is not None
+                    if found.state is State.DONE:
+                        assert await store.answer(job) == GOOD
+                        left.discard(job)
+                await asyncio.sleep(0.1)
+
+
+async def test_tls_with_certificates_of_both_sides(tmp_path: Path) -> None:
+    authority = Authority()
+    chain, key = authority.issue("localhost").write(tmp_path)
+    ours, our_key = authority.issue("tidegate", client=True).write(tmp_path, "client")
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    (tmp_path / "other.pem").write_bytes(Authority().pem)
+    ca = str(tmp_path / "ca.pem")
+    tls = f'tls {{ cert_file: "{chain}", key_file: "{key}", ca_file: "{ca}", verify: true }}\n'
+    server = NatsServer(tmp_path / "nats", tls)
+    server.start()
+    url = f"tls://localhost:{server.port}"
+    good = NatsSettings((url,), "jobs", 1, tls=True, ca_file=ca, cert=ours, key=our_key)
+    async with opened(good) as store:
+        await put(store)
+    for wrong in (
+        NatsSettings((url,), "jobs", 1, tls=True, ca_file=str(tmp_path / "other.pem"), cert=ours, key=our_key),
+        NatsSettings((url,), "jobs", 1, tls=True, ca_file=ca),
+    ):
+        refused = JetStreamStore(wrong)
+        await refused.open(0.0)
+        assert refused.error
+        await refused.close()
+    server.kill()
+
+
+async def test_a_password_is_not_sent_to_a_server_that_denies_tls(tmp_path: Path) -> None:
+    """Somebody in between could say so."""
+    (tmp_path / "password").write_text("secret-word")
+    heard = bytearray()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b'INFO {"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"jetstream":true}\r\n'
+        )
+        while data := await reader.read(4096):
+            heard.extend(data)
+        writer.close()
+
+    between = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = between.sockets[0].getsockname()[1]
+    store = JetStreamStore(
+        NatsSettings(
+            (f"tls://127.0.0.1:{port}",), "jobs", 1, username="u", password_file=str(tmp_path / "password"), tls=True
+        )
+    )
+    await store.open(0.0)
+    assert "offers no TLS" in store.error
+    assert b"secret-word" not in heard
+    await store.close()
+    between.close()
