@@ -41,8 +41,8 @@ class TierConfig(RareModel):
     cache](howto/share-a-cache.md)."""
 
     type: Literal["redis", "valkey", "memcached"]
-    """`redis` (from 6.0 on) and `valkey`, which are spoken to alike and need the extra `tidegate[redis]`; or `memcached`
-    (from 1.6 on)."""
+    """`redis` (from 6.0 on) and `valkey`, which are spoken to alike and need the extra `tidegate[redis]`; or
+    `memcached` (from 1.6 on)."""
     servers: list[Address] = Field(min_length=1, max_length=100)
     """`HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH`. One server of Redis, some nodes of a cluster, or the Sentinels. All
     servers of Memcached, spelled alike on all daemons: keys are spread over them by ketama."""
@@ -79,7 +79,8 @@ class TierConfig(RareModel):
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         if self.type == "memcached":
-            for path, message in only_for(self, "", ("database", "cluster", "sentinel"), "is only for types redis and valkey"):
+            only = "is only for types redis and valkey"
+            for path, message in only_for(self, "", ("database", "cluster", "sentinel"), only):
                 yield path.removeprefix("."), message
             if (self.username is None) != (self.password_file is None):
                 yield "username", "and password_file belong together: one of them is missing"
