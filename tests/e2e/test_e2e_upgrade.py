@@ -205,6 +205,7 @@ async def test_another_version_takes_over_and_nothing_is_dropped(start: Start, t
 
     for what in (ask_new, ask_new, ask_kept, ask_tcp, ask_websocket, ask_stream):
         going.start(what, what.__name__)
+    await call(eventually, lambda: all(row[2] == "ready" for row in servers(daemon.status())), "the model servers")
     before = await call(daemon.status)
     # The models have been looked at, and what is known of them noted.
     await asyncio.sleep(7)
