@@ -15,6 +15,7 @@ from test_control_registry import Plans
 
 from lb.control.registry import DRAIN, ENABLED
 from lb.control.upgrade.handover import FORMAT, VARIABLE, Handover, OldWorker, Program, still_there, take, this_program
+from lb.control.upgrade.upgrader import try_installed
 from lb.errors import StartError
 
 # Hands a listening socket over to another program, which tells what it has.
@@ -106,3 +107,10 @@ def test_what_an_operator_has_said_holds_under_the_next_program() -> None:
     second.apply(weights)
     second.registry.operate_weight(slots["b:1"], None)
     assert second.segment.weight(slots["b:1"]) == 10
+
+
+async def test_a_daemon_within_another_program_is_not_upgraded(tmp_path: Path) -> None:
+    """Such as that of `make run`: what is installed in its place is no daemon, and need not know of trials."""
+    program = Program((sys.executable, "-m", "lb.cli.demo"), (), (sys.executable,), "1", str(tmp_path))
+    with pytest.raises(StartError, match="only a daemon that `tidegate run` has started"):
+        await try_installed(tmp_path / "tidegate.yaml", program)

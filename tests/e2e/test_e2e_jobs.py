@@ -475,3 +475,21 @@ async def test_a_jobs_process_that_hangs_is_replaced(start: Start, tmp_path: Pat
         while (status := daemon.status()["jobs"])["pid"] in (first, None) or status["state"] != "running":
             await asyncio.sleep(0.2)
     assert not psutil.pid_exists(first)
+
+
+async def test_many_clients_at_once_wait_for_the_jobs_process(start: Start, tmp_path: Path, echo: Echo) -> None:
+    """A Unix socket whose queue is full refuses at once, so the queue has to be long."""
+    daemon = start({**configuration(echo, tmp_path), "workers": 1})
+    process = psutil.Process(daemon.status()["jobs"]["pid"])
+    url = f"http://127.0.0.1:{daemon.port()}/x"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def submit() -> int:
+            async with session.post(url, data=b"x", headers={"Prefer": "respond-async"}) as answer:
+                return answer.status
+
+        process.suspend()
+        tasks = [asyncio.create_task(submit()) for _ in range(400)]
+        await asyncio.sleep(1)  # not as long as the master waits for a process that hangs
+        process.resume()
+        assert set(await asyncio.gather(*tasks)) == {202}

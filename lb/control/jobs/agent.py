@@ -27,6 +27,7 @@ from msgspec import convert
 
 from lb.control import signals
 from lb.control.logs import set_level, setup_logging
+from lb.control.sockets import BACKLOG
 from lb.control.workers.channel import Channel, Message
 from lb.jobs.calls import Calls
 from lb.jobs.job import Job, State
@@ -168,7 +169,7 @@ class Parts:
         await web_runner.setup()
         cleanup.push_async_callback(web_runner.cleanup)
         cleanup.callback(watchers.close)
-        await web.SockSite(web_runner, listening).start()
+        await web.SockSite(web_runner, listening, backlog=BACKLOG).start()
         for work in (runner.run(), webhooks.run()):
             task = asyncio.create_task(work)
             cleanup.push_async_callback(_ended, task)

@@ -44,6 +44,8 @@ class Outcome(Struct, frozen=True):
 
 async def try_installed(config: Path, program: Program) -> str:
     """The version of the program that is installed now, which has shown that it would start. Raises StartError."""
+    if not program.arguments:  # the daemon is part of another program, such as that of `make run`
+        raise StartError("only a daemon that `tidegate run` has started can be upgraded")
     try:
         process = await asyncio.create_subprocess_exec(
             *program.command, "check", "--trial", "--config", str(config),

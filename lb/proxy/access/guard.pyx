@@ -7,26 +7,12 @@ from lb.net.tls.session cimport Tls
 from lb.proxy.access.provider cimport (
     ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_UNKNOWN, FORBIDDEN, NONE, Known, Provider, known,
 )
+from lb.proxy.routing.headers.aliases cimport is_spelling
 from lb.proxy.routing.headers.fields cimport settle_connection
 
 cdef const char *NAME = "x-tidegate-identity"
 cdef enum:
     NAME_SIZE = 19
-
-
-cdef bint is_identity_field(const char *name) noexcept nogil:
-    """Whatever is neither letter nor digit counts as a dash, as it does to many an application server (WSGI, CGI)."""
-    cdef int i
-    cdef char c
-    for i in range(NAME_SIZE):
-        c = name[i]
-        if c'A' <= c <= c'Z':
-            c += 32
-        elif not (c'a' <= c <= c'z' or c'0' <= c <= c'9'):
-            c = c'-'
-        if c != NAME[i]:
-            return False
-    return True
 
 
 cdef class Guard:
@@ -83,7 +69,7 @@ cdef class Guard:
         cdef Provider provider
         for i in range(scan.field_count):
             field = &scan.fields[i]
-            if field.name_length == NAME_SIZE and is_identity_field(field.name):
+            if field.name_length == NAME_SIZE and is_spelling(field.name, NAME, NAME_SIZE):
                 if self.trusted:
                     field.hop = not self.forward_identity
                 else:

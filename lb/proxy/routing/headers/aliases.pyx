@@ -35,6 +35,16 @@ cdef bint is_ours(const char *plain, size_t n) noexcept nogil:
     return field.id != H_OTHER or same_name(plain, n, b"x-forwarded-client-cert")
 
 
+cdef bint is_spelling(const char *name, const char *plain, size_t n) noexcept nogil:
+    cdef size_t i
+    cdef unsigned char c
+    for i in range(n):
+        c = PLAIN[<unsigned char>name[i]]
+        if (c if c else 45) != <unsigned char>plain[i]:
+            return False
+    return True
+
+
 cdef bint is_alias(const char *name, size_t n, dict guarded) noexcept:
     cdef char plain[NAME_MOST]
     cdef size_t i
