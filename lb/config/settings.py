@@ -243,13 +243,16 @@ def differences(running: Any, file: Any, location: Location = ()) -> list[tuple[
 
 _SECRET = re.compile(r"password|passwd|secret|token|api_?key|authorization|credential|cookie", re.IGNORECASE)
 _USERINFO = re.compile(r"(://)[^/@\s]+@")
+_WEBHOOKS = re.compile(r"urls(?:\[\d+\])?")  # the name of a list of webhooks, or of one of its items
+_PATH = re.compile(r"(https?://[^/?#\s]+/)(?!\$\{\w+\}(?:[?#]|$))[^?#\s]+", re.IGNORECASE)
 _QUERY = re.compile(r"(?<=[?&])([^=&\s]+=)(?!\$\{)[^&\s]+")
 HIDDEN = "(hidden)"
 
 
 def without_secrets(data: Any, name: str = "") -> Any:
     """The plain data of a file without what may be secret: texts under names of secrets, and users, passwords and
-    what a query says in URLs. Names of files and variables stay."""
+    what a query says in URLs. Of a webhook also the path, which is the secret of Slack's and its like. Names of files
+    and variables stay."""
     if isinstance(data, dict):
         return {key: without_secrets(item, str(key)) for key, item in data.items()}
     if isinstance(data, list):
@@ -260,4 +263,7 @@ def without_secrets(data: Any, name: str = "") -> Any:
         return HIDDEN
     if "://" not in data:
         return data
-    return _QUERY.sub(rf"\1{HIDDEN}", _USERINFO.sub(rf"\1{HIDDEN}@", data))
+    url = _USERINFO.sub(rf"\1{HIDDEN}@", data)
+    if _WEBHOOKS.fullmatch(name):
+        url = _PATH.sub(rf"\1{HIDDEN}", url)
+    return _QUERY.sub(rf"\1{HIDDEN}", url)

@@ -378,6 +378,8 @@ class Proxy:
             del self.counts[name]
         self.tables = Tables(plan, tables, pools)
         self.context.commit(plan)
+        # A client that sends its key to the wrong listener, host or path still sends it.
+        self.access.hides_queries = any([provider.query for provider in plan.providers])
         self.access.enable(plan.access_log.path != "")
         limit_connections(room(plan).connections)
         self.overload.limit(plan.limits.max_in_flight, plan.limits.max_memory)

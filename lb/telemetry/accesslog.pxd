@@ -66,6 +66,7 @@ cdef enum:
 cdef class AccessLog:
     cdef readonly bint enabled        # the ring takes records: they are written, or exported, or both
     cdef readonly bint writing        # all of them
+    cdef public bint hides_queries    # targets go into records without their query, which may hold a key
     cdef object exporter              # takes those of sampled traces; None = nobody does
     cdef list retired                 # exporters that the thread has to close
     cdef LogWriter writer
@@ -83,6 +84,8 @@ cdef class AccessLog:
     cdef tg_access *begin(self) noexcept
     # The record is complete.
     cdef void commit(self) noexcept
+    # How much of a request's target goes into records: all of its `n` bytes, or those before the query.
+    cdef size_t shown(self, const char *target, size_t n) noexcept nogil
     cdef bint drain(self, uint64_t head) noexcept nogil
     cdef void give_back(self, uint64_t end) noexcept nogil
 

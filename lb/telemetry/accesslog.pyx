@@ -10,7 +10,7 @@ import time
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_size
 from lb.telemetry.log_writer cimport LogWriter
@@ -212,6 +212,10 @@ cdef class AccessLog:
         memset(record, 0, sizeof(tg_access))
         record.grpc_status = -1
         return record
+
+    cdef size_t shown(self, const char *target, size_t n) noexcept nogil:
+        cdef const char *query = <const char *>memchr(target, 63, n) if self.hides_queries and n else NULL
+        return n if query == NULL else <size_t>(query - target)
 
     cdef void commit(self) noexcept:
         tg_store_release(&self.head, self.head + 1)

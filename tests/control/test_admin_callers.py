@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from pydantic import ValidationError
 
 from lb.config.schema.admin import AdminConfig
-from lb.control.admin.callers import Caller, Callers
+from lb.control.admin.callers import Audit, Caller, Callers
 from lb.errors import StartError
 
 
@@ -65,3 +66,29 @@ def test_what_a_configuration_may_not_say(tmp_path: Path) -> None:
     config = AdminConfig.model_validate({"bind": "0.0.0.0:1", "tokens": [token]})
     with pytest.raises(StartError):
         Callers().read(config)
+
+
+def test_a_flood_of_refusals_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tidegate.audit")
+    now = 0.0
+    audit = Audit(burst=3, pause=5.0, clock=lambda: now)
+    asked = make_mocked_request("POST", "/api/v1/reload?" + "x" * 10_000)
+
+    def lines() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    for _ in range(100):
+        audit.record(None, asked, b"", 401)
+    assert len(found := lines()) == 3
+    assert max(map(len, found)) < 1000
+    audit.record(Caller("a", "admin"), asked, b"", 200)  # who is known is never left out
+    assert [line[:20] for line in lines()] == ["97 refusals of nobod", "a (admin) from unix:"]
+    now = 10.0
+    for _ in range(10):
+        audit.record(None, asked, b"", 401)
+    assert len(lines()) == 2
+    audit.tell_left_out()
+    audit.tell_left_out()
+    assert lines() == ["8 refusals of nobody who is known are left out here"]

@@ -350,6 +350,16 @@ def test_what_was_wanted_ends_with_the_endpoint() -> None:
 def test_queries_of_urls_are_hidden() -> None:
     data = {"alerts": {"urls": ["https://a/b?key=K1&token=${T}&n=K2", "https://a/${T}"]}, "health": {"path": "/?a=b"}}
     assert settings.without_secrets(data) == {
-        "alerts": {"urls": ["https://a/b?key=(hidden)&token=${T}&n=(hidden)", "https://a/${T}"]},
+        "alerts": {"urls": ["https://a/(hidden)?key=(hidden)&token=${T}&n=(hidden)", "https://a/${T}"]},
         "health": {"path": "/?a=b"},
     }
+
+
+def test_paths_of_webhooks_are_hidden() -> None:
+    urls = ["https://hooks.slack.com/services/T0/B0/x", "http://u:p@a:8/x", "https://a/${T}", "https://a", "${URL}"]
+    shown = ["https://hooks.slack.com/(hidden)", "http://(hidden)@a:8/(hidden)", *urls[2:]]
+    data = {"alerts": {"urls": urls}, "jobs": {"webhooks": {"urls": urls}}, "auth": {"sso": {"url": "https://a/b"}}}
+    assert settings.without_secrets(data) == {
+        "alerts": {"urls": shown}, "jobs": {"webhooks": {"urls": shown}}, "auth": {"sso": {"url": "https://a/b"}},
+    }  # fmt: skip
+    assert [settings.without_secrets(url, f"urls[{i}]") for i, url in enumerate(urls)] == shown  # of a difference

@@ -113,6 +113,8 @@ async def test_keys_over_both_versions_of_http(start: Start, echo: Echo, tmp_pat
         {"auth": "keys", "pool": "app"},
         log={"access": "access.log"},
     )
+    only: dict[str, Any] = {"match": {"path": {"exact": "/only"}}, "respond": {"status": 204}}
+    made["listeners"]["other"] = http_listener(only)
     daemon = start(made)
     base = f"http://127.0.0.1:{daemon.port()}"
 
@@ -150,9 +152,18 @@ async def test_keys_over_both_versions_of_http(start: Start, echo: Echo, tmp_pat
     assert (await ask("/url?api_key=key-a&api_key=key-a"))[0] == 401
     assert (await ask("/url?api_key=key-a&api%5Fkey=key-b"))[0] == 401
 
+    # Of who sends it to the wrong place: a path without a key, one that nobody takes, a request that is none.
+    other = f"http://127.0.0.1:{daemon.port('other')}"
+    assert (await ask("/open?api_key=key-a"))[0] == 200
+    for place, status in (("/only", "204"), ("/no", "404"), ("/%zz", "400")):
+        got = await curl(version, "-o", "/dev/null", "-w", "%{http_code}", f"{other}{place}?api_key=key-a")
+        assert got == status, place
+
     path = daemon.folder / "access.log"
     await asyncio.to_thread(eventually, lambda: path.read_text().count("/url") == 5, "the log")
+    await asyncio.to_thread(eventually, lambda: path.read_text().count('"other"') == 3, "the log")
     assert "key-a" not in path.read_text()
+    assert '"/no"' in path.read_text()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {line["identity"] for line in lines if line["status"] == 200} == {"team-a", ""}
     (few,) = (line for line in lines if line["target"] == "/few")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from msgspec import Struct
@@ -67,13 +68,44 @@ class Callers:
         return None
 
 
-def record(caller: Caller | None, request: web.Request, body: bytes, status: int) -> None:
-    """A line of the log for each change that was asked for: who, from where, what, and what came of it."""
-    if not is_change(request.method, request.path):
-        return
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    source = f"{peer[0]}:{peer[1]}" if isinstance(peer, Sequence) and len(peer) >= 2 and peer[0] else "unix"
-    who = f"{caller.name} ({caller.role})" if caller is not None else "nobody who is known"
-    text = json.dumps(body[:_SHOWN].decode("utf-8", "replace"))  # one line, whatever it has
-    path = json.dumps(request.path_qs)
-    log.info("%s from %s: %s %s %s: %d", who, source, request.method, path, text, status)
+class Audit:
+    """A line of the log for each change that was asked for: who, from where, what, and what came of it.
+
+    Who is known may fill the log; of the refusals of those who are not, `burst` lines may come at once and one more in
+    every `pause` seconds. The next line says how many were left out.
+    """
+
+    def __init__(self, burst: int = 20, pause: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
+        self._pause = pause
+        self._clock = clock
+        self._full_at = 0.0  # when all of the burst is there again
+        self._left_out = 0
+
+    def record(self, caller: Caller | None, request: web.Request, body: bytes, status: int) -> None:
+        if not is_change(request.method, request.path):
+            return
+        if caller is None and not self._admits():
+            self._left_out += 1
+            return
+        self.tell_left_out()
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        source = f"{peer[0]}:{peer[1]}" if isinstance(peer, Sequence) and len(peer) >= 2 and peer[0] else "unix"
+        who = f"{caller.name} ({caller.role})" if caller is not None else "nobody who is known"
+        text = json.dumps(body[:_SHOWN].decode("utf-8", "replace"))  # one line, whatever it has
+        path = json.dumps(request.path_qs[:_SHOWN])
+        log.info("%s from %s: %s %s %s: %d", who, source, request.method, path, text, status)
+
+    def tell_left_out(self) -> None:
+        """Before the next line, and at the end."""
+        if self._left_out:
+            log.warning("%d refusals of nobody who is known are left out here", self._left_out)
+            self._left_out = 0
+
+    def _admits(self) -> bool:
+        now = self._clock()
+        ahead = max(self._full_at - now, 0.0)
+        if ahead > (self._burst - 1) * self._pause:
+            return False
+        self._full_at = now + ahead + self._pause
+        return True

@@ -38,7 +38,7 @@ from pydantic_core import PydanticCustomError
 from lb.control import counters, sockets
 from lb.control.admin import external_metrics, readings
 from lb.control.admin.cache_api import CacheApi
-from lb.control.admin.callers import Caller, Callers, record
+from lb.control.admin.callers import Audit, Caller, Callers
 from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.jobs_api import JobsApi
 from lb.control.admin.operator import CALLER, operator_of
@@ -120,6 +120,7 @@ class AdminServer:
         self._master = master
         self._limits = limits
         self._callers = Callers()
+        self._audit = Audit()
         self._scraping = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._connections: AdminConnections | None = None
@@ -183,6 +184,7 @@ class AdminServer:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
+        self._audit.tell_left_out()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -204,7 +206,7 @@ class AdminServer:
             if not request.content.at_eof():  # a refusal; the rest of the body is of no use
                 answer.force_close()
             answer.headers.update(_PROTECTED)
-            record(caller, request, body, answer.status)
+            self._audit.record(caller, request, body, answer.status)
             return answer
 
     def _admitted(self, request: web.Request) -> tuple[Caller | None, web.StreamResponse | None]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import setproctitle
@@ -146,7 +147,8 @@ class Parts:
                 async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                     return answer.status
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                log.warning("a webhook does not answer: %s", error or type(error).__name__)
+                # The text of an error may have the URL, whose path may be the receiver's secret.
+                log.warning("the webhook at %s does not answer: %s", urlsplit(url).hostname, type(error).__name__)
                 return 0
 
         webhooks = Webhooks(

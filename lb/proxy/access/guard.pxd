@@ -14,7 +14,6 @@ cdef class Guard:
     cdef readonly bint trusted        # requests bring their identity; without providers
     cdef bint forward_identity
     cdef bint forward_credential
-    cdef readonly bint in_query       # a credential may be in the query
     cdef bytes challenges             # lines of WWW-Authenticate
     cdef bytes failed                 # the same, for who brought a credential
 

@@ -26,7 +26,6 @@ cdef class Guard:
         self.trusted = plan.trusted
         self.forward_identity = plan.forward_identity
         self.forward_credential = plan.forward_credential
-        self.in_query = any([(<Provider>provider).query_length for provider in self.providers])
         found = [(<Provider>provider).challenge for provider in self.providers if (<Provider>provider).challenge]
         self.challenges = b"".join([b"WWW-Authenticate: " + text + b"\r\n" for text in found])
         # RFC 6750 section 3: a request that brings no token is told of no error.

@@ -20,7 +20,7 @@ from lb.proxy.routing.answer cimport give_answer, give_preflight
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.cors cimport preflight_method
-from lb.proxy.exchange.authentication cimport append_target, authenticate
+from lb.proxy.exchange.authentication cimport authenticate
 from lb.proxy.exchange.cached_call cimport new_cached_call
 from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
 from lb.proxy.routing.headers.fields cimport find_agent
@@ -169,7 +169,8 @@ cdef class Admission:
         if exchange.recorded():
             tg_buffer_append(&exchange.target, host, host_length)
             exchange.host_length = <uint32_t>host_length
-            append_target(&exchange.target, exchange, scan)
+            tg_buffer_append(&exchange.target, scan.target,
+                             exchange.listener.access.shown(scan.target, scan.target_length))
             keep_agent(exchange, scan)
             if method == M_OTHER:
                 kept = min(scan.method_length, <uint32_t>METHOD_KEPT)

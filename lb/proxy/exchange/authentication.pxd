@@ -1,7 +1,6 @@
 """Who an exchange is from, where its route asks for that."""
 
 from lb.http.head cimport Scan
-from lb.net.buffer cimport tg_buffer
 from lb.proxy.exchange.exchange cimport Exchange
 
 # Goes on with an exchange whose head names who it is from; `admission` is what `authenticate` was given.
@@ -10,5 +9,3 @@ ctypedef void (*go_on_type)(object admission, Exchange exchange, Scan *scan) noe
 # Whether the exchange may go on: its head then names who it is from. False: it has failed, or waits for a check and
 # goes on by `go_on`.
 cdef bint authenticate(Exchange exchange, Scan *scan, object admission, go_on_type go_on) noexcept
-# The target of a request for the access log: without the query where that may have a key.
-cdef int append_target(tg_buffer *into, Exchange exchange, const Scan *scan) noexcept

@@ -8,7 +8,7 @@ for a provider and of what waits from one source, and costs others nothing but t
 from functools import partial
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memchr, memset
+from libc.string cimport memset
 from lb.failure cimport (
     FAIL_BAD_CREDENTIAL, FAIL_FORBIDDEN, FAIL_NO_CREDENTIAL, FAIL_NO_MEMORY, FAIL_RATE_LIMIT, FAIL_TOO_MANY_FIELDS,
     FAIL_UNCHECKED,
@@ -89,14 +89,6 @@ cdef bint admit(Exchange exchange, Scan *scan, bytes identity, bint complete) no
     if exchange.route.guard.mark(scan, identity) < 0:
         return refuse(exchange, FAIL_TOO_MANY_FIELDS, "the header fields are too many", complete)
     return True
-
-
-cdef int append_target(tg_buffer *into, Exchange exchange, const Scan *scan) noexcept:
-    cdef const char *query = NULL
-    if exchange.route.guard is not None and exchange.route.guard.in_query:
-        query = <const char *>memchr(scan.target, 63, scan.target_length)
-    return tg_buffer_append(
-        into, scan.target, scan.target_length if query == NULL else <size_t>(query - scan.target))
 
 
 cdef class Parked(BodySource):

@@ -39,7 +39,7 @@ cdef void log_rejected(Client client, const Scan *scan, int version, int kind, b
         if 0 <= scan.method <= M_OTHER:
             text = method_text(scan, scan.method, &n)
             set_text(record, A_METHOD, text, n)
-        set_text(record, A_TARGET, scan.target, scan.target_length)
+        set_text(record, A_TARGET, scan.target, client.listener.access.shown(scan.target, scan.target_length))
         agent = find_agent(scan)
         if agent != NULL:
             set_text(record, A_USER_AGENT, agent.value, agent.value_length)
