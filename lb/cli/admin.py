@@ -25,6 +25,7 @@ import os
 import pwd
 import socket
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -33,11 +34,16 @@ from lb.cli.token import NO_TOKEN, Token, read_token
 from lb.errors import ConfigError, TidegateError
 
 _STATUS_TIMEOUT = 10.0
+_ANY = ("0.0.0.0", "::")  # noqa: S104
 _RELOAD_TIMEOUT = 120.0  # a reload waits for name lookups and for every worker
 
 
 class AdminError(TidegateError):
     """The daemon cannot be asked, or does not answer as it should."""
+
+
+class RefusedError(AdminError):
+    """The daemon answers, and does not let this client in: 401 or 403."""
 
 
 class AdminClient:
@@ -46,6 +52,19 @@ class AdminClient:
     def __init__(self, address: str, token: Token = NO_TOKEN) -> None:
         self.address = address
         self._token = token
+
+    def at(self, bind: str) -> AdminClient | None:
+        """A client with the same token for what listens on `bind` on the daemon's machine, None where that cannot be
+        reached from here: what is local there is asked only where this client asks a local address, too."""
+        here = _is_local(self.address)
+        if bind.startswith("unix:"):
+            return AdminClient(bind, self._token) if here else None
+        host, _, port = bind.rpartition(":")
+        if host.strip("[]") in _ANY:
+            known = self.address.rpartition(":")[0]
+            local = "[::1]" if ":" in host else "127.0.0.1"
+            return AdminClient(f"{local if self.address.startswith('unix:') else known}:{port}", self._token)
+        return AdminClient(bind, self._token) if here or not _is_local(bind) else None
 
     def status(self, counters: bool = False) -> dict[str, Any]:
         """The status document; most of it are the counters of all series, if they are asked for. Raises AdminError."""
@@ -218,11 +237,11 @@ class AdminClient:
         finally:
             connection.close()
         if response.status == 401:
-            raise AdminError(self._token.missing(self.address))
+            raise RefusedError(self._token.missing(self.address))
         if not isinstance(body, dict):
             raise AdminError(f"{self.address} is no admin server of Tidegate: its answer is no JSON object")
         if response.status == 403:
-            raise AdminError(f"{self.address} refuses: {body.get('error', 'no reason is given')}")
+            raise RefusedError(f"{self.address} refuses: {body.get('error', 'no reason is given')}")
         return response.status, body
 
 
@@ -259,6 +278,17 @@ def client(config: Path, admin: str, token_file: Path | None) -> AdminClient:
     if token is None and section.token_file is not None:
         token = read_token(section.token_file, f"admin.token_file of {config}")
     return AdminClient(section.bind, token or Token(origin=f"{config} has no admin.token_file"))
+
+
+def _is_local(address: str) -> bool:
+    """Whether it means another place on another machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    if address.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback or host in _ANY
+    except ValueError:
+        return False
 
 
 def _address(url: str) -> str:

@@ -32,14 +32,17 @@ class Loaded(Struct, frozen=True):
     text: bytes = b""
 
 
-def load_configuration(path: Path, memory: FileMemory | None = None, more: Sequence[Check] = ()) -> Loaded:
-    """`memory` is what the load before left, as in lb.config.load; `more` are further checks.
+def load_configuration(
+    path: Path, memory: FileMemory | None = None, more: Sequence[Check] = (), text: bytes | None = None
+) -> Loaded:
+    """`memory` is what the load before left, as in lb.config.load; `more` are further checks. `text` stands for what
+    the file holds now; files that it names are read all the same.
 
     Raises ConfigError with every problem. Blocks on the file system and on name lookups: call it in a thread.
     """
     static = StaticEndpoints()
     tls = TlsFiles()
     checks = (static.check, check_policies, check_discovery, check_routes, tls.check, *more)
-    text = read(path)
+    text = read(path) if text is None else text
     config = load(path, checks=checks, memory=memory, text=text)
     return Loaded(config, static.endpoints, tls.material, tls.facts, text)

@@ -20,6 +20,7 @@ import lb
 from lb.cache.disk.keeper import Keeper
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
+from lb.config.admin import load_admin
 from lb.config.checks.descriptors import room, shortage
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
@@ -219,6 +220,7 @@ class Master:
             reason = str(starting.exception())
         else:
             return
+        self.sockets.give_back(self._succession.stored)
         self._succession.go_back(reason, {**os.environ, **self._notifier.environment()})
         if not starting.done():
             raise StartError(reason)
@@ -265,15 +267,25 @@ class Master:
                 self.managed.hand_over()
                 version = await try_installed(self.config_path, this_program())
                 await self._try_addresses()
+                admin = await asyncio.to_thread(self._next_admin)
             except StartError as error:
                 return self._not_upgraded(version, str(error))
         log.info("upgrade: version %s has shown that it starts, and takes over", version)
         self._becoming = asyncio.create_task(self._become_installed(version))
-        return Outcome(True, time.time(), lb.__version__, version)
+        return Outcome(True, time.time(), lb.__version__, version, admin=admin)
+
+    def _next_admin(self) -> str:
+        """Where the admin server of the next program will listen; "" where the file does not say, or the kernel
+        chooses. Blocks."""
+        try:
+            bind = load_admin(self.config_path)[0].bind
+        except ConfigError:
+            return ""
+        return "" if bind.endswith(":0") else bind
 
     async def _try_addresses(self) -> None:
-        """Addresses of the file that are not ours yet have to be free: the next program could not start otherwise, nor
-        could this one again, which would find the same file. Raises StartError."""
+        """Addresses of the file that are not ours yet have to be free: the next program could not start otherwise.
+        Raises StartError."""
         try:
             wanted = await asyncio.to_thread(load_configuration, self.config_path)
         except ConfigError:
@@ -346,6 +358,7 @@ class Master:
             children=(*children, *(pid for pid in launchers if pid is not None)),
             runtime=str(runtime) if lock >= 0 else "",
             runtime_lock=lock,
+            text=self.publisher.loaded.text,
         )
         become(handover.before, handover, {**os.environ, **self._notifier.environment()})
 
@@ -510,8 +523,10 @@ class Master:
 
     async def _start(self, cleanup: contextlib.AsyncExitStack) -> None:
         """Brings everything up; what came up is taken down by `cleanup`, in the reverse order."""
-        loaded = await asyncio.to_thread(load_configuration, self.config_path, self._memory)
         handover = self._options.handover
+        # A program that goes on after a failed upgrade does so with what it had, whatever is in the file by now.
+        text = handover.text or None if handover is not None and handover.failed else None
+        loaded = await asyncio.to_thread(load_configuration, self.config_path, self._memory, (), text)
         handed = (handover.runtime, handover.runtime_lock) if handover is not None else ("", -1)
         self._runtime_lock = cache(lambda: cleanup.enter_context(runtime_directory(handed)))
         self._runtime = lambda: self._runtime_lock()[0]

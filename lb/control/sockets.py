@@ -178,6 +178,12 @@ class SocketTable:
         inherited = [x.socket.fileno() for x in found if x.inherited]
         return inherited, [(name, sock.fileno()) for x in ours for name, sock in named((x.listener, x.bind), x.sockets)]
 
+    def give_back(self, stored: Sequence[tuple[str, int]]) -> None:
+        """Has the service manager keep what the program before had there, `stored`, and nothing else of ours: for the
+        way back to that program."""
+        if self._stored is not None:
+            self._stored.give_back(stored)
+
     def _listen(self, name: str, bind: str) -> Listening:
         """The socket that the service manager or the daemon before has left, else a new one. Raises StartError."""
         listening = self._claim(bind) or self._take_up(name, bind) or listen(bind)

@@ -82,6 +82,17 @@ class StoredSockets:
         for name, _ in named(place, sockets):
             self._forget(name)
 
+    def give_back(self, stored: Sequence[tuple[str, int]]) -> None:
+        """The store has the sockets of `stored` (name, descriptor) again and no other of ours, whatever was kept and
+        forgotten since. Waits for the manager."""
+        listening = {name: fd for name, fd in stored if name.startswith(_LISTEN)}
+        for name in sorted(self._names - listening.keys()):
+            self._forget(name)
+        for name in sorted(listening.keys() - self._names):
+            if self._store.store(name, listening[name]):
+                self._names.add(name)
+        self._store.barrier()
+
     def close(self) -> None:
         """Ours; the manager keeps its own."""
         for sock in self._found.values():

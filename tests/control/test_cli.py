@@ -337,3 +337,25 @@ def test_a_bad_admin_address(url: str, tmp_path: Path) -> None:
     done = tidegate("status", "--admin", url, cwd=tmp_path)
     assert done.returncode == 1
     assert "write http://HOST:PORT or unix:/PATH" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "bind", "found"),
+    [
+        ("unix:/a", "unix:/b", "unix:/b"),
+        ("unix:/a", "0.0.0.0:2", "127.0.0.1:2"),
+        ("unix:/a", "[::]:2", "[::1]:2"),
+        ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:2"),
+        ("192.0.2.1:1", "0.0.0.0:2", "192.0.2.1:2"),
+        ("[2001:db8::1]:1", "[::]:2", "[2001:db8::1]:2"),
+        ("192.0.2.1:1", "192.0.2.7:2", "192.0.2.7:2"),
+        ("example.org:1", "0.0.0.0:2", "example.org:2"),
+        # Another machine's, where a token would go to whoever listens on this one.
+        ("192.0.2.1:1", "127.0.0.1:2", None),
+        ("example.org:1", "[::1]:2", None),
+        ("192.0.2.1:1", "unix:/b", None),
+    ],
+)
+def test_another_address_of_the_daemon_as_seen_from_here(asked: str, bind: str, found: str | None) -> None:
+    other = AdminClient(asked).at(bind)
+    assert (other.address if other is not None else None) == found

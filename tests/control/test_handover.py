@@ -75,7 +75,10 @@ def test_what_cannot_be_understood_is_refused() -> None:
 
 def test_a_field_that_is_not_known_is_passed_over() -> None:
     memory = os.memfd_create("handed")
-    os.write(memory, msgspec.msgpack.encode({**msgspec.to_builtins(Handover(program(), 7)), "more": [1]}))
+    os.write(
+        memory,
+        msgspec.msgpack.encode({**msgspec.to_builtins(Handover(program(), 7), builtin_types=(bytes,)), "more": [1]}),
+    )
     found = take({VARIABLE: str(memory)})
     assert found is not None
     assert found.number == 7

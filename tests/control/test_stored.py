@@ -297,3 +297,24 @@ def test_what_is_of_no_use_is_said(
     caplog.clear()
     assert kept.take(store.passed(), lambda: NOW) is None
     assert not caplog.text
+
+
+def test_the_way_back_leaves_the_store_as_the_program_before_had_it(store: Store, tmp_path: Path) -> None:
+    before = {"web": bind(), "local": f"unix:{tmp_path}/s", "raw": bind()}
+    first = listen(store, before, {"raw": 2})
+    _, handed = first.handed()
+    copies = [(name, os.dup(fd)) for name, fd in handed]
+    passed = [Stored(name, os.dup(fd)) for name, fd in handed]
+    known = set(store.kept)
+    second = SocketTable((), StoredSockets(store, passed))
+    after, groups = {"web": before["web"], "new": bind()}, {"raw": 1}
+    second.close_unused(after, {}, [])
+    second.commit(second.stage({**after, "raw": bind()}, groups))
+    assert set(store.kept) != known
+    second.give_back([*copies, ("tidegate,segment", copies[0][1])])
+    assert set(store.kept) == known
+    assert {os.fstat(fd).st_ino for fd in store.kept.values()} == {os.fstat(fd).st_ino for _, fd in copies}
+    for _, fd in copies:
+        os.close(fd)
+    second.close()
+    first.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import websockets
 from daemon import ROOT, Daemon, alive, digits_pool, eventually, http_listener, route
+from ports import free_port
 from traffic import Client, ask_once, digit_request, digit_samples
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -273,10 +275,15 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
             f"{_indented(FAILING.replace('WHAT', what))}            return run_daemon(",
         )
     )
-    done = daemon.command("upgrade")
+    # The file has changed, too: what goes on is what ran.
+    changed = {"listeners": {"other": config["listeners"]["web"]}, "pools": config["pools"]}
+    daemon.write({**changed, "admin": {"bind": f"unix:{tmp_path}/other.sock"}})
+    done = daemon.command("upgrade", "--admin", f"unix:{daemon.socket}")
     assert done.returncode == 1
     assert done.stderr == "no upgrade, version 0.1.0 goes on: it was made to fail\n", daemon.log
     after = daemon.status()
+    assert [row["name"] for row in after["listeners"]] == ["web"]
+    assert daemon.port() == port
     assert (after["version"], after["program"]["path"]) == ("0.1.0", str(ROOT / "lb"))
     assert servers(after) == servers(before)
     assert asyncio.run(ask_once(port, digit_request(digit_samples()[0]["image"]))).status == 200
@@ -296,6 +303,7 @@ def test_what_would_not_start_is_not_tried(start: Start, tmp_path: Path) -> None
     done = daemon.command("upgrade", "--admin", f"unix:{daemon.socket}")
     assert done.returncode == 1
     assert "nonsense" in done.stderr
+    assert "warning" not in done.stderr, "that it has its own addresses is no reason"
     daemon.path.write_text(right)
     path = installed.install()
     (path / "proxy" / "routing" / "checks.py").unlink(missing_ok=True)
@@ -371,4 +379,24 @@ def test_an_address_that_is_taken_refuses_the_upgrade(start: Start, tmp_path: Pa
     assert status["program"]["upgrades"] == 0
     assert all(alive(pid) for pid in workers)
     assert asyncio.run(ask_once(daemon.port(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
+    assert daemon.stop() == 0
+
+
+def test_an_upgrade_is_followed_to_another_admin_address(start: Start, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"listeners": {"web": http_listener({"respond": {"status": 200}})}}
+    daemon = start(config, shell=Installed(tmp_path).shell)
+    before, after = f"unix:{daemon.socket}", f"127.0.0.1:{free_port()}"
+    daemon.write({**config, "admin": {"bind": after}})
+    done = daemon.command("upgrade", "--admin", before)
+    assert done.stdout.startswith("upgraded from version"), (done, daemon.log)
+    # One that asks for a token from now on.
+    token = tmp_path / "token"
+    token.write_text("a" * 32)
+    token.chmod(0o600)
+    daemon.write({**config, "admin": {"bind": before, "token_file": str(token)}})
+    done = daemon.command("upgrade", "--admin", after)
+    assert done.returncode == 1
+    assert "asks for a token, and none was sent" in done.stderr
+    upgraded = daemon.command("status", "--json")
+    assert json.loads(upgraded.stdout)["program"]["upgrades"] == 2
     assert daemon.stop() == 0

@@ -126,6 +126,7 @@ class Handover(Struct, frozen=True):
     children: tuple[int, ...] = ()  # processes that are ours to wait for, besides
     runtime: str = ""  # the private folder for sockets
     runtime_lock: int = -1
+    text: bytes = b""  # of the configuration file as it was loaded last, for the way back
     failed: str = ""
 
     def descriptors(self) -> list[int]:

@@ -25,18 +25,21 @@ START = 20.0  # seconds for it to serve
 ANSWER = 0.2  # seconds for whoever asked for it to hear that it goes on
 DRAIN_NS = 12 * 3600 * 1_000_000_000  # for the connections of workers of the program before
 TOLD = re.compile(r"^version (\S+) starts", re.MULTILINE)  # what a trial says
+WARNING = ": warning: "  # in the lines of `tidegate check` that are no errors
 _SHOWN = 10  # lines of why it would not
 _ENDING = 5.0  # seconds for their end, beyond the drain
 
 
 class Outcome(Struct, frozen=True):
-    """What became of the last upgrade that was asked for in this process. `at` is Unix time, seconds."""
+    """What became of the last upgrade that was asked for in this process. `at` is Unix time, seconds. `admin` is where
+    the admin server of the next program will listen, "" where that is not known."""
 
     ok: bool
     at: float
     before: str  # versions
     after: str
     error: str = ""
+    admin: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,12 +67,17 @@ async def try_installed(config: Path, program: Program) -> str:
             process.kill()
             await process.wait()
     if process.returncode:
-        lines = problems.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise StartError("the installed program would not start: " + "; ".join(lines[-_SHOWN:]))
+        raise StartError("the installed program would not start: " + "; ".join(_reasons(problems)[-_SHOWN:]))
     version = TOLD.search(said.decode())
     if version is None:
         raise StartError(f"the installed program does not know of trials: {' '.join(program.command)}")
     return version[1]
+
+
+def _reasons(problems: bytes) -> list[str]:
+    """What a trial said of its failure. Warnings are no reason: among them are the addresses that the daemon has."""
+    lines = problems.decode(errors="replace").strip().splitlines()
+    return [line for line in lines if WARNING not in line] or lines or ["it said nothing"]
 
 
 class Succession:
@@ -98,6 +106,11 @@ class Succession:
     def workers(self) -> list[int]:
         """Processes of the program before that still serve."""
         return [worker.pid for worker in self._left.values()]
+
+    @property
+    def stored(self) -> tuple[tuple[str, int], ...]:
+        """What the program before had in the descriptor store, for the way back: copies; none once that is closed."""
+        return self._back.stored if self._back is not None else ()
 
     def when_gone(self, call: Callable[[], None]) -> None:
         """`call` is called once no worker of the program before is left."""
