@@ -13,6 +13,7 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 OURS = 'job=~"$job", instance=~"$instance"'
 ROUTE = f'{OURS}, route=~"$route"'
 POOL = f'{OURS}, pool=~"$pool"'
+MODEL = f'{POOL}, model=~"$model"'
 WINDOW = "[$__rate_interval]"
 HITS = "hit|collapsed|stale|revalidated"
 WIDE = 24  # columns of Grafana's grid
@@ -155,6 +156,75 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 "short",
                 8,
                 [(f"sum by (route) (tidegate_route_in_flight{{{ROUTE}}})", "{{route}}")],
+            ),
+        ],
+    ),
+    (
+        "Models",
+        [
+            (
+                "Inferences by model",
+                "timeseries",
+                "reqps",
+                8,
+                [(rate("tidegate_inference_requests_total", MODEL, "pool, model"), "{{pool}} {{model}}")],
+            ),
+            (
+                "p99 by model",
+                "timeseries",
+                "s",
+                8,
+                [
+                    (
+                        quantile(0.99, "tidegate_inference_request_duration_seconds", MODEL, "pool, model"),
+                        "{{pool}} {{model}}",
+                    )
+                ],
+            ),
+            (
+                "Error budget by model: burn rate of 99.9 %",
+                "timeseries",
+                "short",
+                8,
+                [
+                    (
+                        share(
+                            rate("tidegate_inference_errors_total", MODEL, "pool, model"),
+                            rate("tidegate_inference_requests_total", MODEL, "pool, model"),
+                        )
+                        + " / 0.001",
+                        "{{pool}} {{model}}",
+                    ),
+                ],
+            ),
+            (
+                "Inferences without a result by reason",
+                "timeseries",
+                "reqps",
+                8,
+                [(rate("tidegate_inference_failures_total", MODEL, "reason"), "{{reason}}")],
+            ),
+            (
+                "gRPC statuses of inferences",
+                "timeseries",
+                "reqps",
+                8,
+                [(rate("tidegate_inference_grpc_requests_total", MODEL, "grpc_code"), "{{grpc_code}}")],
+            ),
+            (
+                "Answered by the result cache",
+                "timeseries",
+                "percentunit",
+                8,
+                [
+                    (
+                        share(
+                            rate("tidegate_inference_cached_total", MODEL, "pool, model"),
+                            rate("tidegate_inference_requests_total", MODEL, "pool, model"),
+                        ),
+                        "{{pool}} {{model}}",
+                    )
+                ],
             ),
         ],
     ),
@@ -417,6 +487,7 @@ def board() -> dict[str, Any]:
                 variable("instance", "Daemon", 'label_values(tidegate_build_info{job=~"$job"}, instance)'),
                 variable("route", "Route", f"label_values(tidegate_route_requests_total{{{OURS}}}, route)"),
                 variable("pool", "Pool", f"label_values(tidegate_endpoint_up{{{OURS}}}, pool)"),
+                variable("model", "Model", f"label_values(tidegate_inference_requests_total{{{OURS}}}, model)"),
             ]
         },
         "annotations": {"list": []},

@@ -120,7 +120,7 @@ def top(options: Options) -> int:
 
     On a terminal the tables are live: 0 to 5 or Tab choose a table, < and > the column to sort by, r reverses, /
     filters, space pauses, q quits. Into a pipe or file, each interval is printed below the other. Only the master is
-    asked, for models also the model servers; the differences are taken here.
+    asked, with `--by model` also the model servers; the differences are taken here.
     """
     from lb.cli.top import terminal
     from lb.cli.top.columns import keys
@@ -522,7 +522,7 @@ def command_parser() -> argparse.ArgumentParser:
     made = asking(top)
     made.add_argument(
         "--by", choices=("all", "listener", "route", "pool", "endpoint", "model"), default="all",
-        help="The table to show; for that of models the model servers are asked. Default: all but models.",
+        help="The table to show; for that of models the model servers are asked as well. Default: all.",
     )  # fmt: skip
     made.add_argument(
         "--sort", metavar="COLUMN", default="req/s", help="The column to sort by, by its title. Default: req/s."

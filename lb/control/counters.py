@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from lb.config.plan.plan import Plan
+from lb.shared.model_table import ModelTable
 from lb.shared.segment import Segment
 from lb.shared.words import (
     BOUNDS_US,
     ENDPOINT,
     HISTOGRAM,
     LISTENER,
+    MODEL,
+    OTHER_MODEL,
     QUEUE,
     ROUTE,
     SESSIONS,
@@ -22,6 +25,8 @@ from lb.shared.words import (
     Kind,
 )
 from lb.telemetry.series import Series, Totals
+
+_REQUESTS = (MODEL.place("requests"), MODEL.find("requests")[1].size)  # first word and number of words
 
 
 def series_of(plan: Plan) -> Iterator[tuple[Kind, tuple[str, ...], int]]:
@@ -43,10 +48,19 @@ def series_of(plan: Plan) -> Iterator[tuple[Kind, tuple[str, ...], int]]:
                 yield UDP_ENDPOINT, (pool.name, endpoint.address), endpoint.datagrams
 
 
+def models_of(plan: Plan, segment: Segment) -> Iterator[tuple[Kind, tuple[str, ...], int]]:
+    """The same of the models that clients of the plan's pools ask for, which workers give their series
+    (lb.shared.model_table); an empty pool is that of models that found no room."""
+    pools = {"", *(pool.name for pool in plan.pools)}
+    for pool, model, number in ModelTable(segment).rows():
+        if pool in pools and (model != OTHER_MODEL or segment.series_sum(number, *_REQUESTS)):
+            yield MODEL, (pool, model), number
+
+
 def read(plan: Plan, segment: Segment) -> Totals:
-    """What they say now."""
+    """What all of them say now."""
     found: dict[Kind, dict[tuple[str, ...], Series]] = {}
-    for kind, labels, number in series_of(plan):
+    for kind, labels, number in (*series_of(plan), *models_of(plan, segment)):
         found.setdefault(kind, {})[labels] = Series(kind, segment.series_total(number))
     return found
 
@@ -73,7 +87,7 @@ def words(plan: Plan, segment: Segment) -> dict[str, Any]:
     kinds: dict[str, dict[str, Any]] = {}
     sizes: dict[str, int] = {}
     at = time.monotonic_ns()
-    for kind, labels, number in series_of(plan):
+    for kind, labels, number in (*series_of(plan), *models_of(plan, segment)):
         if kind.name not in kinds:
             kinds[kind.name] = {"labels": kind.views[0].labels, "words": _places(kind), "rows": []}
             sizes[kind.name] = kind.size

@@ -13,6 +13,7 @@
  *               per worker, so that a dead worker's column can be cleared (lb/shared/source_counts)
  *   affinity    tables: sets of keys with the endpoint that each belongs to, written by every worker (lb/shared/affinity_table):
  *               those of sequences, and apart from them, as they come in floods, those of learned sessions
+ *   models      names of models and the series of each, which lie behind the others in every stripe (lb/shared/model_table)
  *   costs       sets of models with the work that a unit of each takes, written by every worker (lb/shared/costs)
  *   cache       the result cache; its inner layout belongs to lb/cache
  */
@@ -23,7 +24,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 11u
+#define TG_LAYOUT_VERSION 12u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -64,6 +65,10 @@ typedef struct {
     uint64_t source_counts_offset;
     uint64_t source_counts_stride;   /* bytes from one worker's column to the next */
     unsigned char source_secret[16]; /* the same for sources */
+    uint64_t models_offset;
+    uint32_t models; /* that have a series; a power of two */
+    uint32_t reserved_models;
+    unsigned char model_secret[16]; /* the same for models */
 } tg_header;
 
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
@@ -209,6 +214,15 @@ typedef struct {
     _Alignas(64) _Atomic uint64_t used; /* anything was ever counted */
     _Atomic uint64_t table_full;           /* connections that were counted by their worker alone: no place, or no lock */
 } tg_source_head;
+
+/* Models: slots of an open hash table, each empty (0) or the high bits of a name's hash and the number of its row, plus one;
+ * then the names of the rows. Row 0 is that of models which have no room. */
+#define TG_MODEL_SLOTS 4u /* for each row */
+#define TG_MODEL_ROW 0xfffffu
+#define TG_MODEL_NAME 256u
+typedef struct {
+    _Alignas(64) _Atomic uint64_t used; /* rows that were taken, row 0 apart */
+} tg_model_head;
 
 /* Single-writer counter: a plain add that another process may read at any time. */
 static inline void tg_add(uint64_t *word, uint64_t n) { __atomic_store_n(word, *word + n, __ATOMIC_RELAXED); }

@@ -84,12 +84,13 @@ cdef class Segment:
     def create(
         cls, workers: int, endpoint_capacity: int = 4096, series_capacity: int = 4096, cache_size: int = 0,
         bucket_sets: int = 16384, sequence_sets: int = 16384, session_sets: int = 16384, cost_sets: int = 256,
-        source_sets: int = 32768, cache_secret: bytes | None = None
+        source_sets: int = 32768, models: int = 1024, cache_secret: bytes | None = None
     ) -> Self:
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
         the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight entries for sequences,
         `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
-        that of sets of seven networks whose connections are limited, all powers of two.
+        that of sets of seven networks whose connections are limited, `models` that of models that are counted apart, all
+        powers of two.
 
         `cache_secret` are 32 bytes under which the keys of cached answers were made; by default random ones.
 
@@ -107,6 +108,7 @@ cdef class Segment:
             "session_sets": session_sets,
             "cost_sets": cost_sets,
             "source_sets": source_sets,
+            "models": models,
         })
         try:
             fd = os.memfd_create("tidegate", os.MFD_ALLOW_SEALING)
@@ -189,9 +191,15 @@ cdef class Segment:
 
     @property
     def series_capacity(self) -> int:
-        """Number of series in a stripe."""
+        """Number of series in a stripe, those of models apart, which follow them."""
         self.check_open()
         return self.header.series_capacity
+
+    @property
+    def models(self) -> int:
+        """Number of models that have a series of their own, with that of all others."""
+        self.check_open()
+        return self.header.models
 
     @property
     def cache_size(self) -> int:
@@ -264,8 +272,9 @@ cdef class Segment:
 
     cdef int check_series(self, index) except -1:
         self.check_open()
-        if not 0 <= index < self.header.series_capacity:
-            raise IndexError(f"series {index} is not in 0 to {self.header.series_capacity - 1}")
+        cdef uint32_t end = self.header.series_capacity + self.header.models
+        if not 0 <= index < end:
+            raise IndexError(f"series {index} is not in 0 to {end - 1}")
         return 0
 
     def set_health(self, slot: int, up: bool, now: int) -> None:

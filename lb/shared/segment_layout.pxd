@@ -74,10 +74,16 @@ cdef extern from "segment.h" nogil:
         uint64_t source_counts_offset
         uint64_t source_counts_stride
         unsigned char source_secret[16]
+        uint64_t models_offset
+        uint32_t models
+        unsigned char model_secret[16]
     enum: TG_BUCKET_WAYS
     enum: TG_AFFINITY_WAYS
     enum: TG_SOURCE_WAYS
     enum: TG_SOURCE_STRIDE
+    enum: TG_MODEL_SLOTS
+    enum: TG_MODEL_ROW
+    enum: TG_MODEL_NAME
     const uint64_t TG_CURVE_LIMIT
     # The words are _Atomic in C: read and write them only through lb.shared.atomics.
     ctypedef struct tg_bucket_set:
@@ -146,6 +152,8 @@ cdef extern from "segment.h" nogil:
         uint64_t report_eps
         uint64_t report_updated_ns
         uint64_t report_since_ns
+    ctypedef struct tg_model_head:
+        uint64_t used
     void tg_add(uint64_t *word, uint64_t n) noexcept
     uint64_t tg_get(const uint64_t *word) noexcept
 

@@ -12,6 +12,7 @@ from lb.errors import TidegateError
 # Far above any real set of endpoints or series; keeps every size below well inside 64 bits.
 cdef enum:
     MAX_CAPACITY = 1 << 20
+    MAX_MODELS = 1 << 16
 cdef uint64_t MAX_CACHE_SIZE = <uint64_t> 1 << 46
 
 
@@ -24,6 +25,10 @@ cdef inline bint is_sets(n) except -1:
     return 1 <= n <= MAX_CAPACITY and not n & (n - 1)
 
 
+cdef inline bint is_models(n) except -1:
+    return n <= MAX_MODELS and is_sets(n)
+
+
 cdef void place(tg_header *header) noexcept nogil:
     """Fill in all offsets, by the numbers in it. Columns and stripes start on pages of their own."""
     cdef uint64_t workers = header.workers
@@ -33,7 +38,8 @@ cdef void place(tg_header *header) noexcept nogil:
     header.inflight_stride = pages(endpoints * sizeof(int32_t))
     header.outstanding_offset = header.inflight_offset + (workers + 1) * header.inflight_stride
     header.series_offset = header.outstanding_offset + (workers + 1) * header.inflight_stride
-    header.series_stride = pages(<uint64_t> header.series_capacity * SERIES_SIZE * sizeof(uint64_t))
+    header.series_stride = pages(
+        (<uint64_t> header.series_capacity + header.models) * SERIES_SIZE * sizeof(uint64_t))
     header.buckets_offset = header.series_offset + workers * header.series_stride
     header.affinity_offset = header.buckets_offset + pages(
         sizeof(tg_bucket_head) + header.bucket_sets * sizeof(tg_bucket_set))
@@ -45,7 +51,9 @@ cdef void place(tg_header *header) noexcept nogil:
     header.source_counts_offset = header.sources_offset + pages(
         sizeof(tg_source_head) + header.source_sets * sizeof(tg_source_set))
     header.source_counts_stride = pages(<uint64_t> header.source_sets * TG_SOURCE_STRIDE * sizeof(uint32_t))
-    header.cache_offset = header.source_counts_offset + workers * header.source_counts_stride
+    header.models_offset = header.source_counts_offset + workers * header.source_counts_stride
+    header.cache_offset = header.models_offset + pages(
+        sizeof(tg_model_head) + header.models * (<uint64_t> TG_MODEL_SLOTS * sizeof(uint64_t) + TG_MODEL_NAME))
     header.cache_size = pages(header.cache_size)
     header.size = header.cache_offset + header.cache_size
 
@@ -60,6 +68,8 @@ cdef int lay_out(tg_header *header, workers, endpoint_capacity, series_capacity,
     for name, number in sets.items():
         if not is_sets(number):
             raise ValueError(f"{name} must be a power of two, at most {MAX_CAPACITY}")
+    if not is_models(sets["models"]):
+        raise ValueError(f"models must be a power of two, at most {MAX_MODELS}")
     header.magic = TG_MAGIC
     header.version = TG_LAYOUT_VERSION
     header.series_digest = SERIES_DIGEST
@@ -72,12 +82,14 @@ cdef int lay_out(tg_header *header, workers, endpoint_capacity, series_capacity,
     header.session_sets = sets["session_sets"]
     header.cost_sets = sets["cost_sets"]
     header.source_sets = sets["source_sets"]
+    header.models = sets["models"]
     place(header)
     draw(header.cache_secret, sizeof(header.cache_secret))
     draw(header.bucket_secret, sizeof(header.bucket_secret))
     draw(header.affinity_secret, sizeof(header.affinity_secret))
     draw(header.cost_secret, sizeof(header.cost_secret))
     draw(header.source_secret, sizeof(header.source_secret))
+    draw(header.model_secret, sizeof(header.model_secret))
     return 0
 
 
@@ -105,6 +117,7 @@ cdef int check_layout(const tg_header *header, uint64_t size, fd) except -1:
         or not is_sets(header.session_sets)
         or not is_sets(header.cost_sets)
         or not is_sets(header.source_sets)
+        or not is_models(header.models)
     ):
         raise TidegateError("shared segment has an impossible header")
     memcpy(&expected, header, sizeof(expected))
@@ -124,6 +137,7 @@ cdef int check_layout(const tg_header *header, uint64_t size, fd) except -1:
         or expected.sources_offset != header.sources_offset
         or expected.source_counts_offset != header.source_counts_offset
         or expected.source_counts_stride != header.source_counts_stride
+        or expected.models_offset != header.models_offset
         or expected.cache_offset != header.cache_offset
         or expected.cache_size != header.cache_size
         or expected.size != header.size

@@ -117,9 +117,10 @@ ANSWER = Block(
     (
         Word(
             "requests",
-            "Requests by {} and status class; other: the client left before its answer, or a TCP or UDP session",
+            "Requests by {} and status class; 429 (Too Many Requests) is not part of 4xx; other: the client left "
+            "before its answer, or a TCP or UDP session",
             labels=("code",),
-            values=_each("1xx", "2xx", "3xx", "4xx", "5xx", "other"),
+            values=_each("1xx", "2xx", "3xx", "4xx", "429", "5xx", "other"),
         ),
         Word("received_bytes", "Body bytes that came in by {}"),
         Word("sent_bytes", "Body bytes that went out by {}"),
@@ -418,6 +419,27 @@ SESSIONS = Kind(
     ),
 )
 
+# Of a model, as the exchanges of a pool name it (lb/shared/model_table); beside the other kinds, as no plan has it.
+MODEL = Kind(
+    "model",
+    (View("inference", ("pool", "model"), "model"),),
+    begins=ANSWER,
+    words=(
+        Word(
+            "failures",
+            "Inferences without a result by {} and reason: client_error, the request was wrong; refused, by a limit, "
+            "the queue or for want of an endpoint, or by the model server with 429 or ResourceExhausted; timeout, a "
+            "deadline passed; server_error, a fault of the model server or of the connection to it; aborted, the "
+            "client left",
+            labels=("reason",),
+            values=_each("client_error", "refused", "timeout", "server_error", "aborted"),
+        ),
+        Word("cached", "Inferences that the result cache answered, by {}"),
+    ),
+)
+
+OTHER_MODEL = "other"  # the model under which those without a series of their own are counted
+
 UDP_LISTENER = Kind(
     "udp-listener",
     (View("udp_listener", ("listener",), "clients"),),
@@ -453,7 +475,7 @@ UDP_ENDPOINT = Kind(
     words=(),
 )
 
-KINDS = {kind.name: kind for kind in (LISTENER, ROUTE, ENDPOINT, QUEUE, SESSIONS, UDP_LISTENER, UDP_ENDPOINT)}
+KINDS = {kind.name: kind for kind in (LISTENER, ROUTE, ENDPOINT, MODEL, QUEUE, SESSIONS, UDP_LISTENER, UDP_ENDPOINT)}
 # Words of every series, whatever its kind: its number alone says where it is, and a free one may become one of another
 # kind. The price is empty room in the shorter kinds, some hundred bytes of a listener or a queue and a worker; most
 # series are routes and endpoints. Whole cache lines, so that a series begins on one.

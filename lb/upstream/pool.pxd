@@ -9,6 +9,7 @@ from lb.upstream.connections.deferred_release cimport DeferredRelease
 from lb.upstream.load.outlier cimport Outlier
 from lb.upstream.load.prober cimport Prober
 from lb.upstream.queue cimport PoolQueue
+from lb.shared.model_table cimport PoolModels
 from lb.upstream.affinity.sequences cimport Sequences
 from lb.upstream.affinity.sessions cimport Sessions
 from lb.endpoints.choice cimport Choice
@@ -73,6 +74,7 @@ cdef class Pool:
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef uint64_t *rotations          # per group: the policy's `rotation`; NULL = there are none
     cdef tg_slow *slow                # per endpoint; NULL = no route hedges
+    cdef PoolModels model_series      # None: it has no inferences (tcp, udp)
     cdef readonly int key_kind
     cdef readonly bytes key_name
     cdef frozenset cached_rows        # models whose batches are cached row by row; None: there are none

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.failure cimport VERDICT_GOOD, VERDICT_NONE
+from lb.shared.model_table cimport PoolModels
 from lb.shared.segment cimport Segment, tg_add
 from lb.shared.segment_words cimport QUEUE_REQUESTS, SERIES_FINISHED, SERIES_STARTED
 from lb.balancing.turns cimport pick_any, pick_in_turn
@@ -123,6 +124,8 @@ cdef class Pool:
         self.budget_series = plan.series
         if plan.series >= 0 and plan.protocol not in ("tcp", "udp"):
             self.requests = &segment.series(<unsigned int>plan.series)[QUEUE_REQUESTS]
+        if plan.protocol not in ("tcp", "udp"):
+            self.model_series = PoolModels(segment, plan.name)
         self.send_proxy = plan.send_proxy
         self.send_unique_id = plan.send_unique_id
         self.send_checksum = plan.send_checksum

@@ -5,7 +5,8 @@ from lb.failure cimport COUNT_CONNECT_ERROR, COUNT_REJECTED, COUNT_TIMEOUT, VERD
 from lb.shared.counters cimport count_duration
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
-    ANSWER_ERRORS, ANSWER_GRPC, ANSWER_GRPC_COUNT, ANSWER_REQUESTS_1XX, ANSWER_REQUESTS_OTHER, ANSWER_REQUEST_DURATION,
+    ANSWER_ERRORS, ANSWER_GRPC, ANSWER_GRPC_COUNT, ANSWER_REQUESTS_1XX, ANSWER_REQUESTS_429, ANSWER_REQUESTS_5XX,
+    ANSWER_REQUESTS_OTHER, ANSWER_REQUEST_DURATION,
     ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS, ROUTE_REJECTED, ROUTE_TIMEOUTS,
 )
 
@@ -31,7 +32,14 @@ cdef inline void count_refusal(uint64_t *words, int kind) noexcept nogil:
 cdef inline void count_answer(uint64_t *words, int status, uint64_t duration) noexcept nogil:
     """One answer in a series: status class and latency in nanoseconds."""
     cdef int kind = status // 100
-    tg_add(&words[ANSWER_REQUESTS_1XX - 1 + kind if 1 <= kind <= 5 else ANSWER_REQUESTS_OTHER], 1)
+    cdef int word = ANSWER_REQUESTS_OTHER
+    if status == 429:
+        word = ANSWER_REQUESTS_429
+    elif 1 <= kind <= 4:
+        word = ANSWER_REQUESTS_1XX - 1 + kind
+    elif kind == 5:
+        word = ANSWER_REQUESTS_5XX
+    tg_add(&words[word], 1)
     count_duration(&words[ANSWER_REQUEST_DURATION], duration)
 
 

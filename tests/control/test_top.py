@@ -15,7 +15,7 @@ from lb.cli.top.columns import COLUMNS, duration, keys, number, size
 from lb.cli.top.rates import KINDS, Rates, quantile, rates
 from lb.cli.top.screen import View, lines, selected
 from lb.control.counters import _places
-from lb.shared.words import BOUNDS_US, ENDPOINT, LISTENER, QUEUE, ROUTE, Kind
+from lb.shared.words import BOUNDS_US, ENDPOINT, LISTENER, MODEL, QUEUE, ROUTE, Kind
 
 ADDRESSES = ("127.0.0.1:9001", "unix:/run/tidegate/a/long/path/of/a/socket/digits-0-75b78da9.sock")
 SECOND = 1_000_000_000
@@ -133,31 +133,50 @@ def model(name: str, **counts: int) -> dict[str, Any]:
     return {"pool": "digits", "model": name, "version": "1", **dict.fromkeys(names, 0), **counts}
 
 
-def test_models_are_what_their_servers_say() -> None:
-    before = reading(1, models=[model("m", success=10, success_ns=10**9, rows=10, runs=10, fail=1)])
+def test_models_are_what_the_daemon_counts_and_what_their_servers_say() -> None:
+    servers = model("m", success=10, success_ns=10**9, rows=10, runs=10, fail=1)
+    before = reading(1, (MODEL, series(MODEL, ("digits", "m"), requests={"2xx": 10})), models=[servers])
+    counted = series(
+        MODEL, ("digits", "m"), requests={"2xx": 34, "429": 6}, request_duration_ms=30, errors=8, cached=10,
+        failures={"refused": 6, "server_error": 8},
+    )  # fmt: skip
     after = reading(
         3,
+        (MODEL, counted),
         models=[
             model(
                 "m", success=30, success_ns=2 * 10**9, queue_ns=10**9, compute_ns=2 * 10**8, rows=90, runs=20, fail=6,
                 hits=3, misses=1,
             ),
+            {**model("m"), "version": "2"},
             model("new", success=1_000_000),
         ],
     )  # fmt: skip
     found = rates(before, after)
     m = row(found, "model", "m")
-    assert (m["requests_per_s"], m["errors_per_s"], m["rows_per_s"], m["rows_per_run"]) == (12.5, 2.5, 40, 8)
-    assert (m["mean_s"], m["queue_mean_s"], m["compute_mean_s"]) == (0.05, 0.05, 0.01)
-    assert (m["error_share"], m["server_hit_share"]) == (0.2, 0.75)
-    assert row(found, "model", "new")["requests_per_s"] == 0, "what it counted before anybody looked is no rate"
+    assert (m["requests_per_s"], m["errors_per_s"], m["429_per_s"], m["4xx_per_s"]) == (15, 4, 3, 0)
+    assert (m["refused_per_s"], m["error_share"], m["cache_hit_share"]) == (3, 8 / 30, 1 / 3)
+    assert 0.002 < m["p50_s"] < m["p99_s"] <= 0.003
+    assert (m["server_requests_per_s"], m["server_errors_per_s"], m["rows_per_s"]) == (12.5, 2.5, 40)
+    assert (m["server_mean_s"], m["server_queue_mean_s"], m["server_compute_mean_s"]) == (0.05, 0.05, 0.01)
+    assert (m["version"], m["rows_per_run"], m["server_hit_share"]) == ("1,2", 8, 0.75)
+    assert row(found, "model", "new")["server_requests_per_s"] == 0, "what it counted before anybody looked is no rate"
     known = {key for each in found.rows["model"] for key in each}
     assert {column.key for column in COLUMNS["model"]} <= known
     for width in (60, 80, 200):
         text = shown(found, View("model"), width)
         assert any(line.startswith("m ") for line in text)
         assert all(len(line.rstrip()) <= width for line in text)
-    assert "model" not in "".join(shown(found, View(), 80)), "nobody asks the model servers for a look at all"
+    assert "model" in "".join(shown(found, View(), 80))
+    assert "model" not in "".join(shown(one_second(), View(), 80)), "nobody asks for a model"
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "two\nlines", "\x1b[2Jgone", "x" * 200, "\u202eevil"])
+def test_no_name_does_anything_to_the_terminal(name: str) -> None:
+    found = rates(reading(1), reading(2, (MODEL, series(MODEL, ("digits", name), requests={"2xx": 5}))))
+    for view in (View(), View("model")):
+        text = shown(found, view, 120)
+        assert all(line.isprintable() and len(line.rstrip()) <= 120 for line in text)
 
 
 def test_a_daemon_that_has_no_plan_yet_shows_nothing() -> None:
@@ -201,6 +220,8 @@ def test_no_line_is_wider_than_the_terminal(width: int, kind: str) -> None:
 def test_every_column_shows_something_that_rows_have() -> None:
     found = one_second()
     for kind in KINDS:
+        if kind == "model":
+            continue  # see above
         columns = COLUMNS[kind]
         known = {key for each in found.rows[kind] for key in each}
         assert {column.key for column in columns} <= known, kind

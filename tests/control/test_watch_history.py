@@ -12,9 +12,10 @@ import pytest
 from lb.config.plan.plan import Plan
 from lb.control.watch import history as module
 from lb.control.watch.history import KEPT, History, quantile
-from lb.shared.words import BOUNDS_US, ENDPOINT, QUEUE, ROUTE, SIZE, Kind
+from lb.shared.words import BOUNDS_US, ENDPOINT, MODEL, QUEUE, ROUTE, SIZE, Kind
 
 SECOND = 1_000_000_000
+LABELLED = ("requests_", "grpc_", "cache_", "ended_", "failures_")
 
 
 class Counters:
@@ -30,7 +31,7 @@ class Counters:
         duration = counts.pop("duration_us", None)
         requests = sum(n for name, n in counts.items() if name.startswith("requests_"))
         for name, n in {"started": requests, "finished": requests, **counts}.items():
-            place = name.replace("_", ".", 1) if name.startswith(("requests_", "grpc_", "cache_", "ended_")) else name
+            place = name.replace("_", ".", 1) if name.startswith(LABELLED) else name
             words[kind.place(place)] += n
         if duration is not None:
             at = kind.find("request_duration")[0]
@@ -102,6 +103,19 @@ def test_a_sample_is_what_happened_since_the_one_before(counters: Counters) -> N
     assert math.isnan(last(history, "total")["p50"])
     assert history.mean(("route", "chat"), "rate", 2) == 5
     assert math.isnan(history.mean(("route", "none"), "rate", 2))
+
+
+def test_models_have_samples_of_their_own_and_no_part_in_the_total(counters: Counters) -> None:
+    history = History()
+    counters.add(ROUTE, "chat")
+    counters.sample(history)
+    counters.add(ROUTE, "chat", requests_2xx=30, requests_429=10, rejected=10, duration_us=400)
+    counters.add(MODEL, "pool", "m", requests_2xx=30, requests_429=10, failures_refused=10, errors=5, duration_us=400)
+    counters.sample(history)
+    total, model = last(history, "total"), last(history, "model", "pool", "m")
+    assert (total["rate"], total["429"], total["4xx"], total["other"]) == (8, 2, 0, 0)
+    assert (model["rate"], model["429"], model["refused"], model["errors"]) == (8, 2, 2, 1)
+    assert history.keys("model") == [("model", "pool", "m")]
 
 
 def test_counts_that_fall_are_no_negative_rates(counters: Counters) -> None:

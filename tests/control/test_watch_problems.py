@@ -93,6 +93,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 TRAFFIC: list[tuple[str, str, tuple[str, ...], dict[str, float]]] = [
     ("endpoint_failing", "warning", ("endpoint", "p", "a:1"), {"rate": 10.0, "errors": 0.5}),
     ("route_errors", "critical", ("route", "r"), {"rate": 10.0, "errors": 0.5, "refused": 0.0}),
+    ("model_failing", "warning", ("model", "p", "m"), {"rate": 10.0, "errors": 0.5}),
     ("requests_refused", "warning", ("route", "r"), {"rate": 10.0, "errors": 0.0, "refused": 0.1}),
 ]
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -279,7 +280,7 @@ async def test_the_history_outlives_the_page(start: Start, endpoint: Callable[..
 
 
 async def test_names_of_any_kind_are_text(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
-    """A zone, the socket of an endpoint, and the error of a reload."""
+    """A zone, the socket of an endpoint, a model that a client names, and the error of a reload."""
     one = await endpoint("one")
     sock = "unix:/nowhere/<img src=x onerror=alert(1)>.sock"
     config = {
@@ -293,6 +294,9 @@ async def test_names_of_any_kind_are_text(start: Start, endpoint: Callable[..., 
         },
     }
     watched = await asyncio.to_thread(Watched, start, config)
+    hostile = urllib.parse.quote('"><img src=x onerror=alert(2)>\n' + "y" * 180, safe="")
+    path = f"http://{watched.web}/v2/models/{hostile}/infer"
+    await asyncio.to_thread(lambda: urllib.request.urlopen(path, b"{}", timeout=20).close())
     watched.daemon.path.write_text(json.dumps({"listeners": {HOSTILE: 7}}))
     with pytest.raises(urllib.error.HTTPError, match="409"):
         watched.ask("/api/v1/reload", {})
@@ -301,6 +305,12 @@ async def test_names_of_any_kind_are_text(start: Start, endpoint: Callable[..., 
         with watched.page(tmp_path) as page:
             page.wait("document.querySelector('#pools tr.bad') !== null", "the socket that is not there")
             assert "onerror" in text(page, "#pools")
+            page.wait("document.querySelectorAll('#models tbody tr').length === 1", "the model")
+            assert '"><img' in text(page, "#models")
+            page.click("#models tbody a")
+            page.wait("document.querySelector('#where').textContent.includes('model')", "its own charts")
+            page.ask("location.hash = ''")
+            page.wait("document.querySelector('#pools tr.bad') !== null", "all")
             assert "<script>" in text(page, "#verdict")
             page.click("#pools tr.bad button")
             assert "onerror" in text(page, "dialog")

@@ -97,19 +97,26 @@ async def test_models_by_their_servers(start: Start, stub: Callable[[], str]) ->
             done = daemon.command("top", "--once", "--json", "--by", "model", "--interval", "0.5")
             assert done.returncode == 0, done.stderr
             rows = [row for row in json.loads(done.stdout)["model"] if row["pool"] != "stub"]
-            return rows[0] if len(rows) == 1 and rows[0]["requests_per_s"] > 0 else None
+            known = len(rows) == 1 and rows[0]["requests_per_s"] > 0 and rows[0].get("server_requests_per_s", 0) > 0
+            return rows[0] if known else None
 
         row: dict[str, Any] = await asyncio.to_thread(eventually, look, "the rates of a model")
         assert (row["pool"], row["model"]) == ("digits", "digits")  # hedges that were given up count as errors there
-        assert row["mean_s"] >= row["compute_mean_s"] > 0
-        assert json.loads((await asyncio.to_thread(daemon.command, "top", "--once", "--json")).stdout)["model"] == []
+        assert row["server_mean_s"] >= row["server_compute_mean_s"] > 0
+        assert 0 < row["p50_s"] <= row["p99_s"]
+        (alone,) = json.loads((await asyncio.to_thread(daemon.command, "top", "--once", "--json")).stdout)["model"]
+        assert alone["requests_per_s"] > 0
+        assert "version" not in alone, "nobody asks the model servers for a look at all"
         page = daemon.admin("/metrics?models=yes")[1].decode()
         found = re.search(
             r'^tidegate_model_requests_total{.*model="digits".*result="success".*} (\S+)$', page, re.MULTILINE
         )
         assert found is not None
         assert float(found[1]) >= 20
-        assert "tidegate_model_requests" not in daemon.admin("/metrics")[1].decode()
+        alone = daemon.admin("/metrics")[1].decode()
+        assert "tidegate_model_requests" not in alone
+        counted = r'^tidegate_inference_requests_total{code="2xx",model="digits",pool="digits"} (\S+)$'
+        assert float(re.findall(counted, alone, re.MULTILINE)[0]) >= 20
         assert not running.failures
     assert daemon.pool("asleep")["managed"]["on_demand"]["asleep"], "a look wakes nobody"
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +140,12 @@ def shown(start: Start, tmp_path: Path) -> dict[str, set[str]]:
             },
         }
     )  # fmt: skip
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with pytest.raises(urllib.error.HTTPError):  # nobody is there; the daemon counts an inference nevertheless
+        urllib.request.urlopen(
+            f"https://127.0.0.1:{daemon.port()}/v2/models/m/infer", b"{}", timeout=20, context=context
+        )
     code, page = daemon.admin("/metrics")
     assert code == 200
     found: dict[str, set[str]] = {}
@@ -150,7 +159,8 @@ def shown(start: Start, tmp_path: Path) -> dict[str, set[str]]:
 
 def test_every_metric_and_label_exists(shown: dict[str, set[str]]) -> None:
     known = seldom() | shown
-    known |= {rule["record"]: {"job", "instance", "route", "pool", "endpoint"} for rule in rules() if "record" in rule}
+    labels = {"job", "instance", "route", "pool", "endpoint", "model"}
+    known |= {rule["record"]: labels for rule in rules() if "record" in rule}
     missing = set()
     for expression in expressions():
         for name, labels in re.findall(r"\b(tidegate[a-z0-9_:]+)(?:\{([^}]*)\})?", expression):

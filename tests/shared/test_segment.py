@@ -186,7 +186,7 @@ def test_slots_out_of_range(master, slot):
 def test_series_and_workers_out_of_range(master):
     for call in (master.series_total, master.clear_series):
         with pytest.raises(IndexError):
-            call(32)
+            call(32 + master.models)
     with pytest.raises(IndexError):
         master.clear_worker(3)
 

@@ -15,6 +15,7 @@ from lb.shared.words import (
     ENDPOINT,
     KINDS,
     LISTENER,
+    MODEL,
     ROUTE,
     SESSIONS,
     SIZE,
@@ -250,6 +251,16 @@ def test_every_row_is_on_the_page_with_its_help_and_type(kind: Kind) -> None:
     described = series.describe()
     assert {word.name for _, word in kind.shown_in(kind.views[0])} <= set(described)
     assert not {word.name for _, _, word in kind.rows() if not word.shown} & set(described)
+
+
+@pytest.mark.parametrize("name", ['"><script>', "two\nlines", "back\\slash\\n", "x" * 200, "modèle 🎈", 'a}b{c="d"'])
+def test_a_model_of_any_name_is_one_label(name: str) -> None:
+    """Clients choose the names of models."""
+    model = counted(MODEL, requests__2xx=3, requests__429=1, failures__refused=1)
+    found = samples(exposition(Snapshot(STATUS, {MODEL: {("p", name): model}})))
+    assert found["tidegate_inference_requests_total", "code=2xx", f"model={name}", "pool=p"] == 3
+    assert found["tidegate_inference_requests_total", "code=429", f"model={name}", "pool=p"] == 1
+    assert found["tidegate_inference_failures_total", f"model={name}", "pool=p", "reason=refused"] == 1
 
 
 def test_the_document_is_current() -> None:

@@ -25,7 +25,12 @@ class Column(Struct, frozen=True):
 
     def cell(self, row: Row) -> Text:
         value = row.get(self.key)
-        return Text("-" if value is None else self.show(value), "" if value is None else self.style(value))
+        return Text("-" if value is None else _plain(self.show(value)), "" if value is None else self.style(value))
+
+
+def _plain(text: str) -> str:
+    """Clients choose the names of models: what a terminal would obey is shown as it is escaped in Python."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def number(value: float) -> str:
@@ -83,6 +88,7 @@ _ERRORS = (
     _count("errors_per_s", "err/s", 1, _bad),
     Column("error_share", "err%", percent, 5, style=_bad),
     _count("4xx_per_s", "4xx/s", 7),
+    _count("429_per_s", "429/s", 6, _bad),
     _count("5xx_per_s", "5xx/s", 6, _bad),
     _count("grpc_errors_per_s", "grpc/s", 8, _bad),
     _count("timeouts_per_s", "tmo/s", 7, _bad),
@@ -156,16 +162,22 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     MODEL: (
         Column("model", "model", str, 0, True),
         Column("pool", "pool", str, 3, True),
-        Column("version", "version", str, 6),
         _RATES[0],
-        Column("mean_s", "mean", duration, 1),
-        Column("queue_mean_s", "queue", duration, 4),
-        Column("compute_mean_s", "compute", duration, 3),
-        _ERRORS[0],
-        _ERRORS[1],
-        _count("rows_per_s", "rows/s", 5),
-        _count("rows_per_run", "batch", 4),
-        Column("server_hit_share", "hit%", percent, 7),
+        *_TIMES,
+        *_ERRORS,
+        _count("refused_per_s", "refus/s", 7, _bad),
+        _count("client_aborts_per_s", "abort/s", 10),
+        _HIT,
+        Column("version", "version", str, 9),
+        _count("server_requests_per_s", "srv/s", 9),
+        _count("server_errors_per_s", "srverr/s", 9, _bad),
+        Column("server_mean_s", "mean", duration, 6),
+        Column("server_queue_mean_s", "queue", duration, 8),
+        Column("server_compute_mean_s", "compute", duration, 7),
+        _count("rows_per_s", "rows/s", 8),
+        _count("rows_per_run", "batch", 7),
+        Column("server_hit_share", "srvhit%", percent, 11),
+        *_BYTES,
     ),
 }
 

@@ -10,8 +10,8 @@ from msgspec import Struct
 Document = Mapping[str, Any]
 Row = dict[str, Any]
 
-KINDS = ("listener", "route", "pool", "endpoint")
-MODEL = "model"  # a further kind, for which the model servers are asked
+KINDS = ("listener", "route", "pool", "endpoint", "model")
+MODEL = "model"  # the kind for which the model servers may be asked, too
 _QUANTILES = {"p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99}
 # What of a route's look-ups was answered by the cache, and what was not.
 _HITS = ("hit", "stale", "revalidated", "stale_if_error", "negative", "collapsed")
@@ -81,7 +81,7 @@ def rates(before: Document, after: Document) -> Rates:
             "route": routes,
             "pool": _pools(kinds, after, bounds),
             "endpoint": endpoints,
-            MODEL: _models(before, after, seconds),
+            MODEL: _models(kinds.get(MODEL, {}), before, after, bounds, seconds),
         },
     )
 
@@ -152,6 +152,7 @@ def _answers(counts: Counts, bounds: Sequence[int], seconds: float) -> Row:
         "errors_per_s": counts.per_s("errors"),
         "error_share": _share(counts.total("errors"), requests),
         "4xx_per_s": status.get("4xx", 0) / seconds,
+        "429_per_s": status.get("429", 0) / seconds,
         "5xx_per_s": status.get("5xx", 0) / seconds,
         "grpc_errors_per_s": grpc / seconds,
         "timeouts_per_s": counts.per_s("timeouts"),
@@ -288,33 +289,57 @@ def _endpoints(found: Mapping[tuple[str, ...], Counts], after: Document, bounds:
     return rows
 
 
-def _models(before: Document, after: Document, seconds: float) -> list[Row]:
-    """What the model servers say of their models, those of a pool together. They give sums, so times are means. A model
-    that the first reading does not have has no rates yet: its servers may have counted for days."""
-    known = {(row["pool"], row["model"], row["version"]): row for row in before.get("models", ())}
+def _models(
+    found: Mapping[tuple[str, ...], Counts], before: Document, after: Document, bounds: Sequence[int], seconds: float
+) -> list[Row]:
+    """What the daemon counts of each model, and what its servers say where they were asked."""
+    servers = _by_servers(before, after, seconds)
     rows = []
-    for row in after.get("models", ()):
-        key = row["pool"], row["model"], row["version"]
-        was = known.get(key, row)
-        d = {name: max(0, row[name] - was[name]) for name in row if isinstance(row[name], int)}
-        answers, looked = d["success"] + d["fail"], d["hits"] + d["misses"]
+    for key, counts in found.items():
+        failures = counts.each("failures")
         rows.append(
             {
-                "model": row["model"],
-                "pool": row["pool"],
-                "version": row["version"],
-                "requests_per_s": answers / seconds,
-                "errors_per_s": d["fail"] / seconds,
-                "error_share": _share(d["fail"], answers),
-                "mean_s": _share(d["success_ns"] / 1e9, d["success"]),
-                "queue_mean_s": _share(d["queue_ns"] / 1e9, d["success"]),
-                "compute_mean_s": _share(d["compute_ns"] / 1e9, d["success"]),
-                "rows_per_s": d["rows"] / seconds,
-                "rows_per_run": _share(d["rows"], d["runs"]),
-                "server_hit_share": _share(d["hits"], looked),
+                "model": key[1],
+                "pool": key[0],
+                **_answers(counts, bounds, seconds),
+                "refused_per_s": failures.get("refused", 0) / seconds,
+                "timeouts_per_s": failures.get("timeout", 0) / seconds,
+                "client_aborts_per_s": failures.get("aborted", 0) / seconds,
+                "cache_hit_share": _share(counts.total("cached"), counts.total("requests")),
+                **servers.pop(key, {}),
             }
         )
-    return rows
+    return rows + [{"model": model, "pool": pool, **row} for (pool, model), row in servers.items()]
+
+
+def _by_servers(before: Document, after: Document, seconds: float) -> dict[tuple[str, ...], Row]:
+    """What the model servers say of their models, those of a pool and all versions together. They give sums, so times
+    are means. A model that the first reading does not have has no rates yet: its servers may have counted for days."""
+    known = {(row["pool"], row["model"], row["version"]): row for row in before.get("models", ())}
+    sums: dict[tuple[str, ...], dict[str, int]] = {}
+    versions: dict[tuple[str, ...], list[str]] = {}
+    for row in after.get("models", ()):
+        was = known.get((row["pool"], row["model"], row["version"]), row)
+        key = row["pool"], row["model"]
+        d = sums.setdefault(key, {})
+        for name in row:
+            if isinstance(row[name], int):
+                d[name] = d.get(name, 0) + max(0, row[name] - was[name])
+        versions.setdefault(key, []).append(row["version"])
+    return {
+        key: {
+            "version": ",".join(versions[key]),
+            "server_requests_per_s": (d["success"] + d["fail"]) / seconds,
+            "server_errors_per_s": d["fail"] / seconds,
+            "server_mean_s": _share(d["success_ns"] / 1e9, d["success"]),
+            "server_queue_mean_s": _share(d["queue_ns"] / 1e9, d["success"]),
+            "server_compute_mean_s": _share(d["compute_ns"] / 1e9, d["success"]),
+            "rows_per_s": d["rows"] / seconds,
+            "rows_per_run": _share(d["rows"], d["runs"]),
+            "server_hit_share": _share(d["hits"], d["hits"] + d["misses"]),
+        }
+        for key, d in sums.items()
+    }
 
 
 def _state(endpoint: Document) -> str:

@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from lb.cli.top.columns import COLUMNS, Column, column_of, duration, number, percent, size, sort
-from lb.cli.top.rates import KINDS, Rates, Row
+from lb.cli.top.rates import KINDS, MODEL, Rates, Row
 
 _NARROW = (16, 8)  # cells that the first name, and a further one, have at least
 _GAP = 1
@@ -36,7 +36,7 @@ class View(Struct):
 def lines(found: Rates, view: View, width: int, height: int | None) -> list[Text]:
     """All lines; `height` bounds their number, None does not."""
     shown = [*_head(found, width), Text()]
-    kinds = [view.kind] if view.kind else list(KINDS)
+    kinds = [view.kind] if view.kind else [kind for kind in KINDS if kind != MODEL or found.rows[kind]]
     room = None if height is None else max(0, height - len(shown) - 1)
     for i, kind in enumerate(kinds):
         rows = selected(found.rows[kind], kind, view)
@@ -135,6 +135,7 @@ def _errors(s: Row) -> Iterator[Text]:
     names = (
         ("errors_per_s", "errors"),
         ("4xx_per_s", "4xx"),
+        ("429_per_s", "429"),
         ("5xx_per_s", "5xx"),
         ("grpc_errors_per_s", "grpc"),
         ("timeouts_per_s", "timeout"),

@@ -113,7 +113,7 @@ def press(view: View, key: str, height: int) -> bool:
         return True
     page = max(1, height - 8)
     moves = {"j": 1, "k": -1, "page-down": page, "page-up": -page, "home": -(10**9), "end": 10**9}
-    tables = ("", *KINDS, MODEL)
+    tables = ("", *KINDS)
     if key == "q":
         return False
     if key in moves:

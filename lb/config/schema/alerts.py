@@ -18,6 +18,7 @@ Condition = Literal[
     "endpoint_ejected",
     "endpoint_failing",
     "route_errors",
+    "model_failing",
     "requests_refused",
     "queue_full",
     "worker_down",

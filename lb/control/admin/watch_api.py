@@ -1,9 +1,9 @@
 """The admin API of the watch, which the dashboard is made of.
 
-GET /api/v1/overview   verdict, problems, listeners, routes, pools and endpoints with their last sample; fresh=yes
-                       makes it anew, else it is at most a second old
+GET /api/v1/overview   verdict, problems, listeners, routes, pools, endpoints and models with their last sample;
+                       fresh=yes makes it anew, else it is at most a second old
 GET /api/v1/history?of=total&after=N   samples of the last half hour with a number above `after`; also of=listener,
-                       of=route or of=pool with name=, and of=endpoint with pool= and name=
+                       of=route or of=pool with name=, and of=endpoint or of=model with pool= and name=
 GET /api/v1/heat?pool=NAME   the half hour of each endpoint of a pool in 60 columns
 """
 
@@ -44,10 +44,10 @@ class WatchApi:
         after = request.query.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= _DIGITS):
             return _refusal("after: is the number of a sample")
-        if kind not in ("total", "listener", "route", "pool", "endpoint"):
-            return _refusal("of: is one of total, listener, route, pool, endpoint")
+        if kind not in ("total", "listener", "route", "pool", "endpoint", "model"):
+            return _refusal("of: is one of total, listener, route, pool, endpoint, model")
         key: tuple[str, ...] = (kind,) if kind == "total" else (kind, name)
-        if kind == "endpoint":
+        if kind in ("endpoint", "model"):
             key = (kind, request.query.get("pool", ""), name)
         found = self._master.watch.history.series(key, int(after))
         return await _answer(found)

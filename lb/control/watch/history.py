@@ -2,7 +2,7 @@
 
 A sample of a series is what happened between two looks: rates by status class, requests in flight, and p50, p95 and p99
 of the durations, interpolated inside of their bucket as Prometheus' histogram_quantile does. Workers have no part in
-it. A series has room for its samples (18 KiB) from its first request on; the number of series with room is bounded.
+it. A series has room for its samples (19 KiB) from its first request on; the number of series with room is bounded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import add, sub
 from typing import Any
 
@@ -19,17 +19,18 @@ from msgspec import Struct
 
 from lb.config.plan.plan import Plan
 from lb.control.counters import series_of
-from lb.shared.words import BOUNDS_US, ENDPOINT, LISTENER, QUEUE, ROUTE, UDP_ENDPOINT, UDP_LISTENER, Kind
+from lb.shared.words import BOUNDS_US, ENDPOINT, LISTENER, MODEL, QUEUE, ROUTE, SIZE, UDP_ENDPOINT, UDP_LISTENER, Kind
 
 INTERVAL = 5.0  # seconds between two samples
 KEPT = 360  # samples: half an hour
 _MOST = 4000  # series with samples of their own; the others are part of the totals alone
-FIELDS = ("rate", "errors", "in_flight", "p50", "p95", "p99", "2xx", "3xx", "4xx", "5xx", "other", "refused")
+FIELDS = ("rate", "errors", "in_flight", "p50", "p95", "p99", "2xx", "3xx", "4xx", "429", "5xx", "other", "refused")
 _WIDTH = len(FIELDS)
 _NONE = math.nan
-_CLASSES = ("2xx", "3xx", "4xx", "5xx")
+_CLASSES = ("2xx", "3xx", "4xx", "429", "5xx")
 
-Key = tuple[str, ...]  # ("total",), ("listener", name), ("route", name), ("pool", name) or ("endpoint", pool, address)
+# ("total",), ("listener", name), ("route", name), ("pool", name), ("endpoint", pool, address) or ("model", pool, name)
+Key = tuple[str, ...]
 
 
 class _Layout(Struct, frozen=True):
@@ -71,11 +72,13 @@ _LAYOUTS = {
         ["requests", "grpc", "timeouts", "rejected", "client_aborts", "retries", "cache"],
     ),
     ENDPOINT.name: _layout(ENDPOINT, "requests", "request_duration", ["timeouts", "connect_errors", "response_errors"]),
+    MODEL.name: _layout(MODEL, "requests", "request_duration", []),
     UDP_ENDPOINT.name: _layout(UDP_ENDPOINT, "", "", []),
     QUEUE.name: _layout(QUEUE, "", "wait", ["ended"]),
 }
-_ERRORS = {ROUTE.name: ROUTE.place("errors"), ENDPOINT.name: ENDPOINT.place("errors")}
-_REFUSED = ROUTE.place("rejected")
+_ERRORS = {kind.name: kind.place("errors") for kind in (ROUTE, ENDPOINT, MODEL)}
+_REFUSED = {ROUTE.name: ROUTE.place("rejected"), MODEL.name: MODEL.place("failures.refused")}
+_NOTHING = array("Q", bytes(8 * SIZE))
 _HITS = ("hit", "collapsed", "stale", "revalidated", "stale_if_error", "negative")
 
 
@@ -135,13 +138,21 @@ class History:
         self._before: dict[tuple[str, Key, int], array[int]] = {}
         self._at: int | None = None
 
-    def sample(self, plan: Plan, read: Callable[[int], Sequence[int]], now: int, wall: float) -> None:
-        """Takes one. `read` gives the words of a series (Segment.series_total)."""
+    def sample(
+        self,
+        plan: Plan,
+        read: Callable[[int], Sequence[int]],
+        now: int,
+        wall: float,
+        models: Iterable[tuple[Kind, Key, int]] = (),
+    ) -> None:
+        """Takes one. `read` gives the words of a series (Segment.series_total), `models` are the series of models
+        (lb.control.counters.models_of)."""
         seconds = (now - self._at) / 1e9 if self._at is not None else 0.0
         self._at = now
         words = {
             (kind.name, labels, number): array("Q", read(number))
-            for kind, labels, number in series_of(plan)
+            for kind, labels, number in chain(series_of(plan), models)
             if kind.name in _LAYOUTS
         }
         if seconds > 0:
@@ -157,7 +168,8 @@ class History:
         for series, now in words.items():
             name, labels, _ = series
             layout = _LAYOUTS[name]
-            before = self._before.get(series)
+            # A model has its series from its first request on: there was nothing before.
+            before = self._before.get(series, _NOTHING if name == MODEL.name else None)
             running = max(0, now[layout.started] - now[layout.finished])
             change = _change(now, before) if before is not None and now != before else None
             if change is not None:
@@ -190,11 +202,11 @@ class History:
         if track is None:
             if change is None and not running and key != ("total",):
                 return  # nothing has ever happened there
-            if len(self._tracks) >= _MOST and key[0] in ("route", "endpoint"):
+            if len(self._tracks) >= _MOST and key[0] in ("route", "endpoint", "model"):
                 return
             track = self._tracks[key] = _Track()
         if change is None:
-            track.put(at, (0.0, 0.0, float(running), _NONE, _NONE, _NONE, *(0.0,) * 6))
+            track.put(at, (0.0, 0.0, float(running), _NONE, _NONE, _NONE, *(0.0,) * (_WIDTH - 6)))
             return
         layout = _LAYOUTS[name]
         classes = [max(0, change[layout.values[c]]) / seconds if layout.values else 0.0 for c in _CLASSES]
@@ -207,7 +219,7 @@ class History:
             (
                 rate, errors, float(running), *(quantile(buckets, q) for q in (0.5, 0.95, 0.99)), *classes,
                 max(0.0, rate - sum(classes)) if every is not None else 0.0,
-                max(0, change[_REFUSED]) / seconds if name == ROUTE.name else 0.0,
+                max(0, change[_REFUSED[name]]) / seconds if name in _REFUSED else 0.0,
             ),
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from lb.control.watch.problems import Problem, verdict
 from lb.health.transitions import Change
 
 _MOST = 200  # problems that are listed
+_MODELS = 100  # models that are, those with problems and the busiest
 _RECENT = 300.0  # seconds of "lately"
 _ENDPOINT = (
     "address", "weight", "priority", "zone", "health", "admin", "in_flight", "outstanding_cost", "sequences",
@@ -62,11 +63,26 @@ def document(
         ],
         "routes_left_out": topology["routes_left_out"],
         "pools": [_pool(row, history, wrong) for row in status["pools"]],
+        **_models(history, wrong),
         "transitions": [change.describe() for change in changes],
     }
 
 
 _Wrong = Mapping[tuple[tuple[str, str], ...], str]  # a subject -> the name of its first problem
+
+
+def _models(history: History, wrong: _Wrong) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = [
+        {
+            "pool": pool,
+            "name": model,
+            "problem": wrong.get((("pool", pool), ("model", model))),
+            "now": history.last(("model", pool, model)),
+        }
+        for _, pool, model in history.keys("model")
+    ]
+    rows.sort(key=lambda row: (row["problem"] is None, -row["now"]["rate"]))
+    return {"models": rows[:_MODELS], "models_left_out": max(0, len(rows) - _MODELS)}
 
 
 def _pool(row: Mapping[str, Any], history: History, wrong: _Wrong) -> dict[str, Any]:

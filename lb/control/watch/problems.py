@@ -24,6 +24,7 @@ CONDITIONS: dict[str, str] = {
     "endpoint_ejected": "An endpoint is ejected for its answers.",
     "endpoint_failing": "5 % or more of an endpoint's answers of the last minute were its fault.",
     "route_errors": "5 % or more of a route's answers of the last minute were errors of servers.",
+    "model_failing": "5 % or more of a model's answers of the last minute were errors of servers.",
     "requests_refused": "1 % or more of a route's requests of the last minute were refused here.",
     "queue_full": "A queue is 80 % full or more.",
     "worker_down": "A worker does not run.",
@@ -69,6 +70,7 @@ def find(status: Mapping[str, Any], history: History) -> list[Problem]:
     found = [
         *_pools(status, history),
         *_routes(history),
+        *_models(history),
         *_workers(status),
         *_cache(status.get("cache")),
         *_tls(status.get("tls")),
@@ -162,6 +164,16 @@ def _routes(history: History) -> Iterator[Problem]:
         if refused >= _REFUSED * rate:
             text = f"{_share(min(1, refused / rate))} of the last minute's requests were refused here"
             yield Problem("requests_refused", "warning", subject, text)
+
+
+def _models(history: History) -> Iterator[Problem]:
+    for key in history.keys("model"):
+        rate, errors = (history.mean(key, field, _MINUTE) for field in ("rate", "errors"))
+        if rate >= _LEAST_RATE and errors >= _FAILING * rate:
+            yield Problem(
+                "model_failing", "warning", {"pool": key[1], "model": key[2]},
+                f"{_share(errors / rate)} of the last minute's answers failed",
+            )  # fmt: skip
 
 
 def _workers(status: Mapping[str, Any]) -> Iterator[Problem]:

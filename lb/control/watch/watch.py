@@ -12,6 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+from lb.control.counters import models_of
 from lb.control.watch import overview, problems
 from lb.control.watch.alerts import Alerts
 from lb.control.watch.history import INTERVAL, History
@@ -56,7 +57,9 @@ class Watch:
         """Takes a sample."""
         plan = self._master.plan
         if plan is not None:
-            self.history.sample(plan, self._master.segment.series_total, self._clock.now(), time.time())
+            segment = self._master.segment
+            models = models_of(plan, segment)
+            self.history.sample(plan, segment.series_total, self._clock.now(), time.time(), models)
 
     def check(self, config: Config) -> None:
         """Raises ConfigError of a secret that `apply` could not use."""

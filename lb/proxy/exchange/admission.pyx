@@ -17,6 +17,8 @@ from lb.shared.segment_words cimport SERIES_STARTED
 from lb.proxy.routing.actions cimport admit as apply_actions
 from lb.proxy.routing.headers.aliases cimport hide_aliases
 from lb.proxy.routing.answer cimport give_answer, give_preflight
+from lb.http.grpc.protobuf cimport span
+from lb.inference.paths cimport MATCH, MATCH_ESCAPED, decode_model, match_infer
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.cors cimport preflight_method
@@ -45,9 +47,12 @@ from lb.proxy.routing.route cimport Route, RouteTable
 from lb.upstream.attempt cimport Attempt
 from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
 
+from lb.inference.errors import OipError
+
 cdef enum:
     M_GET = 1                         # llhttp's numbers
     M_HEAD = 2
+    M_POST = 3
     M_OPTIONS = 6
     M_TRACE = 7
     METHOD_KEPT = 18                  # what a record of the access log has room for
@@ -151,6 +156,8 @@ cdef class Admission:
         exchange.listener = client.listener
         exchange.route = route
         exchange.pool = pool
+        if pool is not None and pool.protocol != POOL_OIP and not exchange.grpc and method == M_POST:
+            name_model(exchange, scan)
         if route.retry is not None:
             exchange.retries_left = route.retry.attempts
         elif pool is not None:
@@ -292,6 +299,19 @@ cdef class Admission:
 
 cdef void go_on(object admission, Exchange exchange, Scan *scan) noexcept:
     (<Admission>admission).proceed(exchange, scan)
+
+
+cdef void name_model(Exchange exchange, Scan *scan) noexcept:
+    """The model that the path names of an inference over REST, where no source reads it: for metrics."""
+    cdef span model, version
+    cdef int matched = match_infer(scan.target, scan.target_length, &model, &version)
+    if matched == MATCH:
+        exchange.path_model = model.data[:model.size]
+    elif matched == MATCH_ESCAPED:
+        try:
+            exchange.path_model = decode_model(&model)
+        except OipError:                      # the server will say so
+            exchange.path_model = b""
 
 
 cdef void keep_agent(Exchange exchange, Scan *scan) noexcept:

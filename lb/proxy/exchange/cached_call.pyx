@@ -410,8 +410,8 @@ cdef class CachedCall(CachedBody):
     cdef bytes model(self):
         return None if self.first is None else self.first.model()
 
-    cdef bytes counted(self, int64_t *rows):
-        return None if self.first is None else self.first.counted(rows)
+    cdef bytes counted(self, Exchange exchange, int64_t *rows):
+        return None if self.first is None else self.first.counted(exchange, rows)
 
     cdef bint on_time(self, Exchange exchange) noexcept:
         if self.first is None or exchange.client.poller.now >= exchange.expires:

@@ -77,8 +77,9 @@ cdef class BodySource:
     cdef uint64_t due(self, Exchange exchange) noexcept
     # The model that the request names, as far as that is known; None: none.
     cdef bytes model(self)
-    # The model that it is an inference of, where the pool counts these, and its rows; None: it is none.
-    cdef bytes counted(self, int64_t *rows)
+    # The model that it is an inference of, and its rows where the pool counts these; None: it is none. Empty: its model
+    # is not known.
+    cdef bytes counted(self, Exchange exchange, int64_t *rows)
     # The time has come that the exchange was armed for, and it is X_REQUEST. True: the source goes on.
     cdef bint on_time(self, Exchange exchange) noexcept
     # The exchange's attempt has taken an endpoint, and is about to be launched there.
@@ -116,6 +117,7 @@ cdef class Exchange(Waiter):
     cdef AttemptTimer attempt_timer   # None: neither a retry nor a hedge is planned
     cdef BodySource source            # None: the body is passed on as it comes
     cdef bytes wanted_model
+    cdef bytes path_model             # that its path names an inference of, and no source reads; None: none
     cdef flag state
     cdef flag retries_left
     cdef flag attempts
@@ -123,6 +125,7 @@ cdef class Exchange(Waiter):
     cdef flag method
     cdef flag cache
     cdef flag hedged                  # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
+    cdef flag failure                 # the kind of the failure that `reason` is of, where we ended it; FAIL_NONE
     cdef flag grpc                    # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
     cdef flag http10
     cdef flag head_method

@@ -28,11 +28,12 @@ from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.failure cimport (
-    CLIENT_GONE, FAIL_BAD_CREDENTIAL, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY,
+    CLIENT_GONE, COUNT_REJECTED, COUNT_TIMEOUT,
+    FAIL_BAD_CREDENTIAL, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY,
     FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT,
     FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_RATE_LIMIT, FAIL_SEQUENCE_LOST,
     FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_GOOD,
-    VERDICT_NONE, failure_of, grpc_code, is_fault, verdict_of, verdict_of_grpc,
+    VERDICT_NONE, failure_of, grpc_code, is_fault, tg_failure, verdict_of, verdict_of_grpc,
 )
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size, tg_buffer_tail
 from lb.net.ending cimport tg_end_by
@@ -44,7 +45,9 @@ from lb.net.poller cimport Timed
 from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
-    ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, ROUTE_CACHE_BYPASS,
+    ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, MODEL_CACHED,
+    MODEL_FAILURES_ABORTED, MODEL_FAILURES_CLIENT_ERROR, MODEL_FAILURES_REFUSED, MODEL_FAILURES_SERVER_ERROR,
+    MODEL_FAILURES_TIMEOUT, ROUTE_CACHE_BYPASS,
     ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS, ROUTE_CACHE_NEGATIVE, ROUTE_CACHE_REFRESHED,
     ROUTE_CACHE_REVALIDATED, ROUTE_CACHE_STALE, ROUTE_CACHE_STALE_IF_ERROR, ROUTE_CLIENT_ABORTS, ROUTE_HEDGES,
     ROUTE_HEDGE_RESULTS_LOST, ROUTE_HEDGE_RESULTS_REFUSED, ROUTE_HEDGE_RESULTS_WON, ROUTE_RETRIES,
@@ -92,6 +95,8 @@ log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
     GRPC_CANCELLED = 1
+    GRPC_DEADLINE_EXCEEDED = 4
+    GRPC_RESOURCE_EXHAUSTED = 8
     GRPC_UNAVAILABLE = 14
     MILLISECOND_NS = 1_000_000
     SECOND_NS = 1_000_000_000
@@ -146,7 +151,7 @@ cdef class BodySource:
     cdef bytes model(self):
         return None
 
-    cdef bytes counted(self, int64_t *rows):
+    cdef bytes counted(self, Exchange exchange, int64_t *rows):
         return None
 
     cdef bint on_time(self, Exchange exchange) noexcept:
@@ -868,6 +873,7 @@ cdef class Exchange(Waiter):
     # The end.
 
     cdef void note_failure(self, int kind) noexcept:
+        self.failure = <unsigned char>kind
         self.reason = failure_of(kind).reason
         count_refusal(self.route.series, kind)
 
@@ -915,6 +921,7 @@ cdef class Exchange(Waiter):
         self.cancel()
         if self.state != X_UPGRADED:          # which ends in this way, too
             self.status = CLIENT_GONE
+            self.failure = FAIL_CLIENT_GONE
             self.reason = failure_of(FAIL_CLIENT_GONE).reason
         self.let_go(True)
         self.record()
@@ -971,8 +978,8 @@ cdef class Exchange(Waiter):
         elif self.affinity.key and self.pool.sessions is not None:
             self.pool.sessions.touch(self.affinity.key, self.client.poller.now)
         count_exchange(self, duration)
-        if self.pool is not None and self.pool.counts is not None and self.source is not None:
-            count_model(self, duration)
+        if self.path_model is not None or self.source is not None and self.pool is not None:
+            count_inference(self, duration)
         if self.recorded():
             log_exchange(self, duration)
         if self.explained:
@@ -1215,9 +1222,54 @@ cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
         tg_add(&words[ROUTE_CACHE_NEGATIVE], 1)
 
 
-cdef void count_model(Exchange exchange, uint64_t duration) noexcept:
-    """For a pool whose servers count nothing themselves (lb.upstream.model_counts)."""
+cdef void count_inference(Exchange exchange, uint64_t duration) noexcept:
+    """By its model, where it is an inference: for metrics, and for a pool whose servers count nothing themselves."""
     cdef int64_t rows = 1
+    cdef bytes model = exchange.path_model
+    if model is None and exchange.source is not None:
+        model = exchange.source.counted(exchange, &rows)
+    if model is None or exchange.cache == CACHE_REFRESHED:
+        return
+    count_model(exchange, model, duration)
+    if exchange.pool.counts is not None and exchange.source is not None and len(model):
+        count_for_servers(exchange, model, rows, duration)
+
+
+cdef void count_model(Exchange exchange, bytes model, uint64_t duration) noexcept:
+    cdef bint ok = exchange.succeeded()
+    cdef bint proven = ok or exchange.pool.models is not None and exchange.pool.model_bit(model) != 0
+    cdef uint64_t *words = exchange.pool.model_series.words(<const char *>model, <size_t>len(model), proven)
+    cdef int status = exchange.cut if exchange.cut else told_status(exchange)
+    cdef int code = exchange.counted_grpc_status()
+    if words == NULL:
+        return
+    count_answer(words, 0 if status == CLIENT_GONE else status, duration)
+    count_code(words, code)
+    tg_add(&words[ANSWER_RECEIVED_BYTES], exchange.bytes_in)
+    tg_add(&words[ANSWER_SENT_BYTES], exchange.bytes_out)
+    if status != CLIENT_GONE and (status >= 500 or is_fault(code)):
+        tg_add(&words[ANSWER_ERRORS], 1)
+    if not ok:
+        tg_add(&words[failure_word(exchange, status, code)], 1)
+    if exchange.cache != CACHE_NONE and exchange.cache != CACHE_BYPASS and exchange.cache != CACHE_MISS:
+        tg_add(&words[MODEL_CACHED], 1)
+
+
+cdef int failure_word(Exchange exchange, int status, int code) noexcept:
+    """Why an inference has no result: the word of MODEL_FAILURES that counts it."""
+    cdef const tg_failure *failure = failure_of(exchange.failure)
+    if status == CLIENT_GONE:
+        return MODEL_FAILURES_ABORTED
+    if exchange.reason != NULL and failure.counter == COUNT_TIMEOUT or code == GRPC_DEADLINE_EXCEEDED:
+        return MODEL_FAILURES_TIMEOUT
+    if (status == 429 or code == GRPC_RESOURCE_EXHAUSTED
+            or exchange.reason != NULL and failure.counter == COUNT_REJECTED):
+        return MODEL_FAILURES_REFUSED
+    return MODEL_FAILURES_SERVER_ERROR if status >= 500 or is_fault(code) else MODEL_FAILURES_CLIENT_ERROR
+
+
+cdef void count_for_servers(Exchange exchange, bytes model, int64_t rows, uint64_t duration) noexcept:
+    """For a pool whose servers count nothing themselves (lb.upstream.model_counts)."""
     cdef uint64_t waited = duration
     cdef Attempt attempt = exchange.attempt
     cached = ""
@@ -1230,9 +1282,8 @@ cdef void count_model(Exchange exchange, uint64_t duration) noexcept:
     if attempt is not None and attempt.picked_at:
         waited = min(duration, attempt.picked_at - min(attempt.picked_at, exchange.started))
     try:
-        model = exchange.source.counted(&rows)
         ok = bool(exchange.succeeded())
-        if model is not None and (rows or not ok):       # the answers of a stream were counted as they came
+        if rows or not ok:       # the answers of a stream were counted as they came
             exchange.pool.counts.add(model, ok, duration, waited, rows, cached)
     except Exception:
         log.exception("an inference was not counted")

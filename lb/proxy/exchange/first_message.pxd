@@ -24,6 +24,7 @@ cdef class FirstMessage(BodySource):
     cdef bint timing                  # for when its answer has to be there, as the pool's queue goes by that
     cdef bint inference
     cdef bint seen                    # a piece of it has come
+    cdef bint infers                  # it is an inference
     cdef bint counting                # its model is counted (Pool.counts)
     cdef int64_t rows                 # of that
     cdef bint streams                 # each answer of the call is counted
@@ -34,7 +35,7 @@ cdef class FirstMessage(BodySource):
     cdef double units                 # of its cost; 0 = not known
     cdef uint64_t cost_key            # of its model; 0 = that does not matter
     cdef bytes cost_model             # its name, where nothing was known of it
-    cdef bytes log_model              # that an inference names, for the access log
+    cdef bytes log_model              # that an inference names, for metrics and the access log
 
     # The endpoint has sent so many answers in a stream.
     cdef void answered(self, Exchange exchange, size_t answers) noexcept

@@ -57,7 +57,7 @@ cdef class FirstMessage(BodySource):
             if self.counting:
                 first_batch(data, size, &found)
                 self.rows = found.size
-            if self.counting or self.inference and exchange.recorded():
+            if self.infers or self.inference and exchange.recorded():
                 self.log_model = model_of(data, size)
         if self.messages is not None and exchange.attempt.state != A_OVER:
             self.messages.take(exchange, data, size)
@@ -87,9 +87,15 @@ cdef class FirstMessage(BodySource):
     cdef bytes model(self):
         return self.log_model
 
-    cdef bytes counted(self, int64_t *rows):
+    cdef bytes counted(self, Exchange exchange, int64_t *rows):
+        cdef tg_buffer *body
+        if not self.infers:
+            return None
         rows[0] = 0 if self.answers else max(self.rows, 1)
-        return self.log_model if self.counting else None
+        if not self.seen:                     # it is refused, and its message still waits to be passed on
+            body = &(<Http2Call>exchange.attempt).stream.queue
+            self.log_model = model_of(tg_buffer_head(body), tg_buffer_size(body))
+        return b"" if self.log_model is None else self.log_model
 
     cdef void answered(self, Exchange exchange, size_t answers) noexcept:
         cdef uint64_t now = exchange.client.poller.now
@@ -225,19 +231,21 @@ cdef bint awaits_model(Exchange exchange, Scan *scan, bint *any_endpoint) noexce
 cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept:
     cdef Pool pool = exchange.pool
     cdef FirstMessage source
+    cdef bint is_infer = infers(scan.target, scan.target_length)
     cdef bint timing = (inference and pool.queue is not None and scan.target_length == INFER_PATH_LENGTH
-                        and infers(scan.target, scan.target_length))
+                        and is_infer)
     if (pool.models is None and pool.key_kind != KEY_MODEL and pool.sequences is None and pool.costs is None
-            and pool.counts is None and not timing and not (inference and exchange.recorded())):
+            and not is_infer and not (inference and exchange.recorded())):
         return False
     source = FirstMessage.__new__(FirstMessage)
     exchange.source = source
     source.inference = inference
-    source.counting = pool.counts is not None and infers(scan.target, scan.target_length)
+    source.infers = is_infer
+    source.counting = pool.counts is not None and is_infer
     source.streams = source.counting and streams_inferences(scan.target, scan.target_length)
     source.naming = awaits_model(exchange, scan, &source.any_endpoint)
     source.looking = (pool.sequences is not None and (pool.endpoints.size or pool.on_demand) and has_body(scan)
-                      and infers(scan.target, scan.target_length))
+                      and is_infer)
     if source.looking and streams_inferences(scan.target, scan.target_length):
         source.messages = StreamSequences.__new__(StreamSequences)
     if pool.costs is not None:

@@ -241,7 +241,7 @@ cdef class InferenceBody(CachedBody):
     cdef bytes model(self):
         return self.name
 
-    cdef bytes counted(self, int64_t *rows):
+    cdef bytes counted(self, Exchange exchange, int64_t *rows):
         if self.request is not None:
             rows[0] = self.request.batch
         return self.name

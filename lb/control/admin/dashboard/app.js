@@ -5,6 +5,7 @@ import { Chart } from "./chart.js";
 import { byId, h, redraw } from "./dom.js";
 import { count, known, percent, rate, short, time } from "./format.js";
 import { heat, look } from "./heat.js";
+import { models } from "./models.js";
 import { panels } from "./panels.js";
 import { filtered, here, link } from "./place.js";
 import { pools } from "./pools.js";
@@ -15,7 +16,7 @@ import { verdict } from "./verdict.js";
 const PERIOD = 5000, HEAT_EVERY = 3;
 const CHARTS = [
   new Chart("Latency", [{ field: "p50", label: "p50", class: "s1" }, { field: "p95", label: "p95", class: "s2" }, { field: "p99", label: "p99", class: "s3" }], { format: time, least: 1e-3 }),
-  new Chart("Requests by status", [{ field: "2xx", label: "2xx", class: "ok" }, { field: "3xx", label: "3xx", class: "s2", rare: true }, { field: "4xx", label: "4xx", class: "warn" }, { field: "5xx", label: "5xx", class: "bad" }, { field: "other", label: "no status", class: "idle", rare: true }], { format: (v) => `${rate(v)}/s`, stacked: true, least: 1 }),
+  new Chart("Requests by status", [{ field: "2xx", label: "2xx", class: "ok" }, { field: "3xx", label: "3xx", class: "s2", rare: true }, { field: "4xx", label: "4xx", class: "warn" }, { field: "429", label: "429", class: "s3", rare: true }, { field: "5xx", label: "5xx", class: "bad" }, { field: "other", label: "no status", class: "idle", rare: true }], { format: (v) => `${rate(v)}/s`, stacked: true, least: 1 }),
   new Chart("Errors", [{ field: "failed", label: "faults of servers", class: "bad" }, { field: "turned_away", label: "refused here", class: "warn" }], { format: percent, least: 0.01 }),
   new Chart("In flight", [{ field: "in_flight", label: "in flight", class: "s1" }, { field: "waiting", label: "in queues", class: "s3" }], { format: count, least: 4 }),
 ];
@@ -24,6 +25,7 @@ let overview = null, past = { key: "", number: 0, times: [], values: {} }, turn 
 
 function chosen(place) {
   if (place.endpoint && place.pool) return { of: "endpoint", pool: place.pool, name: place.endpoint };
+  if (place.model) return { of: "model", pool: place.pool, name: place.model };
   if (place.pool) return { of: "pool", name: place.pool };
   if (place.route) return { of: "route", name: place.route };
   return { of: "total" };
@@ -70,8 +72,9 @@ function where(place) {
   const { of } = chosen(place), parts = [h("a", { href: link({}) }, "All traffic")];
   if (of === "total") return [];
   if (place.route && of === "route") parts.push(" › route ", h("b", { title: place.route }, short(place.route, 60)));
-  if (place.pool) parts.push(" › pool ", place.endpoint ? h("a", { href: link({ pool: place.pool }) }, short(place.pool, 40)) : h("b", { title: place.pool }, short(place.pool, 60)));
+  if (place.pool) parts.push(" › pool ", place.endpoint || place.model ? h("a", { href: link({ pool: place.pool }) }, short(place.pool, 40)) : h("b", { title: place.pool }, short(place.pool, 60)));
   if (place.endpoint) parts.push(" › endpoint ", h("b", { title: place.endpoint }, short(place.endpoint, 60)));
+  if (place.model) parts.push(" › model ", h("b", { title: place.model }, short(place.model, 60)));
   return parts;
 }
 
@@ -89,6 +92,7 @@ function draw() {
   connect(byId("topology"));
   redraw(byId("heat"), heat(shown, place, draw));
   redraw(byId("pools"), pools(overview, shown, place, () => tick(true), draw));
+  redraw(byId("models"), models(overview, shown, place, draw));
   redraw(byId("panels"), panels(overview, shown));
 }
 

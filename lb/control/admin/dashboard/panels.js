@@ -12,7 +12,8 @@ function bars(rows, seconds) {
   return table([[""], ["number", "n"], ["a second", "n"], [""]], rows.map(([name, n, style]) => [{ text: name, class: "wrap" }, { text: count(n), class: n ? style : "dim" }, rate(n / Math.max(1, seconds)), h("progress", { class: `bar ${style}`, max: most, value: n, "aria-hidden": "true" })]), { class: "bars" });
 }
 
-const STATUSES = [["2xx", "good"], ["3xx", "good"], ["4xx", "warn"], ["5xx", "bad"], ["other", "idle"]];
+const STATUSES = [["2xx", "good"], ["3xx", "good"], ["4xx", "warn"], ["429", "warn"], ["5xx", "bad"], ["other", "idle"]];
+const NAMES = { "4xx": "4xx, 429 apart", 429: "429 too many requests", other: "no status: client left, or a session" };
 const GRPC_FAULTS = new Set(["Unknown", "DeadlineExceeded", "Unimplemented", "Internal", "Unavailable", "DataLoss"]);
 const KINDS = {
   "route.rejected": "refused here: limit, queue or no endpoint (429, 503)",
@@ -34,7 +35,7 @@ const KINDS = {
 
 function statuses({ recent }) {
   const of = (prefix) => Object.entries(recent.counts).filter(([key]) => key.startsWith(prefix)).map(([key, n]) => [key.slice(prefix.length), n]);
-  const rows = STATUSES.map(([name, style]) => [name === "other" ? "no status: client left, or a session" : name, recent.counts[`route.requests.${name}`] || 0, style]);
+  const rows = STATUSES.map(([name, style]) => [NAMES[name] || name, recent.counts[`route.requests.${name}`] || 0, style]);
   rows.push(["of them refused here (429, 503)", recent.counts["route.rejected"] || 0, "warn"]);
   const grpc = of("route.grpc.").sort((a, b) => b[1] - a[1]).map(([code, n]) => [`gRPC ${code}`, n, code === "OK" ? "good" : GRPC_FAULTS.has(code) ? "bad" : "warn"]);
   return panel("Statuses", `last ${time(recent.seconds)}`, bars([...rows, ...grpc], recent.seconds));

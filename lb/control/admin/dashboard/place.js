@@ -1,5 +1,5 @@
 // Where the reader is, in the page's address: #pool=chat&endpoint=…&q=…&range=900. Every state has a link.
-const FIELDS = ["route", "pool", "endpoint", "q", "range"];
+const FIELDS = ["route", "pool", "endpoint", "model", "q", "range"];
 
 export function here() {
   const parts = new URLSearchParams(location.hash.slice(1));
@@ -34,5 +34,8 @@ export function filtered(overview, place) {
     if (direct.has(pool.name) || led.has(pool.name)) pools.push(pool);
     else if (partly.has(pool.name)) pools.push({ ...pool, endpoints: partly.get(pool.name) });
   }
-  return { routes, pools };
+  const there = new Set(pools.map((pool) => pool.name));
+  const models = overview.models.filter((m) => place.model ? m.name === place.model && m.pool === place.pool
+    : place.pool || place.route ? there.has(m.pool) : there.has(m.pool) || has(m.name, m.pool));
+  return { routes, pools, models };
 }

@@ -7,7 +7,7 @@ const GOOD = new Set(["up", "running", "ready", "enabled", "current", "closed", 
 export const kind = (word) => BAD.has(word) ? "bad" : GOOD.has(word) ? "good" : "warn";
 
 export const errorShare = (now) => now && now.rate > 0 ? now.errors / now.rate : 0;
-const failing = (now) => now && now.errors > 0 ? (errorShare(now) >= 0.05 ? "bad" : "warn") : null;
+export const failing = (now) => now && now.errors > 0 ? (errorShare(now) >= 0.05 ? "bad" : "warn") : null;
 
 export function ofEndpoint(e) {
   if (e.admin !== "enabled") return "idle";

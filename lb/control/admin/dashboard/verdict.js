@@ -8,7 +8,7 @@ const WORDS = { failing: ["bad", "Failing"], degraded: ["warn", "Degraded"], wel
 const MOST = 5;
 let unfolded = false;
 
-const target = (subject) => subject.pool ? link({ pool: subject.pool, endpoint: subject.endpoint })
+const target = (subject) => subject.pool ? link({ pool: subject.pool, endpoint: subject.endpoint, model: subject.model })
   : subject.route ? link({ route: subject.route }) : null;
 
 function subjectOf(subject) {
