@@ -143,6 +143,7 @@ $(STAMPS)/dev: $(STAMPS)/runtime
 	@echo "installing the Python packages of tests and benchmarks"
 	@TIDEGATE_NO_EXTENSIONS=1 $(PIP) --no-build-isolation -e '.[cpu,bench,dev]'
 	@$(PIP) --upgrade --no-deps --target build/protobuf/oldest protobuf==5.26.1
+	@$(PIP) --upgrade --target build/sslyze 'sslyze>=6.3'  # which needs an older cryptography than we do
 	@$(PIP) --upgrade --no-deps --target build/protobuf/tritonclient 'protobuf>=6.30,<7' tritonclient python-rapidjson
 	@touch $@
 

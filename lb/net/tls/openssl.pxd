@@ -241,6 +241,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     long SSL_CTX_set_mode(SSL_CTX *ctx, long mode)
     int SSL_CTX_set_min_proto_version(SSL_CTX *ctx, int version)
     int SSL_CTX_set_cipher_list(SSL_CTX *ctx, const char *list)
+    long SSL_CTX_set1_groups_list(SSL_CTX *ctx, const char *list)
     void SSL_CTX_set_read_ahead(SSL_CTX *ctx, int on)
     long SSL_CTX_set_session_cache_mode(SSL_CTX *ctx, long mode)
     long SSL_CTX_set_timeout(SSL_CTX *ctx, long seconds)
