@@ -25,7 +25,7 @@ DEB_PACKAGES := $(BUILD_PACKAGES) $(MAN_PACKAGES) debhelper dpkg-dev lintian pyt
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare deb test-deb test-deploy man site site-serve test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs sbom help
+.PHONY: run dev wheel wheel-bare deb test-deb test-deploy man site site-serve test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak soak-jobs chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs sbom help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -48,6 +48,7 @@ help:
 	@echo "make bench-micro         the hot functions, one by one"
 	@echo "make asan    the core's tests under AddressSanitizer and UndefinedBehaviorSanitizer (asan-short: those of CI)"
 	@echo "make soak    mixed traffic with reloads and restarts for SOAK_SECONDS (default 600), looking for leaks"
+	@echo "make soak-jobs  10,000 jobs through ten kills of every process in turn, in SQLite and in NATS"
 	@echo "make chaos   random configurations reloaded under traffic for CHAOS_SECONDS (default 120), from CHAOS_SEED"
 	@echo "make fuzz    every fuzz target, and HTTP/1.1 through the gate at random, for FUZZ_SECONDS each (default 300)"
 	@echo "make fuzz-corpus         write the corpora's made inputs anew"
@@ -238,6 +239,11 @@ fuzz-corpus: dev
 
 soak: dev $(STAMPS)/test-packages
 	TIDEGATE_SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -q -s --timeout=0 tests/soak
+
+# Ten minutes on two CPUs, most of them for NATS: a jobs process that was killed leaves its jobs for a lease.
+soak-jobs: dev $(STAMPS)/test-packages
+	TIDEGATE_JOBS=$${JOBS:-10000} TIDEGATE_JOBS_ROUNDS=$${JOBS_ROUNDS:-10} TIDEGATE_JOBS_SEED=$${JOBS_SEED:-1} \
+	  $(BIN)/python -m pytest -q -s --tb=native --timeout=0 -o faulthandler_timeout=0 tests/e2e/test_e2e_jobs_kills.py
 
 chaos: dev $(STAMPS)/test-packages
 	TIDEGATE_CHAOS_SECONDS=$${CHAOS_SECONDS:-120} TIDEGATE_CHAOS_SEED=$${CHAOS_SEED:-1} \

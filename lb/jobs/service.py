@@ -137,7 +137,10 @@ class JobService:
         self._runner.wake()
         if options.wait:
             job = await self._over(job.id, options.wait) or job
-        return await self._result(job)
+        response = await self._result(job)
+        if job.state in FINAL:  # the answer says nothing of its job otherwise
+            response.headers["Content-Location"] = f"{self._link(job.id)}/result"
+        return response
 
     async def _about(self, request: web.Request, fields: Fields) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]

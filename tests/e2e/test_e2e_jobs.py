@@ -1,15 +1,12 @@
-"""Jobs through real daemons: accepted now, answered later, whatever is killed in between."""
+"""Jobs through real daemons: accepted now, answered later. test_e2e_jobs_kills.py kills the processes."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import hmac
 import json
-import os
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,15 +17,11 @@ import psutil
 import pytest
 from aiohttp import web
 from daemon import Daemon, digits_pool, http_listener, route
-from ports import free_port
 from traffic import DIGITS_INFER, digit_samples
 from waiting import eventually
 
 Start = Callable[..., Daemon]
 ASYNC = {"Prefer": "respond-async"}
-# Each round kills every process once; 10 and 200 make more than 10,000 jobs.
-ROUNDS = int(os.environ.get("TIDEGATE_KILL_ROUNDS", "3"))
-BETWEEN_KILLS = int(os.environ.get("TIDEGATE_JOBS_BETWEEN_KILLS", "60"))
 
 
 class Echo:
@@ -332,13 +325,6 @@ async def test_a_store_that_cannot_be_opened_is_told(start: Start, tmp_path: Pat
     assert "jobs.db: file is not a database" in daemon.log
 
 
-def fork_server(daemon: Daemon) -> psutil.Process:
-    """The process from which the daemon's workers are forked."""
-    parents = {psutil.Process(pid).ppid() for pid in daemon.worker_pids() if pid}
-    (found,) = parents - {daemon.process.pid}
-    return psutil.Process(found)
-
-
 async def test_an_operator_sees_dead_letters_and_queues_them_anew(
     start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
 ) -> None:
@@ -379,92 +365,6 @@ async def test_without_jobs_there_are_none_to_ask_for(start: Start, tmp_path: Pa
     assert daemon.status()["jobs"] is None
     assert daemon.admin("/api/v1/jobs")[0] == 404
     assert "no section jobs" in daemon.command("jobs", "list").stderr
-
-
-class Submitter:
-    """Submits bodies one after another, each until it is accepted: what a careful client does."""
-
-    def __init__(self, client: aiohttp.ClientSession, base: str, name: int) -> None:
-        self._client = client
-        self._base = base
-        self._name = name
-        self.accepted: dict[bytes, str] = {}  # body -> Location
-        self.running = True
-
-    async def run(self) -> None:
-        number = 0
-        while self.running:
-            body = b"%d-%d" % (self._name, number)
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                headers = {**ASYNC, "Idempotency-Key": body.decode()}
-                async with self._client.post(self._base, data=body, headers=headers) as answer:
-                    if answer.status == 202:
-                        self.accepted[body] = answer.headers["Location"]
-                        number += 1
-                        continue
-            await asyncio.sleep(0.02)
-
-
-@pytest.mark.slow
-async def test_whatever_is_killed_no_accepted_job_is_lost(
-    start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
-) -> None:
-    """Jobs process, worker, fork server, endpoint and master are killed in turn while clients submit. Every job that
-    was accepted has its own right answer in the end, and most were run once."""
-    port = free_port()  # one that no submitter can meet itself at, while the daemon is away
-    config = configuration(echo, tmp_path, port, attempts=100)
-    daemon = start(config)
-    base = f"http://127.0.0.1:{port}"
-    submitters = [Submitter(client, base, i) for i in range(4)]
-    tasks = [asyncio.create_task(one.run()) for one in submitters]
-
-    async def some_more() -> None:
-        """Waits until a good number of further jobs was accepted."""
-        before = sum(len(one.accepted) for one in submitters)
-        async with asyncio.timeout(60):
-            while sum(len(one.accepted) for one in submitters) < before + BETWEEN_KILLS:
-                await asyncio.sleep(0.01)
-
-    for _ in range(ROUNDS):
-        await some_more()
-        os.kill(daemon.status()["jobs"]["pid"], signal.SIGKILL)
-        await some_more()
-        daemon.kill_worker()
-        await some_more()
-        fork_server(daemon).kill()
-        await some_more()
-        await echo.stop()
-        await some_more()
-        await echo.start()
-        await some_more()
-        await asyncio.to_thread(daemon.kill)  # the master, and with it the rest
-        daemon = await asyncio.to_thread(start, config)
-    await some_more()
-    for one in submitters:
-        one.running = False
-    await asyncio.gather(*tasks)
-    accepted = {body: place for one in submitters for body, place in one.accepted.items()}
-    assert len(set(accepted.values())) == len(accepted)
-
-    async def result(place: str) -> tuple[int, bytes]:
-        async with client.get(f"{base}{place}/result", headers={"Prefer": "wait=29"}) as answer:
-            return answer.status, await answer.read()
-
-    slots = asyncio.Semaphore(16)
-
-    async def check(body: bytes, place: str) -> None:
-        async with slots:
-            assert await result(place) == (200, body[::-1])
-
-    await asyncio.gather(*(check(body, place) for body, place in accepted.items()))
-    twice = sum(times > 1 for times in echo.seen.values())
-    print(f"{len(accepted)} jobs accepted, {twice} run more than once")
-    assert twice < len(accepted) / 2  # those under way at a kill, and no others
-
-    def all_done() -> bool:
-        return all(state == "done" or not number for _, state, number in daemon.status()["jobs"]["jobs"])
-
-    await asyncio.to_thread(eventually, all_done, "a report without other jobs", 10)  # one may be half a second old
 
 
 async def test_a_jobs_process_that_hangs_is_replaced(start: Start, tmp_path: Path, echo: Echo) -> None:

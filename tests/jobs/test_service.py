@@ -97,8 +97,14 @@ async def test_a_submission_is_answered_at_once_and_its_result_later(world: Worl
 
 async def test_a_client_that_waits_gets_the_answer_itself(world: World) -> None:
     world.gate.set()
-    answer = await world.submit(Prefer="respond-async, wait=20")
+    key = {"Idempotency_Key": "k"}
+    answer = await world.submit(Prefer="respond-async, wait=20", **key)
     assert (answer.status, await answer.read()) == (201, b"ok\x00")
+    place = answer.headers["Content-Location"]
+    result = await world.client.get(place)
+    assert (result.status, await result.read()) == (201, b"ok\x00")
+    again = await world.submit(**key)  # a repetition of a job that is over
+    assert (again.status, again.headers["Content-Location"]) == (201, place)
 
 
 async def test_a_client_that_waits_too_short_gets_the_job(world: World) -> None:
