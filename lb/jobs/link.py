@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -19,10 +20,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, DeliverPolicy, DiscardPolicy, StorageType, StreamConfig, StreamInfo
 
+from lb.jobs.credentials import Credentials
 from lb.jobs.settings import NatsSettings
 from lb.jobs.store import StoreAwayError, StoreError
 
 log = logging.getLogger("tidegate.jobs")
+
+Secret = TypeVar("Secret", str, bytes)
 
 TIMEOUT = 5.0  # seconds for an answer of the server
 _WRONG_REVISION = (10071, 10164)  # err_code of "wrong last sequence", of a server and of a cluster
@@ -57,6 +61,7 @@ class Link:
         settings = self._settings
         try:
             password = _read(settings.password_file) if settings.password_file else None
+            login = Credentials(Path(settings.credentials_file)) if settings.credentials_file else None
             with _translated():
                 async with asyncio.timeout(4 * TIMEOUT):
                     await self._client.connect(
@@ -71,7 +76,8 @@ class Link:
                         tls=_tls(settings),
                         user=settings.username or None,
                         password=(lambda: self._private(password)) if password is not None else None,
-                        user_credentials=settings.credentials_file or None,
+                        user_jwt_cb=(lambda: self._private(login.jwt)) if login is not None else None,
+                        signature_cb=(lambda nonce: self._private(login.sign(nonce))) if login is not None else None,
                         error_cb=self._on_error,
                         closed_cb=self._on_closed,
                     )
@@ -136,7 +142,8 @@ class Link:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            raise StoreAwayError("NATS does not tell of changes") from None
+            cause = f": {self._cause}" if self._cause else ""
+            raise StoreAwayError(f"NATS does not tell of changes{cause}") from None
 
     async def replayed(self, revision: int) -> None:
         """As `told`, for the first reading of all."""
@@ -203,9 +210,10 @@ class Link:
         self._seen = revision
         self._news.set()
 
-    def _private(self, secret: str) -> str:
+    def _private(self, secret: Secret) -> Secret:
         """The secret, for a server that speaks TLS where its URL says so: the client takes a server's word for it that
-        there is none, and that may be the word of somebody in between."""
+        there is none, and that may be the word of somebody in between. A signature is a secret, too: its nonce may be
+        one that another server has given to who is in between."""
         if self._settings.tls and not self._client._server_info.get("tls_required"):
             raise StoreError("NATS: the server offers no TLS")
         return secret

@@ -13,9 +13,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from authority import Authority
+from nats_accounts import Site
 from nats_server import NatsServer
 from ports import free_port
 from store_contract import GOOD, StoreContract, put, submission, take_one
@@ -533,14 +535,21 @@ async def test_tls_with_certificates_of_both_sides(tmp_path: Path) -> None:
     server.kill()
 
 
-async def test_a_password_is_not_sent_to_a_server_that_denies_tls(tmp_path: Path) -> None:
-    """Somebody in between could say so."""
+@pytest.mark.parametrize("way", ["password", "credentials"])
+async def test_no_secret_is_sent_to_a_server_that_denies_tls(tmp_path: Path, way: str) -> None:
+    """Somebody in between could say so, and give us a nonce of the server's to sign."""
     (tmp_path / "password").write_text("secret-word")
+    (tmp_path / "creds").write_text(Site().credentials(publish=[">"], subscribe=[">"]))
+    logins: dict[str, dict[str, Any]] = {
+        "password": {"username": "u", "password_file": str(tmp_path / "password")},
+        "credentials": {"credentials_file": str(tmp_path / "creds")},
+    }
     heard = bytearray()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(
-            b'INFO {"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"jetstream":true}\r\n'
+            b'INFO {"server_id":"x","version":"2.10.0","headers":true,"max_payload":1048576,"jetstream":true,'
+            b'"auth_required":true,"nonce":"ABCDEF"}\r\n'
         )
         while data := await reader.read(4096):
             heard.extend(data)
@@ -548,13 +557,9 @@ async def test_a_password_is_not_sent_to_a_server_that_denies_tls(tmp_path: Path
 
     between = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = between.sockets[0].getsockname()[1]
-    store = JetStreamStore(
-        NatsSettings(
-            (f"tls://127.0.0.1:{port}",), "jobs", 1, username="u", password_file=str(tmp_path / "password"), tls=True
-        )
-    )
+    store = JetStreamStore(NatsSettings((f"tls://127.0.0.1:{port}",), "jobs", 1, tls=True, **logins[way]))
     await store.open(0.0)
     assert "offers no TLS" in store.error
-    assert b"secret-word" not in heard
+    assert not heard
     await store.close()
     between.close()
