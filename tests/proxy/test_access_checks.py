@@ -13,6 +13,7 @@ import argon2
 import bcrypt
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import utils
 from joserfc import jwk, jws
 
 from lb.config.plan.access import ProviderPlan
@@ -172,6 +173,42 @@ def test_claims_that_are_no_object() -> None:
     for payload in (b"[]", b"null", b"1", b'"a"', b"\xff", b"[" * 100_000):
         text = f"{encoded({'alg': 'RS256', 'kid': 'rsa'})}.{encoded(payload)}"
         assert check(f"{text}.{encoded(RSA.private_key.sign(text.encode(), *_pkcs1()))}") == REFUSED
+
+
+def signed(head: str, payload: str) -> str:
+    text = f"{encoded(head.encode())}.{encoded(payload.encode())}"
+    return f"{text}.{encoded(RSA.private_key.sign(text.encode(), *_pkcs1()))}"
+
+
+def test_names_that_are_there_twice() -> None:
+    head, payload = json.dumps({"alg": "RS256", "kid": "rsa"}), json.dumps(claims(roles={"a": 1}))
+    assert check(signed(head, payload)).identity == "alice"
+    for twice in ('"sub": "root", ', '"aud": "x", ', '"exp": 1, ', '"iss": "x", ', '"x": 1, "x": 1, '):
+        assert check(signed(head, payload.replace("{", "{" + twice, 1))) == REFUSED, twice
+    assert check(signed(head, payload.replace('{"a": 1}', '{"a": 1, "a": 2}'))) == REFUSED
+    for twice in ('"alg": "RS256", ', '"kid": "ec", '):
+        assert check(signed(head.replace("{", "{" + twice), payload)) == REFUSED, twice
+
+
+def test_signatures_that_fit_everything() -> None:
+    """Zeros, which libraries have taken for ECDSA (CVE-2022-21449), and the group's order; one in DER."""
+    good = token(EC, "ES256")
+    text, _, signature = good.rpartition(".")
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551.to_bytes(32, "big")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    numbers = [int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")]
+    for forged in (
+        bytes(64),
+        order * 2,
+        bytes(32) + order,
+        bytes(31) + b"\1" + bytes(32),
+        utils.encode_dss_signature(*numbers),
+    ):
+        assert check(f"{text}.{encoded(forged)}") == REFUSED
+    assert check(f"{token()}.AA.AA") == REFUSED  # five parts, as of an encrypted token
+    assert (
+        check(signed('{"alg": "RS256", "kid": "rsa", "b64": false, "crit": ["b64"]}', json.dumps(claims()))) == REFUSED
+    )
 
 
 def test_key_sets() -> None:

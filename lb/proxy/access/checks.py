@@ -110,7 +110,7 @@ class TokenCheck:
 
         try:
             text = credential.decode("ascii")
-            head = json.loads(_decode(text.partition(".")[0]))
+            head = json.loads(_decode(text.partition(".")[0]), object_pairs_hook=_unique)
             algorithm, kid = head["alg"], head.get("kid")
             if algorithm not in self._algorithms or not (kid is None or isinstance(kid, str)):
                 return None
@@ -119,7 +119,7 @@ class TokenCheck:
                     found = jws.deserialize_compact(text, key, algorithms=[algorithm])
                 except self._errors:
                     continue
-                claims = json.loads(found.payload)
+                claims = json.loads(found.payload, object_pairs_hook=_unique)
                 return claims if isinstance(claims, dict) else None
         except (*self._errors, RecursionError):
             return None
@@ -153,6 +153,15 @@ def _time(value: Any) -> float | None:
     """Unix seconds; None for what is none."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53
     return float(value) if good else None
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Raises ValueError for a name that is there twice (RFC 7519 section 4): an endpoint that reads the
+    token, too, may take the other one."""
+    made = dict(members)
+    if len(made) < len(members):
+        raise ValueError("a name is there twice")
+    return made
 
 
 def _decode(text: str) -> bytes:
