@@ -605,6 +605,7 @@ class Master:
             counts=lambda pool: self.publisher.counts(pool),
             begun=lambda pool: self.publisher.begun(pool),
             kept_away=lambda pool: self.publisher.kept_away(pool),
+            down=lambda pool, addresses: self.publisher.down(pool, addresses),
             starting=lambda pool, start: self.fleet.tell_start(pool, start),
             report=lambda pool, address: self.publisher.report(pool, address),
             jobs=lambda pool: self.jobs.backlog(pool),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -26,7 +26,7 @@ from lb.control.endpoints.leaving import Leaving
 from lb.control.endpoints.operated import OperatedEndpoints
 from lb.control.logs import set_level
 from lb.control.parts import Parts
-from lb.control.registry import ADMIN
+from lb.control.registry import ADMIN, DOWN
 from lb.control.servers.traffic import Counts, read_counts
 from lb.control.sockets import Listening
 from lb.control.workers.member import Publication
@@ -229,6 +229,12 @@ class Publisher:
         plan = self._pools.get(pool)
         endpoints = plan.endpoints if plan is not None else ()
         return bool(endpoints) and all(self._parts.registry.kept_away(e.slot) for e in endpoints)
+
+    def down(self, pool: str, addresses: Sequence[str]) -> bool:
+        """Whether these endpoints, which workers know of, are all taken for down."""
+        plan = self._pools.get(pool)
+        known = {endpoint.address: endpoint.slot for endpoint in (plan.endpoints if plan is not None else ())}
+        return all(address in known and self._parts.segment.health(known[address]) == DOWN for address in addresses)
 
     def left(self, pool: str, address: str) -> dict[str, Any] | None:
         """What an endpoint still has to do, and how it stands, also of one that the plan no longer names; None once

@@ -61,6 +61,7 @@ cdef class Pool:
     cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
     cdef readonly bint on_demand      # it may have no endpoint, and gets one when a request comes
+    cdef readonly bint awaits_start   # requests that find no endpoint wait for the start of one
     cdef readonly str trouble         # why no endpoint can be started; None: nothing is known to be wrong
     cdef uint64_t ready_at            # when an endpoint is ready at the earliest (monotonic ns); 0 = unknown
     cdef bint told                    # of the start of its endpoints, which the master runs

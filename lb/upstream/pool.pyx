@@ -84,6 +84,7 @@ cdef class Pool:
         )
         self.queue = queue
         self.on_demand = plan.on_demand
+        self.awaits_start = plan.awaits_start
         if queue is not None:
             self.warmths = queue.warmths_of(self.endpoints.addresses)
         if plan.shaped:

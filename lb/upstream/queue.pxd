@@ -102,8 +102,9 @@ cdef class PoolQueue(Source):
     cdef uint64_t slots               # requests that the endpoints may have at once
     cdef double rate                  # requests per ns that they serve then, where limits are learned; 0 = not known
     cdef uint64_t counted_at
-    # A pool on demand may have no endpoint that takes requests: those that come have one started, and wait for it.
-    cdef readonly bint on_demand
+    # A pool whose endpoints the master starts may have none that takes requests: those that come wait for it. In a pool
+    # on demand they have one started.
+    cdef readonly bint awaits_start
     cdef public object wake           # called with the pool's name: the master starts an endpoint; None: nobody does
     cdef uint64_t woken_at            # when it was called last
     # What the master told last of the start (`tell_start`). Times are monotonic ns, 0 = unknown.

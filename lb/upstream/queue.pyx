@@ -26,8 +26,9 @@ first place that fits.
 A request that is tried again waits for another endpoint than the one that has failed, even if that has room: one that
 refuses all has, always, and would get every retry. But nobody holds up others for long for that.
 
-A pool on demand may be at zero: no endpoint takes requests, since none runs. The first request has the master start
-one, and all that come wait for it in the same line. One whose deadline comes before an endpoint can be ready, going by
+A pool whose endpoints the master starts may be at zero: no endpoint takes requests, since none runs, at the start of
+the daemon or because the last one has died. All that come wait for one in the same line; in a pool on demand the first
+of them has the master start it. One whose deadline comes before an endpoint can be ready, going by
 the starts so far, is refused at once, and has one started all the same: its client comes again. Retries wait, too, but
 start nothing. A start that fails, or has no place, ends the wait of all; one that is put off, of those for whom it
 comes too late then.
@@ -189,7 +190,7 @@ cdef class PoolQueue(Source):
         cdef Waiter waiter
         self.endpoints = pool.endpoints
         self.groups = pool.groups
-        self.on_demand = pool.on_demand
+        self.awaits_start = pool.awaits_start
         self.counted_at = 0
         for i in range(self.line.count):
             waiter = <Waiter>entry_at(&self.line, i).waiter
@@ -272,7 +273,7 @@ cdef class PoolQueue(Source):
 
     cdef bint at_zero(self) noexcept:
         cdef int i
-        if not self.on_demand:
+        if not self.awaits_start:
             return False
         for i in range(self.endpoints.size):
             if self.endpoints.state_weight(i) > 0:

@@ -18,7 +18,7 @@ WAITS, REFUSED = "", "t"
     ("replica", "ready_at", "trouble"),
     [
         (Prospect(State.STARTING, begun_at=50), 57, WAITS),
-        (Prospect(State.READY), 0, WAITS),
+        (Prospect(State.READY, begun_at=5), 5, WAITS),  # workers are about to hear of it
         (Prospect(State.BACKOFF, due_at=100), 107, WAITS),  # it has served, and comes again
         (FAILED, 107, REFUSED),
         (Prospect(State.CRASH_LOOP, due_at=100, trouble="t", detail="d"), 107, REFUSED),

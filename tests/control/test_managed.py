@@ -53,7 +53,7 @@ class Server:
 
     async def woken(self) -> str:
         self.wake()
-        return ""
+        return self.stuck
 
     def trouble(self) -> str:
         return self.stuck
@@ -192,10 +192,10 @@ async def test_a_pool_on_demand_is_never_waited_for() -> None:
     assert await managed.pools.woken("other") is None
 
 
-async def test_a_pool_that_is_never_at_zero_says_at_once_why_it_has_none() -> None:
+async def test_a_pool_with_a_fixed_number_is_waited_for_or_says_why_it_has_none() -> None:
     managed = Managed()
     await managed.apply(serving(min=2))
-    assert await managed.pools.woken("p") is None
+    assert await managed.pools.woken("p") == ""
     managed.servers[0].stuck = "its model server waits for free GPUs"
     assert await managed.pools.woken("p") == "its model server waits for free GPUs"
     assert managed.servers[0].wanted == 2

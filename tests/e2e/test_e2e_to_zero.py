@@ -20,7 +20,8 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from daemon import DIGITS, Daemon, alive, digits_pool, eventually, http_listener, route
-from traffic import DIGITS_INFER, digit_samples
+from ports import free_port
+from traffic import DIGITS_INFER, ask_once, digit_request, digit_samples, load
 
 from lb.wire import grpc_service_pb2 as wire
 
@@ -290,6 +291,45 @@ async def test_a_pool_that_is_never_at_zero_says_why_it_has_no_model_server(star
     assert (await asyncio.to_thread(daemon.reload, settings))["ok"]
     await asyncio.to_thread(eventually, lambda: replicas(daemon)[0]["state"] == "ready", "it is ready")
     await asyncio.to_thread(eventually, lambda: daemon.pool("digits")["endpoints"], "requests go there")
+    assert (await infer(daemon, port)).status_code == 200
+
+
+async def test_a_pool_that_is_never_at_zero_has_requests_wait_for_its_model_server(
+    start: Start, tmp_path: Path
+) -> None:
+    """At the start of the daemon, and when the model server dies; not for one that hangs."""
+    port = free_port()
+    settings = config(min=1)
+    del settings["pools"]["digits"]["serve"]["idle_timeout"]
+    settings["listeners"]["web"]["bind"] = f"127.0.0.1:{port}"
+    settings["pools"]["digits"]["health"] = {"type": "oip", "interval": "100ms", "timeout": "100ms"}
+    settings["pools"]["digits"]["panic_threshold"] = 0
+    daemon = start(settings, ready=False)
+    first = digit_request(body()["inputs"][0]["data"])
+
+    async def asked() -> int:
+        while True:
+            try:
+                return (await ask_once(port, first)).status
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.01)
+
+    assert await asked() == 200
+    await asyncio.to_thread(daemon.wait_ready)
+    async with load(port, [first]) as running:
+        for _ in range(2):
+            await running.until(more=50)
+            os.kill(replicas(daemon)[0]["pid"], signal.SIGKILL)
+            await running.until(more=500)
+    assert not running.failures
+    pid = replicas(daemon)[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.to_thread(eventually, lambda: daemon.pool("digits")["endpoints"][0]["health"] == "down", "it hangs")
+    refused = await infer(daemon, port)
+    told = "no endpoint of pool digits is available: its model servers do not pass their checks"
+    assert (refused.status_code, refused.json()["error"]) == (503, told)
+    os.kill(pid, signal.SIGCONT)
+    await asyncio.to_thread(eventually, lambda: daemon.pool("digits")["endpoints"][0]["health"] == "up", "it goes on")
     assert (await infer(daemon, port)).status_code == 200
 
 

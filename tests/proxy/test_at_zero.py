@@ -1,4 +1,4 @@
-"""A pool on demand without an endpoint: requests wait for the start of one, and the master is told."""
+"""A pool without an endpoint whose endpoints the master starts: requests wait for one, and the master is told."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lb.telemetry.series import Series
 from lb.upstream.start import Start
 from lb.wire import grpc_service_pb2 as wire
 
-ON_DEMAND: dict[str, Any] = {"on_demand": True, "queue": QUEUE, "response_timeout_ns": LONG}
+ON_DEMAND: dict[str, Any] = {"on_demand": True, "awaits_start": True, "queue": QUEUE, "response_timeout_ns": LONG}
 
 
 async def at_zero(site: Site, pool: dict[str, Any] | None = None, **settings: Any) -> Gate:
@@ -72,6 +72,40 @@ async def test_a_pool_that_is_not_on_demand_refuses_at_once(site: Site) -> None:
     gate = await site.gate([], pool={"queue": QUEUE})
     assert b"no endpoint of pool pool is available" in await ask(gate, "/")
     assert gate.master.woken == []
+
+
+async def test_a_pool_with_a_fixed_number_of_endpoints_waits_for_one_that_is_coming(site: Site) -> None:
+    gate, endpoint = await at_zero(site, {"on_demand": False}), Held()
+    first = await wait(gate, "/1")
+    tell(gate, takes=SECOND)
+    start(site, gate, await site.endpoint(endpoint))
+    endpoint.answer()
+    assert (await first).endswith(b"/1")
+    gate.segment.set_health(0, False, 0)
+    second = await wait(gate, "/2")
+    tell(gate, trouble="it is broken")
+    assert b"it is broken" in await second
+    assert b"it is broken" in await ask(gate, "/3")
+
+
+async def test_probes_of_a_pool_with_a_fixed_number_do_not_wait(site: Site) -> None:
+    gate = await at_zero(site, {"protocol": "oip", "on_demand": False})
+
+    async def seen() -> list[int]:
+        return [(await infer(gate, path=f"/v2/health/{what}", method="GET")).status for what in ("live", "ready")]
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
+        health = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert (await seen(), await health(b"")) == ([200, 400], b"\x08\x02")
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+        watching = asyncio.ensure_future(anext(aiter(watch)))
+        await settle(lambda: waiting(gate) == 1, "what can be watched is waited for")
+        server = ModelServer()
+        start(site, gate, await site.model(server))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await watching
+        await seen()
+        assert Series(ENDPOINT, gate.segment.series_total(10))["started"] == 3, "it answers for itself"
 
 
 async def test_a_pool_without_limits_has_requests_wait_at_zero_only(site: Site) -> None:
@@ -280,7 +314,7 @@ async def test_copies_of_a_mirror_wake_nobody(site: Site) -> None:
 async def test_a_reload_that_removes_the_pool_refuses_those_who_wait(site: Site) -> None:
     gate = await at_zero(site)
     request = await wait(gate, "/1")
-    other = replace(gate.plan.pools[0], name="other", on_demand=False, queue=None)
+    other = replace(gate.plan.pools[0], name="other", on_demand=False, awaits_start=False, queue=None)
     site.reload(gate, pools=(other,))
     assert b"a reload has removed the pool" in await request
 
@@ -298,7 +332,7 @@ async def test_a_reload_takes_those_who_wait_along(site: Site) -> None:
 async def test_a_pool_that_is_on_demand_no_more_refuses_those_who_wait(site: Site) -> None:
     gate = await at_zero(site)
     request = await wait(gate, "/1")
-    site.reload_pool(gate, on_demand=False)
+    site.reload_pool(gate, on_demand=False, awaits_start=False)
     assert b"no endpoint of pool pool is available" in await request
 
 

@@ -319,7 +319,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
 def _never_waits(pool: PoolConfig) -> bool:
     """Whether no endpoint has a limit, now or later, and requests need not wait for the start of one."""
     limited = pool.max_in_flight is not None or any(endpoint.max_in_flight for endpoint in pool.endpoints)
-    return pool.discover is None and pool.agent is None and not (pool.learns_limits or limited or pool.on_demand)
+    return pool.discover is None and pool.agent is None and not (pool.learns_limits or limited or pool.awaits_start)
 
 
 def _engine(path: str, pool: PoolConfig, engine: EngineConfig) -> Iterator[Found]:

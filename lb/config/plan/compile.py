@@ -331,7 +331,7 @@ def _pool(
     # An agent may limit its endpoint at any time.
     configured = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
     learned = pool.learns_limits and not configured
-    queues = pool.protocol != "udp" and (configured or pool.learns_limits or pool.on_demand)
+    queues = pool.protocol != "udp" and (configured or pool.learns_limits or pool.awaits_start)
     counts = pool.protocol != "udp" and (queues or pool.protocol != "tcp")
     start = (START_ELSEWHERE if pool.serve is None else pool.serve.start_timeout) if pool.on_demand else 0
     return PoolPlan(
@@ -366,6 +366,7 @@ def _pool(
         learns_limits=pool.learns_limits,
         queue=queue_plan(pool.queue, series, learned=learned, start=start) if queues else None,
         on_demand=pool.on_demand,
+        awaits_start=pool.awaits_start,
         managed=pool.serve is not None,
         shaped=pool.shaped or bool(groups),
         slow_start=pool.slow_start is not None,

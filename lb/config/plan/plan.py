@@ -174,6 +174,7 @@ class PoolPlan(Struct, frozen=True):
     keepalive: KeepalivePlan | None = None  # of its connections; None = off
     count_models: bool = False  # its model servers have no statistics: workers count inferences (oip)
     on_demand: bool = False  # it may have no endpoint, and gets one when a request comes
+    awaits_start: bool = False  # requests that find no endpoint wait for the start of one
     managed: bool = False  # the master starts its endpoints, and tells how that goes on
     cache_rows: tuple[str, ...] = ()  # models whose batches are cached row by row (oip)
     cache: PoolCachePlan | None = None  # None = its answers are not kept

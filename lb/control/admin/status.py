@@ -1,6 +1,7 @@
 """The status document: what `/api/v1/status` answers and `tidegate status` shows. Only plain types.
 
-    {version, program: {path, pid, upgrades, old_workers: [pid], last_upgrade: {ok, at, before, after, error, admin} | None},
+    {version,
+     program: {path, pid, upgrades, old_workers: [pid], last_upgrade: {ok, at, before, after, error, admin} | None},
      state, zone, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
      changes: [{setting, value, file, at, by}, of endpoints with pool and endpoint],
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],

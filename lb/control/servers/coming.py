@@ -29,7 +29,10 @@ def coming(wanted: Sequence[Prospect], takes: int) -> Coming:
     starting = [one.begun_at for one in wanted if one.state is State.STARTING]
     if starting:
         return Coming(Start(min(starting) + takes if takes else 0, takes))
-    if any(one.state is State.READY or one.soon for one in wanted):
+    ready = [one.begun_at for one in wanted if one.state is State.READY]
+    if ready:  # workers are about to hear of it
+        return Coming(Start(min(ready), takes))
+    if any(one.soon for one in wanted):
         return Coming(Start(takes=takes))
     pausing = [one for one in wanted if one.state in (State.BACKOFF, State.CRASH_LOOP)]
     first = min(pausing, key=lambda one: one.due_at, default=None)

@@ -219,14 +219,10 @@ class ManagedPools:
             server.kill()
 
     async def woken(self, pool: str) -> str | None:
-        """Waits until a pool on demand has an endpoint: "", or why none could be started. Of another pool at once why
-        none starts, or None."""
+        """Waits until a managed pool has an endpoint: "", or why none could be started. Of another pool None, at
+        once."""
         known = self._pools.get(pool)
-        if known is None:
-            return None
-        if not known.serve.on_demand:
-            return known.server.trouble() or None
-        return await known.server.woken()
+        return await known.server.woken() if known is not None else None
 
     def _apply(self, name: str, pool: PoolConfig, serve: _Settings, before: Plan | None) -> None:
         known = self._pools.get(name)

@@ -45,6 +45,7 @@ class ServerContext(Struct, frozen=True, kw_only=True):
     counts: Callable[[str], Counts | None]
     begun: Callable[[str], Mapping[str, int]]  # of a pool: address -> requests that have got this endpoint so far
     kept_away: Callable[[str], bool]  # whether an operator keeps requests away from all endpoints of a pool
+    down: Callable[[str, Sequence[str]], bool]  # whether these endpoints of a pool are all taken for down
     starting: Callable[[str, Start], None]  # tells workers of the start of a pool's first model server
     report: Callable[[str, str], tuple[float, int]]  # utilization that an endpoint told, and when
     clock: Clock
@@ -134,12 +135,11 @@ class ModelServers:
         return self._supervisor.hand_over()
 
     def wake(self) -> None:
-        if self._demand is None:
-            return
-        self._demand.wake()
-        if self.endpoints() and self._context.kept_away(self._name):
-            kept_away = Start(trouble="an operator keeps requests away from its model servers", lasts=False)
-            self._context.starting(self._name, kept_away)
+        if self._demand is not None:
+            self._demand.wake()
+        trouble = self._useless()
+        if trouble:
+            self._context.starting(self._name, Start(trouble=trouble, lasts=False))
 
     async def woken(self) -> str:
         self.wake()
@@ -149,6 +149,18 @@ class ModelServers:
                 return trouble or "its model servers are stopping"
             self._moves.clear()
             await self._moves.wait()
+        return ""
+
+    def _useless(self) -> str:
+        """Why those that run take no requests, where none is on its way that might; "": they do, or none runs."""
+        running = [spec.address for spec in self.endpoints()]
+        if not running:
+            return ""
+        if self._context.kept_away(self._name):
+            return "an operator keeps requests away from its model servers"
+        starting = any(replica.state in (State.STARTING, State.BACKOFF) for replica in self.replicas())
+        if self._demand is None and not starting and self._context.down(self._name, running):
+            return "its model servers do not pass their checks"
         return ""
 
     def trouble(self) -> str:

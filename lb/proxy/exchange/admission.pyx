@@ -236,7 +236,7 @@ cdef class Admission:
         exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
         if protocol == POOL_HTTP:
             attempt = Http1Attempt.__new__(Http1Attempt)
-        elif ((protocol == POOL_OIP or pool.on_demand) and (grpc or web_kind_of(scan) != WEB_NONE)
+        elif ((protocol == POOL_OIP or pool.awaits_start) and (grpc or web_kind_of(scan) != WEB_NONE)
                 and asks_pool(scan, pool, route.server_calls)):
             if not grpc:
                 exchange.grpc = SPEAKS_WEB if web_kind_of(scan) == WEB_BINARY else SPEAKS_WEB_TEXT

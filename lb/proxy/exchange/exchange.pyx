@@ -104,6 +104,8 @@ cdef enum:
     SLOWER = 2                        # than the endpoint's average is late
     LOOKS = 8                         # at most, whether an endpoint is stuck, until its answer is late anyway
     FOREVER_NS = 3_600_000_000_000
+    NOTICE_NS = 25 * MILLISECOND_NS   # in which the master hears of the end of a process, on a machine with time
+    NOTICE_MOST = 20                  # attempts; on one without, half a second
     # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
     M_DELETE = 0
     M_GET = 1
@@ -497,16 +499,16 @@ cdef class Exchange(Waiter):
         cdef uint64_t now = self.client.poller.now
         self.wait = 0
         self.pushback = PUSHBACK_NONE
-        if self.retries_left <= 0 or pushback == PUSHBACK_NEVER:
+        if pushback == PUSHBACK_NEVER or not self.retry_named(kind, code):
             return False
-        if not self.retry_named(kind, code):
-            return False
+        if self.retries_left <= 0:
+            return awaits_notice(self, kind, now)
         if policy is None or policy.careful and kind & RETRY_CONNECT:
             return True                       # it was not processed, and is no work that is done twice
         if policy.careful and not kind & RETRY_RESET and not others_may_do(self):
             return False
         self.wait = policy.pause(self.attempts) if pushback < 0 else <uint64_t>pushback * MILLISECOND_NS
-        if policy.timers is None:
+        if policy.timers is None or policy.careful:
             self.wait = 0
         if self.due() != UINT64_MAX and now + self.wait >= self.due():
             return False                      # what failed says more than a deadline that passes in a pause
@@ -1125,6 +1127,21 @@ cdef void refuse_at_zero(Exchange exchange, int why) noexcept:
         exchange.fail(FAIL_QUEUE_FULL, f"pool {pool} has no endpoint yet, and its queue is full")
     else:
         exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available")
+
+
+cdef bint awaits_notice(Exchange exchange, int kind, uint64_t now) noexcept:
+    """Whether it tries once more what refuses connections: in a pool whose endpoints the master starts, a process has
+    ended, as the master is about to hear. Then others are left, or it waits for the next one."""
+    cdef RetryPolicy policy = exchange.route.retry
+    if kind != RETRY_CONNECT or not exchange.pool.awaits_start or policy is None or policy.timers is None:
+        return False
+    if exchange.attempts >= NOTICE_MOST or now > exchange.attempt.picked_at + NOTICE_NS:
+        return False                          # nothing refuses there, nothing answers
+    if exchange.due() != UINT64_MAX and now + NOTICE_NS >= exchange.due():
+        return False
+    exchange.wait = NOTICE_NS
+    exchange.retries_left += 1
+    return True
 
 
 cdef uint64_t turn_after(Exchange exchange, int status) noexcept:

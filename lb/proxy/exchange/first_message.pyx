@@ -114,7 +114,7 @@ cdef class FirstMessage(BodySource):
         cdef PoolCosts costs = exchange.pool.costs
         if costs.unit == UNIT_BYTES and scan.has_length:
             self.units = costs.units_of_bytes(scan.content_length)
-        if not has_body(scan) or not (exchange.pool.endpoints.size or exchange.pool.on_demand):
+        if not has_body(scan) or not (exchange.pool.endpoints.size or exchange.pool.awaits_start):
             return False
         if self.inference and infers(scan.target, scan.target_length):
             # A stream's time says nothing of one request.
@@ -244,7 +244,7 @@ cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept
     source.counting = pool.counts is not None and is_infer
     source.streams = source.counting and streams_inferences(scan.target, scan.target_length)
     source.naming = awaits_model(exchange, scan, &source.any_endpoint)
-    source.looking = (pool.sequences is not None and (pool.endpoints.size or pool.on_demand) and has_body(scan)
+    source.looking = (pool.sequences is not None and (pool.endpoints.size or pool.awaits_start) and has_body(scan)
                       and is_infer)
     if source.looking and streams_inferences(scan.target, scan.target_length):
         source.messages = StreamSequences.__new__(StreamSequences)

@@ -168,7 +168,8 @@ class HedgeTools:
         found = self.shared.get(pool)
         if found is None:
             found = self.shared[pool] = (
-                RetryPolicy(safe_retries(pool.retries), segment, Counted(pool.budget_series, pool.name, False, True)),
+                RetryPolicy(safe_retries(pool.retries), segment, Counted(pool.budget_series, pool.name, False, True),
+                            self.timers),
                 HedgePolicy(SAFE_HEDGES, segment, Counted(pool.budget_series, pool.name, True, True), self),
             )
             pool.watch_endpoints()

@@ -56,6 +56,7 @@ from lb.proxy.exchange.cached_result cimport (
 from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_HIT, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
 )
+from lb.proxy.exchange.pool_call cimport answers_probes
 from lb.proxy.exchange.question cimport put_question
 from lb.upstream.attempt cimport Attempt
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
@@ -779,8 +780,8 @@ cdef void run_management(InferenceBody body, Exchange exchange) noexcept:
         answer_management(exchange, made)
         return
     body.management = made
-    if exchange.pool.on_demand and made.method in (b"ServerLive", b"ServerReady"):
-        # Probes come all the time: passed on they would keep a model server, and wake one.
+    if made.method in (b"ServerLive", b"ServerReady") and answers_probes(exchange.pool):
+        # Probes come all the time: passed on they would keep a model server, wake one, or wait for one.
         well = made.method == b"ServerLive" or exchange.pool.welcomes_requests()
         answer_management(exchange, made.render(0, "", HEALTHY if well else b""))
         return

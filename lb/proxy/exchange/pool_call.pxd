@@ -25,5 +25,7 @@ cdef class PoolCall(BodySource):
 # Whether the request's path is one of those calls to the pool; `allowed` has the kinds of server calls
 # (lb.inference.server_calls.Kind) that its route lets clients make.
 cdef bint asks_pool(const Scan *scan, Pool pool, int allowed) noexcept
+# Whether probes of the pool's endpoints are answered for them: they neither keep a model server nor wait for one.
+cdef bint answers_probes(Pool pool) noexcept
 # Its body source.
 cdef PoolCall new_pool_call(object ask, Exchange exchange, const Scan *scan)

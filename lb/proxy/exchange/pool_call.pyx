@@ -45,10 +45,17 @@ cdef dict HEALTH = {
 }
 
 
+cdef bint answers_probes(Pool pool) noexcept:
+    return pool.on_demand or pool.awaits_start and not pool.takes_requests()
+
+
 cdef bint asks_pool(const Scan *scan, Pool pool, int allowed) noexcept:
     cdef size_t n = scan.target_length
-    if pool.on_demand and scan.target[:n] in HEALTH:
-        return True
+    cdef bytes path
+    if answers_probes(pool):
+        path = scan.target[:n]
+        if path in HEALTH and (pool.on_demand or HEALTH[path] is not None):   # else a server comes that can be watched
+            return True
     if pool.protocol != POOL_OIP:
         return False
     if n <= SERVICE_LENGTH or n == INFER_LENGTH or n == STREAM_LENGTH:

@@ -28,7 +28,7 @@ cdef dict CODES = {"cancelled": 1, "deadline-exceeded": 4, "resource-exhausted":
 
 cdef class RetryPolicy:
     """The retries of a plan (`RetryPlan`), with a budget by `words` of `segment`. `timers` end the pauses; without any
-    there are none. Raises OSError when they cannot."""
+    there are none. A careful policy pauses only for a process that has ended. Raises OSError when they cannot."""
 
     def __init__(self, plan, Segment segment not None, Counted words not None, Timers timers=None):
         self.attempts = plan.attempts
@@ -44,6 +44,7 @@ cdef class RetryPolicy:
         self.timers = timers
         if timers is not None:
             timers.open()
+        if timers is not None and not plan.careful:
             self.base = plan.backoff_base_ns
             self.longest = plan.backoff_max_ns
 

@@ -147,7 +147,8 @@ cdef class Route:
         if self.split is None:
             retry, hedge = tools.of_pool(self.pool, self.segment)
         else:
-            retry = RetryPolicy(safe_retries(most_retries(pools)), self.segment, Counted(self.series_index, self.name))
+            retry = RetryPolicy(safe_retries(most_retries(pools)), self.segment, Counted(self.series_index, self.name),
+                                tools.timers)
             hedge = HedgePolicy(SAFE_HEDGES, self.segment, Counted(self.series_index, self.name, True), tools)
             for each in pools:
                 (<Pool>each).watch_endpoints()

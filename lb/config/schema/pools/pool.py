@@ -264,6 +264,11 @@ class PoolConfig(Model):
         return any(section is not None and section.on_demand for section in (self.serve, self.engine))
 
     @property
+    def awaits_start(self) -> bool:
+        """Whether requests that find no endpoint wait for the start of one."""
+        return self.protocol != "udp" and (self.serve is not None or self.on_demand)
+
+    @property
     def panic(self) -> int:
         """`panic_threshold` with its default."""
         if self.panic_threshold is None:

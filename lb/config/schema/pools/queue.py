@@ -13,7 +13,8 @@ MOST_LEARNED = 16_384
 
 
 class QueueConfig(Model):
-    """The queue of a pool whose endpoints have a limit, `max_in_flight` or learned: one for all workers. Who goes first
+    """The queue of a pool whose endpoints have a limit, `max_in_flight` or learned: one for all workers. In a pool with
+    `serve` requests wait here for the start of a model server as well, while none takes requests. Who goes first
     is decided by the route's `priority`, then by deadline (the route's `timeout`, `grpc-timeout`, over REST the
     `timeout` of an inference request), then by arrival. A request that could not be answered by its deadline is refused
     at once, with 503 (gRPC: UNAVAILABLE) and `Retry-After`; so is one that waits too long, or finds the queue full,
