@@ -101,6 +101,11 @@ class Systemd:
         self.systemctl("daemon-reload")
         self.systemctl("start", "tidegate.socket")
 
+    def set(self, lines: str) -> None:
+        """Lines of the section [Service] that hold from the next start on."""
+        (self._units / "tidegate.service.d" / "zz.conf").write_text(f"[Service]\n{lines}\n")
+        self.systemctl("daemon-reload")
+
     def _find(self) -> int | None:
         for process in psutil.Process(self._process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -118,6 +123,11 @@ class Systemd:
         done = subprocess.run(entered, capture_output=True, text=True, timeout=120)
         assert not check or done.returncode == 0, (command, done.stdout, done.stderr, self.log)
         return done.stdout.strip()
+
+    @property
+    def root(self) -> str:
+        """Its file system, as seen from here."""
+        return f"/proc/{self._init}/root"
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         return self.inside("systemctl", *arguments, check=check)
