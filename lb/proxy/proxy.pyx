@@ -41,7 +41,7 @@ from lb.config.checks.descriptors import room
 from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
 from lb.proxy.access.checks import make_check
-from lb.proxy.exchange import inference_body
+from lb.proxy.exchange import authorization, inference_body
 from lb.proxy.exchange.mirror import mirror
 from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes
@@ -180,7 +180,9 @@ class Proxy:
         tables = {}
         routes = {}
         yield from self.load_checks(plan)
-        self.tools.providers = {each.name: self.make_provider(each) for each in plan.providers}
+        self.tools.providers = {
+            each.name: self.make_provider(each, pools) for each in plan.providers
+        }
         udp = self.udp.prepare(plan, sockets, pools)
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
         for listener in streams:
@@ -225,14 +227,23 @@ class Proxy:
         self.spans = spans
         self.access.export(spans)
 
-    def make_provider(self, plan):
-        """The provider of a plan: the one in use, with what it remembers, if nothing of it changed."""
+    def make_provider(self, plan, pools):
+        """The provider of a plan: the one in use, with what it remembers, if nothing of it changed. `pools`: where it
+        finds that of its servers until the plan is in force."""
         old = self.tools.providers.get(plan.name)
         if old is not None and old.digest == plan.digest:
             return old
         made = Provider(plan, make_check(plan), self.poller.loop)
+        if made.server is not None:
+            made.server.pool = next(pool for pool in pools if pool.name == made.server.pool_name)
         self.checking.add(made)
         return made
+
+    def follow_pools(self, formed):
+        """Authorization servers are asked in the form that their pool has now."""
+        for provider in self.tools.providers.values():
+            if provider.server is not None:
+                provider.server.pool = formed[provider.server.pool_name]
 
     def close_providers(self):
         """Threads of providers that are in force no more end."""
@@ -373,6 +384,7 @@ class Proxy:
         self.former.update(set(self.pools).difference(pools))
         for pool in self.former:              # all of them: one that led to the next would keep all between
             pool.newer = formed.get(pool.name, pool.newer)
+        self.follow_pools(formed)
         self.plan, self.pools = plan, pools
         for name in self.counts.keys() - formed.keys():
             del self.counts[name]
@@ -492,6 +504,7 @@ class Proxy:
             **self.sniffer.stats(),
             "refused_overload": self.overload.refused,
             **mirror.counts(),
+            **authorization.counts(),
         }
 
     def tier_status(self) -> dict[str, Any] | None:

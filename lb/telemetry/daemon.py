@@ -90,6 +90,15 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
             "Copies that were not made: a limit of the mirror was reached, or the request was not kept whole",
             "mirror_skipped",
         ),
+        ("worker_auth_requests", "Questions to authorization servers", "auth_asked"),
+        ("worker_auth_remembered", "Requests decided by an answer that was remembered", "auth_remembered"),
+        ("worker_auth_denied", "Answers of authorization servers that denied a request", "auth_denied"),
+        ("worker_auth_failures", "Questions to authorization servers that brought no decision", "auth_failed"),
+        (
+            "worker_auth_let_through",
+            "Questions without a decision whose requests were let through, by `failure_mode_allow`",
+            "auth_let_through",
+        ),
     ):
         yield counter(name, text, ("worker",), (((str(w["index"]),), (w["stats"] or {}).get(key, 0)) for w in workers))
     yield counter(

@@ -3,7 +3,8 @@
 from libc.stdint cimport uint64_t
 from lb.http.head cimport MAX_FIELDS, Scan, worker_scan
 from lb.http.http1 cimport Parser, new_request_parser
-from lb.proxy.access.provider cimport ACCESS_BAD, ACCESS_GRANTED, ACCESS_NONE, ACCESS_UNKNOWN, Known, Provider
+from lb.proxy.access.known cimport ACCESS_BAD, ACCESS_GRANTED, ACCESS_NONE, ACCESS_UNKNOWN, Known
+from lb.proxy.access.provider cimport Provider
 
 cdef dict STATES = {ACCESS_GRANTED: "granted", ACCESS_NONE: "none", ACCESS_BAD: "bad", ACCESS_UNKNOWN: "unknown"}
 

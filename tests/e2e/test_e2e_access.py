@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -19,32 +18,13 @@ import pytest
 from aiohttp import web
 from authority import Authority
 from daemon import Daemon, digits_pool, http_listener
+from echo import Echo, curl
 from joserfc import jwk, jws
 from traffic import DIGITS_INFER, ask_once, digit_request, digit_samples, request
 from waiting import eventually
 
 Start = Callable[..., Daemon]
 NAME = "X-Tidegate-Identity"
-
-
-class Echo:
-    """Answers with the head that it got."""
-
-    async def start(self) -> None:
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        await self._runner.cleanup()
-
-    async def _answer(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        fields = [(name.lower(), value) for name, value in request.headers.items()]
-        return web.json_response({"target": request.raw_path, "fields": fields, "body": len(body)})
 
 
 @pytest.fixture
@@ -87,13 +67,6 @@ def config(echo: Echo, keys: Path, *routes: dict[str, Any], **settings: Any) -> 
 
 def told(document: dict[str, Any], name: str = NAME) -> list[str]:
     return [value for field, value in document["fields"] if field.replace("_", "-") == name.lower()]
-
-
-async def curl(*arguments: str) -> str:
-    done = await asyncio.to_thread(
-        subprocess.run, ["curl", "-sS", "--noproxy", "*", *arguments], capture_output=True, text=True, timeout=60
-    )
-    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])

@@ -343,9 +343,7 @@ KEYS: tuple[Advice, ...] = (
     Advice(
         "auth authentication authbasic basicauth httpbasic jwt oidc oauth oauth2 forwardauth authrequest apikey apikeys"
         " authjwt userlist users password extauthz",
-        "tls",
-        _CLIENT_AUTH,
-        "clients are authenticated by certificates only",
+        note="clients are known by providers of the section auth, which routes name: docs/howto/let-clients-in.md",
     ),
     # routes
     Advice("default isdefault catchall", note="a route without match takes what no other does", within="route"),

@@ -9,6 +9,7 @@ from lb.config.forms import by_form, members_of
 from lb.config.schema.base import did_you_mean
 
 if TYPE_CHECKING:
+    from lb.config.schema.access import AccessConfig
     from lb.config.schema.file import Config, ListenerConfig, RouteConfig
 
 Found = tuple[str, str]
@@ -16,6 +17,7 @@ Found = tuple[str, str]
 
 def check_access(config: Config, broken: Set[str]) -> Iterator[Found]:
     """Problems with `auth` of routes, and with what goes by the identities that it finds."""
+    yield from _servers(config, broken)
     of_jobs = None
     for name, listener in config.listeners.items():
         for first, places in by_form(members_of(listener.routes)):
@@ -28,6 +30,30 @@ def check_access(config: Config, broken: Set[str]) -> Iterator[Found]:
     by_identity = config.jobs is not None and config.jobs.tenant is not None and config.jobs.tenant.identity
     if by_identity and of_jobs is not None and of_jobs[1] is None:
         yield "jobs.tenant.identity", f"{of_jobs[0]} has jobs and no auth, which finds out who a request is from"
+    if by_identity and of_jobs is not None and of_jobs[1] is not None:
+        for name in _nameless(config, of_jobs[1]):
+            yield "jobs.tenant.identity", _NAMELESS.format(of=name)
+
+
+_NAMELESS = "auth.{of} has no identity_header, so that its requests have no identity"
+
+
+def _nameless(config: Config, access: AccessConfig) -> list[str]:
+    """Providers of a route whose requests have no identity."""
+    asked = [(name, config.auth[name]) for name in access.providers if name in config.auth]
+    return [name for name, provider in asked if provider.pool is not None and provider.identity_header is None]
+
+
+def _servers(config: Config, broken: Set[str]) -> Iterator[Found]:
+    """Problems with the pools of authorization servers."""
+    for name, provider in config.auth.items():
+        if provider.pool is None or "pools" in broken or f"pools.{provider.pool}" in broken:
+            continue
+        pool = config.pools.get(provider.pool)
+        if pool is None:
+            yield f"auth.{name}.pool", f"there is no pool {provider.pool!r}" + did_you_mean(provider.pool, config.pools)
+        elif pool.protocol != provider.type:
+            yield f"auth.{name}.pool", f"the pool {provider.pool!r} speaks {pool.protocol}; this needs {provider.type}"
 
 
 def _route(
@@ -39,6 +65,14 @@ def _route(
         if route.cache is not None and route.cache.tenant is not None and route.cache.tenant.identity:
             yield f"{path}.cache.tenant.identity", "needs auth, which finds out who a request is from"
         return
+    for nameless in _nameless(config, route.auth):
+        said = _NAMELESS.format(of=nameless)
+        if route.auth.allow:
+            yield f"{path}.auth.allow", said
+        if route.rate_limit is not None and route.rate_limit.key.identity:
+            yield f"{path}.rate_limit.key.identity", said
+        if route.cache is not None and route.cache.tenant is not None and route.cache.tenant.identity:
+            yield f"{path}.cache.tenant.identity", said
     for i, name in enumerate(route.auth.providers):
         provider = config.auth.get(name)
         if provider is None:

@@ -18,13 +18,31 @@ IDENTITY = "x-tidegate-identity"
 """The header that names who a request is from: for the endpoint, and for all that goes by headers."""
 
 
+class ServerPlan(Struct, frozen=True):
+    """What an authorization server is asked, and what of its answer counts. Names of headers are in lower case."""
+
+    pool: str  # name
+    path: str = ""  # http
+    host: str = ""  # http; "" = the endpoint's address
+    headers: tuple[str, ...] | None = None  # of the request, that it is told; None = all
+    set_request_headers: tuple[str, ...] = ()
+    set_response_headers: tuple[str, ...] = ()  # http
+    denied_headers: tuple[str, ...] = ()  # http
+    identity_header: str = ""
+    timeout_ns: int = 0
+    cache_ns: int = 0
+    cache_by: str = "request"  # request | credentials
+    max_answer: int = 0
+    failure_mode_allow: bool = False
+
+
 class ProviderPlan(Discreet, frozen=True):
     """One way to prove who a request is from."""
 
     HIDDEN: ClassVar[tuple[str, ...]] = ("keys", "content")
 
     name: str
-    type: str  # api_key | basic | jwt | mtls
+    type: str  # api_key | basic | grpc | http | jwt | mtls
     header: str = ""  # api_key: lower case; `authorization` = as a bearer token
     query: str = ""  # api_key: name of the parameter
     keys: tuple[tuple[str, bytes], ...] = ()  # api_key: names, and SHA-256 of their keys
@@ -35,6 +53,7 @@ class ProviderPlan(Discreet, frozen=True):
     leeway_s: int = 0  # jwt
     claim: str = ""  # jwt: that names the identity
     names: tuple[str, ...] = ()  # mtls: names that certificates may have, "*.example.org", "spiffe://td/*"; () = any
+    server: ServerPlan | None = None  # grpc, http
 
     @property
     def digest(self) -> str:

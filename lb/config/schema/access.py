@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lb.config.plan.access import AccessPlan, ProviderPlan
-from lb.config.schema.base import Boolean, FieldName, FilePath, Model, Name, problem, text
+from lb.config.plan.access import IDENTITY, AccessPlan, ProviderPlan, ServerPlan
+from lb.config.schema.base import AskedPath, Boolean, FieldName, FilePath, Model, Name, problem, text
 from lb.config.schema.pools.platforms import RareModel, WholeUrl
-from lb.config.units import MINUTE, SECOND, Duration
+from lb.config.units import KIB, MIB, MINUTE, SECOND, Duration, Size
 
 if TYPE_CHECKING:
     from lb.config.schema.listeners.tls import Material
@@ -26,7 +26,22 @@ IdentityName = Annotated[
 ]
 """Who a request is from."""
 
+ServerField = Annotated[
+    str, *text(r"[A-Za-z0-9-]{1,128}", "is not the name of a header here: letters, digits and hyphens only")
+]
+"""A header of the answer of an authorization server, which no other spelling can stand for."""
+
 _DEFAULT_HEADER = "X-Api-Key"
+_TOLD = ("Authorization", "Cookie")
+_DENIED = ("Content-Type", "Location", "Retry-After", "Set-Cookie", "WWW-Authenticate")
+# What a server of type http is told of each request.
+_OURS = frozenset(
+    f"x-{name}"
+    for name in (
+        "forwarded-for", "forwarded-host", "forwarded-method", "forwarded-proto", "forwarded-uri", "original-method",
+        "original-uri",
+    )
+)  # fmt: skip
 _OF_TYPE = {
     "header": ("api_key",),
     "query": ("api_key",),
@@ -39,6 +54,19 @@ _OF_TYPE = {
     "leeway": ("jwt",),
     "claim": ("jwt",),
     "names": ("mtls",),
+    "pool": ("http", "grpc"),
+    "path": ("http",),
+    "host": ("http",),
+    "headers": ("http", "grpc"),
+    "set_request_headers": ("http", "grpc"),
+    "set_response_headers": ("http",),
+    "denied_headers": ("http",),
+    "identity_header": ("http", "grpc"),
+    "timeout": ("http", "grpc"),
+    "failure_mode_allow": ("http", "grpc"),
+    "cache": ("http", "grpc"),
+    "cache_by": ("http", "grpc"),
+    "max_answer": ("http", "grpc"),
 }
 
 
@@ -49,11 +77,12 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 class ProviderConfig(RareModel):
     """One way to prove who a request is from. Its name is the realm that clients are told."""
 
-    type: Literal["api_key", "jwt", "basic", "mtls"]
+    type: Literal["api_key", "jwt", "basic", "mtls", "http", "grpc"]
     """`api_key`: a secret that the client sends in a header or in the query. `jwt`: a signed token that the client
     sends as a bearer token. `basic`: a user's name and password. `mtls`: the certificate that the client has shown in
-    the handshake, which `client_auth` of the listener's `tls` asks for and verifies. `jwt` and `basic` need the extra
-    `tidegate[auth]`."""
+    the handshake, which `client_auth` of the listener's `tls` asks for and verifies. `http`: an authorization server
+    decides about each request, asked over HTTP as by NGINX's `auth_request` and Traefik's ForwardAuth. `grpc`: the same
+    by Envoy's `envoy.service.auth.v3.Authorization/Check`. `jwt` and `basic` need the extra `tidegate[auth]`."""
     file: FilePath | None = None
     """`api_key`: file with a line `NAME:sha256:HEX` for each key, as `tidegate key NAME` prints it; a name may have
     several keys. `basic`: an htpasswd file with bcrypt (`htpasswd -B`) or argon2. In both, lines that begin with `#`
@@ -89,6 +118,44 @@ class ProviderConfig(RareModel):
     first that one of these equals is the identity. `*.example.org` accepts any name below, `spiffe://example.org/*` any
     URI that begins so. Default: any name."""
 
+    pool: str | None = None
+    """`http`, `grpc`: name of the pool of the authorization servers, of protocol `http` or `grpc`. Its health checks,
+    TLS, timeouts of connections and policy are theirs."""
+    path: AskedPath = "/"
+    """`http`: path that is asked for, by `GET`. The server reads what the request is in `X-Forwarded-Method`, `-Proto`,
+    `-Host`, `-Uri` and `-For`, and in `X-Original-Method` and `X-Original-URI`; it gets no body."""
+    host: Annotated[str, *text(r"[A-Za-z0-9._:\[\]-]{1,255}", "is not a host")] | None = None
+    """`http`: the `Host` of the question. Default: the endpoint's address."""
+    headers: list[FieldName] | None = Field(default=None, max_length=64)
+    """`http`, `grpc`: headers of the request that the server is told. Default: `Authorization` and `Cookie` for `http`,
+    all for `grpc`. A request with two lines of `Authorization` is refused where the server would be told both."""
+    set_request_headers: list[ServerField] = Field(default=[], max_length=32)
+    """`http`, `grpc`: headers of the server's answer that the endpoint gets. What clients send under these names is
+    never passed on, in whatever spelling."""
+    set_response_headers: list[ServerField] = Field(default=[], max_length=32)
+    """`http`: headers of the server's answer that the client gets with the endpoint's. With `grpc` they are the
+    `response_headers_to_add` of the answer."""
+    denied_headers: list[ServerField] = Field(default=list(_DENIED), max_length=32)
+    """`http`: headers of the server's answer that the client gets where the request is denied. With `grpc` they are
+    those of the `denied_response`."""
+    identity_header: ServerField | None = None
+    """`http`, `grpc`: header of the server's answer that says who the request is from, as 1 to 128 printable ASCII
+    characters. An answer without it decides nothing then. Default: requests have no identity."""
+    timeout: Duration = Field(default=1 * SECOND, ge=1_000_000)
+    """`http`, `grpc`: longest time for the decision, its second attempt included."""
+    failure_mode_allow: Boolean = False
+    """`http`, `grpc`: whether requests are let through, without an identity, while the server does not decide. Default:
+    `false`, they are answered with 503."""
+    cache: Duration = Field(default=0, le=60 * MINUTE)
+    """`http`, `grpc`: time that a decision is remembered in each worker, good or bad. It holds however the server
+    changes its mind. Default: `0s`, each request is asked about."""
+    cache_by: Literal["request", "credentials"] = "request"
+    """`http`, `grpc`: what a remembered decision holds for. `request`: requests about which the server would be told
+    exactly the same, the path and the client's address included. `credentials`: all requests that have the same
+    `headers`, for servers that look at nothing else."""
+    max_answer: Size = Field(default=64 * KIB, le=1 * MIB)
+    """`http`, `grpc`: most bytes of the server's answer. Of a longer one the status counts, without the body."""
+
     @model_validator(mode="after")
     def _of_type(self) -> ProviderConfig:
         for name in self.model_fields_set & _OF_TYPE.keys():
@@ -100,9 +167,54 @@ class ProviderConfig(RareModel):
             raise problem("jwt", "file or url: exactly one has the keys of type jwt")
         if self.type in _OF_TYPE["file"] and self.file is None and self.url is None:
             raise problem("file", f"file is required for type {self.type}")
+        if self.type in _OF_TYPE["pool"]:
+            self._check_server()
         if self.header is not None and self.query is not None:
             raise problem("header", "header and query each have the key: one of them is enough")
         return self
+
+    def _check_server(self) -> None:
+        from lb.config.schema.routes.route import FORWARDED, FRAMING  # which needs this module
+
+        if self.pool is None:
+            raise problem("pool", f"pool is required for type {self.type}: the authorization servers")
+        if self.cache_by == "credentials" and not self.cache:
+            raise problem("cache_by", "cache_by has no effect without cache")
+        if self.cache_by == "credentials" and self.headers is None and self.type == "grpc":
+            raise problem("cache_by", "cache_by: credentials needs headers, which have the credentials")
+        for name in self.headers or ():
+            if name.lower() in FRAMING or (self.type == "http" and name.lower() in _OURS):
+                raise problem("headers", f"headers: {name} is set by Tidegate itself")
+        for name in (*self.set_request_headers, *([self.identity_header] if self.identity_header else ())):
+            if name.lower() in FRAMING | FORWARDED or name.lower() == IDENTITY:
+                raise problem("headers", f"{name} is set by Tidegate itself")
+        for name in (*self.set_response_headers, *self.denied_headers):
+            if name.lower() in FRAMING:
+                raise problem("headers", f"{name} is set by Tidegate itself")
+
+    def server_plan(self) -> ServerPlan:
+        """Of a provider that asks a server."""
+        assert self.pool is not None
+        told = self.headers if self.headers is not None or self.type == "grpc" else list(_TOLD)
+        return ServerPlan(
+            pool=self.pool,
+            path=self.path,
+            host=self.host or "",
+            headers=None if told is None else _lowered(told),
+            set_request_headers=_lowered(self.set_request_headers),
+            set_response_headers=_lowered(self.set_response_headers),
+            denied_headers=_lowered(self.denied_headers),
+            identity_header=(self.identity_header or "").lower(),
+            timeout_ns=self.timeout,
+            cache_ns=self.cache,
+            cache_by=self.cache_by,
+            max_answer=self.max_answer,
+            failure_mode_allow=self.failure_mode_allow,
+        )
+
+
+def _lowered(names: list[str]) -> tuple[str, ...]:
+    return tuple(sorted({name.lower() for name in names}))
 
 
 def _short(value: Any) -> Any:
@@ -173,6 +285,8 @@ def provider_plan(name: str, provider: ProviderConfig, material: Material) -> Pr
             leeway_s=provider.leeway // SECOND,
             claim=provider.claim,
         )
+    if provider.type in ("http", "grpc"):
+        return ProviderPlan(name, provider.type, server=provider.server_plan())
     return ProviderPlan(name, "mtls", names=tuple(provider.names))
 
 

@@ -4,7 +4,7 @@ from libc.stdint cimport uint64_t
 from lb.http.head cimport Scan
 from lb.net.buffer cimport tg_buffer
 from lb.net.tls.session cimport Tls
-from lb.proxy.access.provider cimport Known, access
+from lb.proxy.access.known cimport Known
 
 
 cdef class Guard:
@@ -22,6 +22,9 @@ cdef class Guard:
     cdef Known look(self, const Scan *scan, Tls tls, uint64_t now, dict answers)
     # What it asks for; `failed`: the request brought what is not accepted.
     cdef void append_challenges(self, tg_buffer *fields, bint failed) noexcept
-    # Makes the head that of a request from `identity`, for all that goes by headers, and for the endpoint. `identity`
-    # has to stay as long as the scan. 0, or -1: there are too many fields, or no memory.
-    cdef int mark(self, Scan *scan, bytes identity) noexcept
+    # Makes the head that of a request which is granted, for all that goes by headers, and for the endpoint: with the
+    # identity, and what an authorization server says. `found` has to stay as long as the scan. 0, or -1: there are too
+    # many fields, or no memory.
+    cdef int mark(self, Scan *scan, Known found) noexcept
+    # Names in lower case that no client chooses.
+    cdef list names(self)

@@ -4,11 +4,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from lb.http.head cimport H_OTHER, MAX_FIELDS, Field, Scan
 from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.net.tls.session cimport Tls
-from lb.proxy.access.provider cimport (
-    ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_UNKNOWN, FORBIDDEN, NONE, Known, Provider, known,
+from lb.proxy.access.known cimport (
+    ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_UNKNOWN, FORBIDDEN, NONE, Decision, Known, known,
 )
+from lb.proxy.access.provider cimport Provider
 from lb.proxy.routing.headers.aliases cimport is_spelling
-from lb.proxy.routing.headers.fields cimport settle_connection
+from lb.proxy.routing.headers.fields cimport put, remove, settle_connection
 
 cdef const char *NAME = "x-tidegate-identity"
 cdef enum:
@@ -62,10 +63,19 @@ cdef class Guard:
         cdef bytes lines = self.failed if failed else self.challenges
         tg_buffer_append(fields, <const char *>lines, <size_t>len(lines))
 
-    cdef int mark(self, Scan *scan, bytes identity) noexcept:
+    cdef list names(self):
+        cdef Provider provider
+        cdef list names = [NAME[:NAME_SIZE]]
+        for provider in self.providers:
+            if provider.server is not None:
+                names.extend(provider.server.replaced)
+        return names
+
+    cdef int mark(self, Scan *scan, Known found) noexcept:
         cdef int i
         cdef Field *field
         cdef Provider provider
+        cdef bytes name
         for i in range(scan.field_count):
             field = &scan.fields[i]
             if field.name_length == NAME_SIZE and is_spelling(field.name, NAME, NAME_SIZE):
@@ -76,19 +86,45 @@ cdef class Guard:
                     field.name_length = 0     # nobody finds it
         if not self.asks:
             return 0
-        if not self.forward_credential:
-            for provider in self.providers:
-                if provider.strip(scan) < 0:
-                    return -1
+        for provider in self.providers:
+            if provider.server is not None:
+                for name in provider.server.replaced:
+                    remove_spellings(scan, name)
+            elif not self.forward_credential and provider.strip(scan) < 0:
+                return -1
         settle_connection(scan)               # a client cannot have it dropped by naming it there
+        if isinstance(found, Decision) and decide(scan, <Decision>found) < 0:
+            return -1
+        if not found.identity:                # an authorization server has granted it without a name
+            return 0
         if scan.field_count >= MAX_FIELDS - 1:
             return -1
         field = &scan.fields[scan.field_count]
         field.name = NAME
         field.name_length = NAME_SIZE
-        field.value = <const char *>identity
-        field.value_length = <uint32_t>len(identity)
+        field.value = <const char *>found.identity
+        field.value_length = <uint32_t>len(found.identity)
         field.id = H_OTHER
         field.hop = not self.forward_identity
         scan.field_count += 1
         return 0
+
+
+cdef void remove_spellings(Scan *scan, bytes name) noexcept:
+    """A header that only a server sets, with whatever characters between its words."""
+    cdef int i
+    cdef size_t n = <size_t>len(name)
+    for i in range(scan.field_count):
+        if scan.fields[i].name_length == n and is_spelling(scan.fields[i].name, <const char *>name, n):
+            remove(scan, scan.fields[i].name, n)
+
+
+cdef int decide(Scan *scan, Decision decision) noexcept:
+    """What a server wants removed and added."""
+    cdef object one
+    for one in decision.removed:
+        remove(scan, <const char *><bytes>one, <size_t>len(<bytes>one))
+    for one in decision.fields:
+        if put(scan, <bytes>(<tuple>one)[0], <bytes>(<tuple>one)[1]) < 0:
+            return -1
+    return 0

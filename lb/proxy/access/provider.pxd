@@ -3,33 +3,8 @@
 from libc.stdint cimport uint64_t
 from lb.http.head cimport Scan
 from lb.net.tls.session cimport Tls
-
-
-cdef enum access:                     # what is known of a request
-    ACCESS_GRANTED = 0
-    ACCESS_NONE                       # it brings no credential
-    ACCESS_BAD                        # one that is not accepted
-    ACCESS_FORBIDDEN                  # a good one, of somebody who may not
-    ACCESS_UNAVAILABLE                # nobody can say
-    ACCESS_UNKNOWN                    # one that has to be checked first
-
-
-cdef class Known:
-    """What is known of a credential."""
-    cdef access state
-    cdef bytes identity               # b"" = not known
-    cdef uint64_t until               # monotonic ns
-    # ACCESS_UNKNOWN: by whom what is to be checked; an empty digest is one that is not remembered.
-    cdef Provider provider
-    cdef bytes digest
-    cdef bytes credential
-
-
-cdef Known NONE
-cdef Known BAD
-cdef Known FORBIDDEN
-cdef Known UNAVAILABLE                # whoever could say does not answer
-cdef Known known(access state, bytes identity=*, uint64_t until=*)
+from lb.proxy.access.known cimport Decision, Known
+from lb.proxy.access.server cimport AuthServer
 
 
 cdef class Provider:
@@ -49,10 +24,12 @@ cdef class Provider:
     cdef tuple names                  # mtls
     # What was found of late, by the digest of the credential: those asked for last, and those before them.
     cdef readonly object checker      # lb.proxy.access.checks.Checker of what takes time; None: nothing does
-    cdef readonly dict waiting        # digest -> who waits for the check of that credential
+    cdef readonly AuthServer server   # that is asked; None: nobody is
+    cdef Known unasked                # ACCESS_UNKNOWN of a request that the server has to be asked about
+    cdef readonly dict waiting        # digest -> who waits for the check of that credential, or for the server's answer
     cdef dict recent
     cdef dict older
-    cdef dict refused                 # the same of what was not accepted, for a moment
+    cdef dict refused                 # the same of what was not accepted, for a moment; of a server, its Decision
 
     # What is known of the credential that the request brings. Its `digest` is that of ACCESS_UNKNOWN.
     cdef Known look(self, const Scan *scan, Tls tls, uint64_t now)
@@ -61,10 +38,14 @@ cdef class Provider:
     cdef Known recall(self, bytes digest, uint64_t now)
     # What a check of `digest` has found is known from now on.
     cdef Known settle(self, bytes digest, object outcome, uint64_t now)
-    cdef void remember(self, bytes digest, Known known)
+    # The same of what a server has decided, as long as that is remembered.
+    cdef Known recall_decision(self, bytes digest, uint64_t now)
+    cdef void keep_decision(self, bytes digest, Decision decision, uint64_t now) noexcept
+    cdef void remember(self, bytes digest, Known found)
     cdef bytes digest_of(self, const char *data, size_t n)
     cdef Known of_key(self, const char *value, size_t n)
     cdef Known of_checked(self, const char *value, size_t n, uint64_t now)
     cdef Known of_certificate(self, Tls tls, uint64_t now)
+    cdef Known of_server(self, const Scan *scan)
     # Takes the credential out of what is passed on. 0, or -1: no memory.
     cdef int strip(self, Scan *scan) noexcept

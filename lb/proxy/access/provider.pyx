@@ -8,7 +8,7 @@ chooses credentials, since they cannot choose digests.
 import hashlib
 import os
 
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 from lb.http.head cimport Field, Scan, same_name
 from lb.net.buffer cimport (
@@ -16,6 +16,10 @@ from lb.net.buffer cimport (
 )
 from lb.net.tls.certificate cimport CertificateInfo
 from lb.net.tls.session cimport Tls
+from lb.proxy.access.known cimport (
+    ACCESS_GRANTED, ACCESS_UNKNOWN, BAD, FORBIDDEN, NONE, UNAVAILABLE, Decision, Known, known,
+)
+from lb.proxy.access.server cimport AuthServer
 from lb.proxy.routing.keys cimport count_values, find_value
 from lb.shared.data_digest cimport tg_digest_data
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init
@@ -28,31 +32,22 @@ cdef enum:
     KIND_MTLS
     KIND_BASIC
     KIND_JWT
+    KIND_SERVER
     TOKEN_MOST = 16384                # bytes of a token; none that is longer is looked at
     REFUSED_MOST = 1024               # credentials that were refused, kept for REFUSED_NS
     REFUSED_NS = 2_000_000_000
     REMEMBERED = 8192                 # credentials, in each of the two tables
+    DECISION_MOST = 4096              # bytes of a decision; none that is larger is remembered
     LONGEST = 128                     # bytes of an identity
     LONGEST_S = 365 * 24 * 3600
 
-cdef dict KINDS = {"api_key": KIND_API_KEY, "mtls": KIND_MTLS, "basic": KIND_BASIC, "jwt": KIND_JWT}
+cdef dict KINDS = {
+    "api_key": KIND_API_KEY, "mtls": KIND_MTLS, "basic": KIND_BASIC, "jwt": KIND_JWT, "http": KIND_SERVER,
+    "grpc": KIND_SERVER,
+}
 cdef const char *BEARER = b"bearer "
 cdef const char *BASIC = b"basic "
 cdef tg_buffer rest                   # of a target without its key
-
-
-cdef Known known(access state, bytes identity=b"", uint64_t until=UINT64_MAX):
-    cdef Known made = Known.__new__(Known)
-    made.state = state
-    made.identity = identity
-    made.until = until
-    return made
-
-
-NONE = known(ACCESS_NONE)
-BAD = known(ACCESS_BAD)
-FORBIDDEN = known(ACCESS_FORBIDDEN)
-UNAVAILABLE = known(ACCESS_UNAVAILABLE)
 
 
 def is_identity(str text) -> bool:
@@ -77,6 +72,10 @@ cdef class Provider:
         elif plan.header == "authorization":
             self.scheme, self.scheme_length = BEARER, 7
         self.checker = Checker(check, plan.name, loop) if check is not None else None
+        if plan.server is not None:
+            self.server = AuthServer(plan)
+            self.unasked = known(ACCESS_UNKNOWN)
+            self.unasked.provider = self
         self.secret = os.urandom(32)
         self.keys = {self.digest_of(<const char *><bytes>key, 32): name.encode("ascii") for name, key in plan.keys}
         self.names = plan.names
@@ -84,7 +83,7 @@ cdef class Provider:
         self.recent = {}
         self.older = {}
         self.refused = {}
-        if self.kind == KIND_MTLS:
+        if self.kind == KIND_MTLS or self.kind == KIND_SERVER:
             self.challenge = b""
         elif self.kind == KIND_BASIC:
             self.challenge = f'Basic realm="{plan.name}", charset="UTF-8"'.encode()
@@ -111,6 +110,8 @@ cdef class Provider:
         cdef int found
         if self.kind == KIND_MTLS:
             return self.of_certificate(tls, now)
+        if self.kind == KIND_SERVER:
+            return self.of_server(scan)
         found = self.find(scan, &value, &n)
         if found <= 0:
             return NONE if found == 0 else BAD
@@ -158,11 +159,27 @@ cdef class Provider:
         self.remember(digest, found)
         return found
 
-    cdef void remember(self, bytes digest, Known known):
+    cdef Known recall_decision(self, bytes digest, uint64_t now):
+        cdef Known found = <Known>self.refused.get(digest)
+        return found if found is not None and now < found.until else self.recall(digest, now)
+
+    cdef void keep_decision(self, bytes digest, Decision decision, uint64_t now) noexcept:
+        """What sets a cookie is for one client, and what is large would fill the memory."""
+        if decision.size() > DECISION_MOST or b"\nset-cookie:" in b"\n" + decision.lines.lower():
+            return
+        decision.until = now + self.server.cache
+        if decision.state == ACCESS_GRANTED:
+            self.remember(digest, decision)
+            return
+        if len(self.refused) >= REFUSED_MOST:
+            self.refused = {}
+        self.refused[digest] = decision
+
+    cdef void remember(self, bytes digest, Known found):
         if len(self.recent) >= REMEMBERED:
             self.older = self.recent
             self.recent = {}
-        self.recent[digest] = known
+        self.recent[digest] = found
 
     cdef Known of_key(self, const char *value, size_t n):
         cdef bytes digest = self.digest_of(value, n)
@@ -211,6 +228,10 @@ cdef class Provider:
             found = FORBIDDEN if name is None else known(ACCESS_GRANTED, name.encode("ascii"))
             self.remember(digest, found)
         return found
+
+    cdef Known of_server(self, const Scan *scan):
+        """A server may look at the first of two credentials, and the endpoint at the last."""
+        return BAD if self.server.ambiguous(scan) else self.unasked
 
     def name_in(self, CertificateInfo info not None) -> str | None:
         """The first of the certificate's names that is accepted."""

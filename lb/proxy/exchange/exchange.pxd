@@ -118,6 +118,7 @@ cdef class Exchange(Waiter):
     cdef BodySource source            # None: the body is passed on as it comes
     cdef bytes wanted_model
     cdef bytes path_model             # that its path names an inference of, and no source reads; None: none
+    cdef bytes granted                # lines of the answer that an authorization server has set; None: it set none
     cdef flag state
     cdef flag retries_left
     cdef flag attempts

@@ -854,6 +854,8 @@ cdef class Exchange(Waiter):
             self.append_cors(head, False)
         if self.pool.cookie is not None and self.grpc != SPEAKS_GRPC:     # gRPC has no cookies
             append_cookie(&self.affinity, self.pool, self.last_endpoint, head)
+        if self.granted is not None:
+            tg_buffer_append(head, <const char *>self.granted, <size_t>len(self.granted))
         if self.explained:
             append_explanation(self, head)
         if not self.route.expose_endpoint or self.last_endpoint < 0:

@@ -33,7 +33,6 @@ from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
 from lb.upstream.pool cimport KEY_NONE, Pool
 
-from lb.config.plan.access import IDENTITY
 from lb.config.plan.routes import SAFE_HEDGES, safe_retries
 from lb.config.schema.routes.template import Template
 
@@ -475,7 +474,8 @@ cdef void guard_names(dict names, Route route):
             if condition.what == WHAT_HEADER:
                 guard_name(names, condition.name)
     if route.guard is not None:
-        guard_name(names, IDENTITY.encode())
+        for name in route.guard.names():
+            guard_name(names, name)
     if route.request_fields is not None:
         for name in route.request_fields.removed:
             guard_name(names, name)

@@ -23,6 +23,10 @@ cdef class FieldRules:
     cdef int append(self, tg_buffer *head) noexcept
 
 
+# Takes out all lines of a name.
+cdef void remove(Scan *scan, const char *name, size_t n) noexcept nogil
+# Adds a line, which points to `name` and `value`. 0, or -1 when the scan has no room for more.
+cdef int put(Scan *scan, bytes name, bytes value) noexcept
 # Before fields are added: marks what Connection names, and leaves of it only what is no field's name.
 cdef void settle_connection(Scan *scan) noexcept nogil
 # Replaces the value of Host (and, in HTTP/2, of :authority, which stands for it), or adds it. 0 or -1.

@@ -140,7 +140,6 @@ cdef void remove(Scan *scan, const char *name, size_t n) noexcept nogil:
 
 
 cdef int put(Scan *scan, bytes name, bytes value) noexcept:
-    """A field more. It points into the rule, which the exchange's route keeps."""
     cdef Field *field
     if scan.field_count >= MAX_FIELDS - 1:
         return -1
