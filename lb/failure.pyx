@@ -37,7 +37,8 @@ cdef tuple NAMES = (
 
 # The gRPC statuses of our own answers are those that gRPC gives to their HTTP statuses ("HTTP to gRPC Status Code
 # Mapping"), but for what we know better: an exchange that ran out of time, a request over a limit, and a sequence that
-# has to begin anew. An HTTP status has one gRPC status, so that a client is told the same in either.
+# has to begin anew. An HTTP status has one gRPC status, so that a client is told the same in either, but for 429: that
+# of a quota says when to come again, and soon is of no use.
 cdef list ROWS = [
     (FAIL_NONE, FAULT_NOBODYS, 200, "OK", b"", COUNT_NOTHING, RETRY_NEVER),
     (FAIL_CONNECT, FAULT_ENDPOINTS, 502, "UNAVAILABLE", b"connect", COUNT_CONNECT_ERROR, RETRY_CONNECT),
@@ -64,6 +65,7 @@ cdef list ROWS = [
     (FAIL_OVERLOADED, FAULT_OURS, 503, "UNAVAILABLE", b"overloaded", COUNT_REJECTED, RETRY_NEVER),
     (FAIL_ROUTE_FULL, FAULT_OURS, 503, "UNAVAILABLE", b"route-full", COUNT_NOTHING, RETRY_NEVER),
     (FAIL_RATE_LIMIT, FAULT_CLIENTS, 429, "UNAVAILABLE", b"rate-limit", COUNT_REJECTED, RETRY_NEVER),
+    (FAIL_QUOTA, FAULT_CLIENTS, 429, "RESOURCE_EXHAUSTED", b"quota", COUNT_REJECTED, RETRY_NEVER),
     (FAIL_NO_MEMORY, FAULT_OURS, 503, "UNAVAILABLE", b"no-memory", COUNT_NOTHING, RETRY_NEVER),
     (FAIL_INTERNAL, FAULT_OURS, 500, "UNKNOWN", b"internal", COUNT_NOTHING, RETRY_NEVER),
 
@@ -159,7 +161,7 @@ def fill():
         table[kind].fault = whose
         table[kind].counter = counter
         table[kind].retry = retry
-        if 400 <= status < 600:
+        if 400 <= status < 600 and kind != FAIL_QUOTA:
             if told.setdefault(status, code) != code:
                 raise AssertionError(f"HTTP status {status} stands for {told[status]} and for {code}")
             grpc_codes[status] = table[kind].grpc_status

@@ -13,6 +13,8 @@ GET  /api/v1/cache/top    its most requested entries
 POST /api/v1/cache/purge  what of it is not to be answered with any more
 GET  /api/v1/jobs     the last jobs
 POST /api/v1/jobs     a job is queued anew or cancelled
+GET  /api/v1/quotas   quotas, and what clients have used of them
+POST /api/v1/quotas   a client has all of its quotas again
 …    /api/v1/changes, settings, scale, certificates/reload, config   see lb.control.admin.runtime_api
 """
 
@@ -161,6 +163,18 @@ class AdminClient:
     def change_job(self, job: str, action: str) -> dict[str, Any]:
         """Has a job queued anew (`retry`) or cancelled (`cancel`); its document. Raises AdminError."""
         found: dict[str, Any] = self._asked("POST", "/api/v1/jobs", {"job": job, "action": action})["job"]
+        return found
+
+    def quotas(self, key: str | None, quota: str | None, last: int) -> dict[str, Any]:
+        """The quotas, and clients that have used something of them. Raises AdminError."""
+        wanted = {"last": str(last), "key": key, "quota": quota}
+        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        return self._asked("GET", f"/api/v1/quotas?{query}")
+
+    def reset_quota(self, key: str, quota: str | None, dry_run: bool) -> list[dict[str, Any]]:
+        """What a client had used; it has all again. Raises AdminError."""
+        body = {"reset": key, "quota": quota, "dry_run": dry_run}
+        found: list[dict[str, Any]] = self._asked("POST", "/api/v1/quotas", body)["reset"]
         return found
 
     def changes(self) -> list[dict[str, Any]]:

@@ -306,6 +306,21 @@ def jobs(options: Options) -> int:
     return commands.change(client, options.action, options.job, getattr(options, "all", False))
 
 
+def quota(options: Options) -> int:
+    """Show what clients have used of quotas, or give a client all of its quota again.
+
+    `show` names those first that have used the largest part. `reset` sets what a client has used to 0.
+    """
+    from lb.cli import quotas as commands
+
+    client = _client(options)
+    if options.action == "show":
+        commands.show(client, options.key, options.quota, options.last, options.json)
+    else:
+        commands.reset(client, options.key, options.quota, options.dry_run)
+    return 0
+
+
 def cache(options: Options) -> int:
     """Show the result cache, purge it, fill it, and find out what it may do.
 
@@ -715,6 +730,22 @@ def command_parser() -> argparse.ArgumentParser:
     text = "Cancel jobs that wait or run."
     made = of_jobs.add_parser("cancel", help=text, description=text, allow_abbrev=False)
     made.add_argument("job", metavar="ID", nargs="+", help="Id of a job; any number of them.")
+    _daemon_options(made)
+
+    of_quotas = command(quota).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    named = "Only this quota, by its name in the configuration."
+    text = "Show the quotas, and what clients have used of the windows that run."
+    made = of_quotas.add_parser("show", help=text, description=text, allow_abbrev=False)
+    made.add_argument("key", metavar="KEY", nargs="?", help="Only this client, as it is named there.")
+    made.add_argument("--quota", metavar="NAME", help=named)
+    made.add_argument("--last", type=_at_least(1), default=20, metavar="N", help="How many clients. Default: 20.")
+    _daemon_options(made)
+    _json_option(made, "them")
+    text = "Give a client all of its quotas again."
+    made = of_quotas.add_parser("reset", help=text, description=text, allow_abbrev=False)
+    made.add_argument("key", metavar="KEY", help="The client, as `show` names it.")
+    made.add_argument("--quota", metavar="NAME", help=named)
+    made.add_argument("--dry-run", action="store_true", help="Say what it has used, and change nothing.")
     _daemon_options(made)
 
     # Nothing that follows is an option of ours.

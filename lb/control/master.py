@@ -58,6 +58,7 @@ from lb.control.options import MasterOptions
 from lb.control.parts import Parts
 from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
+from lb.control.quotas.keeper import QuotaKeeper
 from lb.control.registry import ADMIN, DOWN, ENABLED, MAINTENANCE, UP, Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers.launcher import Launcher
@@ -132,6 +133,7 @@ class Master:
     model_watch: ModelWatch
     jobs: JobsSupervisor
     settings: Settings
+    quotas: QuotaKeeper
     watch: Watch
     launcher: Launcher
     warm: Launcher
@@ -359,8 +361,14 @@ class Master:
             runtime=str(runtime) if lock >= 0 else "",
             runtime_lock=lock,
             text=self.publisher.loaded.text,
+            segment=os.dup(self.segment.fd) if self.config.quotas else -1,
         )
-        become(handover.before, handover, {**os.environ, **self._notifier.environment()})
+        await self.quotas.save()  # what is counted from now on is found in the segment
+        try:
+            become(handover.before, handover, {**os.environ, **self._notifier.environment()})
+        finally:
+            if handover.segment >= 0:
+                os.close(handover.segment)
 
     async def publish(self) -> None:
         """Publishes the configuration in force with the managed endpoints of now: see Publisher.publish."""
@@ -551,6 +559,10 @@ class Master:
             cache_secret=disk.secret if disk is not None else secret,
         )  # fmt: skip
         cleanup.callback(self.segment.close)
+        self.quotas = QuotaKeeper(self.segment)
+        cleanup.push_async_callback(self.quotas.close)
+        await self.quotas.apply(config)
+        self._take_quotas(handover)
         disk = await self._begin_disk(config.cache, disk)
         if disk is not None:
             cleanup.callback(disk.close)
@@ -714,8 +726,21 @@ class Master:
             self.model_watch.run(),
             self.watch.run(),
             self._restore(before),
+            self.quotas.run(),
         ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))
+
+    def _take_quotas(self, handover: Handover | None) -> None:
+        """Workers of the program before count on in its segment while they drain."""
+        if handover is None or self._succession is None or handover.segment < 0:
+            return
+        try:
+            self.quotas.take_over(Segment.attach(handover.segment))
+        except TidegateError as error:
+            os.close(handover.segment)
+            log.warning("quotas: requests of the workers before are not counted while they drain: %s", error)
+            return
+        self._succession.when_gone(self.quotas.let_go)
 
     def _handed_servers(self) -> dict[str, list[ServerHandover]]:
         """The model servers of the program before, by pool. Those that no pool takes end with the last worker of that
@@ -960,6 +985,7 @@ class Master:
             decision = decide(self.settings.file, with_jobs(wanted.config, self._runtime))
             self.jobs.check(decision.config)
             self.watch.check(decision.config)
+            await self.quotas.apply(decision.config)
             settings, ended = self.settings.over(decision.config)
             await self.publisher.publish(replace(wanted, config=settings.config))
             self.settings = settings

@@ -28,7 +28,9 @@ from lb.proxy.accept.first_bytes cimport SniffingAcceptor
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.accept.sni cimport SniTable
 from lb.proxy.client.http2_connection cimport Http2Connection
+from lb.proxy.routing.quota cimport Quota
 from lb.proxy.tcp.session cimport TunnelAcceptor
+from lb.shared.quotas cimport Quotas
 from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.connections.http1 cimport Http1Pool
 from lb.upstream.connections.http2 cimport Http2Channel
@@ -112,6 +114,7 @@ class Proxy:
         self.wake = None
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.tools = HedgeTools(self.poller)
+        self.quotas = Quotas(segment)
         self.checking = set()       # providers that may have a thread
         self.context = inference_body.InferContext(self.poller, segment, self.wakeups)
         self.counts = {}            # pool -> ModelCounts, of those whose model servers count nothing
@@ -183,6 +186,7 @@ class Proxy:
         self.tools.providers = {
             each.name: self.make_provider(each, pools) for each in plan.providers
         }
+        self.tools.quotas = {each.name: Quota(each, self.quotas) for each in plan.quotas}
         udp = self.udp.prepare(plan, sockets, pools)
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
         for listener in streams:

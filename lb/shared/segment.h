@@ -11,6 +11,8 @@
  *   buckets     rate limits: sets of token buckets, written by every worker (lb/shared/buckets)
  *   sources     limits per source: sets of networks, written by every worker under a lock of the set, and a column of counts
  *               per worker, so that a dead worker's column can be cleared (lb/shared/source_counts)
+ *   quotas      sets of clients with what each has used in the window that runs, written by every worker; a client gets its
+ *               place under a lock of the set (lb/shared/quotas)
  *   affinity    tables: sets of keys with the endpoint that each belongs to, written by every worker (lb/shared/affinity_table):
  *               those of sequences, and apart from them, as they come in floods, those of learned sessions
  *   models      names of models and the series of each, which lie behind the others in every stripe (lb/shared/model_table)
@@ -69,6 +71,10 @@ typedef struct {
     uint32_t models; /* that have a series; a power of two */
     uint32_t reserved_models;
     unsigned char model_secret[16]; /* the same for models */
+    uint64_t quotas_offset;
+    uint32_t quota_sets; /* a power of two */
+    uint32_t reserved_quotas;
+    unsigned char quota_secret[16]; /* the same for quotas */
 } tg_header;
 
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
@@ -223,6 +229,30 @@ typedef struct {
 typedef struct {
     _Alignas(64) _Atomic uint64_t used; /* rows that were taken, row 0 apart */
 } tg_model_head;
+/* Quotas: TG_QUOTA_WAYS keys with the same low bits, and the lock of their set, in one cache line. All zero is an empty set.
+ * A key's place in its set is also that of its record. */
+#define TG_QUOTA_WAYS 7u
+#define TG_QUOTA_NAME 216u
+typedef struct {
+    _Alignas(64) _Atomic uint64_t owner;  /* the process that has the lock: worker plus 2, the master 1; 0 = nobody */
+    _Atomic uint64_t keys[TG_QUOTA_WAYS]; /* hash of the name; 0 = free */
+} tg_quota_set;
+
+typedef struct {
+    _Alignas(64) _Atomic uint64_t word; /* the window's beginning and what is used of it: see lb/shared/quotas.pxd */
+    _Atomic uint64_t saved;             /* the word as it was stored last, written by the master */
+    _Atomic uint64_t span;              /* minutes that its longest window has */
+    _Atomic uint64_t limit;             /* what the client may use, as a worker was told last */
+    uint32_t name_length;
+    uint32_t tag; /* of the quota: TAG of lb/shared/quotas.pyx */
+    char name[TG_QUOTA_NAME]; /* quota and client: see lb/shared/quotas.pxd */
+} tg_quota;
+
+/* The line before the sets; the records are behind them. */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t used; /* anything was ever counted */
+    _Atomic uint64_t evicted;           /* clients that made room for others before their window's end */
+} tg_quota_head;
 
 /* Single-writer counter: a plain add that another process may read at any time. */
 static inline void tg_add(uint64_t *word, uint64_t n) { __atomic_store_n(word, *word + n, __ATOMIC_RELAXED); }

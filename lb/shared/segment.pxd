@@ -33,6 +33,7 @@ cdef class Segment:
     cdef int map(self, int fd, uint64_t size) except -1
     cdef int check_open(self) except -1
     cdef void clear_sources(self, uint32_t worker) noexcept
+    cdef void unlock_quotas(self, uint32_t worker) noexcept
     cdef int check_series(self, index) except -1
     cdef tg_endpoint *record(self, slot) except NULL
     cdef void reset(self, tg_endpoint *record) noexcept

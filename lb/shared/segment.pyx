@@ -84,13 +84,13 @@ cdef class Segment:
     def create(
         cls, workers: int, endpoint_capacity: int = 4096, series_capacity: int = 4096, cache_size: int = 0,
         bucket_sets: int = 16384, sequence_sets: int = 16384, session_sets: int = 16384, cost_sets: int = 256,
-        source_sets: int = 32768, models: int = 1024, cache_secret: bytes | None = None
+        source_sets: int = 32768, models: int = 1024, quota_sets: int = 8192, cache_secret: bytes | None = None
     ) -> Self:
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
         the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight entries for sequences,
         `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
-        that of sets of seven networks whose connections are limited, `models` that of models that are counted apart, all
-        powers of two.
+        that of sets of seven networks whose connections are limited, `models` that of models that are counted apart,
+        `quota_sets` that of sets of seven clients with a quota, all powers of two.
 
         `cache_secret` are 32 bytes under which the keys of cached answers were made; by default random ones.
 
@@ -109,6 +109,7 @@ cdef class Segment:
             "cost_sets": cost_sets,
             "source_sets": source_sets,
             "models": models,
+            "quota_sets": quota_sets,
         })
         try:
             fd = os.memfd_create("tidegate", os.MFD_ALLOW_SEALING)
@@ -429,7 +430,7 @@ cdef class Segment:
 
     def clear_worker(self, worker: int) -> list[tuple[int, int, int]]:
         """Take over what a dead worker had running: its in-flight and outstanding columns, and finished = started in
-        its stripe; its connections count no more in the limits per source.
+        its stripe; its connections count no more in the limits per source; its locks are free.
 
         The endpoints may go on with that work for a moment, so that it still counts as in flight. Gives (slot, number,
         cost) of each endpoint, for `forget` once they must have noticed. Only for a worker whose process is gone: the
@@ -452,6 +453,7 @@ cdef class Segment:
             if words[SERIES_FINISHED] != words[SERIES_STARTED]:
                 tg_store64_relaxed(words + SERIES_FINISHED, words[SERIES_STARTED])
         self.clear_sources(worker)
+        self.unlock_quotas(worker)
         return lost
 
     def source_table_full(self) -> int:
@@ -472,6 +474,17 @@ cdef class Segment:
         # Its lock last: whatever it left half done under it has no count now, and so is free.
         for i in range(self.header.source_sets):
             if tg_load64_relaxed(&sets[i].owner) == worker + 1:
+                tg_store64(&sets[i].owner, 0)
+
+    cdef void unlock_quotas(self, uint32_t worker) noexcept:
+        """A place that it left half made under a lock has no key, and so is free."""
+        cdef tg_quota_head *head = <tg_quota_head *> (self.base + self.header.quotas_offset)
+        cdef tg_quota_set *sets = <tg_quota_set *> (head + 1)
+        cdef uint64_t i
+        if not tg_load64_relaxed(&head.used):
+            return
+        for i in range(self.header.quota_sets):
+            if tg_load64_relaxed(&sets[i].owner) == worker + 2:
                 tg_store64(&sets[i].owner, 0)
 
     def forget(self, lost: list[tuple[int, int, int]]) -> None:

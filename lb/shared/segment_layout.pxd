@@ -77,6 +77,9 @@ cdef extern from "segment.h" nogil:
         uint64_t models_offset
         uint32_t models
         unsigned char model_secret[16]
+        uint64_t quotas_offset
+        uint32_t quota_sets
+        unsigned char quota_secret[16]
     enum: TG_BUCKET_WAYS
     enum: TG_AFFINITY_WAYS
     enum: TG_SOURCE_WAYS
@@ -84,6 +87,8 @@ cdef extern from "segment.h" nogil:
     enum: TG_MODEL_SLOTS
     enum: TG_MODEL_ROW
     enum: TG_MODEL_NAME
+    enum: TG_QUOTA_WAYS
+    enum: TG_QUOTA_NAME
     const uint64_t TG_CURVE_LIMIT
     # The words are _Atomic in C: read and write them only through lb.shared.atomics.
     ctypedef struct tg_bucket_set:
@@ -119,6 +124,20 @@ cdef extern from "segment.h" nogil:
     ctypedef struct tg_source_head:
         uint64_t used
         uint64_t table_full
+    ctypedef struct tg_quota_set:
+        uint64_t owner
+        uint64_t keys[7]
+    ctypedef struct tg_quota:
+        uint64_t word
+        uint64_t saved
+        uint64_t span
+        uint64_t limit
+        uint32_t name_length
+        uint32_t tag
+        char name[216]
+    ctypedef struct tg_quota_head:
+        uint64_t used
+        uint64_t evicted
     ctypedef struct tg_endpoint:
         char key[128]
         uint32_t health

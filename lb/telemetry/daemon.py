@@ -113,6 +113,26 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
         (),
         [((), status.get("rate_limits", {}).get("evicted", 0))],
     )
+    quotas = status.get("quotas", {})
+    rows = quotas.get("quotas", ())
+    for name, text in (
+        ("clients", "Clients that have used something of the quota in the window that runs"),
+        ("exhausted", "Clients that have used all of the quota in the window that runs"),
+        ("used", "Requests that all clients have used of the quota in the window that runs"),
+    ):
+        yield gauge(f"quota_{name}", text, ("quota",), (((row["name"],), row[name]) for row in rows))
+    yield counter(
+        "quota_evictions",
+        "Clients whose use of a quota was forgotten before its window was over: the table was full",
+        (),
+        [((), quotas.get("evicted", 0))],
+    )
+    yield counter(
+        "quota_save_errors",
+        "Times that the counts of quotas could not be written to their file",
+        (),
+        [((), quotas.get("save_errors", 0))],
+    )
     yield gauge(
         "worker_connections", "Connections of clients that the worker has open", ("worker",),
         (((str(w["index"]),), (w["stats"] or {}).get("connections", 0)) for w in workers),

@@ -1,6 +1,7 @@
 """Parts of an exchange and of a pool, called from Python, with the time as an argument."""
 
 from libc.stdint cimport uint64_t
+from lb.failure cimport grpc_code
 from lb.shared.segment_words cimport SERIES_STARTED
 from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.net.splice cimport passed
@@ -55,7 +56,7 @@ def hedge_ended(HedgePolicy policy not None, bint won):
 
 def told_again(status, message, speaks, after):
     """The head of a refusal."""
-    cdef Refusal made = refusal(status, message, speaks, NULL, after)
+    cdef Refusal made = refusal(status, grpc_code(status), message, speaks, NULL, after)
     return tg_buffer_head(&made.head)[:tg_buffer_size(&made.head)]
 
 

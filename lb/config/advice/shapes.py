@@ -151,6 +151,8 @@ FORMS: dict[str, str] = {
     "PoolConfig": '{protocol: http, endpoints: ["10.0.0.1:8080"]}',
     "ProxyProtocolConfig": f"{{from: {_NETWORKS}}}",
     "QueueConfig": "{timeout: 30s}",
+    "QuotaConfig": "{requests: 100000, per: day, key: {identity: true}}",
+    "QuotaKeyConfig": "{identity: true}",
     "RateKeyConfig": "{source: true}",
     "RateLimitConfig": "{rate: 100/s}",
     "ReadyConfig": "{type: http, path: /health}",

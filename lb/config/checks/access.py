@@ -56,6 +56,24 @@ def _servers(config: Config, broken: Set[str]) -> Iterator[Found]:
             yield f"auth.{name}.pool", f"the pool {provider.pool!r} speaks {pool.protocol}; this needs {provider.type}"
 
 
+def check_quotas(config: Config, broken: Set[str]) -> Iterator[Found]:
+    """Problems with `quota` of routes."""
+    keys = {(provider.header or "x-api-key").lower() for provider in config.auth.values() if provider.type == "api_key"}
+    for name, quota in config.quotas.items():
+        if quota.key.header is not None and quota.key.header.lower() in keys:
+            yield f"quotas.{name}.key.header", "has the keys of auth, which would be shown; use identity"
+    for name, listener in config.listeners.items():
+        for first, places in by_form(members_of(listener.routes)):
+            path = f"listeners.{name}.routes[{places[0]}].quota"
+            for i, each in enumerate(first.quota):
+                known = config.quotas.get(each)
+                if known is None:
+                    if "quotas" not in broken and f"quotas.{each}" not in broken:
+                        yield f"{path}[{i}]", f"there is no quota {each!r}" + did_you_mean(each, config.quotas)
+                elif known.key.identity and first.auth is None:
+                    yield f"{path}[{i}]", f"quotas.{each} counts by identity, which needs auth of the route"
+
+
 def _route(
     config: Config, broken: Set[str], path: str, listener: ListenerConfig, route: RouteConfig
 ) -> Iterator[Found]:

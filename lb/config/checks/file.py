@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lb.config.address import HostPort, UnixPath, overlap, parse_bind
-from lb.config.checks.access import check_access
+from lb.config.checks.access import check_access, check_quotas
 from lb.config.checks.affinity import check_affinity
 from lb.config.checks.endpoints import check_endpoints
 from lb.config.checks.health import check_health
@@ -87,6 +87,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *_cache(config, broken),
         *check_jobs(config, broken),
         *check_access(config, broken),
+        *check_quotas(config, broken),
         *check_tls(config.listeners, config.pools),
         *check_explain({name: listener.explain for name, listener in config.listeners.items()}, config.log.access),
     ]

@@ -29,6 +29,7 @@ from lb.config.plan.plan import (
     RoutePlan,
     SniRoutePlan,
 )
+from lb.config.plan.quotas import QuotaPlan
 from lb.config.plan.wire import Packed, form, joined
 from lb.config.schema.access import access_plan, provider_plan
 from lb.config.schema.disk import disk_plan
@@ -54,6 +55,7 @@ from lb.config.schema.pools.cost import cost_plan
 from lb.config.schema.pools.failover import groups_of
 from lb.config.schema.pools.outlier import outlier_plan
 from lb.config.schema.pools.queue import queue_plan
+from lb.config.schema.quotas import quota_plan
 from lb.config.schema.routes.cache import freshness_plan
 from lb.config.schema.tier import tier_plan
 from lb.config.schema.tracing import tracing_plan
@@ -81,7 +83,7 @@ class Allocator(Protocol):
 class PlanMemory:
     """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
     one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, the
-    cache's defaults, and the providers of identities."""
+    cache's defaults, the providers of identities, and the quotas."""
 
     def __init__(self) -> None:
         self._around: tuple[Any, ...] = ()
@@ -93,12 +95,14 @@ class PlanMemory:
         # its requests are our own.
         self.forms: Memory[tuple[int, bool, bool], tuple[RouteConfig, bytes]] = Memory()
 
-    def begin(self, config: Config, providers: Mapping[str, ProviderPlan]) -> None:
-        """Ends the round before, whatever came of its plan, and begins that of `config` with its `providers`."""
+    def begin(self, config: Config, providers: Mapping[str, ProviderPlan], quotas: Mapping[str, QuotaPlan]) -> None:
+        """Ends the round before, whatever came of its plan, and begins that of `config` with its `providers` and
+        `quotas`."""
         around = (
             tuple((name, pool.protocol) for name, pool in config.pools.items()),
             config.cache is not None,
             providers,
+            quotas,
         )
         if around == self._around:
             self.routes.keep()
@@ -138,13 +142,14 @@ def compile_plan(
     """
     memory = memory or PlanMemory()
     providers = {name: provider_plan(name, provider, material) for name, provider in config.auth.items()}
-    memory.begin(config, providers)
+    quotas = {name: quota_plan(name, quota) for name, quota in config.quotas.items()}
+    memory.begin(config, providers, quotas)
     indices = {name: i for i, name in enumerate(config.pools)}
     return Plan(
         generation=generation,
         workers=workers,
         listeners=tuple(
-            _listener(config, n, li, indices, allocator, material, memory, providers)
+            _listener(config, n, li, indices, allocator, material, memory, providers, quotas)
             for n, li in config.listeners.items()
         ),
         pools=tuple(
@@ -162,6 +167,7 @@ def compile_plan(
         limits=limits_plan(config.limits),
         tickets=tickets if any(listener.tls is not None for listener in config.listeners.values()) else (),
         providers=tuple(providers.values()),
+        quotas=tuple(quotas.values()),
     )
 
 
@@ -174,6 +180,7 @@ def _listener(
     material: Material,
     memory: PlanMemory,
     providers: Mapping[str, ProviderPlan],
+    quotas: Mapping[str, QuotaPlan],
 ) -> ListenerPlan:
     return ListenerPlan(
         name=name,
@@ -181,7 +188,7 @@ def _listener(
         protocol=listener.protocol,
         series=allocator.series("listener", name),
         pool=pools[listener.pool] if listener.pool is not None else -1,
-        routes=Packed(RoutePlan, _routes(config, name, listener.routes, pools, allocator, memory, providers)),
+        routes=Packed(RoutePlan, _routes(config, name, listener.routes, pools, allocator, memory, providers, quotas)),
         header_timeout_ns=listener.header_timeout,
         body_timeout_ns=listener.body_timeout,
         idle_timeout_ns=listener.idle_timeout,
@@ -257,6 +264,7 @@ def _routes(
     allocator: Allocator,
     memory: PlanMemory,
     providers: Mapping[str, ProviderPlan],
+    quotas: Mapping[str, QuotaPlan],
 ) -> list[bytes]:
     """The routes of a listener, packed."""
     items = []
@@ -267,7 +275,7 @@ def _routes(
         series = series_of("route", name)
         known = known_of(name)
         if known is None or known[0] is not member or known[1] != series:
-            its = _form(config, member, name, series, pools, memory, providers, ours)
+            its = _form(config, member, name, series, pools, memory, providers, quotas, ours)
             host, _, _, path = member.place
             pool = -1 if member.pool is None else pools[member.pool]
             known = keep(name, (member, series, joined((name, series, pool, host, path), its)))
@@ -283,6 +291,7 @@ def _form(
     pools: Mapping[str, int],
     memory: PlanMemory,
     providers: Mapping[str, ProviderPlan],
+    quotas: Mapping[str, QuotaPlan],
     ours: bool,
 ) -> bytes:
     """What the plans of the routes of a form have in common, packed. `ours`: requests come from ourselves."""
@@ -293,6 +302,7 @@ def _form(
         plan = replace(
             compile_route(member.route, name, series, pools, cached),
             access=access_plan(member.first.auth, providers, ours),
+            quotas=tuple((each, quotas[each].digest) for each in member.first.quota),
         )
         known = memory.forms.put(key, (member.first, form(plan)))
     return known[1]

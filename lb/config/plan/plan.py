@@ -15,6 +15,7 @@ from lb.config.plan.access import AccessPlan, ProviderPlan
 from lb.config.plan.cache_key import CacheKeyPlan
 from lb.config.plan.caching import DiskPlan, FreshnessPlan, PoolCachePlan
 from lb.config.plan.discreet import Discreet
+from lb.config.plan.quotas import QuotaPlan
 from lb.config.plan.routes import (
     AnswerPlan,
     ConditionPlan,
@@ -225,6 +226,7 @@ class RoutePlan(Struct, frozen=True):
     cache_key: CacheKeyPlan | None = None  # None = answers are kept by what requests ask for alone
     results_by_get: bool = False  # answers of inferences have URLs
     access: AccessPlan | None = None  # None = anybody, and nothing is said of who it is
+    quotas: tuple[tuple[str, str], ...] = ()  # names, and digests of QuotaPlan
 
 
 class Http2Plan(Struct, frozen=True):
@@ -380,6 +382,7 @@ class Plan(Discreet, frozen=True):
     limits: LimitsPlan = field(default_factory=LimitsPlan)
     tickets: tuple[bytes, ...] = ()  # keys of TLS session tickets, newest first
     providers: tuple[ProviderPlan, ...] = ()  # of identities, that routes name
+    quotas: tuple[QuotaPlan, ...] = ()  # that routes name
 
     def to_wire(self) -> dict[str, Any]:
         """The plan as plain types, for msgpack."""

@@ -40,6 +40,8 @@ from lb.config.schema.file import (
     PrioritiesConfig,
     ProviderConfig,
     ProxyProtocolConfig,
+    QuotaConfig,
+    QuotaKeyConfig,
     RateKeyConfig,
     RateLimitConfig,
     ReadyConfig,
@@ -444,6 +446,15 @@ access: /var/log/tidegate/access.log
 rate: 100/s
 burst: 200
 key: {header: x-tenant}
+""",
+    QuotaConfig: """
+requests: 100000
+per: day
+key: {identity: true}
+overrides: {team-a: 1000000}
+""",
+    QuotaKeyConfig: """
+identity: true
 """,
     RateKeyConfig: """
 cookie: session

@@ -42,6 +42,7 @@ from lb.config.schema.pools.schedules import ScheduleConfig
 from lb.config.schema.pools.serve import BackoffConfig, CrashLoopConfig, ReadyConfig, ServeConfig, VerticalConfig
 from lb.config.schema.pools.signals import MetricConfig, SignalConfig
 from lb.config.schema.purge import PurgeConfig
+from lb.config.schema.quotas import QuotaConfig, QuotaKeyConfig
 from lb.config.schema.routes.cache import FreshnessConfig, RouteCacheConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
@@ -107,6 +108,8 @@ __all__ = [
     "PrioritiesConfig",
     "ProviderConfig",
     "ProxyProtocolConfig",
+    "QuotaConfig",
+    "QuotaKeyConfig",
     "RateKeyConfig",
     "RateLimitConfig",
     "RayConfig",
@@ -269,6 +272,8 @@ class Config(Model):
     """Where requests are answered, by name. None is needed where routes only redirect, or answer themselves."""
     auth: dict[Name, ProviderConfig] = {}
     """Ways to prove who a request is from, by name, for `auth` of routes. Default: none."""
+    quotas: dict[Name, QuotaConfig] = Field(default={}, max_length=64)
+    """How much each client may ask for in a day or a month, by name, for `quota` of routes. Default: none."""
     cache: CacheConfig | None = None
     """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
     jobs: JobsConfig | None = None

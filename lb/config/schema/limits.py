@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lb.config.plan.plan import LimitsPlan
-from lb.config.schema.base import Integer, Model
+from lb.config.schema.base import FilePath, Integer, Model
 from lb.config.units import Size
 
 
@@ -18,6 +18,9 @@ class LimitsConfig(Model):
     max_memory: Size = 0
     """Resident memory of a worker, looked at ten times a second, from which on it takes no new requests, until a
     twentieth of it is free again. Leave room below what the machine or its cgroup would kill for. `0B`: no limit."""
+    quota_file: FilePath | None = None
+    """SQLite file of the daemon's own in which what clients have used of `quotas` survives a restart. Default:
+    `quotas.sqlite` in the folder that systemd's `StateDirectory=` names; without that, a restart forgets the counts."""
 
 
 def limits_plan(limits: LimitsConfig) -> LimitsPlan:

@@ -8,6 +8,7 @@
          /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
          /api/v1/cache …   the result cache (lb.control.admin.cache_api)
          /api/v1/jobs   jobs (lb.control.admin.jobs_api)
+         /api/v1/quotas   what clients have used of quotas (lb.control.admin.quotas_api)
          /api/v1/overview …   what the dashboard shows (lb.control.admin.watch_api)
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
@@ -44,6 +45,7 @@ from lb.control.admin.jobs_api import JobsApi
 from lb.control.admin.operator import CALLER, operator_of
 from lb.control.admin.origin import is_cross_site, is_local
 from lb.control.admin.pages import FILES, POLICY, page
+from lb.control.admin.quotas_api import QuotasApi
 from lb.control.admin.runtime_api import RuntimeApi
 from lb.control.admin.watch_api import WatchApi
 from lb.control.datagrams import drops_by_listener
@@ -150,6 +152,7 @@ class AdminServer:
                 web.post("/api/v1/endpoint", self._operate),
                 *CacheApi(self._master).routes(),
                 *JobsApi(self._master).routes(),
+                *QuotasApi(self._master).routes(),
                 *RuntimeApi(self._master).routes(),
                 *WatchApi(self._master).routes(),
                 web.get(external_metrics.PATH, self._external_metrics),

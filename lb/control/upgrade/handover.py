@@ -127,6 +127,7 @@ class Handover(Struct, frozen=True):
     runtime: str = ""  # the private folder for sockets
     runtime_lock: int = -1
     text: bytes = b""  # of the configuration file as it was loaded last, for the way back
+    segment: int = -1  # a copy of the shared segment, where there are quotas: the workers before count on in it
     failed: str = ""
 
     def descriptors(self) -> list[int]:
@@ -135,7 +136,7 @@ class Handover(Struct, frozen=True):
             found += [worker.pidfd, worker.channel]
         for server in self.servers:
             found += [server.socket, server.output]
-        return found if self.runtime_lock < 0 else [*found, self.runtime_lock]
+        return [*found, *(fd for fd in (self.runtime_lock, self.segment) if fd >= 0)]
 
     def copied(self) -> Handover:
         """The same with duplicates of all descriptors. Raises OSError, with none left open."""
@@ -154,6 +155,7 @@ class Handover(Struct, frozen=True):
             workers=tuple(replace(w, pidfd=copies[w.pidfd], channel=copies[w.channel]) for w in self.workers),
             servers=tuple(replace(s, socket=copies[s.socket], output=copies[s.output]) for s in self.servers),
             runtime_lock=copies.get(self.runtime_lock, -1),
+            segment=copies.get(self.segment, -1),
         )
 
     def close(self) -> None:

@@ -453,7 +453,7 @@ cdef class HttpConnection(Client):
 
     cdef void reject(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
         cdef int status = failure_of(kind).status
-        cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, fields, 0)
+        cdef Refusal answer = refusal(status, failure_of(kind).grpc_status, message, SPEAKS_HTTP, fields, 0)
         cdef Scan *scan = worker_scan()
         if not scan.complete:
             self.answer.keep = False              # the rest of its body would be read as a request

@@ -545,7 +545,7 @@ cdef class Http2Request(Client):
 
     cdef void reject(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
         cdef int speaks = SPEAKS_GRPC if self.grpc else SPEAKS_HTTP
-        cdef Refusal answer = refusal(failure_of(kind).status, message, speaks, fields, 0)
+        cdef Refusal answer = refusal(failure_of(kind).status, failure_of(kind).grpc_status, message, speaks, fields, 0)
         cdef Scan *scan = worker_scan()
         log_rejected(self, scan if scan.head else NULL, 20, kind, self.grpc)
         count_rejected(self.listener.series, kind)

@@ -277,6 +277,8 @@ cdef class Admission:
     cdef void proceed(self, Exchange exchange, Scan *scan) noexcept:
         if exchange.route.rate is not None and exchange.route.rate.by_identity and not exchange.admit(scan):
             return
+        if exchange.route.quotas is not None and not exchange.take_quotas(scan):
+            return
         if scan.has_length and scan.content_length > exchange.route.max_body:
             exchange.fail(FAIL_BODY_TOO_LARGE,
                           f"the request's body is over the limit of {exchange.route.max_body} bytes")

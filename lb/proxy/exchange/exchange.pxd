@@ -18,6 +18,7 @@ from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.proxy.accept.listener cimport Listener
 from lb.proxy.exchange.refusal cimport Refusal
+from lb.proxy.routing.quota cimport QuotaUse
 from lb.proxy.routing.route cimport Route
 from lb.telemetry.accesslog cimport tg_access
 from lb.upstream.attempt cimport Attempt, ending
@@ -168,6 +169,7 @@ cdef class Exchange(Waiter):
     cdef flag identity_length         # the identity's, at the end; 0 = none
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
+    cdef QuotaUse quota_use           # of its quotas; None = it has none
 
     cdef void move(self, int state) noexcept
 
@@ -193,6 +195,8 @@ cdef class Exchange(Waiter):
     cdef void launch_now(self) noexcept
     # The client's address: the peer's, or what trusted proxies say.
     cdef const char *source_address(self, size_t *n) noexcept
+    # Within the quotas that the route has. False: answered with 429.
+    cdef bint take_quotas(self, const Scan *scan) noexcept
     # Within the rate limit that the route has. False: answered with 429.
     cdef bint admit(self, Scan *scan) noexcept
 

@@ -30,8 +30,9 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.failure cimport (
     CLIENT_GONE, COUNT_REJECTED, COUNT_TIMEOUT,
     FAIL_BAD_CREDENTIAL, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY,
-    FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT,
-    FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_RATE_LIMIT, FAIL_SEQUENCE_LOST,
+    FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT, FAIL_NO_MEMORY,
+    FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_QUOTA, FAIL_RATE_LIMIT,
+    FAIL_SEQUENCE_LOST,
     FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_GOOD,
     VERDICT_NONE, failure_of, grpc_code, is_fault, tg_failure, verdict_of, verdict_of_grpc,
 )
@@ -69,6 +70,7 @@ from lb.proxy.routing.keys cimport find_value
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
 from lb.proxy.exchange.hedge cimport HedgePolicy
 from lb.proxy.exchange.retry cimport RetryPolicy
+from lb.proxy.routing.quota cimport use_quotas
 from lb.proxy.routing.route cimport Route
 from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
 from lb.telemetry.accesslog cimport (
@@ -229,6 +231,23 @@ cdef class Exchange(Waiter):
             return True
         self.request_complete = scan.complete     # then the connection can go on
         self.fail(FAIL_RATE_LIMIT, "too many requests; Retry-After says when to ask again")
+        return False
+
+    cdef bint take_quotas(self, const Scan *scan) noexcept:
+        cdef size_t n
+        cdef const char *source = self.source_address(&n)
+        try:
+            self.quota_use = use_quotas(self.route.quotas, scan, source, n, wall_ns())
+        except MemoryError:
+            self.request_complete = scan.complete
+            self.fail(FAIL_NO_MEMORY, "out of memory")
+            return False
+        if self.quota_use.refused_by is None:
+            return True
+        self.request_complete = scan.complete     # then the connection can go on
+        self.grpc_status = <short>failure_of(FAIL_QUOTA).grpc_status
+        self.fail(FAIL_QUOTA,
+                  f"quota {self.quota_use.refused_by.name} is used up; Retry-After says when it begins anew")
         return False
 
     cdef const char *source_address(self, size_t *n) noexcept:
@@ -845,11 +864,13 @@ cdef class Exchange(Waiter):
             take_report(fields, count, attempt.pool.endpoints, attempt.endpoint, self.client.poller.now)
 
     cdef int append_endpoint(self, tg_buffer *head) noexcept:
-        """What the route and its pool add to answers: what the rate limit leaves, the pool's cookie, why it was this
-        endpoint, and X-Tidegate-Endpoint when one answered."""
+        """What the route and its pool add to answers: what rate limit and quotas leave, the pool's cookie, why it was
+        this endpoint, and X-Tidegate-Endpoint when one answered."""
         cdef bytes address
         if self.route.rate is not None:
             self.route.rate.append_fields(head, &self.rate)
+        if self.quota_use is not None:
+            self.quota_use.append(head)
         if self.route.cors is not None:
             self.append_cors(head, False)
         if self.pool.cookie is not None and self.grpc != SPEAKS_GRPC:     # gRPC has no cookies
@@ -1150,7 +1171,7 @@ cdef uint64_t turn_after(Exchange exchange, int status) noexcept:
     """Nanoseconds after which the client may have its turn; 0: nothing is known of that."""
     cdef uint64_t now = exchange.client.poller.now, after = 0
     if status == failure_of(FAIL_RATE_LIMIT).status:
-        return exchange.rate.wait
+        return exchange.rate.wait if exchange.rate.wait or exchange.quota_use is None else exchange.quota_use.wait()
     if status != failure_of(FAIL_NO_ENDPOINT).status or exchange.pool is None:
         return 0
     if exchange.pool.queue is not None:
@@ -1161,11 +1182,14 @@ cdef uint64_t turn_after(Exchange exchange, int status) noexcept:
 cdef Refusal refusal_of(Exchange exchange, int status, str message):
     cdef tg_buffer fields
     cdef uint64_t after
+    cdef int code = grpc_code(status)
+    if exchange.quota_use is not None and exchange.quota_use.refused_by is not None:
+        code = failure_of(FAIL_QUOTA).grpc_status
     memset(&fields, 0, sizeof(fields))
     try:
         after = turn_after(exchange, status)
         append_fields(exchange, status, after, &fields)
-        return refusal(status, message, exchange.grpc, &fields, after)
+        return refusal(status, code, message, exchange.grpc, &fields, after)
     finally:
         tg_buffer_free(&fields)
 
@@ -1175,6 +1199,8 @@ cdef void append_fields(Exchange exchange, int status, uint64_t after, tg_buffer
         exchange.route.rate.append_refusal(fields, &exchange.rate)
     elif exchange.rate.admitted:
         exchange.route.rate.append_fields(fields, &exchange.rate)
+    if exchange.quota_use is not None:
+        exchange.quota_use.append(fields)
     if status == failure_of(FAIL_NO_ENDPOINT).status and after:
         append_text(fields, b"Retry-After: ")
         append_number(fields, <unsigned long>((after + random_below(after // 2 + 1)) // SECOND_NS + 1))

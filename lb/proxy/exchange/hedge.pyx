@@ -147,15 +147,16 @@ cdef class HedgePolicy:
 
 
 class HedgeTools:
-    """What the routes of a worker need for retries, hedges and access: timers, and what is known of latencies and
-    silences, by the route's or the pool's name: where hedges go on they outlive a reload. And what the routes of a pool
-    share that say nothing of retries and hedges."""
+    """What the routes of a worker need for retries, hedges, access and quotas: timers, and what is known of latencies
+    and silences, by the route's or the pool's name: where hedges go on they outlive a reload. And what the routes of a
+    pool share that say nothing of retries and hedges."""
 
     def __init__(self, poller):
         self.timers = Timers(poller)
         self.known = WeakValueDictionary()
         self.shared = WeakKeyDictionary()     # Pool -> its RetryPolicy and HedgePolicy
         self.providers = {}                   # name -> lb.proxy.access.provider.Provider, for routes that are made now
+        self.quotas = {}                      # name -> lb.proxy.routing.quota.Quota, the same
 
     def learned(self, of, what):
         found = self.known.get((of, what))

@@ -21,10 +21,10 @@ cdef class Refusal:
     cdef bytes body
 
 
-# The answer to a request that failed with an HTTP `status`; `speaks` says how. `fields` are lines to add, in
-# the place of the Retry-After that some answers have (may be NULL). `after`: nanoseconds after which waiting may have
-# helped, where that is known, else 0; clients of gRPC are told more exactly than Retry-After can.
-cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *fields, uint64_t after)
+# The answer to a request that failed with an HTTP `status`, in gRPC `code`; `speaks` says how. `fields` are lines to
+# add, in the place of the Retry-After that some answers have (may be NULL). `after`: nanoseconds after which waiting
+# may have helped, where that is known, else 0; clients of gRPC are told more exactly than Retry-After can.
+cdef Refusal refusal(int status, int code, str message, int speaks, const tg_buffer *fields, uint64_t after)
 # The value of Grpc-Message for a text (gRPC over HTTP2, "Responses": percent-encoded).
 cdef bytes grpc_message(str text)
 # Whether a request speaks gRPC: its content type says so (gRPC over HTTP2, section Requests), gRPC-Web's does not.

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memset
-from lb.failure cimport FAIL_NO_ENDPOINT, FAIL_RATE_LIMIT, failure_of, grpc_code
+from lb.failure cimport FAIL_NO_ENDPOINT, FAIL_QUOTA, FAIL_RATE_LIMIT, failure_of
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_CONTENT_TYPE, Field, Scan, same_name
 from lb.http.head_text cimport append_number, append_text
@@ -12,6 +12,7 @@ cdef enum:
     MILLISECOND_NS = 1_000_000
     SECOND_NS = 1_000_000_000
     UNKNOWN_NS = 500_000_000          # after which a call may be tried again, where nothing is known
+    MOST_JITTER_NS = 2_000_000_000    # below 2**31
 
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
@@ -60,21 +61,25 @@ cdef bytes status_details(int code, str message, uint64_t after):
     return b64encode(b"\x08" + varint(<uint64_t>code) + part_of(2, message.encode()) + part_of(3, info))
 
 
-cdef void append_pushback(tg_buffer *head, int status, str message, uint64_t after):
+cdef void append_pushback(tg_buffer *head, int code, str message, uint64_t after):
     """When the call may be tried again: as gRPC's clients read it themselves (gRFC A6), and as applications do."""
     cdef bytes details
     if after == 0:
         after = UNKNOWN_NS
-    after += random_below(after // 2 + 1)     # clients that were refused together do not come back together
-    details = status_details(grpc_code(status), message, after)
+    # Clients that were refused together do not come back together.
+    after += random_below(min(after // 2, <uint64_t>MOST_JITTER_NS) + 1)
+    details = status_details(code, message, after)
     append_text(head, b"Grpc-Retry-Pushback-Ms: ")
-    append_number(head, <unsigned long>((after + MILLISECOND_NS - 1) // MILLISECOND_NS))
+    if code == failure_of(FAIL_QUOTA).grpc_status:
+        append_text(head, b"-1")              # gRFC A6: none; the call would hang until the quota begins anew
+    else:
+        append_number(head, <unsigned long>((after + MILLISECOND_NS - 1) // MILLISECOND_NS))
     append_text(head, b"\r\nGrpc-Status-Details-Bin: ")
     tg_buffer_append(head, <const char *>details, <size_t>len(details))
     append_text(head, b"\r\n")
 
 
-cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *fields, uint64_t after):
+cdef Refusal refusal(int status, int code, str message, int speaks, const tg_buffer *fields, uint64_t after):
     cdef Refusal made = Refusal()
     cdef bytes text
     cdef bint waiting_helps = (
@@ -87,12 +92,12 @@ cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *field
         if speaks != SPEAKS_GRPC:
             append_text(&made.head, b"-web+proto" if speaks == SPEAKS_WEB else b"-web-text+proto")
         append_text(&made.head, b"\r\nGrpc-Status: ")
-        append_number(&made.head, <unsigned long>grpc_code(status))
+        append_number(&made.head, <unsigned long>code)
         append_text(&made.head, b"\r\nGrpc-Message: ")
         tg_buffer_append(&made.head, <const char *>text, <size_t>len(text))
         append_text(&made.head, b"\r\n")
         if waiting_helps:
-            append_pushback(&made.head, status, message, after)
+            append_pushback(&made.head, code, message, after)
     else:
         made.status = status
         made.body = orjson.dumps({"error": message})

@@ -30,6 +30,8 @@ cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
     else:
         if exchange.route.rate is not None:
             exchange.route.rate.append_fields(&head, &exchange.rate)
+        if exchange.quota_use is not None:
+            exchange.quota_use.append(&head)
         if exchange.route.cors is not None:
             exchange.append_cors(&head, False)
         give(exchange, answer.status, &head, answer.body)

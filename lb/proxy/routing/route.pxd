@@ -50,6 +50,7 @@ cdef class Route:
     cdef readonly bint expose_endpoint
     cdef readonly Guard guard         # who may ask; None = anybody, and nothing is said of who it is
     cdef readonly RateLimit rate      # None = as often as they like
+    cdef readonly tuple quotas        # of Quota; None = as much as they like
     cdef readonly uint64_t methods    # set of llhttp methods, and M_OTHER where there are others; 0 = any
     cdef readonly frozenset other_methods  # names, as bytes
     cdef readonly tuple conditions    # of Condition; None = none

@@ -89,6 +89,8 @@ cdef class Route:
             self.guard = Guard(plan.access, tools.providers if tools is not None else {})
         if plan.rate_limit is not None:
             self.rate = RateLimit(plan.rate_limit, plan.name, Buckets(segment))
+        if plan.quotas:
+            self.quotas = tuple([tools.quotas[name] for name, _ in plan.quotas])
         for method in plan.methods:
             name = method.encode("ascii")
             number = method_number(<const char *>name, <size_t>len(name))
@@ -185,6 +187,7 @@ cdef class Route:
         made.max_in_flight = self.max_in_flight
         made.priority = self.priority
         made.guard = self.guard
+        made.quotas = self.quotas
         made.expose_endpoint = self.expose_endpoint
         made.methods = self.methods
         made.other_methods = self.other_methods

@@ -12,6 +12,7 @@ from lb.config.advice.variables import known_variable_advice, path_variable_advi
 from lb.config.schema.access import RouteAccess
 from lb.config.schema.base import Boolean, FieldName, Integer, Model, Name, Number, Regex, advised, problem, text
 from lb.config.schema.pools.pool import KeyConfig
+from lb.config.schema.quotas import RouteQuotas
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.http_cache import HttpCache
@@ -273,6 +274,10 @@ class RouteConfig(Model):
     Default: anybody."""
     rate_limit: RateLimitConfig | None = None
     """How often each client may ask. Default: no limit."""
+    quota: RouteQuotas = []
+    """How much each client may ask for in a day or a month: the name of a quota of the section `quotas`, or up to four
+    names. A request counts once it has passed `auth` and `rate_limit`, whatever its answer; a job counts when it is
+    accepted. Default: no limit."""
     max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
     """Most requests of this route under way, in all workers together; further ones are answered with 503. Default: no
     limit."""
