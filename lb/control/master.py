@@ -26,6 +26,7 @@ from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
 from lb.config.plan.compile import worker_count
 from lb.config.plan.plan import EndpointSpec, Plan, PoolPlan
+from lb.config.problems import read
 from lb.config.schema.file import CacheConfig, Config, ShutdownConfig
 from lb.config.schema.pools.affinity import session_sets
 from lb.config.units import SECOND
@@ -61,6 +62,7 @@ from lb.control.publisher import Publisher
 from lb.control.quotas.keeper import QuotaKeeper
 from lb.control.registry import ADMIN, DOWN, ENABLED, MAINTENANCE, UP, Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
+from lb.control.running import between
 from lb.control.servers.launcher import Launcher
 from lb.control.servers.managed import ManagedPools
 from lb.control.servers.model_server import WARM
@@ -156,6 +158,7 @@ class Master:
         self.state = "starting"
         self.started = time.time()
         self.last_reload: ReloadResult | None = None
+        self._texts: tuple[bytes, bytes] = b"", b""  # of the file, before the last reload and in it
         self.reloads = {"ok": 0, "failed": 0}
         passed = options.passed
         self.sockets = SocketTable(passed.sockets, StoredSockets(self._notifier, passed.stored))
@@ -245,18 +248,34 @@ class Master:
         self.fleet.reopen_log()
         log.info("the access log was opened anew")
 
-    async def reload(self) -> ReloadResult:
-        """Loads the configuration file and publishes it; on any error the old configuration stays everywhere."""
+    async def reload(self, by: str) -> ReloadResult:
+        """Loads the configuration file and publishes it; on any error the old configuration stays everywhere. `by`
+        says who asked."""
         async with self._reloading:
             self._notifier.reloading()
+            before = self.publisher.loaded.text if self.state == "running" else b""
             try:
                 with collector_paused():
-                    result = await self._reload()
+                    result = replace(await self._reload(), by=by)
                 self.last_reload = result
+                self._texts = before, await self._text_of(result)
                 self.reloads["ok" if result.ok else "failed"] += 1
             finally:
                 self._notifier.ready(self.summary())
             return result
+
+    async def _text_of(self, result: ReloadResult) -> bytes:
+        """What the file says that was reloaded, or refused."""
+        if result.ok:
+            return self.publisher.loaded.text
+        with contextlib.suppress(ConfigError):
+            return await asyncio.to_thread(read, self.config_path)
+        return b""
+
+    async def reloaded(self) -> list[dict[str, Any]]:
+        """[{setting, from, to}]: what the file of the last reload says otherwise than the one before; of a refused
+        reload, what it would have changed."""
+        return await asyncio.to_thread(between, *self._texts)
 
     async def upgrade(self) -> Outcome:
         """Tries the program that is installed now; where that would start, it takes this one's place in a moment, and
@@ -961,7 +980,7 @@ class Master:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
-            await self.reload()
+            await self.reload("SIGHUP")
 
     async def _upgrade_on_signal(self) -> None:
         await self._running.wait()

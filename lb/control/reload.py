@@ -22,6 +22,7 @@ class ReloadResult(Struct, frozen=True):
     problems: tuple[str, ...] = ()  # of the configuration file, one line each
     notes: tuple[str, ...] = ()  # what was not applied because it needs a restart
     changes: tuple[str, ...] = ()  # changes made at run time that go on, and why others have ended
+    by: str = ""  # who asked: "SIGHUP", or the caller of the admin API
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -45,6 +45,16 @@ def difference(path: Path, text: bytes) -> dict[str, Any]:
     return {"differences": rows, "problems": problems}
 
 
+def between(before: bytes, after: bytes) -> list[dict[str, Any]]:
+    """[{setting, from, to}] of what two files say otherwise, as difference() has it; of one that cannot be read,
+    nothing."""
+    try:
+        found = settings.differences(_data(before), _data(after))
+    except MalformedError:
+        return []
+    return [{"setting": name, "from": _plain(name, a), "to": _plain(name, b)} for name, a, b in found]
+
+
 def _plain(name: str, value: Any) -> Any:
     return settings.without_secrets(value, name.rpartition(".")[2])
 

@@ -203,7 +203,7 @@ class StandInAdmin:
             pass
         answer: dict[str, Any]
         if (method, path) == ("POST", "/api/v1/reload"):
-            answer = (await self._master.reload()).to_dict()
+            answer = (await self._master.reload("the stand-in")).to_dict()
         elif path == "/readyz":
             ready, reason = self._master.ready()
             answer = {"ready": ready, "reason": reason}

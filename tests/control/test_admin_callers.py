@@ -55,6 +55,7 @@ def test_what_roles_may_do(role: str, read: bool, operate: bool, reload: bool) -
     for method, path in (("POST", "/api/v1/endpoint"), ("POST", "/api/v1/cache/purge"), ("DELETE", "/api/v1/jobs")):
         assert caller.may(method, path) is operate
     assert caller.may("POST", "/api/v1/reload") is reload
+    assert caller.may("POST", "/api/v1/alerts/test") is reload
 
 
 def test_what_a_configuration_may_not_say(tmp_path: Path) -> None:

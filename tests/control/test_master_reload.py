@@ -33,6 +33,7 @@ def test_sighup_applies_a_new_listener_and_keeps_open_connections(tmp_path: Path
         assert [w["generation"] for w in status["workers"]] == [2, 2]
         assert status["last_reload"]["ok"]
         assert status["last_reload"]["generation"] == 2
+        assert status["last_reload"]["by"] == "SIGHUP"
         more = next(li["address"] for li in status["listeners"] if li["name"] == "more")
         assert running.get(address=more)["listener"] == "more"
         second = ask(kept)

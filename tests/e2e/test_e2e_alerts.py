@@ -124,8 +124,20 @@ async def test_a_reload_changes_who_is_told(
     daemon = start(without)
     assert daemon.status()["alerts"] is None
 
+    def test_alert() -> tuple[int, Any]:
+        code, body = daemon.admin("/api/v1/alerts/test", "POST", "{}")
+        return code, json.loads(body)
+
     def reloaded() -> None:
+        assert test_alert() == (409, {"error": "alerts: the configuration names no webhooks"})
         assert daemon.reload(plain)["ok"]
+        hook.refusals = 1
+        assert test_alert() == (502, {"ok": False, "receivers": [{"receiver": "127.0.0.1", "status": 503}]})
+        assert test_alert() == (200, {"ok": True, "receivers": [{"receiver": "127.0.0.1", "status": 200}]})
+        assert [(m["test"], m["verdict"], m["firing"]) for m in hook.messages()] == [(True, "well", [])] * 2
+        assert "test alert, asked for by " in hook.messages()[0]["text"]
+        assert daemon.status()["alerts"]["deliveries"] == {}, "nothing is repeated, and nothing waits"
+        hook.got.clear()
         assert not daemon.reload({**plain, "listeners": 7})["ok"]
         eventually(lambda: "reload_failed" in hook.names("firing"), "the message", 60)
         assert "listeners" in hook.messages()[0]["firing"][0]["text"]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import signal
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from browser import Page, page_of, tables_of
 from daemon import Daemon, eventually, http_listener, route
 from ports import free_port
 
 Start = Callable[..., Daemon]
 NONE = "\N{EN DASH}"
+LOOK = "dispatchEvent(new Event('hashchange'))"  # the page asks now
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">&amp;'\"</td><script>document.title='owned'</script>"
 
 
@@ -233,6 +236,66 @@ async def test_an_endpoint_is_drained_after_a_second_click(
             assert watched.endpoint("chat", 1)["weight"] == 7
 
     await asyncio.to_thread(operate)
+
+
+async def test_the_last_reload_and_a_test_alert(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    """What a reload changed, what a refused one would have, and a webhook that is not there."""
+    one, two = await endpoint("one"), await endpoint("two")
+    pool = {"protocol": "http", "endpoints": [one.address], "max_in_flight": 4}
+    config = {
+        "listeners": {"web": http_listener(route("/", "chat"))},
+        "pools": {"chat": pool},
+        "alerts": {"urls": [f"http://127.0.0.1:{free_port()}/<b>secret</b>"], "conditions": ["jobs_dead"]},
+    }
+    watched = await asyncio.to_thread(Watched, start, config)
+    assert watched.ask("/api/v1/reload") is None
+    whole = yaml.safe_load(watched.daemon.path.read_text())
+    whole["pools"]["chat"] = {**pool, "max_in_flight": 6, "endpoints": [one.address, two.address]}
+    whole["auth"] = {"keys": {"type": "api_key", "file": str(tmp_path / "keys")}}
+    whole["alerts"]["urls"].append("https://hooks.example.org/?token=hunter2")
+    (tmp_path / "keys").write_text(f"team-a:sha256:{'5f' * 32}\n")
+
+    def look() -> None:
+        with watched.page(tmp_path) as page:
+            assert "It is that of the start" in text(page, "#panels")
+            watched.daemon.path.write_text(yaml.safe_dump(whole))
+            assert watched.ask("/api/v1/reload", {})["ok"]
+            found = watched.ask("/api/v1/reload")
+            assert found["by"].startswith("API: ")
+            rows = {row["setting"]: (row["from"], row["to"]) for row in found["differences"]}
+            assert rows["pools.chat.max_in_flight"] == (4, 6)
+            assert rows["pools.chat.endpoints"] == ([one.address], [one.address, two.address])
+            assert rows["auth"][0] is None
+            assert "hunter2" not in json.dumps(found)
+            page.wait(
+                f"{LOOK} && document.querySelector('.changes tbody tr') !== null",
+                "what it changed",
+            )
+            shown = text(page, "#panels")
+            assert "pools.chat.max_in_flight" in shown
+            assert "by API: " in shown
+            assert "hunter2" not in shown
+            page.click("#test-alert")
+            page.wait("document.querySelector('#tested') !== null", "its outcome")
+            assert "127.0.0.1: no answer" in text(page, "#tested")
+            page.ask("1")
+            page.problems.clear()  # the browser says that it got 502
+
+            whole["pools"]["chat"]["max_in_flight"] = 8
+            whole["pools"]["chat"]["polcy"] = "random"
+            watched.daemon.path.write_text(yaml.safe_dump(whole))
+            watched.daemon.process.send_signal(signal.SIGHUP)
+            page.wait(
+                f"{LOOK} && document.querySelector('#panels').textContent.includes('by SIGHUP')",
+                "the refusal",
+            )
+            page.wait("document.querySelectorAll('.changes tbody tr').length === 2", "what it would have changed")
+            refused = text(page, "#panels")
+            assert "polcy" in refused
+            assert "Last reload failed" in refused
+            assert "secret" not in refused, "of webhooks only the hosts are shown"
+
+    await asyncio.to_thread(look)
 
 
 async def test_a_filter_leaves_what_it_names(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lb.control.admin.token import AdminToken
 log = logging.getLogger("tidegate.audit")
 
 _READS = frozenset({"/api/v1/explain"})  # by POST, and change nothing
-_ADMINS = frozenset({"/api/v1/reload", "/api/v1/upgrade"})
+_ADMINS = frozenset({"/api/v1/alerts/test", "/api/v1/reload", "/api/v1/upgrade"})
 _SHOWN = 512  # characters of a body
 _UNNAMED = frozenset({"local", "token"})
 

@@ -9,6 +9,7 @@
          /api/v1/cache …   the result cache (lb.control.admin.cache_api)
          /api/v1/jobs   jobs (lb.control.admin.jobs_api)
          /api/v1/quotas   what clients have used of quotas (lb.control.admin.quotas_api)
+         /api/v1/reload   the last reload, by whom, and what it changed
          /api/v1/overview …   what the dashboard shows (lb.control.admin.watch_api)
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
@@ -144,6 +145,7 @@ class AdminServer:
                 web.get("/api/v1/counters", self._counters),
                 web.get("/api/v1/transitions", self._transitions),
                 web.get("/api/v1/scaling", self._scaling),
+                web.get("/api/v1/reload", self._reloaded),
                 web.post("/api/v1/reload", self._reload),
                 web.post("/api/v1/upgrade", self._upgrade),
                 web.post("/api/v1/reopen-logs", self._reopen_logs),
@@ -320,8 +322,16 @@ class AdminServer:
         return _json(found) if found is not None else _json({"error": f"there is no metric {metric}"}, 404)
 
     async def _reload(self, request: web.Request) -> web.Response:
-        result = await self._master.reload()
+        result = await self._master.reload(f"API: {operator_of(request)}")
         return _json(result.to_dict(), 200 if result.ok else 409)
+
+    async def _reloaded(self, request: web.Request) -> web.Response:
+        """The last reload with what it changed, or would have: {…, differences: [{setting, from, to}]}, secrets hidden;
+        null where there was none."""
+        last = self._master.last_reload
+        if last is None:
+            return _json(None)
+        return _json({**last.to_dict(), "differences": await self._master.reloaded()})
 
     async def _upgrade(self, request: web.Request) -> web.Response:
         """As SIGUSR2. 202: the installed program takes over in a moment; what became of it is in the status."""

@@ -4,6 +4,7 @@ GET /api/v1/overview   verdict, problems, listeners, routes, pools, endpoints an
                        fresh=yes makes it anew, else it is at most a second old
 GET /api/v1/history?of=total&after=N   samples of the last half hour with a number above `after`; also of=listener,
                        of=route or of=pool with name=, and of=endpoint or of=model with pool= and name=
+POST /api/v1/alerts/test   one attempt to tell each webhook that nothing is wrong: {ok, receivers: [{receiver, status}]}
 GET /api/v1/heat?pool=NAME   the half hour of each endpoint of a pool in 60 columns
 """
 
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
+
+from lb.control.admin.operator import operator_of
+from lb.errors import TidegateError
 
 if TYPE_CHECKING:
     from lb.control.master import Master
@@ -33,6 +37,7 @@ class WatchApi:
             web.get("/api/v1/overview", self._overview),
             web.get("/api/v1/history", self._history),
             web.get("/api/v1/heat", self._heat),
+            web.post("/api/v1/alerts/test", self._test_alerts),
         ]
 
     async def _overview(self, request: web.Request) -> web.Response:
@@ -52,6 +57,16 @@ class WatchApi:
         found = self._master.watch.history.series(key, int(after))
         return await _answer(found)
 
+    async def _test_alerts(self, request: web.Request) -> web.Response:
+        """409 without webhooks, and while another test is under way; 502 where one of them did not take it."""
+        try:
+            found = await self._master.watch.test_alerts(operator_of(request))
+        except TidegateError as error:
+            return _refusal(str(error), 409)
+        ok = all(200 <= row["status"] < 300 for row in found)
+        body = orjson.dumps({"ok": ok, "receivers": found})
+        return web.Response(body=body, status=200 if ok else 502, content_type="application/json")
+
     async def _heat(self, request: web.Request) -> web.Response:
         found = self._master.watch.history.heat(request.query.get("pool", ""), _CELLS)
         return await _answer(found)
@@ -63,5 +78,5 @@ async def _answer(found: Any) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-def _refusal(text: str) -> web.Response:
-    return web.Response(body=orjson.dumps({"error": text}), status=400, content_type="application/json")
+def _refusal(text: str, status: int = 400) -> web.Response:
+    return web.Response(body=orjson.dumps({"error": text}), status=status, content_type="application/json")

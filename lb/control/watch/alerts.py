@@ -67,6 +67,20 @@ class Alerts:
             "left_out": max(0, len(firing) - _LISTED) + max(0, len(resolved) - _LISTED),
         }
 
+    def sample(self, by: str, wall: float) -> dict[str, Any]:
+        """A message that tells of nothing, for receivers to be tried with; `by` asked for it."""
+        return {
+            "type": "tidegate.alert",
+            "test": True,
+            "timestamp": wall,
+            "daemon": self._daemon,
+            "verdict": "well",
+            "text": f"Tidegate on {self._daemon}\ntest alert, asked for by {_plain(by)}: nothing is wrong",
+            "firing": [],
+            "resolved": [],
+            "left_out": 0,
+        }
+
     def _meet(self, problems: Sequence[Problem], now: int, wall: float) -> None:
         there = {problem.key: problem for problem in problems}
         for key, problem in there.items():
@@ -105,10 +119,15 @@ def _has_ended(seen: _Seen, options: AlertsConfig, now: int) -> bool:
 
 def _line(seen: _Seen) -> str:
     problem = seen.problem
-    subject = ", ".join(f"{kind.replace('_', ' ')} {name}" for kind, name in problem.subject.items())
+    subject = ", ".join(f"{kind.replace('_', ' ')} {_plain(name)}" for kind, name in problem.subject.items())
     return " ".join(
         filter(None, (problem.name.replace("_", " "), f"({subject})" if subject else "", "-", problem.text))
     )
+
+
+def _plain(name: str) -> str:
+    """On one line: clients choose the names of models."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def _described(seen: _Seen) -> dict[str, Any]:

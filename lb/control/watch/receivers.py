@@ -49,7 +49,7 @@ class Receiver:
         if len(self._messages) >= _MOST:
             self._messages.popleft()
             self._told["dropped"] += 1
-            log.warning("an alert for %s is dropped: %d others wait", self._name, _MOST)
+            log.warning("an alert for %s is dropped: %d others wait", self.name, _MOST)
         self._messages.append((os.urandom(16).hex(), orjson.dumps(message)))
         self._wake.set()
         if self._task is None:
@@ -63,9 +63,13 @@ class Receiver:
                 await self._task
             self._task = None
 
+    async def attempt(self, message: dict[str, Any]) -> int:
+        """One attempt at a message, past those that wait; the status of the answer, 0 for none."""
+        return await self._attempt(os.urandom(16).hex(), orjson.dumps(message))
+
     @property
-    def _name(self) -> str:
-        """For the log: a path may be the receiver's secret, as Slack's is."""
+    def name(self) -> str:
+        """For people: a path may be the receiver's secret, as Slack's is."""
         return urlsplit(self.url).hostname or "a webhook"
 
     async def _run(self) -> None:
@@ -79,22 +83,25 @@ class Receiver:
             self._wake.clear()
             await self._wake.wait()
 
+    async def _attempt(self, number: str, body: bytes) -> int:
+        headers = {"Content-Type": "application/json", "webhook-id": number}
+        if self.secret is not None:
+            from lb.jobs.webhooks import sign
+
+            stamp = int(time.time())
+            signature = sign(self.secret, number, stamp, body)
+            headers |= {"webhook-timestamp": str(stamp), "webhook-signature": signature}
+        return await self._post(self.url, body, headers)
+
     async def _deliver(self, number: str, body: bytes) -> None:
         for pause in (*PAUSES, None):
-            headers = {"Content-Type": "application/json", "webhook-id": number}
-            if self.secret is not None:
-                from lb.jobs.webhooks import sign
-
-                stamp = int(time.time())
-                signature = sign(self.secret, number, stamp, body)
-                headers |= {"webhook-timestamp": str(stamp), "webhook-signature": signature}
-            status = await self._post(self.url, body, headers)
+            status = await self._attempt(number, body)
             if 200 <= status < 300:
                 self._told["delivered"] += 1
                 return
             if status == _GONE or pause is None:
                 self._told["given_up"] += 1
-                log.warning("an alert for %s is given up: status %d", self._name, status)
+                log.warning("an alert for %s is given up: status %d", self.name, status)
                 return
             self._told["failed"] += 1
             await asyncio.sleep(pause)
@@ -126,6 +133,12 @@ class Receivers:
         """Each of them; returns at once."""
         for receiver in self._receivers.values():
             receiver.tell(message)
+
+    async def attempt(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        """One attempt at each of them: [{receiver, status}], the status 0 where none answered."""
+        receivers = list(self._receivers.values())
+        statuses = await asyncio.gather(*(receiver.attempt(message) for receiver in receivers))
+        return [{"receiver": r.name, "status": status} for r, status in zip(receivers, statuses, strict=True)]
 
     async def close(self) -> None:
         """Gives up what waits."""

@@ -18,7 +18,7 @@ from lb.control.watch.alerts import Alerts
 from lb.control.watch.history import INTERVAL, History
 from lb.control.watch.receivers import Receivers
 from lb.control.watch.topology import topology
-from lb.errors import ConfigError
+from lb.errors import ConfigError, StartError
 
 if TYPE_CHECKING:
     from lb.clock import Clock
@@ -42,6 +42,7 @@ class Watch:
         self._topology: tuple[int, dict[str, Any]] = (-1, {})
         self._alerts = Alerts(socket.gethostname())
         self._receivers = Receivers()
+        self._testing = asyncio.Lock()
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -82,6 +83,16 @@ class Watch:
             "waiting": self._receivers.waiting,
             "deliveries": dict(self._receivers.told),
         }
+
+    async def test_alerts(self, by: str) -> list[dict[str, Any]]:
+        """Tells each webhook that nothing is wrong: [{receiver, status}]. Raises ConfigError where there are none, and
+        StartError while another test is under way."""
+        if self._master.config.alerts is None:
+            raise ConfigError(["alerts: the configuration names no webhooks"])
+        if self._testing.locked():
+            raise StartError("another test is under way")
+        async with self._testing:
+            return await self._receivers.attempt(self._alerts.sample(by, time.time()))
 
     def _alert(self) -> None:
         options = self._master.config.alerts

@@ -9,7 +9,7 @@ async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers, cache: "no-store" });
   if (answer.status === 401) throw new TokenError(token ? "this token is not accepted" : "a token is needed");
   const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error || `${path}: ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error(found.error || `${path}: ${answer.status}`), { answer: found });
   return found;
 }
 

@@ -93,7 +93,7 @@ function draw() {
   redraw(byId("heat"), heat(shown, place, draw));
   redraw(byId("pools"), pools(overview, shown, place, () => tick(true), draw));
   redraw(byId("models"), models(overview, shown, place, draw));
-  redraw(byId("panels"), panels(overview, shown));
+  redraw(byId("panels"), panels(overview, shown, draw));
 }
 
 async function tick(fresh = false) {

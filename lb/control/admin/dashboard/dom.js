@@ -35,3 +35,5 @@ export function table(heads, rows, attributes = {}) {
     h("thead", {}, h("tr", {}, heads.map(([text, kind]) => h("th", { class: kind || null, scope: "col" }, text)))),
     h("tbody", {}, rows.map((row) => h("tr", row.attributes || {}, (row.cells || row).map(cell))))));
 }
+
+export const panel = (title, note, ...parts) => h("section", { class: `panel${title === "Last transitions" ? " broad" : ""}` }, h("h2", {}, title, " ", h("small", {}, note || "")), parts);

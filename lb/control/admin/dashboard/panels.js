@@ -1,10 +1,10 @@
 // The rest of what an operator asks: statuses, errors by kind, scaling, jobs, caches, the last reload, certificates, workers.
-import { h, table } from "./dom.js";
+import { alerts, reload } from "./changes.js";
+import { h, panel, table } from "./dom.js";
 import { clock, count, date, percent, plural, rate, short, size, time } from "./format.js";
 import { kind } from "./state.js";
 
 const state = (value) => ({ text: value, class: kind(value) });
-const panel = (title, note, ...parts) => h("section", { class: `panel${title === "Last transitions" ? " broad" : ""}` }, h("h2", {}, title, " ", h("small", {}, note || "")), parts);
 
 // Rows of a name, a number and a bar of its share.
 function bars(rows, seconds) {
@@ -83,14 +83,6 @@ function cache(found) {
   return panel("Result cache", "since the start", table([[""], ["", "n"]], rows), tier.length ? table([["cache tier, by process"], ["state"], ["hits", "n"], ["misses", "n"]], tier) : null);
 }
 
-function reload({ last_reload: last, reloads, generation, config }) {
-  return panel("Configuration", `plan ${generation}`,
-    h("p", { class: "wrap" }, h("code", {}, config), ` · ${plural(reloads.ok, "reload")} took effect, ${count(reloads.failed)} failed`),
-    last ? h("p", { class: last.ok ? "good" : "bad" }, `Last reload ${last.ok ? "took effect" : "failed"}, ${date(last.at)}`) : h("p", { class: "dim" }, "It is that of the start."),
-    last && !last.ok ? h("ul", { class: "bad" }, (last.problems.length ? last.problems : [last.error]).map((text) => h("li", {}, text))) : null,
-    last && last.notes.length ? h("ul", {}, last.notes.map((text) => h("li", {}, `needs a restart: ${text}`))) : null);
-}
-
 function transitions(rows) {
   return rows.length ? panel("Last transitions", "", table([["time"], ["pool"], ["endpoint"], ["what"], ["from"], ["to"], ["reason"]], rows.map((c) => [clock(c.at, true), short(c.pool, 20), { text: short(c.endpoint), title: c.endpoint }, c.what, state(c.from), state(c.to), { text: c.reason, class: "dim wrap" }]))) : null;
 }
@@ -104,6 +96,6 @@ function certificates(tls) {
 const workers = (rows) => panel("Workers", "", table([["worker"], ["pid", "n"], ["state"], ["connections", "n"], ["exchanges", "n"], ["sessions", "n"], ["restarts", "n"]],
   rows.map((w) => [w.index, w.pid ?? "–", state(w.state), count(w.stats?.connections ?? 0), count(w.stats?.exchanges ?? 0), count(w.stats?.sessions ?? 0), w.restarts])));
 
-export function panels(overview, shown) {
-  return [statuses(overview), errors(overview), ...scaling(shown.pools), jobs(overview.jobs), cache(overview.cache), reload(overview), certificates(overview.tls), workers(overview.workers), transitions(overview.transitions)];
+export function panels(overview, shown, again) {
+  return [statuses(overview), errors(overview), ...scaling(shown.pools), jobs(overview.jobs), cache(overview.cache), reload(overview, again), alerts(overview.alerts, again), certificates(overview.tls), workers(overview.workers), transitions(overview.transitions)];
 }
