@@ -123,7 +123,7 @@ cdef bint deny(Exchange exchange, Decision decision, bint complete) noexcept:
     exchange.let_go(True)
     if exchange.grpc != SPEAKS_HTTP:
         text = body[:MESSAGE_MOST].decode("utf-8", "replace") or "the authorization server has denied the request"
-        told = refusal(status, text, exchange.grpc, &fields, 0)
+        told = refusal(status, grpc_code(status), text, exchange.grpc, &fields, 0)
         exchange.record()
         exchange.client.respond_whole(told.status, &told.head, &told.part, 1)
     else:
