@@ -70,6 +70,7 @@ LINKS = {
     "lb.net.tls.context": ["openssl"],
     "lb.net.tls.peer": ["openssl"],
     "lb.net.tls.version": ["openssl"],
+    "lb.net.tls.facts": ["openssl"],
     "bench._stub": ["libnghttp2"],
 }
 

@@ -121,7 +121,7 @@ def certificates(document: dict[str, Any], as_json: bool) -> int:
             table.add_row(*map(cell, (row["owner"], names, row["state"], ends, days, row["issuer"], row["file"])))
         printer().print(table if tls["certificates"] else "no listener or pool has a certificate")
         for problem in tls["problems"]:
-            print(f"changed certificates or keys are not used: {problem}")
+            print(f"changed files are not used: {problem}")
     return int(bool(tls["problems"]) or any(row["state"] != "valid" for row in tls["certificates"]))
 
 

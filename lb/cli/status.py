@@ -89,7 +89,7 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
         yield _jobs(jobs)
     tls = document.get("tls") or {"certificates": (), "problems": ()}
     for problem in tls["problems"]:
-        yield Text(f"changed certificates or keys are not used: {problem}", "red")
+        yield Text(f"changed files are not used: {problem}", "red")
     for certificate in tls["certificates"]:
         if certificate["state"] != "valid":
             at = datetime.fromtimestamp(certificate["not_after"]).strftime("%Y-%m-%d %H:%M")

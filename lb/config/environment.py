@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from lb.config.advice.annotations import free_at
 from lb.config.document import Document, Problem, value_at, where
 from lb.config.scalars import number_or_truth
+from lb.config.values import CLOSE, ELSE, OPEN, has_values, spelled
 
 # Inside of [ ] and { } a plain text ends at one of these; while the file is parsed, those of a variable are others.
 _MARKS = "{}[],"
@@ -26,10 +27,21 @@ _SHOW = str.maketrans(_HIDDEN, _MARKS)
 _REFERENCE = re.compile(r"(?<=\$)\{[^{}]*\}")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_VALUE = re.compile(r"(?!env\.|ENV\.)[A-Za-z_]+\.[!-~]*", re.ASCII)  # of a request: lb.config.values
 _BEGIN = re.compile(r"(\$+)\{")
 _QUOTED = re.compile(r"'([^']+)'")
 _LEAST = 4  # characters of a value that is looked for in a message
 _NESTED = 16  # defaults inside of defaults
+
+# Keys of a route whose texts may have values of requests.
+_VALUED = frozenset(
+    (
+        ("request_headers", "set"), ("request_headers", "add"),
+        ("response_headers", "set"), ("response_headers", "add"),
+        ("redirect", "host"), ("redirect", "path"), ("redirect", "prefix"), ("redirect", "location"),
+        ("rewrite", "path"), ("rewrite", "prefix"), ("respond", "body"), ("respond", "headers"),
+    )
+)  # fmt: skip
 
 # Of another type than the text that a variable gives.
 _TYPE_ERRORS = frozenset(
@@ -113,6 +125,10 @@ class Variables:
             path = where(location)
             self._document.problems.append(Problem(self._document.line(path), path, str(error)))
             return spelling
+        if has_values(text) and not _takes_values(location):
+            path = where(location)
+            self._document.problems.append(Problem(self._document.line(path), path, _no_values(text)))
+            return spelling
         if not held:
             return text
         self._origins[where(location)] = Origin(location, spelling, text, tuple(held))
@@ -144,7 +160,7 @@ class Variables:
                     message += f" (the value is that of {origin.spelling})"
             elif _within(place, problem.path):
                 message = _masked(message, origin)
-        return problem._replace(message=shown(message))
+        return problem._replace(message=spelled(shown(message)))
 
 
 def expanded(spelling: str, environment: Mapping[str, str], held: list[tuple[str, str]], depth: int = 0) -> str:
@@ -163,11 +179,33 @@ def expanded(spelling: str, environment: Mapping[str, str], held: list[tuple[str
             continue
         end = _end(spelling, found.end())
         inner = spelling[found.end() : end]
+        name, given, default = inner.partition(":-")
+        if _VALUE.fullmatch(name):
+            otherwise = ELSE + expanded(default, environment, held, depth + 1) if given else ""
+            parts += [OPEN, name, otherwise, CLOSE]
+            at = end + 1
+            continue
         value = _value_of(inner, environment, held, depth)
         held.append(("${" + inner.partition(":-")[0] + "}", value))
         parts.append(value)
         at = end + 1
     return "".join((*parts, spelling[at:]))
+
+
+def _takes_values(location: tuple[int | str, ...]) -> bool:
+    if location[:1] == ("maps",):
+        return location[2:] == ("key",)
+    if location[:1] != ("listeners",) or location[2:3] != ("routes",):
+        return False
+    return location[4:6] in _VALUED or location[4:5] in (("log_fields",), ("pool_by",))
+
+
+def _no_values(text: str) -> str:
+    """What is wrong with a text that has values of requests where there are none."""
+    return (
+        f"{spelled(text)!r} has a value of requests, which are known in the routes' request_headers, response_headers, "
+        "redirect, rewrite, respond, log_fields and pool_by, and in the key of a map"
+    )
 
 
 def _end(text: str, at: int) -> int:

@@ -98,18 +98,26 @@ class CertificateWatch:
         files = TlsFiles()
         found = await asyncio.to_thread(files.check, loaded.config)
         self._done = signature
-        if found:
+        of_maps = [(where, what) for where, what in found if where.partition(".")[0] == "maps"]
+        if of_maps and of_maps == found:
+            # A map with a mistake keeps no certificate back: the one in force stays, and the rest goes on.
+            files.material = replace(files.material, maps={**loaded.material.maps, **files.material.maps})
+            self.reloads["failed"] += 1
+        elif found:
             self.problems = tuple(f"{where}: {what}" for where, what in found)
             self.reloads["failed"] += 1
-            for problem in self.problems:
-                log.error("changed certificates or keys are not used, the old ones stay: %s", problem)
+            self._say_problems("certificates or keys")
             return
-        self.problems = ()
+        self.problems = tuple(f"{where}: {what}" for where, what in of_maps)
+        self._say_problems("maps")
         if files.material == loaded.material:
             return
         wanted = replace(loaded, material=files.material, certificates=files.facts)
-        if await self._publish(wanted, "changed certificates"):
+        if await self._publish(wanted, "changed files"):
             self.reloads["ok"] += 1
+            for name, block in files.material.maps.items():
+                if block != loaded.material.maps.get(name):
+                    log.info("maps.%s: its file has changed, %d bytes are in force", name, len(block))
             old = {fact.fingerprint for fact in loaded.certificates}
             for fact in files.facts:
                 if fact.fingerprint not in old:
@@ -117,6 +125,10 @@ class CertificateWatch:
         else:
             self.reloads["failed"] += 1
             self._done = None  # a worker may have died of something else: try again
+
+    def _say_problems(self, what: str) -> None:
+        for problem in self.problems:
+            log.error("changed %s are not used, the old ones stay: %s", what, problem)
 
     async def _publish(self, wanted: Loaded | None, what: str) -> bool:
         try:

@@ -1,5 +1,5 @@
-"""The files of a configuration's TLS sections, and the keys of its cookies: read together, checked by what workers load
-them with.
+"""The files of a configuration's TLS sections and maps, and the keys of its cookies: read together, checked by what
+workers load them with.
 
 `TlsFiles.check` is a hook for lb.config.load, so that a file which cannot be used is reported with its line; `material`
 then holds what compile_plan needs, and `facts` what people want to know.
@@ -21,17 +21,20 @@ from msgspec.structs import asdict, replace
 from lb.config.schema.access import provider_plan
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
+from lb.config.schema.maps import entries_of
 from lb.control.key_sets import KEY_SETS
 from lb.errors import TidegateError
 from lb.net.tls import certificate
 from lb.net.tls.context import check_ciphers
 from lb.net.tls.revocation import revocations_until, staple_until
 from lb.proxy.access.checks import make_check
+from lb.proxy.routing.values.lookup import build
 
 log = logging.getLogger("tidegate.tls")
 
 # Far beyond the longest chain and the largest bundle of authorities in use.
 MAX_FILE = 8 << 20
+MAX_MAPS = 24 << 20  # of all maps as workers get them, within a frame (lb.control.workers.channel)
 SECRET_LEAST = 32  # bytes: those of the key that is made from it
 DAY = 24 * 3600
 EXPIRING = 14 * DAY
@@ -111,6 +114,8 @@ class TlsFiles:
                         raise ValueError(f"is shorter than {SECRET_LEAST} bytes")
                 elif file.provider is not None:
                     _access(file, content)
+                elif file.kind == "map":
+                    continue  # made below, with those that have no file
                 elif file.kind == "password":
                     if not content.strip():
                         raise ValueError("is empty")
@@ -126,7 +131,20 @@ class TlsFiles:
                     check_ciphers(listener.tls.ciphers)
                 except ValueError as error:
                     problems.append((f"listeners.{name}.tls.ciphers", str(error)))
-        self.material = Material(files, names, staples, KEY_SETS.refresh(config))
+        maps = {}
+        for name, one in config.maps.items():
+            if one.file is None or one.file in files:  # else it has been reported
+                try:
+                    content = files[one.file] if one.file is not None else b""
+                    maps[name] = build(entries_of(one, content), one.match, one.ignore_case)
+                except ValueError as error:
+                    where = f"maps.{name}.{'entries' if one.file is None else 'file'}"
+                    problems.append((where, f"{one.file}: {error}" if one.file is not None else str(error)))
+        of_maps = {one.file for one in config.maps.values()}
+        files = {path: content for path, content in files.items() if path not in of_maps}
+        if sum(map(len, maps.values())) > MAX_MAPS:
+            problems.append(("maps", f"all maps together take more than {MAX_MAPS >> 20} MiB"))
+        self.material = Material(files, names, staples, KEY_SETS.refresh(config), maps)
         self.facts = tuple(facts)
         return problems
 
@@ -135,7 +153,7 @@ def _read(path: Path) -> bytes:
     with open(path, "rb") as stream:
         content = stream.read(MAX_FILE + 1)
     if len(content) > MAX_FILE:
-        raise ValueError("is too large for a file of certificates")
+        raise ValueError(f"is larger than {MAX_FILE >> 20} MiB")
     return content
 
 

@@ -47,6 +47,7 @@ from lb.proxy.exchange import authorization, inference_body
 from lb.proxy.exchange.mirror import mirror
 from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes
+from lb.proxy.routing.values.lookup import Lookup
 from lb.proxy.exchange.hedge import HedgeTools
 from lb.proxy.accept.listener import limit_connections
 from lb.proxy.udp.listeners import UdpListeners
@@ -187,6 +188,7 @@ class Proxy:
             each.name: self.make_provider(each, pools) for each in plan.providers
         }
         self.tools.quotas = {each.name: Quota(each, self.quotas) for each in plan.quotas}
+        self.tools.maps = {each.name: (each.key, self.make_map(each)) for each in plan.maps}
         udp = self.udp.prepare(plan, sockets, pools)
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
         for listener in streams:
@@ -248,6 +250,11 @@ class Proxy:
         for provider in self.tools.providers.values():
             if provider.server is not None:
                 provider.server.pool = formed[provider.server.pool_name]
+
+    def make_map(self, plan):
+        """The map of a plan: the one in use, if nothing of it changed."""
+        old = self.tools.maps.get(plan.name)
+        return old[1] if old is not None and old[1].block == plan.block else Lookup(plan.block)
 
     def close_providers(self):
         """Threads of providers that are in force no more end."""

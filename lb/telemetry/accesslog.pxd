@@ -30,6 +30,8 @@ cdef struct tg_access:
     unsigned char parent_id[8]        # all zero = the trace began here
     char *explanation                 # JSON, from malloc; NULL = none. Freed with the record
     uint32_t explanation_length
+    char *fields                      # of the route's log_fields, likewise
+    uint32_t fields_length
     uint16_t lengths[13]
     char client[46]
     char method[18]
@@ -93,6 +95,7 @@ cdef class AccessLog:
 cdef void set_text(tg_access *record, int which, const char *text, size_t n) noexcept nogil
 # Takes a copy; none where memory is out.
 cdef void set_explanation(tg_access *record, const char *json, size_t n) noexcept nogil
+cdef void set_fields(tg_access *record, const char *json, size_t n) noexcept nogil
 cdef void set_object(tg_access *record, int which, str text) noexcept
 cdef int64_t wall_ns() noexcept nogil
 

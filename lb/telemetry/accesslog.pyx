@@ -63,6 +63,13 @@ cdef void set_explanation(tg_access *record, const char *json, size_t n) noexcep
         record.explanation_length = <uint32_t>n
 
 
+cdef void set_fields(tg_access *record, const char *json, size_t n) noexcept nogil:
+    record.fields = <char *>malloc(n)
+    if record.fields != NULL:
+        memcpy(record.fields, json, n)
+        record.fields_length = <uint32_t>n
+
+
 cdef void set_object(tg_access *record, int which, str text) noexcept:
     cdef bytes data = text.encode()
     set_text(record, which, <const char *>data, <size_t>len(data))
@@ -256,6 +263,7 @@ cdef class AccessLog:
         cdef uint64_t at
         for at in range(self.tail, end):
             free(self.ring[at % RECORDS].explanation)
+            free(self.ring[at % RECORDS].fields)
         tg_store_release(&self.tail, end)
 
 
@@ -468,5 +476,9 @@ cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
     if record.explanation != NULL:
         if (tg_buffer_append(out, b',"explain":', 11) < 0
                 or tg_buffer_append(out, record.explanation, record.explanation_length) < 0):
+            return -1
+    if record.fields != NULL:
+        if (tg_buffer_append(out, b',"fields":', 10) < 0
+                or tg_buffer_append(out, record.fields, record.fields_length) < 0):
             return -1
     return tg_buffer_append(out, b"}\n", 2)

@@ -168,7 +168,7 @@ GUESSES = [
     ("route", "request_headers: {add: {x-ip: '{client_ip}'}}", "forwarded of the listener", ""),
     ("route", "request_headers: {add: {x-ip: '%ci'}}", "forwarded of the listener", ""),
     ("route", "request_headers: {set: {x-id: 'id=$request_id'}}", "request_id of the listener", ""),
-    ("route", "request_headers: {set: {x-b: '%REQ(X-A)%'}}", "there are none here", ""),
+    ("route", "request_headers: {set: {x-b: '%REQ(X-A)%'}}", "write ${header.NAME}", ""),
     ("route", "response_headers: {set: {x-by: $upstream_addr}}", "expose_endpoint: true of a route", ""),
     ("route", "respond: {body: 'hi $remote_addr'}", "has the variable $remote_addr", ""),
     ("route", "respond: {headers: {x-a: $host}}", "has the variable $host", ""),
@@ -264,7 +264,7 @@ GUESSES = [
     ("queue", "size: 100", "write max: 100", "max: 100"),
     ("outlier", "consecutive_errors: 3", "write consecutive_5xx: 3", "consecutive_5xx: 3"),
     ("outlier", "success_rate_stdev_factor: 1900", "write 1.9", "success_rate_stdev_factor: 1.9"),
-    ("redirect", 'location: "https://x.org/y"', "write scheme: https, host: x.org, path: /y", "host: x.org, path: /y"),
+    ("redirect", 'url: "https://x.org/y"', "write scheme: https, host: x.org, path: /y", "host: x.org, path: /y"),
     ("route", 'redirect: "https://x.org"', "write {scheme: https, host: x.org}", "redirect: {host: x.org}"),
     ("route", "respond: 404", "write {status: 404}", "respond: {status: 404}"),
     # one where there are to be many, and the other way round

@@ -12,9 +12,11 @@ import pytest
 from datapath import Gate, Site, listening_socket
 
 from lb.config.checks.file import check_config
+from lb.config.environment import expanded
 from lb.config.plan.compile import compile_plan
 from lb.config.plan.plan import Plan
 from lb.config.schema.file import Config
+from lb.control.certificates import TlsFiles
 from lb.proxy.proxy import Proxy
 from lb.proxy.routing.checks import check_routes
 from lb.shared.segment import Segment
@@ -34,6 +36,15 @@ class Numbers:
         return self.series_of.setdefault((kind, name), len(self.series_of))
 
 
+def marked(data: Any) -> Any:
+    """`data` with the marks that a load puts around values of requests."""
+    if isinstance(data, dict):
+        return {key: marked(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [marked(value) for value in data]
+    return expanded(data, {}, []) if isinstance(data, str) else data
+
+
 def plan_of(routes: list[dict[str, Any]], pools: dict[str, Any], numbers: Numbers, **listener: Any) -> Plan:
     """The plan of a listener `web`; a pool is a list of addresses or a section of the configuration."""
     # Whose turn it is does not depend on what the endpoints answered before, unless a test says so.
@@ -41,10 +52,13 @@ def plan_of(routes: list[dict[str, Any]], pools: dict[str, Any], numbers: Number
         name: {"protocol": "http", "avoid_failing": False, **(pool if isinstance(pool, dict) else {"endpoints": pool})}
         for name, pool in pools.items()
     }
-    web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": routes, **listener}
-    config = Config.model_validate({"listeners": {"web": web}, "pools": sections})
+    maps = marked(listener.pop("maps", {}))
+    web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": marked(routes), **listener}
+    config = Config.model_validate({"listeners": {"web": web}, "pools": sections, "maps": maps})
+    files = TlsFiles()
+    assert files.check(config) == []
     assert check_config(config) + check_routes(config) == []
-    return compile_plan(config, generation=1, workers=1, allocator=numbers, managed={})
+    return compile_plan(config, generation=1, workers=1, allocator=numbers, managed={}, material=files.material)
 
 
 async def routing_gate(

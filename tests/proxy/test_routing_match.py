@@ -54,6 +54,44 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[str, ...]], list[tuple[str, ..
         [("/", H, "x-a: 1"), ("/", H, "X-A: 2", H, "X-A: 1")],
         [("/",), ("/", H, "X-A: 11")],
     ),
+    "header-empty": (
+        {"headers": {"x-a": ""}},
+        [("/", H, "X-A;"), ("/", H, "X-A: 1", H, "X-A;")],
+        [("/",), ("/", H, "X-A: 1")],
+    ),
+    "header-one-of": (
+        {"headers": {"x-a": {"one_of": ["1", "2", ""]}}},
+        [("/", H, "X-A: 2"), ("/", H, "X-A;")],
+        [("/", H, "X-A: 12"), ("/",)],
+    ),
+    "not-one-of": (
+        {"headers": {"x-a": {"one_of": ["1", "2"], "invert": True}}},
+        [("/", H, "X-A: 3"), ("/",)],
+        [("/", H, "X-A: 1")],
+    ),
+    "any": (
+        {"any": [{"headers": {"x-a": "1"}}, {"query": {"q": "2"}, "method": ["GET"]}, {"host": "A.org"}]},
+        [("/", H, "X-A: 1"), ("/?q=2",), ("/", H, "Host: a.ORG.:80")],
+        [("/",), ("/?q=2", "-X", "PUT"), ("/", H, "Host: b.a.org")],
+    ),
+    "none": (
+        {"none": [{"headers": {"x-a": "1"}}, {"path": {"prefix": "/x/"}, "source": ["127.0.0.0/8"]}]},
+        [("/",), ("/x",), ("/", H, "X-A: 2")],
+        [("/", H, "X-A: 1"), ("/x/y",), ("/%78/y",)],
+    ),
+    "nested": (
+        {
+            "any": [
+                {
+                    "host": {"suffix": ".A.org"},
+                    "any": [{"cookies": {"c": "1"}}, {"cookies": {"c": "2"}}],
+                    "none": [{"path": "/no"}],
+                }
+            ]
+        },
+        [("/", H, "Host: b.a.ORG", H, "Cookie: c=2")],
+        [("/", H, "Host: b.a.org"), ("/no", H, "Host: b.a.org", H, "Cookie: c=1"), ("/", H, "Cookie: c=1")],
+    ),
     "header-prefix": ({"headers": {"x-a": {"prefix": "1"}}}, [("/", H, "X-A: 12")], [("/", H, "X-A: 21")]),
     "header-suffix": ({"headers": {"x-a": {"suffix": "2"}}}, [("/", H, "X-A: 12")], [("/", H, "X-A: 21")]),
     "header-contains": ({"headers": {"x-a": {"contains": "bc"}}}, [("/", H, "X-A: abcd")], [("/", H, "X-A: acbd")]),

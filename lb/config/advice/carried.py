@@ -236,7 +236,7 @@ _BY_VALUE: dict[tuple[str, str], Callable[[Any], str]] = {
     **_all("route", "route action proxy forward to target backend upstream service cluster", _cluster),
     **_all("endpoint", "down disabled disable maintenance drain", _away),
     **_all("endpoint", "enabled enable active", _there),
-    **_all("redirect", "to location url uri target", lambda given: redirect_of_url(str(given))),
+    **_all("redirect", "to url uri target", lambda given: redirect_of_url(str(given))),
     **_all("pool", "http2 h2 h2c enablehttp2 grpc", _http2),
     **_all("route", "deny blacklist ipblacklist denylist blocklist", _refused),
     **_all("listener", "deny blacklist ipblacklist denylist blocklist", _refused_in_route),

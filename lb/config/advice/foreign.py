@@ -354,7 +354,7 @@ KEYS: tuple[Advice, ...] = (
         note="bodies are passed on as they come; a request up to retry_buffer of its listener is kept for retries",
         within="route listener pool config",
     ),
-    Advice("to location url uri target", "redirect", "scheme: https, host: example.org", within="redirect"),
+    Advice("to url uri target", "redirect", "scheme: https, host: example.org", within="redirect"),
     Advice("code statuscode permanent type responsecode", "redirect", "scheme: https, status: 308", within="redirect"),
     Advice("port", "redirect", 'host: "example.org:8443"', within="redirect"),
     Advice("query stripquery", "redirect", "scheme: https, drop_query: true", within="redirect"),

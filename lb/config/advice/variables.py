@@ -1,4 +1,7 @@
-"""Variables of NGINX, HAProxy, Envoy and Caddy, which are plain text here: what to write in place of one."""
+"""Variables of NGINX, HAProxy, Envoy and Caddy, which are plain text here: what to write in place of one.
+
+Where a text may have values of the request (lb.config.values), the advice names the value.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,52 @@ _WELL_KNOWN = re.compile(
     re.ASCII,
 )
 
+# Words of a variable, the value of the request that it is, and who else says it.
 _INSTEAD = (
-    ("cert fingerprint peer ssl_client ssl_c_", "client_auth of a listener's tls has X-Forwarded-Client-Cert sent"),
-    ("proto scheme https ssl_fc", "X-Forwarded-Proto is set by forwarded of the listener"),
+    (
+        "cert fingerprint peer ssl_client ssl_c_",
+        "${tls.client.subject}",
+        "client_auth of a listener's tls has X-Forwarded-Client-Cert sent",
+    ),
+    ("proto scheme https ssl_fc", "${request.scheme}", "X-Forwarded-Proto is set by forwarded of the listener"),
     (
         "remote client src xff x_forwarded_for x-forwarded-for realip %ci",
+        "${client.address}",
         "the client's address is in X-Forwarded-For, which forwarded of the listener sets",
     ),
-    ("request_id req.id uuid unique-id unique_id x-request-id %id", "request_id of the listener sets X-Request-Id"),
-    ("traceparent trace_id", "tracing sets traceparent"),
-    ("server_port dst_port %fp", "X-Forwarded-Port is set by forwarded of the listener"),
-    ("hostname %pid", "via of the listener names this hop"),
-    ("hdr(host) authority $host http_host {host .host}", "X-Forwarded-Host is set by forwarded of the listener"),
-    ("%req %resp $http_ hdr( req.header .header. sent_http", "headers pass as they are; only texts can be set"),
-    ("uri args query path", "path and query stay as they were but for what prefix, path or regex replaces"),
-    ("upstream %bi %bp %si %sp", "expose_endpoint: true of a route sends X-Tidegate-Endpoint"),
+    (
+        "request_id req.id uuid unique-id unique_id x-request-id %id",
+        "${request.id}",
+        "request_id of the listener sets X-Request-Id",
+    ),
+    ("traceparent trace_id", "", "tracing sets traceparent"),
+    ("server_port dst_port %fp", "", "X-Forwarded-Port is set by forwarded of the listener"),
+    ("hostname %pid", "", "via of the listener names this hop"),
+    (
+        "hdr(host) authority $host http_host {host .host}",
+        "${request.host}",
+        "X-Forwarded-Host is set by forwarded of the listener",
+    ),
+    (
+        "%req %resp $http_ hdr( req.header .header. sent_http",
+        "${header.NAME}",
+        "headers pass as they are; only texts can be set",
+    ),
+    ("$cookie_", "${cookie.NAME}", ""),
+    ("$arg_ url_param urlp", "${query.NAME}", ""),
+    (
+        "uri args query path",
+        "${request.uri}, or its parts ${request.path} and ${request.query}",
+        "path and query stay as they were but for what prefix, path or regex replaces",
+    ),
+    ("upstream %bi %bp %si %sp", "", "expose_endpoint: true of a route sends X-Tidegate-Endpoint"),
 )
+
+
+def valued_advice(value: str) -> str:
+    """What is wrong with a text that may have values of the request, and what to write; "" where it has no variable of
+    others."""
+    return _told(_FORMS.search(value) or _WELL_KNOWN.search(value) or _HAPROXY.search(value), values=True)
 
 
 def variable_advice(value: str) -> str:
@@ -48,13 +81,13 @@ def variable_advice(value: str) -> str:
 
 
 def known_variable_advice(value: str) -> str:
-    """The same of a text that may have `$name` and `{name}` of its own."""
-    return _told(_WELL_KNOWN.search(value))
+    """The same of a text that may have `$name` and `{name}` of its own, and values of the request."""
+    return _told(_WELL_KNOWN.search(value), values=True)
 
 
 def path_variable_advice(value: str) -> str:
     """The same of a path, in which groups of an expression may be meant, too."""
-    return _told(_WELL_KNOWN.search(value) or re.search(r"\$[0-9]", value))
+    return _told(_WELL_KNOWN.search(value) or re.search(r"\$[0-9]", value), values=True)
 
 
 def substitution_advice(value: str) -> str:
@@ -66,13 +99,19 @@ def substitution_advice(value: str) -> str:
     return rf"has {found[0]}; groups are written \1 to \9: write substitution: '{meant}'"
 
 
-def _told(found: re.Match[str] | None) -> str:
+def _told(found: re.Match[str] | None, values: bool = False) -> str:
     if found is None:
         return ""
     name = found[0].lower()
     if name[1:].isdigit():
         return rf"has {found[0]}; groups are written \1 to \9, and stand in regex.substitution"
-    instead = next((text for words, text in _INSTEAD if any(word in name for word in words.split())), "")
+    value, instead = next(
+        ((value, text) for words, value, text in _INSTEAD if any(word in name for word in words.split())), ("", "")
+    )
+    if values and value:
+        return f"has the variable {found[0]}, which is plain text here; write {value}" + (instead and f" ({instead})")
     if not instead and name.startswith("$"):
         return f"has {found[0]}, which is a plain text here; an environment variable is written ${{{found[0][1:]}}}"
+    if values:
+        return f"has the variable {found[0]}, which is plain text here" + (instead and f"; {instead}")
     return f"has the variable {found[0]}, and there are none here" + (f"; {instead}" if instead else "; write a text")

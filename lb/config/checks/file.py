@@ -24,6 +24,7 @@ from lb.config.checks.routes import check_table
 from lb.config.checks.scaling import check_scaling
 from lb.config.checks.tls import check_tls
 from lb.config.checks.udp import check_udp_listener
+from lb.config.checks.values import check_maps, check_values
 from lb.config.forms import by_form, members_of
 from lb.config.schema.base import did_you_mean, only_for
 from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig, ServeConfig
@@ -88,6 +89,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *check_jobs(config, broken),
         *check_access(config, broken),
         *check_quotas(config, broken),
+        *check_maps(config),
         *check_tls(config.listeners, config.pools),
         *check_explain({name: listener.explain for name, listener in config.listeners.items()}, config.log.access),
     ]
@@ -150,6 +152,9 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
     ordinary = {name for name, pool in config.pools.items() if pool.protocol in ("http", "http2", "grpc")}
     members = members_of(listener.routes)
     for first, places in by_form(members):
+        for where, problem in check_values(config, broken, listener, first):
+            for i in places:
+                yield f"{path}.routes[{i}].{where}", problem
         plain = first.mirror is None and first.model_fields_set.isdisjoint(("cache", "http_cache"))
         for i in places:
             if plain and members[i].pool in ordinary:

@@ -30,6 +30,7 @@ from lb.config.plan.plan import (
     SniRoutePlan,
 )
 from lb.config.plan.quotas import QuotaPlan
+from lb.config.plan.routes import MapPlan
 from lb.config.plan.wire import Packed, form, joined
 from lb.config.schema.access import access_plan, provider_plan
 from lb.config.schema.disk import disk_plan
@@ -50,6 +51,7 @@ from lb.config.schema.listeners.sampling import explain_plan
 from lb.config.schema.listeners.tcp import UNIX, ProxyProtocolConfig
 from lb.config.schema.listeners.tls import NOTHING, Material, pool_tls_plan, tls_plan
 from lb.config.schema.listeners.udp import udp_plan
+from lb.config.schema.maps import maps_plan
 from lb.config.schema.pools.affinity import cookie_plan, learn_plan, sequence_plan
 from lb.config.schema.pools.cost import cost_plan
 from lb.config.schema.pools.failover import groups_of
@@ -83,10 +85,11 @@ class Allocator(Protocol):
 class PlanMemory:
     """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
     one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, the
-    cache's defaults, the providers of identities, and the quotas."""
+    cache's defaults, the providers of identities, the quotas, and the maps."""
 
     def __init__(self) -> None:
         self._around: tuple[Any, ...] = ()
+        self.maps: Mapping[str, MapPlan] = {}  # of the plan that is made
         self._clear()
 
     def _clear(self) -> None:
@@ -95,14 +98,21 @@ class PlanMemory:
         # its requests are our own.
         self.forms: Memory[tuple[int, bool, bool], tuple[RouteConfig, bytes]] = Memory()
 
-    def begin(self, config: Config, providers: Mapping[str, ProviderPlan], quotas: Mapping[str, QuotaPlan]) -> None:
-        """Ends the round before, whatever came of its plan, and begins that of `config` with its `providers` and
-        `quotas`."""
+    def begin(
+        self,
+        config: Config,
+        providers: Mapping[str, ProviderPlan],
+        quotas: Mapping[str, QuotaPlan],
+        maps: Mapping[str, MapPlan],
+    ) -> None:
+        """Ends the round before, whatever came of its plan, and begins that of `config` with its `providers`, `quotas`
+        and `maps`."""
         around = (
             tuple((name, pool.protocol) for name, pool in config.pools.items()),
             config.cache is not None,
             providers,
             quotas,
+            tuple(each.digest for each in maps.values()),
         )
         if around == self._around:
             self.routes.keep()
@@ -110,6 +120,7 @@ class PlanMemory:
         else:
             self._clear()
         self._around = around
+        self.maps = maps
 
 
 def worker_count(config: Config) -> int:
@@ -143,7 +154,8 @@ def compile_plan(
     memory = memory or PlanMemory()
     providers = {name: provider_plan(name, provider, material) for name, provider in config.auth.items()}
     quotas = {name: quota_plan(name, quota) for name, quota in config.quotas.items()}
-    memory.begin(config, providers, quotas)
+    maps = maps_plan(config.maps, material)
+    memory.begin(config, providers, quotas, maps)
     indices = {name: i for i, name in enumerate(config.pools)}
     return Plan(
         generation=generation,
@@ -168,6 +180,7 @@ def compile_plan(
         tickets=tickets if any(listener.tls is not None for listener in config.listeners.values()) else (),
         providers=tuple(providers.values()),
         quotas=tuple(quotas.values()),
+        maps=tuple(maps.values()),
     )
 
 
@@ -303,6 +316,7 @@ def _form(
             compile_route(member.route, name, series, pools, cached),
             access=access_plan(member.first.auth, providers, ours),
             quotas=tuple((each, quotas[each].digest) for each in member.first.quota),
+            maps=tuple(memory.maps[name].digest for name in member.first.map_names if name in memory.maps),
         )
         known = memory.forms.put(key, (member.first, form(plan)))
     return known[1]

@@ -25,18 +25,17 @@ from lb.config.schema.routes.cache import RouteCacheConfig, freshness_plan
 from lb.config.schema.routes.cache_key import cache_key_plan
 from lb.config.schema.routes.cors import cors_plan
 from lb.config.schema.routes.http_cache import http_cache_plan
-from lb.config.schema.routes.match import HOW, MatchConfig, NormalizeConfig, TextMatch
+from lb.config.schema.routes.match import HOW, Conditions, Group, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.schema.routes.rate import rate_plan
 from lb.config.schema.routes.retry import NO_HEDGE, NO_RETRY, HedgeConfig
 from lb.config.schema.routes.route import (
     FieldsConfig,
     MirrorConfig,
     PathRewriteConfig,
-    RedirectConfig,
-    RespondConfig,
     RouteConfig,
 )
-from lb.config.schema.routes.template import Template, parts_of, substitution_of
+from lb.config.schema.routes.template import Template, parts_of, substitution_of, with_captures
+from lb.config.values import escaped, has_values, renamed
 
 
 def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cached: bool) -> RoutePlan:
@@ -62,11 +61,11 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         expose_endpoint=route.expose_endpoint,
         split=_split(route, pools) if route.pools else None,
         mirror=_mirror(route.mirror, pools) if route.mirror is not None else None,
-        answer=_answer(route.redirect, route.respond),
+        answer=_answer(route),
         rewrite=_rewrite(route, route.rewrite or route.redirect),
         rewrite_host=(route.rewrite.host or "") if route.rewrite is not None else "",
-        request_fields=_fields(route.request_headers),
-        response_fields=_fields(route.response_headers),
+        request_fields=_fields(route, route.request_headers),
+        response_fields=_fields(route, route.response_headers),
         response_timeout_ns=-1 if route.response_timeout is None else route.response_timeout,
         max_in_flight=route.max_in_flight or 0,
         retry=_retry(route),
@@ -79,6 +78,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         cors=cors_plan(route.cors),
         bare_streams=route.stream_messages == "mlserver",
         http_cache=http_cache_plan(route.http_cache),
+        log_fields=_log_fields(route),
         server_calls=sum(1 << SERVER_CALLS.index(name) for name in set(route.server_calls)),
     )
 
@@ -109,12 +109,43 @@ def conditions_of(match: MatchConfig) -> Iterator[ConditionPlan]:
             yield ConditionPlan("model", how="exact", value=match.model.exact)
         else:
             yield ConditionPlan("model", how="prefix", value=match.model.prefix or "")
+    yield from _conditions(match)
+    if match.any:
+        yield ConditionPlan("any", groups=tuple(map(_group, match.any)))
+    if match.none:
+        yield ConditionPlan("any", invert=True, groups=tuple(map(_group, match.none)))
+
+
+def _conditions(match: MatchConfig | Conditions) -> Iterator[ConditionPlan]:
+    """Those that a route's `match` and its groups have alike."""
     for name, text in match.headers.items():
         yield _text("header", name.lower(), text)
     for name, text in match.cookies.items():
         yield _text("cookie", name, text)
     for name, text in match.query.items():
         yield _text("query", name, text)
+    for name, text in match.maps.items():
+        yield _text("map", name, text)
+
+
+def _group(group: Conditions) -> tuple[ConditionPlan, ...]:
+    found: list[ConditionPlan] = []
+    if group.method is not None:
+        found.append(ConditionPlan("method", how="one_of", texts=tuple(group.method)))
+    if group.source is not None:
+        found.append(ConditionPlan("source", networks=tuple(group.source)))
+    if group.not_source is not None:
+        found.append(ConditionPlan("source", invert=True, networks=tuple(group.not_source)))
+    if group.host is not None:
+        found.append(_text("host", "", group.host))
+    if group.path is not None:
+        found.append(_text("path", "", group.path))
+    found += _conditions(group)
+    if isinstance(group, Group):
+        for groups, invert in ((group.any, False), (group.none, True)):
+            if groups:
+                found.append(ConditionPlan("any", invert=invert, groups=tuple(map(_group, groups))))
+    return tuple(found)
 
 
 def _text(what: str, name: str, match: TextMatch) -> ConditionPlan:
@@ -122,6 +153,10 @@ def _text(what: str, name: str, match: TextMatch) -> ConditionPlan:
         value = getattr(match, how)
         if value is not None:
             return ConditionPlan(what, name, how, value, match.invert)
+    if match.one_of is not None:
+        return ConditionPlan(what, name, "one_of", invert=match.invert, texts=tuple(match.one_of))
+    if match.map is not None:
+        return ConditionPlan(what, name, "map", match.map, match.invert)
     return ConditionPlan(what, name, "present", "", match.invert != match.absent)
 
 
@@ -140,7 +175,7 @@ def key_of(key: KeyConfig | None) -> tuple[str, str, int, int]:
 
 def _split(route: RouteConfig, pools: Mapping[str, int]) -> SplitPlan:
     shares = tuple(SharePlan(pools[share.pool], share.weight) for share in route.pools)
-    return SplitPlan(shares, *key_of(route.sticky))
+    return SplitPlan(shares, *key_of(route.sticky), by=_numbered(route, route.pool_by or ""))
 
 
 def _mirror(mirror: MirrorConfig, pools: Mapping[str, int]) -> MirrorPlan:
@@ -148,16 +183,18 @@ def _mirror(mirror: MirrorConfig, pools: Mapping[str, int]) -> MirrorPlan:
     return MirrorPlan(pools[mirror.pool], per_million, mirror.max_in_flight, mirror.max_bytes)
 
 
-def _answer(redirect: RedirectConfig | None, respond: RespondConfig | None) -> AnswerPlan | None:
+def _answer(route: RouteConfig) -> AnswerPlan | None:
+    redirect, respond = route.redirect, route.respond
     if respond is not None:
-        return AnswerPlan(respond.status, tuple(respond.headers.items()), respond.body)
+        return AnswerPlan(respond.status, _lines(route, respond.headers), _numbered(route, respond.body))
     if redirect is not None:
         return AnswerPlan(
             redirect.status,
             redirect=True,
             scheme=redirect.scheme or "",
-            host=redirect.host or "",
+            host=_numbered(route, redirect.host or ""),
             drop_query=redirect.drop_query,
+            location=_numbered(route, redirect.location or ""),
         )
     return None
 
@@ -167,11 +204,15 @@ def _rewrite(route: RouteConfig, rewrite: PathRewriteConfig | None) -> RewritePl
         return None
     if rewrite.prefix is not None:
         assert route.match.path is not None
+        if has_values(rewrite.prefix):
+            return RewritePlan("format", (_numbered(route, rewrite.prefix),), route.match.path.prefix or "")
         return RewritePlan("prefix", (rewrite.prefix,), route.match.path.prefix or "")
     if rewrite.regex is not None:
         return RewritePlan("regex", substitution_of(rewrite.regex.substitution), rewrite.regex.pattern)
     if rewrite.path is not None:
         template = route.match.path.template if route.match.path is not None else None
+        if has_values(rewrite.path):
+            return RewritePlan("format", (_numbered(route, with_captures(rewrite.path)),))
         if template is None:
             return RewritePlan("path", parts_of(rewrite.path, ()))
         parsed = Template.parse(template)
@@ -179,12 +220,27 @@ def _rewrite(route: RouteConfig, rewrite: PathRewriteConfig | None) -> RewritePl
     return None
 
 
-def _fields(fields: FieldsConfig | None) -> FieldsPlan | None:
+def _fields(route: RouteConfig, fields: FieldsConfig | None) -> FieldsPlan | None:
     if fields is None:
         return None
     return FieldsPlan(
-        tuple(name.lower() for name in fields.remove), tuple(fields.set.items()), tuple(fields.add.items())
+        tuple(name.lower() for name in fields.remove), _lines(route, fields.set), _lines(route, fields.add)
     )
+
+
+def _lines(route: RouteConfig, fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, _numbered(route, value)) for name, value in fields.items())
+
+
+def _log_fields(route: RouteConfig) -> str:
+    """A text of the JSON that the access log gets; "" where the route has no fields of its own."""
+    fields = (f'"{name}":"{escaped(_numbered(route, text))}"' for name, text in route.log_fields.items())
+    return "{" + ",".join(fields) + "}" if route.log_fields else ""
+
+
+def _numbered(route: RouteConfig, text: str) -> str:
+    """`text` with the numbers of its captures: names mean nothing without the route's path."""
+    return renamed(text, route.captures) if has_values(text) else text
 
 
 def _retry(route: RouteConfig) -> RetryPlan | None:

@@ -23,6 +23,7 @@ from lb.config.plan.routes import (
     FieldsPlan,
     HedgePlan,
     HttpCachePlan,
+    MapPlan,
     MirrorPlan,
     NormalizePlan,
     RatePlan,
@@ -227,6 +228,8 @@ class RoutePlan(Struct, frozen=True):
     results_by_get: bool = False  # answers of inferences have URLs
     access: AccessPlan | None = None  # None = anybody, and nothing is said of who it is
     quotas: tuple[tuple[str, str], ...] = ()  # names, and digests of QuotaPlan
+    log_fields: str = ""  # a text of JSON: its own fields in the access log
+    maps: tuple[str, ...] = ()  # digests of those that its texts and conditions use
 
 
 class Http2Plan(Struct, frozen=True):
@@ -383,6 +386,7 @@ class Plan(Discreet, frozen=True):
     tickets: tuple[bytes, ...] = ()  # keys of TLS session tickets, newest first
     providers: tuple[ProviderPlan, ...] = ()  # of identities, that routes name
     quotas: tuple[QuotaPlan, ...] = ()  # that routes name
+    maps: tuple[MapPlan, ...] = ()  # that texts and conditions of routes name
 
     def to_wire(self) -> dict[str, Any]:
         """The plan as plain types, for msgpack."""

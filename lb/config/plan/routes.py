@@ -23,12 +23,23 @@ class NormalizePlan(Struct, frozen=True):
 class ConditionPlan(Struct, frozen=True):
     """One condition of a route besides host, path and method."""
 
-    what: str  # header | query | cookie | source | grpc
+    what: str  # header | query | cookie | source | grpc | model | host | path | method | map | any
     name: str = ""  # of the header (lower case), parameter or cookie
-    how: str = "present"  # present | exact | prefix | suffix | contains | regex
-    value: str = ""
+    how: str = "present"  # present | exact | prefix | suffix | contains | regex | one_of | map
+    value: str = ""  # map: the name of one that has the text
     invert: bool = False
     networks: tuple[str, ...] = ()  # source: "10.0.0.0/8", "fd00::/8"
+    texts: tuple[str, ...] = ()  # one_of
+    groups: tuple[tuple[ConditionPlan, ...], ...] = ()  # any: all conditions of one group hold
+
+
+class MapPlan(Struct, frozen=True):
+    """A map of the file's section `maps`."""
+
+    name: str
+    key: str  # a text of what is looked up
+    block: bytes  # lb.proxy.routing.values.lookup
+    digest: str  # of both: another one tells workers that routes with it are new
 
 
 class CorsPlan(Struct, frozen=True):
@@ -58,6 +69,7 @@ class SplitPlan(Struct, frozen=True):
     key_name: str = ""
     ipv4_prefix: int = 32  # bits of a source that count
     ipv6_prefix: int = 128
+    by: str = ""  # a text that names one of the pools; "" = none
 
 
 class MirrorPlan(Struct, frozen=True):
@@ -72,13 +84,14 @@ class MirrorPlan(Struct, frozen=True):
 class RewritePlan(Struct, frozen=True):
     """A new path: `kind` says how it comes about."""
 
-    kind: str  # prefix | path | regex
-    parts: tuple[str | int, ...]  # literal text, and numbers of names (path) or groups (regex)
-    matched: str = ""  # prefix: what is replaced; path: the key of the route's template; regex: the pattern
+    kind: str  # prefix | path | regex | format
+    parts: tuple[str | int, ...]  # literal text, and numbers of names (path) or groups (regex); format: one text
+    matched: str = ""  # prefix, format: what is replaced; path: the key of the route's template; regex: the pattern
 
 
 class AnswerPlan(Struct, frozen=True):
-    """An answer that Tidegate gives itself: a redirect where `location` says so, else a fixed one."""
+    """An answer that Tidegate gives itself: a redirect where `redirect` says so, else a fixed one. Its texts may have
+    values of the request (lb.config.values)."""
 
     status: int
     fields: tuple[tuple[str, str], ...] = ()
@@ -87,10 +100,12 @@ class AnswerPlan(Struct, frozen=True):
     scheme: str = ""  # of a redirect; "" = that of the request
     host: str = ""  # with its port
     drop_query: bool = False
+    location: str = ""  # the whole of it; "" = as scheme, host and the route's rewrite say
 
 
 class FieldsPlan(Struct, frozen=True):
-    """Changes to a head's fields, done in the order remove, set, add."""
+    """Changes to a head's fields, done in the order remove, set, add. Their texts may have values of the request
+    (lb.config.values)."""
 
     remove: tuple[str, ...] = ()
     set: tuple[tuple[str, str], ...] = ()

@@ -23,6 +23,7 @@ from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
 from lb.config.schema.listeners.tcp import ProxyProtocolConfig, SendProxyConfig, SniRouteConfig
 from lb.config.schema.listeners.tls import CertificateConfig, PoolTlsConfig, TlsConfig
+from lb.config.schema.maps import MapConfig
 from lb.config.schema.pools.agent import AgentConfig
 from lb.config.schema.pools.cache import PoolCacheConfig
 from lb.config.schema.pools.discover import DiscoverConfig, DnsSourceConfig, FileSourceConfig
@@ -45,7 +46,16 @@ from lb.config.schema.purge import PurgeConfig
 from lb.config.schema.quotas import QuotaConfig, QuotaKeyConfig
 from lb.config.schema.routes.cache import FreshnessConfig, RouteCacheConfig
 from lb.config.schema.routes.cors import CorsConfig
-from lb.config.schema.routes.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
+from lb.config.schema.routes.match import (
+    Conditions,
+    Group,
+    GrpcMatch,
+    MatchConfig,
+    ModelMatch,
+    NormalizeConfig,
+    PathMatch,
+    TextMatch,
+)
 from lb.config.schema.routes.rate import RateKeyConfig, RateLimitConfig
 from lb.config.schema.routes.retry import HedgeConfig, RetryBackoffConfig, RetryConfig
 from lb.config.schema.routes.route import (
@@ -74,6 +84,7 @@ __all__ = [
     "BodyMatchConfig",
     "CacheConfig",
     "CertificateConfig",
+    "Conditions",
     "Config",
     "CorsConfig",
     "CrashLoopConfig",
@@ -85,6 +96,7 @@ __all__ = [
     "FieldsConfig",
     "FileSourceConfig",
     "FreshnessConfig",
+    "Group",
     "GrpcMatch",
     "HealthConfig",
     "HedgeConfig",
@@ -94,6 +106,7 @@ __all__ = [
     "LimitsConfig",
     "ListenerConfig",
     "LogConfig",
+    "MapConfig",
     "MatchConfig",
     "MetricConfig",
     "MirrorConfig",
@@ -274,6 +287,8 @@ class Config(Model):
     """Ways to prove who a request is from, by name, for `auth` of routes. Default: none."""
     quotas: dict[Name, QuotaConfig] = Field(default={}, max_length=64)
     """How much each client may ask for in a day or a month, by name, for `quota` of routes. Default: none."""
+    maps: Annotated[dict[Name, MapConfig], Field(max_length=256)] = {}
+    """Maps from what requests say to texts, by name. Default: none."""
     cache: CacheConfig | None = None
     """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
     jobs: JobsConfig | None = None

@@ -270,6 +270,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     SSL_CTX *SSL_set_SSL_CTX(SSL *ssl, SSL_CTX *ctx)
     int SSL_get_error(const SSL *ssl, int result)
     int SSL_version(const SSL *ssl)
+    const char *SSL_get_version(const SSL *ssl)
+    const char *SSL_get_cipher_name(const SSL *ssl)
     long SSL_set_tlsext_status_ocsp_resp(SSL *ssl, unsigned char *response, long size)
     int SSL_has_pending(const SSL *ssl)
     int SSL_session_reused(const SSL *ssl)

@@ -49,8 +49,7 @@ cdef void answer_call(Exchange exchange, WebCodec web, bytes kind, int status, s
         exchange.fail(FAIL_NO_MEMORY, "out of memory")
     elif web is None or web.rewrite_answer(exchange, &scan, False):
         exchange.append_endpoint(extra)
-        if exchange.route.response_fields is not None:
-            exchange.route.response_fields.apply(&scan)
+        exchange.change_answer(&scan)
         exchange.client.respond(&scan, extra, False)
         scan.trailer_count = 1
         trailer(&scan.trailers[0], b"grpc-status", 11, tg_buffer_head(&code), tg_buffer_size(&code))

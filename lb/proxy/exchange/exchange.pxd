@@ -120,6 +120,9 @@ cdef class Exchange(Waiter):
     cdef bytes wanted_model
     cdef bytes path_model             # that its path names an inference of, and no source reads; None: none
     cdef bytes granted                # lines of the answer that an authorization server has set; None: it set none
+    # Texts of the route's response_fields (FieldRules.keep), and behind them, where it has some, its fields of the
+    # access log. None: they have no values.
+    cdef tuple kept
     cdef flag state
     cdef flag retries_left
     cdef flag attempts
@@ -251,6 +254,11 @@ cdef class Exchange(Waiter):
     cdef void find_report(self, const Field *fields, int count) noexcept
     # What the route and its pool add to the head of an answer.
     cdef int append_endpoint(self, tg_buffer *head) noexcept
+    # The route's changes to the fields of an endpoint's answer, where it has some. 0, or -1: the scan has no room.
+    cdef int change_answer(self, Scan *scan) noexcept
+    cdef bytes answering(self)
+    # Its lines for an answer of our own, likewise. 0 or -1 (no memory).
+    cdef int append_changes(self, tg_buffer *head) noexcept
     # What the route says of other origins, where it says something; `preflight`: to a preflight request.
     cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept
     # The attempt is over, its answer with it: gives the endpoint back. `ok`: that did what it was asked.

@@ -75,7 +75,7 @@ from lb.proxy.routing.route cimport Route
 from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,
-    A_USER_AGENT, A_IDENTITY, set_explanation, set_object, set_text, tg_access, wall_ns,
+    A_USER_AGENT, A_IDENTITY, set_explanation, set_fields, set_object, set_text, tg_access, wall_ns,
 )
 from lb.upstream.attempt cimport (
     A_OVER, A_PICKED, A_SENT, ENDED, GIVEN_UP, STOPPED, Attempt, ending, release, take_slot, tg_outcome,
@@ -886,6 +886,30 @@ cdef class Exchange(Waiter):
         tg_buffer_append(head, <const char *>address, <size_t>len(address))
         return tg_buffer_append(head, b"\r\n", 2)
 
+    cdef int change_answer(self, Scan *scan) noexcept:
+        cdef bytes address
+        if self.route.response_fields is None:
+            return 0
+        if not self.route.response_fields.valued:
+            return self.route.response_fields.apply(scan)
+        address = self.answering()
+        return self.route.response_fields.apply_kept(scan, self.kept, <const char *>address, <size_t>len(address))
+
+    cdef int append_changes(self, tg_buffer *head) noexcept:
+        cdef bytes address
+        if self.route.response_fields is None:
+            return 0
+        if not self.route.response_fields.valued:
+            return self.route.response_fields.append(head)
+        address = self.answering()
+        return self.route.response_fields.append_kept(head, self.kept, <const char *>address, <size_t>len(address))
+
+    cdef bytes answering(self):
+        """The address of the endpoint that answers; b"": it is none's answer."""
+        if self.last_endpoint < 0:
+            return b""
+        return (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()
+
     cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept:
         return self.route.cors.append(head, tg_buffer_tail(&self.target) - self.identity_length - self.origin_length,
                                       self.origin_length,
@@ -1335,6 +1359,7 @@ cdef void count_for_servers(Exchange exchange, bytes model, int64_t rows, uint64
 
 
 cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:
+    cdef bytes fields
     cdef tg_access *record = exchange.listener.access.begin()
     if record == NULL:
         return
@@ -1359,6 +1384,10 @@ cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:
         set_object(record, A_POOL, exchange.pool.name)
     if exchange.last_endpoint >= 0:
         set_object(record, A_ENDPOINT, exchange.pool.endpoints.addresses[exchange.last_endpoint])
+    if exchange.kept is not None and exchange.route.log_format is not None:
+        fields = <bytes>exchange.kept[len(exchange.kept) - 1]
+        if len(fields):
+            set_fields(record, <const char *>fields, <size_t>len(fields))
     if exchange.reason != NULL:
         set_text(record, A_REASON, exchange.reason, strlen(exchange.reason))
     if exchange.explained and exchange.pool is not None:

@@ -155,6 +155,7 @@ class HedgeTools:
         self.timers = Timers(poller)
         self.known = WeakValueDictionary()
         self.shared = WeakKeyDictionary()     # Pool -> its RetryPolicy and HedgePolicy
+        self.maps = {}                        # name -> text of the key, and lb.proxy.routing.values.lookup.Lookup
         self.providers = {}                   # name -> lb.proxy.access.provider.Provider, for routes that are made now
         self.quotas = {}                      # name -> lb.proxy.routing.quota.Quota, the same
 

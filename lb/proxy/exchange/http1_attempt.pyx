@@ -302,7 +302,7 @@ cdef class Http1Attempt(Http1Call):
             learn_session(exchange, status, scan.fields, scan.field_count)
         if exchange.route.cors is not None:
             drop_cors(scan)
-        if exchange.route.response_fields is not None and exchange.route.response_fields.apply(scan) < 0:
+        if exchange.change_answer(scan) < 0:
             upstream.broken(FAIL_PROTOCOL)       # it has no room left for ours
             return False
         if asks_for_proof(scan):

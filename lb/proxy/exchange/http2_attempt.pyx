@@ -437,8 +437,7 @@ cdef class Http2Attempt(Http2Call):
             scan.has_length = False
         if exchange.route.cors is not None:
             drop_cors(scan)
-        if exchange.route.response_fields is not None:
-            exchange.route.response_fields.apply(scan)     # where it has no room left for ours, it goes on without
+        exchange.change_answer(scan)     # where it has no room left for ours, it goes on without
         if last:
             self.find_grpc_status(exchange, scan.fields, scan.field_count)
             if self.inference and exchange.grpc_status == UNIMPLEMENTED:

@@ -562,8 +562,7 @@ cdef void begin_events(Exchange exchange, int status) noexcept:
     scan_field(&scan, b"content-type", 12, <const char *>kind, <size_t>len(kind))
     scan_field(&scan, b"cache-control", 13, b"no-cache", 8)
     exchange.append_endpoint(&extra)
-    if exchange.route.response_fields is not None:
-        exchange.route.response_fields.apply(&scan)
+    exchange.change_answer(&scan)
     exchange.client.respond(&scan, &extra, False)
     tg_buffer_free(&extra)
 
@@ -702,8 +701,7 @@ cdef void append_own_fields(InferenceBody body, Exchange exchange, tg_buffer *he
             append_location(body, exchange, head)
         if body.digest is not None:
             append_tags(body, exchange.pool, head)
-    if exchange.route.response_fields is not None:
-        exchange.route.response_fields.append(head)
+    exchange.append_changes(head)
     append_cache_status(body, exchange, head)
 
 
@@ -822,8 +820,7 @@ cdef void answer_management(Exchange exchange, object reply) noexcept:
         tg_buffer_append(&head, <const char *>allow, <size_t>len(allow))
         append_text(&head, b"\r\n")
     exchange.append_endpoint(&head)
-    if exchange.route.response_fields is not None:
-        exchange.route.response_fields.append(&head)
+    exchange.append_changes(&head)
     part.iov_base = <char *>text
     part.iov_len = <size_t>len(text)
     if reply.failure:

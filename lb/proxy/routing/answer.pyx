@@ -2,13 +2,16 @@
 
 from libc.string cimport memchr, memset, strcmp
 from lb.failure cimport FAIL_NO_HOST, FAIL_NO_MEMORY
-from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_HOST, Field, Scan
 from lb.http.head_text cimport append_text
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.routing.actions cimport refuse_value
 from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.route cimport Answer
+from lb.proxy.routing.values.format cimport FORMAT_NO_MEMORY, Format, tg_values
+from lb.proxy.routing.values.gather cimport gather
 
 
 cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
@@ -20,22 +23,87 @@ cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
     # A body that is still coming is not waited for: the client's connection closes it off.
     exchange.request_complete = scan.complete
     exchange.bytes_in = scan.body_bytes
+    if exchange.route.values is not None:
+        give_made(exchange, scan, answer)
+        return
     if answer.redirect and len(answer.scheme) and strcmp(answer.scheme, exchange.client.scheme()) != 0 and (
-            not find_host(scan, answer, &host, &n)):
+            not find_host(scan, answer, answer.host, &host, &n)):
         # HTTP/1.0 needs none, and HTTP/1.1 may have an empty one: a relative Location would lead back here.
         exchange.fail(FAIL_NO_HOST, "the request names no host, without which it cannot be sent to another scheme")
     elif tg_buffer_append(&head, <const char *>answer.head, <size_t>len(answer.head)) < 0 or (
-            answer.redirect and append_location(exchange, &head, scan, answer) < 0):
+            answer.redirect and append_location(exchange, &head, scan, answer, answer.host, NULL) < 0):
         exchange.fail(FAIL_NO_MEMORY, "out of memory")
     else:
-        if exchange.route.rate is not None:
-            exchange.route.rate.append_fields(&head, &exchange.rate)
-        if exchange.quota_use is not None:
-            exchange.quota_use.append(&head)
-        if exchange.route.cors is not None:
-            exchange.append_cors(&head, False)
-        give(exchange, answer.status, &head, answer.body)
+        give_own(exchange, answer.status, &head, answer.body)
     tg_buffer_free(&head)
+
+
+cdef void give_made(Exchange exchange, Scan *scan, Answer answer) noexcept:
+    """The same where the answer's texts have values of the request."""
+    cdef tg_buffer head
+    cdef tg_values values
+    cdef const char *host = NULL
+    cdef size_t n = 0
+    cdef int failed = 0
+    cdef bytes body = answer.body, to = answer.host
+    memset(&head, 0, sizeof(head))
+    gather(&values, exchange, scan)
+    try:
+        if answer.body_format is not None:
+            body = made(answer.body_format, &values, &failed)
+        if answer.host_format is not None and failed == 0:
+            to = made(answer.host_format, &values, &failed)
+    except MemoryError:
+        failed = FORMAT_NO_MEMORY
+    if failed == 0 and answer.redirect and answer.location is None and (
+            len(answer.scheme) and strcmp(answer.scheme, exchange.client.scheme()) != 0
+            or answer.host_format is not None) and not find_host(scan, answer, to, &host, &n):
+        exchange.fail(FAIL_NO_HOST, "the request names no host, without which it cannot be sent to another one")
+        return
+    if failed == 0:
+        failed = append_head(exchange, &head, scan, answer, to, &values)
+    if failed:
+        refuse_value(exchange, failed, "the answer")
+    else:
+        give_own(exchange, answer.status, &head, body)
+    tg_buffer_free(&head)
+
+
+cdef int append_head(Exchange exchange, tg_buffer *head, Scan *scan, Answer answer, bytes host,
+                     const tg_values *values) noexcept:
+    """The head of an answer whose texts have values. 0 or FORMAT_…."""
+    cdef int failed = tg_buffer_append(head, <const char *>answer.head, <size_t>len(answer.head))
+    if failed == 0 and answer.fields is not None:
+        failed = answer.fields.append_values(head, values)
+    if failed or not answer.redirect:
+        return failed
+    if answer.location is None:
+        return append_location(exchange, head, scan, answer, host, values)
+    if append_text(head, b"Location: ") < 0:
+        return FORMAT_NO_MEMORY
+    failed = answer.location.append(head, values)
+    return failed if failed else append_text(head, b"\r\n")
+
+
+cdef bytes made(Format format, const tg_values *values, int *failed):
+    """The text of a request; None: *failed is FORMAT_…."""
+    cdef tg_buffer text
+    memset(&text, 0, sizeof(text))
+    try:
+        failed[0] = format.append(&text, values)
+        return None if failed[0] else tg_buffer_head(&text)[:tg_buffer_size(&text)]
+    finally:
+        tg_buffer_free(&text)
+
+
+cdef void give_own(Exchange exchange, int status, tg_buffer *head, bytes body) noexcept:
+    if exchange.route.rate is not None:
+        exchange.route.rate.append_fields(head, &exchange.rate)
+    if exchange.quota_use is not None:
+        exchange.quota_use.append(head)
+    if exchange.route.cors is not None:
+        exchange.append_cors(head, False)
+    give(exchange, status, head, body)
 
 
 cdef void give(Exchange exchange, int status, tg_buffer *head, bytes body) noexcept:
@@ -48,8 +116,10 @@ cdef void give(Exchange exchange, int status, tg_buffer *head, bytes body) noexc
     exchange.client.respond_whole(status, head, &part, 1)
 
 
-cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer answer) noexcept:
-    """Location (RFC 9110 section 10.2.2): as short as it can be said, so that what is not replaced stays."""
+cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer answer, bytes to,
+                         const tg_values *values) noexcept:
+    """Location (RFC 9110 section 10.2.2): as short as it can be said, so that what is not replaced stays. `to`: the
+    host that the route says. 0, or FORMAT_…; `values` may be NULL where the new path has none."""
     cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
     cdef size_t n = scan.target_length if query == NULL else <size_t>(query - scan.target)
     cdef size_t skip = 0, end, i
@@ -60,14 +130,19 @@ cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer 
     cdef const char *host
     cdef size_t host_length
     append_text(head, b"Location: ")
-    if find_host(scan, answer, &host, &host_length):
+    if find_host(scan, answer, to, &host, &host_length):
         if len(answer.scheme):
             failed |= tg_buffer_append(head, <const char *>answer.scheme, <size_t>len(answer.scheme))
             failed |= append_text(head, b":")
         failed |= append_text(head, b"//")
         failed |= tg_buffer_append(head, host, host_length)
     memset(&path, 0, sizeof(path))
-    if rewrite is not None:
+    if rewrite is not None and rewrite.format is not None:
+        failed = rewrite.append_format(&path, scan.target, n, values)
+        if failed:
+            tg_buffer_free(&path)
+            return failed
+    elif rewrite is not None:
         failed |= rewrite.append(&path, scan.target, n) < 0
     else:
         failed |= tg_buffer_append(&path, scan.target, n)
@@ -102,11 +177,11 @@ cdef void give_preflight(Exchange exchange, Scan *scan) noexcept:
     tg_buffer_free(&head)
 
 
-cdef bint find_host(Scan *scan, Answer answer, const char **host, size_t *n) noexcept:
-    """The host that Location names; False where it names none."""
+cdef bint find_host(Scan *scan, Answer answer, bytes to, const char **host, size_t *n) noexcept:
+    """The host that Location names, `to` where that is one; False where it names none."""
     cdef Field *field
-    host[0] = <const char *>answer.host
-    n[0] = <size_t>len(answer.host)
+    host[0] = <const char *>to
+    n[0] = <size_t>len(to)
     if n[0] == 0 and len(answer.scheme) and scan.first[H_HOST] >= 0:
         field = &scan.fields[scan.first[H_HOST]]
         host[0] = field.value

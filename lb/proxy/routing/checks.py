@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from lb.config.checks.file import Found
 from lb.config.forms import by_form, members_of
 from lb.config.schema.file import Config
-from lb.config.schema.routes.match import MatchConfig, TextMatch
+from lb.config.schema.routes.match import MatchConfig, texts_of
 from lb.config.schema.routes.route import PathRewriteConfig, RouteConfig
 from lb.config.schema.routes.template import substitution_of
+from lb.config.values import has_values, parse, values_in
 from lb.http.regex import Regex
 
 
@@ -41,9 +42,22 @@ def _route(route: RouteConfig) -> Iterator[Found]:
     for where, pattern in _patterns(route.match):
         if isinstance(made := _compiled(pattern), str):
             yield f"match.{where}", made
+    yield from _captures(route)
     for name, rewrite in (("rewrite", route.rewrite), ("redirect", route.redirect)):
         if rewrite is not None:
             yield from _substitution(f"{name}.regex", rewrite)
+
+
+def _captures(route: RouteConfig) -> Iterator[Found]:
+    path = route.match.path
+    if path is None or path.regex is None:
+        return
+    for where, text, _ in route.texts():
+        for value in values_in(parse(text)) if has_values(text) else ():
+            if value.name == "capture" and value.argument.isdigit():
+                made = _compiled(path.regex)
+                if isinstance(made, Regex) and int(value.argument) > made.groups:
+                    yield where, f"there is no group {value.argument} in match.path.regex; it has {made.groups}"
 
 
 def _patterns(match: MatchConfig) -> Iterator[tuple[str, str]]:
@@ -54,17 +68,9 @@ def _patterns(match: MatchConfig) -> Iterator[tuple[str, str]]:
         yield "path.regex", match.path.regex
     if match.model is not None and match.model.regex is not None:
         yield "model.regex", match.model.regex
-    if not (match.headers or match.query or match.cookies):
-        return
-    texts: tuple[tuple[str, dict[str, TextMatch]], ...] = (
-        ("headers", match.headers),
-        ("query", match.query),
-        ("cookies", match.cookies),
-    )
-    for section, matches in texts:
-        for name, text in matches.items():
-            if text.regex is not None:
-                yield f"{section}.{name}.regex", text.regex
+    for where, text in texts_of(match):
+        if text.regex is not None:
+            yield f"{where}.regex", text.regex
 
 
 def _substitution(path: str, rewrite: PathRewriteConfig) -> Iterator[Found]:

@@ -1,10 +1,13 @@
-"""Conditions of a route besides host, path and method: headers, query, cookies, source, gRPC, model."""
+"""Conditions of a route besides host, path and method: headers, query, cookies, source, gRPC, model, maps, and groups
+of conditions, which may be about host, path and method, too."""
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr
 from lb.http.head cimport Scan
 from lb.http.regex cimport Regex
 from lb.net.source_key cimport tg_prefixes
+from lb.proxy.routing.values.format cimport Format, RequestValues, tg_values
+from lb.proxy.routing.values.lookup cimport Lookup
 
 
 cdef enum:                            # what a condition is about
@@ -14,6 +17,11 @@ cdef enum:                            # what a condition is about
     WHAT_SOURCE
     WHAT_GRPC
     WHAT_MODEL
+    WHAT_HOST
+    WHAT_PATH
+    WHAT_METHOD
+    WHAT_MAP
+    WHAT_ANY                          # one of several groups
 
 
 cdef struct tg_facts:                 # what of a request routes look at
@@ -41,9 +49,15 @@ cdef class Condition:
     cdef bytes value
     cdef Regex regex
     cdef bytes networks               # 17 bytes each: address and number of bits
+    cdef Lookup lookup                # of texts, one of which it has to be
+    cdef frozenset methods            # names
+    cdef Format text                  # of a map: its value
+    cdef RequestValues wanted         # what that asks for
+    cdef tuple groups                 # of tuples of Condition
 
     cdef bint holds(self, tg_facts *facts) noexcept
     cdef bint found(self, tg_facts *facts) noexcept
+    cdef bint holds_more(self, tg_facts *facts) noexcept
     cdef bint accepts(self, const char *text, size_t n) noexcept
     cdef bint in_networks(self, tg_facts *facts) noexcept
 
@@ -72,5 +86,7 @@ cdef inline void facts_of(tg_facts *facts, const Scan *scan, const char *host, s
     facts.address_state = 0
 
 
+# What of the values that texts of `wanted` ask for is known when a route is looked for (lb.config.values.EARLY).
+cdef void gather_facts(tg_values *values, const tg_facts *facts, RequestValues wanted) noexcept
 # The key by which like requests are kept together (enum of lb.upstream.pool). False: the request has none.
 cdef bint key_of(const tg_facts *facts, int kind, bytes name, const tg_prefixes *prefixes, uint64_t *key) noexcept

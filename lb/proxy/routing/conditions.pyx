@@ -6,13 +6,21 @@ They look at the head where it lies. Only what is percent-encoded is copied, int
 import ipaddress
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memchr, memcmp, memcpy
-from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_reserve
+from libc.string cimport memchr, memcmp, memcpy, memset
+from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
 from lb.shared.hashing cimport hash64
 from lb.http.head cimport H_CONTENT_TYPE, H_COOKIE, Field, Scan
+from lb.http.methods cimport method_text
 from lb.http.regex cimport Regex
 from lb.net.source_key cimport hash_source, tg_prefixes
+from lb.proxy.routing.values.format cimport (
+    V_CAPTURE, V_CLIENT_ADDRESS, V_HOST, V_METHOD, V_PATH, V_QUERY_STRING, V_URI, Format, RequestValues, tg_values,
+)
+from lb.proxy.routing.values.lookup cimport Lookup
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_QUERY, KEY_SOURCE
+
+from lb.config.values import CLOSE, OPEN
+from lb.proxy.routing.values.lookup import build
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -37,14 +45,15 @@ cdef enum:
     HOW_SUFFIX
     HOW_CONTAINS
     HOW_REGEX
+    HOW_ONE_OF
 
 cdef dict WHAT = {
     "header": WHAT_HEADER, "query": WHAT_QUERY, "cookie": WHAT_COOKIE, "source": WHAT_SOURCE, "grpc": WHAT_GRPC,
-    "model": WHAT_MODEL,
+    "model": WHAT_MODEL, "host": WHAT_HOST, "path": WHAT_PATH, "method": WHAT_METHOD, "map": WHAT_MAP, "any": WHAT_ANY,
 }
 cdef dict HOW = {
     "present": HOW_PRESENT, "exact": HOW_EXACT, "prefix": HOW_PREFIX, "suffix": HOW_SUFFIX, "contains": HOW_CONTAINS,
-    "regex": HOW_REGEX,
+    "regex": HOW_REGEX, "one_of": HOW_ONE_OF, "map": HOW_ONE_OF,
 }
 
 cdef const char *V4_MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
@@ -54,6 +63,8 @@ cdef enum:
 
 # What is decoded goes here: at most a request's target, whose size the listener limits.
 cdef tg_buffer decoded
+# A map's value, until it is compared.
+cdef tg_buffer mapped
 
 
 cdef int hex_digit(char c) noexcept nogil:
@@ -118,17 +129,32 @@ cdef bint next_pair(const char *text, size_t size, char separator, size_t *at, c
 
 
 cdef class Condition:
-    """One condition of a route (`ConditionPlan`). Raises ValueError for a bad expression or network, KeyError for a
-    kind that there is not."""
+    """One condition of a route (`ConditionPlan`). `maps` are as in Format. Raises ValueError for a bad expression or
+    network, KeyError for a kind, or a map, that there is not."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, maps=None, path_kind="", path=""):
         self.what = WHAT[plan.what]
         self.how = HOW[plan.how]
         self.invert = plan.invert
         self.name = plan.name.encode()
         self.value = plan.value.encode()
         if self.how == HOW_REGEX:
-            self.regex = Regex(self.value)
+            # Names of hosts are the same in either case.
+            self.regex = Regex(self.value, self.what == WHAT_HOST)
+        if plan.how == "one_of":
+            texts = [text.encode() for text in plan.texts]
+            if self.what == WHAT_METHOD:
+                self.methods = frozenset(texts)
+            else:
+                self.lookup = Lookup(build({text: b"" for text in texts}, "exact", self.what == WHAT_HOST))
+        elif plan.how == "map":
+            self.lookup = maps[plan.value][1]
+        if self.what == WHAT_MAP:
+            self.text = Format(f"{OPEN}map.{plan.name}{CLOSE}", "text", maps)
+            self.wanted = RequestValues(self.text.kinds, path_kind, path)
+        self.groups = tuple([
+            tuple([Condition(each, maps, path_kind, path) for each in group]) for group in plan.groups
+        ])
         networks = []
         for text in plan.networks:
             network = ipaddress.ip_network(text)
@@ -150,6 +176,8 @@ cdef class Condition:
         cdef const char *value = NULL
         cdef size_t name_length = 0, value_length = 0, at = 0
         cdef int i
+        if self.what >= WHAT_HOST:
+            return self.holds_more(facts)
         if self.what == WHAT_HEADER:
             for i in range(scan.field_count):
                 field = &scan.fields[i]
@@ -185,21 +213,52 @@ cdef class Condition:
                 return True
         return False
 
+    cdef bint holds_more(self, tg_facts *facts) noexcept:
+        """The same of what is no part of the head's lists."""
+        cdef tg_values values
+        cdef const char *text
+        cdef size_t n = 0
+        cdef object group
+        if self.what == WHAT_HOST:
+            n = facts.host_length
+            if n and facts.host[n - 1] == 46:
+                n -= 1                        # absolute, as RouteTable.find has it
+            return self.accepts(facts.host, n)
+        if self.what == WHAT_PATH:
+            return self.accepts(facts.path, facts.path_length)
+        if self.what == WHAT_METHOD:
+            text = method_text(facts.scan, facts.method, &n)
+            return text[:n] in self.methods
+        if self.what == WHAT_ANY:
+            for group in self.groups:
+                if all_hold(<tuple>group, facts):
+                    return True
+            return False
+        gather_facts(&values, facts, self.wanted)
+        tg_buffer_clear(&mapped)
+        if self.text.append(&mapped, &values) < 0 or tg_buffer_size(&mapped) == 0:
+            return False                      # the map has nothing for it
+        return self.accepts(tg_buffer_head(&mapped), tg_buffer_size(&mapped))
+
     cdef bint accepts(self, const char *text, size_t n) noexcept:
+        cdef const char *found = NULL
+        cdef size_t length = 0
         cdef const char *value = <const char *>self.value
         cdef size_t size = <size_t>len(self.value)
         if self.how == HOW_PRESENT:
             return True
         if self.how == HOW_EXACT:
-            return n == size and memcmp(text, value, n) == 0
+            return n == size and compared(text, value, n, self.what == WHAT_HOST)
+        if self.how == HOW_ONE_OF:
+            return self.lookup.find(text, n, &found, &length)
         if self.how == HOW_REGEX:
             return self.regex.search(text, n)
         if n < size:
             return False
         if self.how == HOW_PREFIX:
-            return memcmp(text, value, size) == 0
+            return compared(text, value, size, self.what == WHAT_HOST)
         if self.how == HOW_SUFFIX:
-            return memcmp(text + (n - size), value, size) == 0
+            return compared(text + (n - size), value, size, self.what == WHAT_HOST)
         return memmem(text, n, value, size) != NULL
 
     cdef bint in_networks(self, tg_facts *facts) noexcept:
@@ -220,6 +279,32 @@ cdef class Condition:
                 return True
             network += 17
         return False
+
+
+cdef inline bint compared(const char *a, const char *b, size_t n, bint fold) noexcept nogil:
+    return (strncasecmp(a, b, n) if fold else memcmp(a, b, n)) == 0
+
+
+cdef bint all_hold(tuple conditions, tg_facts *facts) noexcept:
+    cdef object condition
+    for condition in conditions:
+        if not (<Condition>condition).holds(facts):
+            return False
+    return True
+
+
+cdef void gather_facts(tg_values *values, const tg_facts *facts, RequestValues wanted) noexcept:
+    memset(values.known, 0, sizeof(values.known))
+    values.scan = facts.scan
+    values.known[V_CLIENT_ADDRESS].at, values.known[V_CLIENT_ADDRESS].n = facts.ip, facts.ip_length
+    values.known[V_HOST].at, values.known[V_HOST].n = facts.host, facts.host_length
+    values.known[V_PATH].at, values.known[V_PATH].n = facts.path, facts.path_length
+    values.known[V_QUERY_STRING].at, values.known[V_QUERY_STRING].n = facts.query, facts.query_length
+    values.known[V_URI].at, values.known[V_URI].n = facts.scan.target, facts.scan.target_length
+    if wanted.kinds >> V_METHOD & 1:
+        values.known[V_METHOD].at = method_text(facts.scan, facts.method, &values.known[V_METHOD].n)
+    if wanted.kinds >> V_CAPTURE & 1:
+        wanted.capture(values, facts.path, facts.path_length)
 
 
 cdef bint parse_ip(const char *text, size_t n, unsigned char *address) noexcept nogil:

@@ -1,9 +1,13 @@
 """A new path for a request: see rewrite.pxd."""
 
+from collections.abc import Mapping
+
 from libc.string cimport memset
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.regex cimport REGEX_GROUPS, Regex, tg_piece
 from lb.proxy.routing.paths cimport template_pieces
+from lb.proxy.routing.values.format cimport FORMAT_REFUSED, Format, tg_values
+from lb.proxy.routing.values.lookup cimport Lookup
 
 from lb.config.plan.routes import RewritePlan
 
@@ -11,17 +15,21 @@ cdef enum:
     REWRITE_PREFIX = 0
     REWRITE_PATH = 1
     REWRITE_REGEX = 2
+    REWRITE_FORMAT = 3
     LONGEST = 64 * 1024               # of a path that a substitution may grow to
 
-cdef dict KINDS = {"prefix": REWRITE_PREFIX, "path": REWRITE_PATH, "regex": REWRITE_REGEX}
+cdef dict KINDS = {"prefix": REWRITE_PREFIX, "path": REWRITE_PATH, "regex": REWRITE_REGEX, "format": REWRITE_FORMAT}
 
 
 cdef class Rewrite:
     """The rewrite of a plan (`RewritePlan`). Raises ValueError for a bad expression, or a group that it has not."""
 
-    def __init__(self, plan: RewritePlan):
+    def __init__(self, plan: RewritePlan, maps: Mapping[str, tuple[str, Lookup]] | None = None) -> None:
         self.kind = KINDS[plan.kind]
         self.matched = plan.matched.encode("latin-1")
+        if self.kind == REWRITE_FORMAT:
+            self.format = Format(plan.parts[0], "path", maps)
+            return
         self.literals = tuple([part.encode() if isinstance(part, str) else None for part in plan.parts])
         self.numbers = tuple([-1 if isinstance(part, str) else part for part in plan.parts])
         if self.kind == REWRITE_REGEX:
@@ -61,6 +69,18 @@ cdef class Rewrite:
             return -1
         # The route matched by this prefix, so the path has it.
         return tg_buffer_append(out, path + skip, n - skip) if skip < n else 0
+
+    cdef int append_format(self, tg_buffer *out, const char *path, size_t n, const tg_values *values) noexcept:
+        cdef size_t begin = tg_buffer_size(out), skip = <size_t>len(self.matched)
+        cdef int failed = self.format.append(out, values)
+        if failed:
+            return failed
+        # A value may be the dots of a segment, or complete them.
+        if has_dot_segment(tg_buffer_head(out) + begin, tg_buffer_size(out) - begin):
+            return FORMAT_REFUSED
+        if skip and skip < n and tg_buffer_append(out, path + skip, n - skip) < 0:
+            return -1
+        return 0
 
     cdef int append_parts(self, tg_buffer *out, const char *path, const tg_piece *pieces, int count) noexcept:
         cdef Py_ssize_t i
@@ -115,3 +135,15 @@ cdef int rooted(tg_buffer *out, size_t begin) noexcept nogil:
         i -= 1
     at[begin] = 47
     return 0
+
+
+cdef bint has_dot_segment(const char *path, size_t n) noexcept nogil:
+    """Whether a segment is "." or ".." (RFC 3986 section 3.3)."""
+    cdef size_t i, begin = 0
+    for i in range(n + 1):
+        if i < n and path[i] != 47:
+            continue
+        if i - begin == 1 and path[begin] == 46 or i - begin == 2 and path[begin] == 46 and path[begin + 1] == 46:
+            return True
+        begin = i + 1
+    return False

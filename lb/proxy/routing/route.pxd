@@ -17,6 +17,7 @@ from lb.proxy.routing.rate cimport RateLimit
 from lb.proxy.exchange.retry cimport RetryPolicy
 from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
+from lb.proxy.routing.values.format cimport Format, RequestValues
 from lb.upstream.pool cimport Pool
 
 
@@ -24,11 +25,18 @@ cdef class Answer:
     """An answer that a route gives itself: a redirect, or a fixed one."""
     cdef readonly int status
     cdef readonly bint redirect
-    cdef bytes head                   # "Name: value\r\n" lines
+    cdef bytes head                   # "Name: value\r\n" lines, where `fields` has none with values
+    cdef FieldRules fields            # None: no line has a value
     cdef bytes body
+    cdef Format body_format           # of the body; None: it has no value
+    cdef Format host_format           # of a redirect's host, likewise
+    cdef Format location              # of a whole redirect; None: it is made of scheme, host, path and query
+    cdef uint64_t kinds               # values of the request that it asks for
     cdef bytes scheme                 # of a redirect; b"" = the request's own
     cdef bytes host
     cdef bint drop_query
+
+    cdef Format format(self, str text, str encoding, maps)
 
 
 cdef class Route:
@@ -73,6 +81,8 @@ cdef class Route:
     cdef readonly int server_calls    # that clients may make: a set of lb.inference.server_calls.Kind
     cdef readonly Cors cors           # None = nothing is said of other origins
     cdef readonly bytes new_host
+    cdef readonly Format log_format   # JSON: the route's own fields in the access log
+    cdef readonly RequestValues values  # that its texts ask for; None: they have none
     # What most routes have nothing of, said once, so that a request does not ask for each part of it.
     cdef readonly bint acts           # there is something for lb.proxy.routing.actions.admit to do
     cdef readonly bint timed          # it has waits of its own

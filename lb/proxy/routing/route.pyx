@@ -31,10 +31,12 @@ from lb.proxy.routing.rate cimport RateLimit
 from lb.proxy.exchange.retry cimport RetryPolicy
 from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
+from lb.proxy.routing.values.format cimport Format, RequestValues
 from lb.upstream.pool cimport KEY_NONE, Pool
 
-from lb.config.plan.routes import SAFE_HEDGES, safe_retries
+from lb.config.plan.routes import SAFE_HEDGES, FieldsPlan, safe_retries
 from lb.config.schema.routes.template import Template
+from lb.config.values import has_values
 
 cdef enum:
     STEP = 64                         # routes, in one step of what goes in steps
@@ -45,16 +47,34 @@ cdef str MODELS = "/v2/models/"
 
 
 cdef class Answer:
-    """An answer of a plan (`AnswerPlan`)."""
+    """An answer of a plan (`AnswerPlan`). `maps` are as in Format."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, maps=None):
         self.status = plan.status
         self.redirect = plan.redirect
-        self.head = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in plan.fields)
-        self.body = plan.body.encode()
+        self.head = self.body = self.host = b""
+        if any(has_values(value) for _, value in plan.fields):
+            self.fields = FieldRules(FieldsPlan(add=plan.fields), maps)
+            self.kinds |= self.fields.kinds
+        else:
+            self.head = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in plan.fields)
+        if has_values(plan.body):
+            self.body_format = self.format(plan.body, body_encoding(dict(plan.fields)), maps)
+        else:
+            self.body = plan.body.encode()
         self.scheme = plan.scheme.encode("ascii")
-        self.host = plan.host.encode("ascii")
+        if has_values(plan.host):
+            self.host_format = self.format(plan.host, "host", maps)
+        else:
+            self.host = plan.host.encode("ascii")
+        if plan.location:
+            self.location = self.format(plan.location, "url", maps)
         self.drop_query = plan.drop_query
+
+    cdef Format format(self, str text, str encoding, maps):
+        cdef Format made = Format(text, encoding, maps)
+        self.kinds |= made.kinds
+        return made
 
 
 cdef class Route:
@@ -66,6 +86,7 @@ cdef class Route:
     """
 
     def __init__(self, plan, Pool pool, Segment segment, pools=(), tools=None):
+        maps = tools.maps if tools is not None else {}
         self.name = plan.name
         self.pool = pool
         self.segment = segment
@@ -100,24 +121,29 @@ cdef class Route:
         if self.methods >> M_OTHER & 1:
             self.other_methods = frozenset(method.encode("ascii") for method in plan.methods)
         if plan.conditions:
-            self.conditions = tuple([Condition(condition) for condition in plan.conditions])
+            self.conditions = tuple([
+                Condition(condition, maps, plan.path_kind, plan.path) for condition in plan.conditions
+            ])
         self.by_model = about_models(self, plan.path)
         self.host_place = host_of(plan.host, plan.host_regex)
         self.path_places = paths_of(plan.path, plan.path_kind)
         if plan.rewrite_host:
             self.new_host = plan.rewrite_host.encode("ascii")
         if plan.answer is not None:
-            self.answer = Answer(plan.answer)
+            self.answer = Answer(plan.answer, maps)
         if plan.split is not None:
-            self.split = Split(plan.split, pools)
+            self.split = Split(plan.split, pools, plan.path_kind, plan.path, maps)
         if plan.mirror is not None:
             self.mirror = Mirror(plan.mirror, pools[plan.mirror.pool])
         if plan.rewrite is not None:
-            self.rewrite = Rewrite(plan.rewrite)
+            self.rewrite = Rewrite(plan.rewrite, maps)
         if plan.request_fields is not None:
-            self.request_fields = FieldRules(plan.request_fields)
+            self.request_fields = FieldRules(plan.request_fields, maps)
         if plan.response_fields is not None:
-            self.response_fields = FieldRules(plan.response_fields)
+            self.response_fields = FieldRules(plan.response_fields, maps)
+        if plan.log_fields:
+            self.log_format = Format(plan.log_fields, "json", maps)
+        self.values = values_of(self, plan.path)
         self.safe_retries = plan.retry is None and plan.safe_retries
         self.safe_hedges = plan.hedge is None and plan.safe_hedges
         if plan.retry is not None:
@@ -136,7 +162,7 @@ cdef class Route:
         self.server_calls = plan.server_calls
         self.bare_streams = plan.bare_streams
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
-                         or plan.hedge)
+                         or plan.hedge or self.values is not None)
         self.timed = plan.response_timeout_ns >= 0 or plan.retry is not None
 
     cdef int share(self, tools) except -1:
@@ -198,6 +224,8 @@ cdef class Route:
         made.rewrite = self.rewrite
         made.request_fields = self.request_fields
         made.response_fields = self.response_fields
+        made.log_format = self.log_format
+        made.values = values_of(made, path)
         made.cors = self.cors
         made.http_cache = self.http_cache
         made.idempotent = self.idempotent
@@ -471,17 +499,48 @@ cdef bint may_hedge(list pools):
 
 
 cdef void guard_names(dict names, Route route):
-    cdef Condition condition
     if route.conditions is not None:
-        for condition in route.conditions:
-            if condition.what == WHAT_HEADER:
-                guard_name(names, condition.name)
+        guard_conditions(names, route.conditions)
     if route.guard is not None:
         for name in route.guard.names():
             guard_name(names, name)
     if route.request_fields is not None:
         for name in route.request_fields.removed:
             guard_name(names, name)
+
+
+cdef void guard_conditions(dict names, tuple conditions):
+    cdef Condition condition
+    for condition in conditions:
+        if condition.what == WHAT_HEADER:
+            guard_name(names, condition.name)
+        for group in condition.groups:
+            guard_conditions(names, group)
+
+
+cdef RequestValues values_of(Route route, str path):
+    """What the route's texts ask of its requests; None: nothing."""
+    cdef uint64_t kinds = 0
+    if route.answer is not None:
+        kinds |= route.answer.kinds
+    if route.rewrite is not None and route.rewrite.format is not None:
+        kinds |= route.rewrite.format.kinds
+    if route.request_fields is not None:
+        kinds |= route.request_fields.kinds
+    if route.response_fields is not None:
+        kinds |= route.response_fields.kinds
+    if route.log_format is not None:
+        kinds |= route.log_format.kinds
+    return RequestValues(kinds, route.path_kind, path) if kinds else None
+
+
+cdef str body_encoding(dict fields):
+    """How values are written in a body: a browser takes one of another type, or of none, for HTML."""
+    kind = next((value for name, value in fields.items() if name.lower() == "content-type"), "")
+    kind = kind.partition(";")[0].strip().lower()
+    if kind == "application/json" or kind.endswith("+json"):
+        return "json"
+    return "text" if kind == "text/plain" else "html"
 
 
 cdef bint about_models(Route route, str path):

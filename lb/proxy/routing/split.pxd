@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.net.source_key cimport tg_prefixes
 from lb.proxy.routing.conditions cimport tg_facts
+from lb.proxy.routing.values.format cimport Format, RequestValues
 from lb.upstream.pool cimport Pool
 
 
@@ -13,5 +14,9 @@ cdef class Split:
     cdef int key_kind
     cdef tg_prefixes prefixes         # of the source, where that is the key
     cdef bytes key_name
+    cdef Format by                    # a text that names the pool; None: there is none
+    cdef RequestValues wanted         # what that asks for
+    cdef dict named                   # name -> Pool
 
     cdef Pool choose(self, tg_facts *facts)
+    cdef Pool by_name(self, tg_facts *facts)

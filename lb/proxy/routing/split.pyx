@@ -6,11 +6,15 @@ on the weights: when a canary goes from 5 to 10 percent, those that were with it
 
 from libc.stdint cimport uint64_t
 from lb.proxy.random cimport random_below, spread
-from lb.proxy.routing.conditions cimport key_of, tg_facts
+from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_head, tg_buffer_size
+from lb.proxy.routing.conditions cimport gather_facts, key_of, tg_facts
+from lb.proxy.routing.values.format cimport Format, RequestValues, tg_values
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE, Pool
 
 cdef enum:
     MOST = 64                         # pools of a split; as many bounds has split.pxd
+
+cdef tg_buffer name                   # that a text has for a request, until it is looked up
 
 cdef dict KEYS = {
     "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
@@ -18,10 +22,12 @@ cdef dict KEYS = {
 
 
 cdef class Split:
-    """The split of a plan (`SplitPlan`); `pools` are those of the plan. Raises ValueError where nobody has a weight."""
+    """The split of a plan (`SplitPlan`); `pools` are those of the plan, `path_kind` and `path` the route's, `maps` as
+    in Format. Raises ValueError where nobody has a weight."""
 
-    def __init__(self, plan, pools):
+    def __init__(self, plan, pools, path_kind="", path="", maps=None):
         cdef uint64_t total = 0
+        cdef Pool pool
         if len(plan.shares) > MOST:
             raise ValueError(f"a split has at most {MOST} pools")
         self.pools = tuple([<Pool?>pools[share.pool] for share in plan.shares])
@@ -33,12 +39,21 @@ cdef class Split:
             raise ValueError("a split needs a weight above 0")
         self.key_kind = KEYS[plan.key]
         self.key_name = plan.key_name.encode()
+        if plan.by:
+            self.by = Format(plan.by, "text", maps)
+            self.wanted = RequestValues(self.by.kinds, path_kind, path)
+            self.named = {pool.name.encode(): pool for pool in self.pools}
         self.prefixes.v4, self.prefixes.v6 = plan.ipv4_prefix, plan.ipv6_prefix
 
     cdef Pool choose(self, tg_facts *facts):
         cdef uint64_t total = self.bounds[self.count - 1]
         cdef uint64_t key = 0, place
         cdef int i
+        cdef Pool named
+        if self.by is not None:
+            named = self.by_name(facts)
+            if named is not None:
+                return named
         if self.key_kind != KEY_NONE and key_of(facts, self.key_kind, self.key_name, &self.prefixes, &key):
             # The key as a fraction of 1, times the total: the same fraction whatever the weights. Spread first, since a
             # policy may choose the endpoint by the same hash.
@@ -49,3 +64,12 @@ cdef class Split:
             if place < self.bounds[i]:
                 return <Pool>self.pools[i]
         return <Pool>self.pools[self.count - 1]
+
+    cdef Pool by_name(self, tg_facts *facts):
+        """The pool that the text of `by` names, if it is one of these; else None."""
+        cdef tg_values values
+        gather_facts(&values, facts, self.wanted)
+        tg_buffer_clear(&name)
+        if self.by.append(&name, &values) < 0:
+            return None
+        return <Pool>self.named.get(tg_buffer_head(&name)[:tg_buffer_size(&name)])

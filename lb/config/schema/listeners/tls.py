@@ -103,12 +103,12 @@ class PoolTlsConfig(Model):
 
 
 class TlsFile(Struct, frozen=True):
-    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, or who may ask; `key_of` is the
-    certificate's file where it is a key, or a response about it."""
+    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, who may ask, or a map; `key_of`
+    is the certificate's file where it is a key, or a response about it."""
 
     where: str
     path: Path
-    kind: Literal["certificate", "key", "authorities", "secret", "password", "staple", "revocations", "access"]
+    kind: Literal["certificate", "key", "authorities", "secret", "password", "staple", "revocations", "access", "map"]
     key_of: Path | None = None
     served: bool = False  # a listener's, so that it needs a name
     default: bool = False  # the listener's first
@@ -117,8 +117,8 @@ class TlsFile(Struct, frozen=True):
 
 
 def tls_files(config: Config) -> Iterator[TlsFile]:
-    """Every file that the TLS sections, the cookies, the cache tier and the section `auth` of `config` name; a
-    certificate comes before its key."""
+    """Every file that the TLS sections, the cookies, the cache tier and the sections `auth` and `maps` of `config`
+    name; a certificate comes before its key."""
     for name, listener in config.listeners.items():
         if listener.tls is None:
             continue
@@ -144,6 +144,9 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
         yield from _files_of_tier("cache.tier", config.cache.tier)
     for where, path, provider in provider_files(config.auth):
         yield TlsFile(where, path, "access", provider=provider)
+    for name, of_map in config.maps.items():
+        if of_map.file is not None:
+            yield TlsFile(f"maps.{name}.file", of_map.file, "map")
 
 
 def _files_of_tier(where: str, tier: TierConfig) -> Iterator[TlsFile]:
@@ -170,12 +173,13 @@ def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:
 class Material(Discreet, frozen=True):
     """What the files of the TLS sections and the cookies held when they were read together."""
 
-    HIDDEN: ClassVar[tuple[str, ...]] = ("files", "key_sets")
+    HIDDEN: ClassVar[tuple[str, ...]] = ("files", "key_sets", "maps")
 
     files: Mapping[Path, bytes] = field(default_factory=dict)
     names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)  # in the certificate of a file
     staples: Mapping[Path, int] = field(default_factory=dict)  # OCSP responses: until when, in Unix seconds
     key_sets: Mapping[str, bytes] = field(default_factory=dict)  # of issuers of tokens, by URL; b"" = none is known
+    maps: Mapping[str, bytes] = field(default_factory=dict)  # blocks of lb.proxy.routing.values.lookup, by name
 
 
 NOTHING = Material()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
@@ -16,6 +17,7 @@ from lb.config.schema.base import (
     HostPattern,
     HttpPath,
     Model,
+    Name,
     Regex,
     Token,
     did_you_mean,
@@ -119,10 +121,10 @@ class PathMatch(Model):
 
 
 class TextMatch(Model):
-    """How a text is compared, byte for byte. Exactly one of the first seven; plain text is short for `exact`."""
+    """How a text is compared, byte for byte. Exactly one of the first nine; plain text is short for `exact`."""
 
-    exact: Value | None = None
-    """The whole text."""
+    exact: Annotated[str, Field(max_length=4096)] | None = None
+    """The whole text; `""` for one that is there and empty."""
     prefix: Value | None = None
     """Its beginning."""
     suffix: Value | None = None
@@ -131,6 +133,11 @@ class TextMatch(Model):
     """A part of it."""
     regex: Regex | None = None
     """A regular expression (RE2's syntax) that is looked for in it; `^` and `$` bind it to its ends."""
+    one_of: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(min_length=1, max_length=4096)] | None = None
+    """One of these texts."""
+    map: Name | None = None
+    """A text that a map of the section `maps` has, whatever its value: a list from a file. Its `key` does not matter
+    here."""
     present: Boolean = False
     """Whatever it is, it is there (`present: true`)."""
     absent: Boolean = False
@@ -140,7 +147,7 @@ class TextMatch(Model):
 
     @model_validator(mode="after")
     def _one(self) -> TextMatch:
-        only_one(self, (*HOW, "present", "absent"))
+        only_one(self, (*HOW, "one_of", "map", "present", "absent"))
         return self
 
 
@@ -196,6 +203,69 @@ def _method(value: str) -> str:
 Method = Annotated[Token, AfterValidator(_method)]
 
 
+class Conditions(Model):
+    """Conditions that all have to hold. At least one."""
+
+    host: Text | None = None
+    """Host of the request, without its port, in either case: plain text for the whole name, or a mapping."""
+    path: Text | None = None
+    """Path of the request: plain text for the whole path, or a mapping."""
+    method: (
+        Annotated[
+            list[Method],
+            Field(min_length=1),
+            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+        ]
+        | None
+    ) = None
+    """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Any token will do, in the letters that clients
+    use for it. Default: any."""
+    headers: Annotated[dict[FieldName, Text], Field(max_length=32)] = Field(default_factory=dict)
+    """Headers, by name: plain text for the whole value, or a mapping. Of several lines with that name one has to
+    match."""
+    query: Annotated[dict[Parameter, Text], Field(max_length=32)] = Field(default_factory=dict)
+    """Parameters of the query, by name. Names and values are compared as they read when they are decoded; of several
+    with that name one has to match."""
+    cookies: Annotated[dict[FieldName, Text], Field(max_length=32)] = Field(default_factory=dict)
+    """Cookies, by name. Of several with that name one has to match."""
+    source: (
+        Annotated[
+            list[Annotated[str, AfterValidator(_network)]],
+            Field(min_length=1, max_length=256),
+            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+        ]
+        | None
+    ) = None
+    """Networks, or single addresses, of which one has the client's address. A client on a Unix socket has none."""
+    not_source: (
+        Annotated[
+            list[Annotated[str, AfterValidator(_network)]],
+            Field(min_length=1, max_length=256),
+            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+        ]
+        | None
+    ) = None
+    """Networks, or single addresses, of which none has the client's address."""
+    maps: Annotated[dict[Name, Text], Field(max_length=32)] = Field(default_factory=dict)
+    """Values of maps of the section `maps`, by the map's name: what it has for the request. Where it has nothing, the
+    value is not there."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Conditions:
+        if not any(getattr(self, name) for name in type(self).model_fields):
+            raise problem("match", "a group has no condition, and so takes every request; leave it out")
+        return self
+
+
+class Group(Conditions):
+    """Conditions that all have to hold, and groups of them. At least one."""
+
+    any: Annotated[list[Conditions], Field(max_length=64)] = Field(default_factory=list)
+    """Groups of conditions of which one has to hold."""
+    none: Annotated[list[Conditions], Field(max_length=64)] = Field(default_factory=list)
+    """Groups of conditions of which none may hold."""
+
+
 class MatchConfig(Model):
     """Conditions of a route; all that are given have to hold. An empty match takes every request."""
 
@@ -248,6 +318,14 @@ class MatchConfig(Model):
     ) = None
     """Networks, or single addresses, of which none has the client's address."""
 
+    maps: Annotated[dict[Name, Text], Field(max_length=32)] = Field(default_factory=dict)
+    """Values of maps of the section `maps`, by the map's name: what it has for the request. Where it has nothing, the
+    value is not there."""
+    any: Annotated[list[Group], Field(max_length=64)] = Field(default_factory=list)
+    """Groups of conditions of which one has to hold."""
+    none: Annotated[list[Group], Field(max_length=64)] = Field(default_factory=list)
+    """Groups of conditions of which none may hold."""
+
     @model_validator(mode="after")
     def _paths(self) -> MatchConfig:
         given = [name for name in ("path", "model", "grpc") if getattr(self, name) is not None]
@@ -256,6 +334,30 @@ class MatchConfig(Model):
         if self.host is not None and self.host_regex is not None:
             raise problem("match", "host and host_regex each say what the host is: one of them is enough")
         return self
+
+
+def texts_of(match: MatchConfig | Conditions, path: str = "") -> Iterator[tuple[str, TextMatch]]:
+    """Each TextMatch of a match and its groups, with its path from there."""
+    if isinstance(match, Conditions):
+        for name, one in (("host", match.host), ("path", match.path)):
+            if one is not None:
+                yield f"{path}{name}", one
+    for section in ("headers", "query", "cookies", "maps"):
+        for name, one in getattr(match, section).items():
+            yield f"{path}{section}.{name}", one
+    for section in ("any", "none"):
+        for i, group in enumerate(getattr(match, section, ())):
+            yield from texts_of(group, f"{path}{section}[{i}].")
+
+
+def maps_of(match: MatchConfig | Conditions) -> Iterator[str]:
+    """The maps that a match and its groups use."""
+    yield from match.maps
+    for _, one in texts_of(match):
+        if one.map is not None:
+            yield one.map
+    for group in (*getattr(match, "any", ()), *getattr(match, "none", ())):
+        yield from maps_of(group)
 
 
 class NormalizeConfig(Model):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from lb.config.advice.literal import quoted, replacement_advice
-from lb.config.advice.variables import known_variable_advice, path_variable_advice, substitution_advice, variable_advice
+from lb.config.advice.literal import quoted
+from lb.config.advice.variables import substitution_advice
 from lb.config.schema.access import RouteAccess
 from lb.config.schema.base import Boolean, FieldName, Integer, Model, Name, Number, Regex, advised, problem, text
 from lb.config.schema.pools.pool import KeyConfig
@@ -16,11 +16,22 @@ from lb.config.schema.quotas import RouteQuotas
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.http_cache import HttpCache
-from lb.config.schema.routes.match import MatchConfig
+from lb.config.schema.routes.match import MatchConfig, maps_of
 from lb.config.schema.routes.rate import RateLimitConfig
 from lb.config.schema.routes.retry import Hedge, Retry
-from lb.config.schema.routes.template import Template, parts_of, substitution_of
+from lb.config.schema.routes.template import Template, groups_of, parts_of, substitution_of
+from lb.config.schema.routes.texts import (
+    FieldValue,
+    Host,
+    Location,
+    LogField,
+    Replacement,
+    ValuedHost,
+    checked_name,
+    checked_text,
+)
 from lb.config.units import KIB, MAX_SIZE, MIB, Duration, Size, format_size
+from lb.config.values import EARLY, LATE, Value, has_values, literals_in, parse, values_in
 
 # A rule that touched these could change where a message ends, or who it is for (RFC 9110 section 7.6.1, RFC 9112
 # section 6).
@@ -31,55 +42,6 @@ FRAMING = frozenset(
     )
 )  # fmt: skip
 FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
-
-_URL = re.compile(
-    r"(https?)://([A-Za-z0-9_.-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?)(/[^?#\s]*)?", re.ASCII
-)
-
-
-def _no_url(value: Any) -> Any:
-    found = _URL.match(value) if isinstance(value, str) else None
-    if found is not None:
-        raise problem(
-            "rewrite", f"{value!r} is a URL; write host: {quoted(found[2])}, and scheme: {found[1]} to redirect"
-        )
-    return value
-
-
-def _host_alone(value: Any) -> Any:
-    if isinstance(value, str) and (found := _URL.match(value)) is not None:
-        raise problem("text", f"{value!r} is a URL; write {quoted(found[2])}")
-    if isinstance(value, str) and re.search(r"[$%{]", value):
-        raise problem("text", f"{value!r}: there are no variables here; leave it out, and the host stays as it was")
-    return value
-
-
-FieldValue = Annotated[
-    str,
-    *text(r"(?:[!-~](?:[ \t!-~]{0,4094}[!-~])?)?", "is not a header's value: visible ASCII"),
-    advised(variable_advice),
-]
-Replacement = Annotated[
-    str,
-    BeforeValidator(_no_url),
-    *text(r'/[!"$->@-~]{0,4095}', "is not a path: it begins with / and has no spaces, '?' or '#'"),
-    advised(path_variable_advice),
-    advised(replacement_advice),
-]
-Host = Annotated[
-    str,
-    BeforeValidator(_host_alone),
-    *text(
-        r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?",
-        "is not a host such as example.org or example.org:8080",
-    ),
-]
-
-
-def _body(value: str) -> str:
-    if said := known_variable_advice(value):
-        raise problem("text", said)
-    return value
 
 
 class ShareConfig(Model):
@@ -124,9 +86,11 @@ class PathRewriteConfig(Model):
     """How a path is replaced. At most one of `prefix`, `path` and `regex`; the query stays."""
 
     prefix: Replacement | None = None
-    """Replaces the prefix that the route matched (`match.path.prefix`)."""
+    """Replaces the prefix that the route matched (`match.path.prefix`). It may have
+    [values of the request](howto/values.md)."""
     path: Replacement | None = None
-    """Replaces the whole path; `{name}` is what that name of the route's template stood for."""
+    """Replaces the whole path; `{name}` is what that name of the route's template stood for. It may have
+    [values of the request](howto/values.md): `/tenants/${header.x-tenant:-none}${request.path}`."""
     regex: RegexRewriteConfig | None = None
     """Replaces parts of the path."""
 
@@ -157,8 +121,12 @@ class RedirectConfig(PathRewriteConfig):
     """301 or 308 (for good), 302, 303 or 307 (for now); 307 and 308 keep method and body."""
     scheme: Literal["http", "https"] | None = None
     """Scheme to go to."""
-    host: Host | None = None
-    """Host to go to, with its port unless it is the scheme's own."""
+    host: ValuedHost | None = None
+    """Host to go to, with its port unless it is the scheme's own. It may have
+    [values of the request](howto/values.md), as in `www.${request.host}`."""
+    location: Location | None = None
+    """Instead of all other keys but `status`, the whole URL, with [values of the request](howto/values.md):
+    `https://login.example.org/?next=${request.uri}`."""
     drop_query: Boolean = False
     """Whether the query is left out."""
 
@@ -166,7 +134,10 @@ class RedirectConfig(PathRewriteConfig):
     def _elsewhere(self) -> RedirectConfig:
         if self.status not in (301, 302, 303, 307, 308):
             raise problem("redirect", "status must be 301, 302, 303, 307 or 308")
-        if not any((self.scheme, self.host, self.prefix, self.path, self.regex, self.drop_query)):
+        others = [name for name in ("scheme", "host", "prefix", "path", "regex", "drop_query") if getattr(self, name)]
+        if self.location is not None and others:
+            raise problem("redirect", f"location is the whole URL; leave out {' and '.join(others)}")
+        if not any((self.location, self.scheme, self.host, self.prefix, self.path, self.regex, self.drop_query)):
             raise problem("redirect", "leads back to where it came from; give it a scheme, host, path, prefix or regex")
         return self
 
@@ -177,9 +148,10 @@ class RespondConfig(Model):
     status: Annotated[Integer, Field(ge=200, le=599)] = 200
     """Status code."""
     headers: Annotated[dict[FieldName, FieldValue], Field(max_length=32)] = Field(default_factory=dict)
-    """Headers, such as `Content-Type`."""
-    body: Annotated[str, Field(max_length=64 * KIB), AfterValidator(_body)] = ""
-    """Text of the answer."""
+    """Headers, such as `Content-Type`. They may have [values of the request](howto/values.md)."""
+    body: Annotated[str, Field(max_length=64 * KIB), AfterValidator(checked_text)] = ""
+    """Text of the answer. It may have [values of the request](howto/values.md), which are escaped as its `Content-Type`
+    needs: for JSON, for plain text, else for HTML."""
 
     @model_validator(mode="after")
     def _bodiless(self) -> RespondConfig:
@@ -193,7 +165,8 @@ class RespondConfig(Model):
 
 class FieldsConfig(Model):
     """Changes to headers, in the order `remove`, `set`, `add`. Headers that say where a message ends or that belong to
-    a single connection cannot be changed."""
+    a single connection cannot be changed. What is set or added may have [values of the request](howto/values.md), as
+    in `X-Real-IP: ${client.address}`; a header whose value comes out empty is left out."""
 
     set: Annotated[dict[FieldName, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
     """Replaces all lines of that name by one."""
@@ -238,6 +211,10 @@ class RouteConfig(Model):
     """Name of the pool that answers."""
     pools: Annotated[list[ShareConfig], Field(max_length=64)] = Field(default_factory=list)
     """Pools that share the requests by weight, for canaries and splits."""
+    pool_by: Annotated[str, Field(max_length=4096), AfterValidator(checked_name)] | None = None
+    """A text with [values of the request](howto/values.md) that names which of the `pools` answers, such as
+    `${map.tenants}` or `${header.x-pool}`. Where it names none of them, they share the request by weight; one of weight
+    0 answers by its name only."""
     sticky: KeyConfig | None = None
     """What requests are told apart by when `pools` share them, so that like ones go to the same pool. A request without
     it goes at random. Default: all at random."""
@@ -315,6 +292,12 @@ class RouteConfig(Model):
     stream_messages: Literal["triton", "mlserver"] = "triton"
     """What clients of gRPC's `ModelStreamInfer` read, whatever the model servers of an `oip` pool send: Triton's
     `ModelStreamInferResponse`, or `ModelInferResponse`, as MLServer's own clients do."""
+    log_fields: Annotated[
+        dict[LogField, Annotated[str, Field(max_length=4096), AfterValidator(checked_text)]], Field(max_length=16)
+    ] = Field(default_factory=dict)
+    """Further fields in the access log, in the object `fields` of a record, with
+    [values of the request](howto/values.md): `{tenant: "${header.x-tenant}"}`. Values may be secret, so log no
+    credentials."""
     expose_endpoint: Boolean = False
     """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
     balancing at work, and tells clients about the inside of the site: off by default."""
@@ -334,6 +317,8 @@ class RouteConfig(Model):
             raise problem("pools", "pools: none has a weight above 0")
         if self.sticky is not None and not self.pools:
             raise problem("sticky", "sticky is only for pools, which share the requests" + _stay(self.sticky))
+        if self.pool_by is not None and not self.pools:
+            raise problem("pools", "pool_by chooses among pools, which are not given")
         if self.sticky is not None and self.sticky.model:
             raise problem("sticky", "sticky.model is not known when the route is chosen; match the model instead")
         if not (self.pool or self.pools):
@@ -343,7 +328,88 @@ class RouteConfig(Model):
                 if name.lower().startswith("access-control-"):
                     raise problem("fields", f"response_headers: {name} is set by cors")
         self._rewrites()
+        self._values()
         return self
+
+    @property
+    def captures(self) -> dict[str, int]:
+        """The numbers of the names that the route's path gives to its parts."""
+        path = self.match.path
+        if path is None:
+            return {}
+        if path.regex is not None:
+            return groups_of(path.regex)
+        names = Template.parse(path.template).names if path.template is not None else ()
+        return {name: i + 1 for i, name in enumerate(names)}
+
+    def _values(self) -> None:
+        for where, one, late in self.texts():
+            if not has_values(one):
+                continue
+            for value in values_in(parse(one)):
+                self._value(f"{where}: {value.spelling}", value, late)
+
+    @property
+    def map_names(self) -> list[str]:
+        """The maps that its texts and conditions use, each once."""
+        names: dict[str, None] = dict.fromkeys(maps_of(self.match))
+        for _, one, _ in self.texts():
+            if has_values(one):
+                names |= dict.fromkeys(value.argument for value in values_in(parse(one)) if value.name == "map")
+        return list(names)
+
+    def texts(self) -> Iterator[tuple[str, str, bool]]:
+        """Each text that may have values, with its key, and whether that may have late ones."""
+        if self.pool_by is not None:
+            yield "pool_by", self.pool_by, False
+        for name, value in self.log_fields.items():
+            yield f"log_fields.{name}", value, False
+        for where, fields in (("request_headers", self.request_headers), ("response_headers", self.response_headers)):
+            if fields is not None:
+                for section, lines in (("set", fields.set), ("add", fields.add)):
+                    for name, value in lines.items():
+                        yield f"{where}.{section}.{name}", value, where == "response_headers"
+        for where, rewrite in (("rewrite", self.rewrite), ("redirect", self.redirect)):
+            if rewrite is not None:
+                for key in ("prefix", "path", "host", "location"):
+                    yield f"{where}.{key}", getattr(rewrite, key, None) or "", False
+        if self.respond is not None:
+            yield "respond.body", self.respond.body, False
+            for name, value in self.respond.headers.items():
+                yield f"respond.headers.{name}", value, False
+
+    def _value(self, said: str, value: Value, late: bool) -> None:
+        if value.name in LATE and not late:
+            raise problem("value", f"{said} is known once an endpoint answers, in response_headers only")
+        if said.startswith("pool_by: ") and value.name not in EARLY:
+            raise problem("value", f"{said} is known once the route is chosen")
+        if value.name == "pool.name" and not (self.pool or self.pools):
+            raise problem("value", f"{said}: a route that answers itself has no pool")
+        if value.name == "auth.identity" and self.auth is None:
+            raise problem("value", f"{said} needs auth of the route")
+        if value.name == "capture":
+            self._capture(said, value.argument)
+        if late and self.http_cache is not None:
+            raise problem("value", f"{said}: answers that http_cache keeps are for others, too; leave one of them out")
+
+    def _capture(self, said: str, name: str) -> None:
+        path = self.match.path
+        if path is None or (path.regex is None and path.template is None):
+            raise problem(
+                "value", f"{said} needs match.path.regex or match.path.template, which name parts of the path"
+            )
+        if name.isdigit():
+            if path.template is not None and not 0 < int(name) <= len(self.captures):
+                raise problem("value", f"{said}: the path's template has {len(self.captures)} names")
+        elif name not in self.captures:
+            known = ", ".join(self.captures) or "none"
+            raise problem("value", f"{said}: the route's path has no such name; its names: {known}")
+        elif self.captures[name] > 9:
+            raise problem("value", f"{said}: only the first nine parts of a path can be captured")
+
+    @staticmethod
+    def _names(template: str | None) -> tuple[str, ...]:
+        return Template.parse(template).names if template is not None else ()
 
     def _without_endpoint(self) -> None:
         for name in (
@@ -378,7 +444,10 @@ class RouteConfig(Model):
         if rewrite.path is not None:
             template = path.template if path is not None else None
             try:
-                parts_of(rewrite.path, Template.parse(template).names if template is not None else ())
+                if has_values(rewrite.path):
+                    parts_of("".join(literals_in(parse(rewrite.path))), self._names(template))
+                else:
+                    parts_of(rewrite.path, self._names(template))
             except ValueError as error:
                 raise problem("rewrite", f"{where}.path: {error}") from None
 

@@ -6,6 +6,8 @@ import re
 
 from msgspec import Struct
 
+from lb.config.values import CLOSE, OPEN
+
 # A worker remembers where the first 64 segments of a path begin, and which of them are variable in a word of 64 bits.
 MAX_SEGMENTS = 64
 
@@ -104,3 +106,28 @@ def substitution_of(text: str) -> tuple[str | int, ...]:
         else:
             parts.append(int(piece))
     return tuple(parts)
+
+
+def with_captures(text: str) -> str:
+    """A replacement such as `/new/{model}` with values in place of its names. Raises as `parts_of` does for a brace
+    without its fellow."""
+    pieces = re.split(r"\{([^{}]*)\}", text)
+    if any("{" in piece or "}" in piece for piece in pieces[::2]):
+        raise ValueError(f"a brace without its fellow in {text!r}")
+    return "".join(f"{OPEN}capture.{piece}{CLOSE}" if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def groups_of(pattern: str) -> dict[str, int]:
+    """The numbers of the named groups of a regular expression (RE2's syntax)."""
+    names: dict[str, int] = {}
+    count = 0
+    # Escapes, quoted text and classes of characters hold no group.
+    for found in re.finditer(
+        r"\\Q.*?(?:\\E|$)|\\.|\[\^?\]?(?:\\.|\[:\^?[a-z]+:\]|[^\]\\])*\]|\((\?(?:P?<(\w+)>)?)?", pattern, re.ASCII
+    ):
+        if not found[0].startswith("(") or (found[1] and not found[2]):
+            continue
+        count += 1
+        if found[2]:
+            names[found[2]] = count
+    return names

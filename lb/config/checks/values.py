@@ -1,0 +1,48 @@
+"""Checks of values of requests that concern several sections: maps that there are, ids that a listener makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import TYPE_CHECKING
+
+from lb.config.schema.base import did_you_mean
+from lb.config.schema.routes.match import maps_of, texts_of
+from lb.config.values import EARLY, has_values, parse, values_in
+
+if TYPE_CHECKING:
+    from lb.config.schema.file import Config, ListenerConfig, RouteConfig
+
+Found = tuple[str, str]
+
+
+def check_values(config: Config, broken: Set[str], listener: ListenerConfig, route: RouteConfig) -> Iterator[Found]:
+    """Problems of a route's texts and conditions, with their path from the route."""
+    early = {path.rpartition("maps.")[2] for path, _ in texts_of(route.match)}
+    for name in dict.fromkeys(maps_of(route.match)):
+        yield from _map(config, broken, "match", name, early=name in early)
+    for where, text, _ in route.texts():
+        for value in values_in(parse(text)) if has_values(text) else ():
+            if value.name == "map":
+                yield from _map(config, broken, where, value.argument, early=where == "pool_by")
+            elif value.name == "request.id" and not listener.request_id:
+                yield where, f"{value.spelling} needs request_id: true of the listener"
+            elif value.name.startswith("tls.client.") and (listener.tls is None or listener.tls.client_auth == "none"):
+                yield where, f"{value.spelling} needs tls of the listener with client_auth: optional or required"
+
+
+def check_maps(config: Config) -> Iterator[Found]:
+    """Problems of the section `maps`."""
+    for name, one in config.maps.items():
+        if not has_values(one.key):
+            yield f"maps.{name}.key", f"{one.key!r} is the same for every request; a value is ${{request.host}}"
+
+
+def _map(config: Config, broken: Set[str], where: str, name: str, early: bool) -> Iterator[Found]:
+    one = config.maps.get(name)
+    if one is None:
+        if "maps" not in broken:
+            yield where, f"there is no map {name!r}" + did_you_mean(name, config.maps)
+        return
+    for value in values_in(parse(one.key, "text")) if early else ():
+        if value.name not in EARLY:
+            yield where, f"maps.{name}.key: {value.spelling} is known once the route is chosen"

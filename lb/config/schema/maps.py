@@ -1,0 +1,97 @@
+"""Maps: texts from files, looked up by what a request says."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lb.config.plan.routes import MapPlan
+from lb.config.schema.base import Boolean, FilePath, Model, only_one, problem
+from lb.config.values import parse, spelled, values_in
+
+if TYPE_CHECKING:
+    from lb.config.schema.listeners.tls import Material
+
+_UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def _key(value: str) -> str:
+    try:
+        found = list(values_in(parse(value, "text")))
+    except ValueError as error:
+        raise problem("text", f"{spelled(value)!r}: {error}") from None
+    for one in found:
+        if one.name in ("map", "capture", "endpoint.address"):
+            raise problem("text", f"{spelled(value)!r}: a map's key cannot have {one.spelling}")
+    return value
+
+
+Entry = Annotated[str, Field(max_length=1024)]
+
+
+class MapConfig(Model):
+    """A map from what requests say to texts: `${map.NAME}` in texts of routes, `maps` and `map` in their `match`,
+    `pool_by` ([values and maps](howto/values.md#maps)). Exactly one of `file` and `entries`."""
+
+    key: Annotated[str, Field(max_length=4096), AfterValidator(_key)]
+    """What is looked up: a text with values of the request, such as `${request.host}`."""
+    file: FilePath | None = None
+    """File with an entry on each line: the key, a space, the value; a key alone for a list. Empty lines, and lines that
+    begin with `#`, count for nothing. A file that changes is read again by itself; while it has a mistake, the entries
+    before stay."""
+    entries: Annotated[dict[Entry, Entry], Field(max_length=4096)] | None = None
+    """The entries, for few."""
+    match: Literal["exact", "prefix", "suffix", "domain", "regex"] = "exact"
+    """How a key of the map is compared: `exact`; the longest `prefix` or `suffix` of the text; `domain`, the name or
+    the longest name that it is below, in either case; `regex`, the first expression (RE2's syntax) that is found in
+    the text, at most 256."""
+    ignore_case: Boolean = False
+    """Whether the case of ASCII letters does not matter."""
+
+    @model_validator(mode="after")
+    def _one(self) -> MapConfig:
+        only_one(self, ("file", "entries"))
+        return self
+
+
+def maps_plan(maps: Mapping[str, MapConfig], material: Material) -> dict[str, MapPlan]:
+    """The plans of `maps` by name. Raises KeyError when `material` was read for another configuration."""
+    made = {}
+    for name, config in maps.items():
+        block = material.maps[name]
+        digest = hashlib.sha256(config.key.encode() + b"\0" + block).hexdigest()
+        made[name] = MapPlan(name, config.key, block, digest)
+    return made
+
+
+def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
+    """The entries of a map, whose file holds `content`. Raises ValueError with the number of a line that is wrong."""
+    found: dict[bytes, bytes] = {}
+    folds = config.ignore_case or config.match == "domain"
+    entries = (config.entries or {}).items()
+    of_file = _rows(content) if config.entries is None else iter(())
+    for number, key, value in chain(((0, key.encode(), value.encode()) for key, value in entries), of_file):
+        if folds and config.match != "regex":
+            key = key.lower()
+        if config.match == "domain":
+            key = key.lstrip(b".").rstrip(b".")
+        place = f"line {number}: " if number else ""
+        if _UNFIT.search(key) or _UNFIT.search(value):
+            raise ValueError(f"{place}has a control character")
+        if key in found:
+            raise ValueError(f"{place}{key[:64].decode('utf-8', 'replace')!r} is there twice")
+        found[key] = value
+    return found
+
+
+def _rows(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    for number, line in enumerate(content.split(b"\n"), 1):
+        text = line.strip()
+        if text and not text.startswith(b"#"):
+            key, *rest = text.split(None, 1)
+            yield number, key, rest[0] if rest else b""

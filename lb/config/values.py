@@ -1,0 +1,254 @@
+"""Values of a request in texts of the configuration: `${request.host}`, `${header.x-user:-nobody}`.
+
+A name with a dot is a value of the request, a name without one is an environment variable. While the file is read,
+`lb.config.environment` puts marks around values (`${NAME:-DEFAULT}` becomes OPEN NAME ELSE DEFAULT CLOSE), so that an
+escaped `$${request.host}` and what a variable holds stay plain text. The plan carries texts with their marks;
+`lb.proxy.routing.values.format` compiles them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+OPEN, ELSE, CLOSE = "\U000f0010", "\U000f0011", "\U000f0012"
+_SPELLED = str.maketrans({OPEN: "${", ELSE: ":-", CLOSE: "}"})
+_MARK = re.compile(f"([{OPEN}{ELSE}{CLOSE}])")
+
+KNOWN = (
+    "client.address",
+    "client.port",
+    "request.method",
+    "request.scheme",
+    "request.host",
+    "request.path",
+    "request.query",
+    "request.uri",
+    "request.protocol",
+    "request.id",
+    "tls.version",
+    "tls.cipher",
+    "tls.sni",
+    "tls.alpn",
+    "tls.client.subject",
+    "tls.client.issuer",
+    "tls.client.common_name",
+    "tls.client.fingerprint",
+    "listener.name",
+    "route.name",
+    "pool.name",
+    "auth.identity",
+    "endpoint.address",
+)
+"""Values without a name of their own behind the dot. `lb.proxy.routing.values.format` numbers them in this order."""
+
+FAMILIES = ("header", "cookie", "query", "capture", "map")
+"""Values that are one of many: `header.x-user`."""
+
+LATE = frozenset(("endpoint.address",))
+"""Values that are known once an endpoint answers."""
+
+EARLY = frozenset(
+    (
+        "client.address", "request.method", "request.host", "request.path", "request.query", "request.uri", "header",
+        "cookie", "query", "capture", "map",
+    )
+)  # fmt: skip
+"""Values that are known when a route is looked for."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII)
+_PARAMETER = re.compile(r"[!-~]{1,256}", re.ASCII)
+_CAPTURE = re.compile(r"[0-9]|[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
+_MAP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_NESTED = 16  # defaults inside of defaults
+
+_URL_BEGIN = re.compile(r"https?://", re.ASCII)
+
+
+class Value(NamedTuple):
+    """One value of a text. `encoding` says what becomes of it there: see `parse`."""
+
+    name: str  # one of KNOWN or FAMILIES
+    argument: str  # of a family; a header's in lower case
+    encoding: str
+    otherwise: tuple[str | Value, ...]  # stands for a value that is not there, or empty
+
+    @property
+    def spelling(self) -> str:
+        """As the file has it, without its default."""
+        return f"${{{self.name}.{self.argument}}}" if self.argument else f"${{{self.name}}}"
+
+
+Parts = tuple[str | Value, ...]
+
+
+def has_values(text: str) -> bool:
+    """Whether `text` has a value of the request."""
+    return OPEN in text
+
+
+def spelled(text: str) -> str:
+    """`text` as the file has it."""
+    return text.translate(_SPELLED)
+
+
+def parse(text: str, encoding: str = "field") -> Parts:
+    """The parts of `text`: literal text, and values.
+
+    `encoding` is where the text goes, and each value with it:
+    `field` (of a header: control characters become spaces), `cookie` (RFC 6265 section 4.1.1: octets that a cookie
+    cannot have are percent-encoded), `host` (a request whose value has what no host has is refused), `path` (RFC 3986
+    section 3.3), `query`, `url` (host, path or query, as the place in the text says), `text`, `html`, `json` (of a
+    body, escaped as that needs).
+
+    Raises ValueError for a value that there is not, with the nearest one.
+    """
+    pieces = [piece for piece in _MARK.split(text) if piece]
+    parts, at = _parts(pieces, 0, encoding, 0)
+    if at != len(pieces):
+        raise ValueError("a value ends that has not begun")
+    return _placed(parts) if encoding == "url" else parts
+
+
+def values_in(parts: Sequence[str | Value]) -> Iterator[Value]:
+    """Every value in `parts`, those of defaults included."""
+    for part in parts:
+        if isinstance(part, Value):
+            yield part
+            yield from values_in(part.otherwise)
+
+
+def literals_in(parts: Sequence[str | Value]) -> Iterator[str]:
+    """Every literal text in `parts`, those of defaults included."""
+    for part in parts:
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from literals_in(part.otherwise)
+
+
+def escaped(text: str) -> str:
+    """`text` for the inside of a string of JSON: its literal parts are escaped, the names of its values stay."""
+    pieces = _MARK.split(text)
+    for i in range(0, len(pieces), 2):
+        if i == 0 or pieces[i - 1] != OPEN:
+            pieces[i] = json.dumps(pieces[i])[1:-1]
+    return "".join(pieces)
+
+
+def renamed(text: str, captures: dict[str, int]) -> str:
+    """`text` with the numbers of captures in place of their names."""
+    return re.sub(
+        f"(?<={OPEN}capture\\.)([A-Za-z_][A-Za-z0-9_]*)(?=[{ELSE}{CLOSE}])", lambda name: str(captures[name[1]]), text
+    )
+
+
+def _parts(pieces: list[str], at: int, encoding: str, depth: int) -> tuple[Parts, int]:
+    """The parts from `pieces[at]` on, up to the end of the value around them, and where that is."""
+    parts: list[str | Value] = []
+    while at < len(pieces) and pieces[at] != CLOSE:
+        if pieces[at] != OPEN:
+            parts.append(pieces[at])
+            at += 1
+            continue
+        if depth == _NESTED:
+            raise ValueError("has more than 16 defaults inside of one another")
+        name = pieces[at + 1] if at + 1 < len(pieces) else ""
+        otherwise: Parts = ()
+        at += 2
+        if at < len(pieces) and pieces[at] == ELSE:
+            otherwise, at = _parts(pieces, at + 1, encoding, depth + 1)
+        if at >= len(pieces) or pieces[at] != CLOSE:
+            raise ValueError("a value ends with }; write ${request.host} or ${request.host:-default}")
+        at += 1
+        parts.append(_value(name, encoding, otherwise))
+    return tuple(parts), at
+
+
+def _value(name: str, encoding: str, otherwise: Parts) -> Value:
+    if name in KNOWN:
+        return Value(name, "", encoding, otherwise)
+    family, _, argument = name.partition(".")
+    form = {"header": _TOKEN, "cookie": _TOKEN, "query": _PARAMETER, "capture": _CAPTURE, "map": _MAP}.get(family)
+    if form is None:
+        raise ValueError(f"there is no value ${{{name[:64]}}}{_near(name)}")
+    if not form.fullmatch(argument):
+        raise ValueError(f"${{{name[:64]}}}: {argument[:64]!r} is not a name of {_ARTICLE[family]}")
+    return Value(family, argument.lower() if family == "header" else argument, encoding, otherwise)
+
+
+_ARTICLE = {
+    "header": "a header",
+    "cookie": "a cookie",
+    "query": "a parameter of the query",
+    "map": "a map",
+    "capture": "a capture: a number from 0 to 9, or a name of the route's path",
+}
+
+
+def _near(name: str) -> str:
+    from lb.config.schema.base import did_you_mean
+
+    family, dot, argument = name.partition(".")
+    known = did_you_mean(name, KNOWN)
+    if known:
+        return known
+    near = did_you_mean(family, FAMILIES)
+    if near and dot:
+        return near.replace("?", f".{argument[:64]}?")
+    return f"; there are {', '.join((*KNOWN, *(f'{family}.NAME' for family in FAMILIES)))}"
+
+
+def _placed(parts: Parts) -> Parts:
+    """The parts of a URL, each value with the encoding of its place."""
+    place = "begin"
+    placed: list[str | Value] = []
+    for part in parts:
+        if isinstance(part, str):
+            if place == "begin":
+                found = _URL_BEGIN.match(part)
+                if found is not None:
+                    place = _behind(part[found.end() :], "host")
+                elif part.startswith("/") and not part.startswith(("//", "/\\")):
+                    place = _behind(part, "path")
+                else:
+                    raise ValueError("a URL begins with https://, http://, ${request.scheme}:// or one slash")
+            elif place == "scheme":
+                if not part.startswith("://"):
+                    raise ValueError("behind ${request.scheme} stands ://")
+                place = _behind(part[3:], "host")
+            else:
+                place = _behind(part, place)
+            placed.append(part)
+            continue
+        if place == "begin":
+            if part.name not in ("request.scheme", "request.uri", "request.path"):
+                raise ValueError(
+                    f"begins with {part.spelling}, so that whoever asks would choose the host; "
+                    "write https://HOST/ or a slash in front of it"
+                )
+            place = "scheme" if part.name == "request.scheme" else "path"
+        elif place == "scheme":
+            raise ValueError("behind ${request.scheme} stands ://")
+        if place == "host" and part.name in ("request.uri", "request.path"):
+            place = "path"
+        placed.append(_encoded(part, "host" if place == "scheme" else place))
+        if part.name == "request.uri" and place == "path":
+            place = "query"
+    if place in ("begin", "scheme"):
+        raise ValueError("is not a URL: it begins with https://, http:// or a slash")
+    return tuple(placed)
+
+
+def _encoded(value: Value, encoding: str) -> Value:
+    otherwise = tuple(_encoded(part, encoding) if isinstance(part, Value) else part for part in value.otherwise)
+    return value._replace(encoding=encoding, otherwise=otherwise)
+
+
+def _behind(literal: str, place: str) -> str:
+    """The place behind `literal`, which begins in `place`."""
+    if place == "host" and re.search(r"[/?#]", literal):
+        place = "path"
+    return "query" if place == "path" and re.search(r"[?#]", literal) else place

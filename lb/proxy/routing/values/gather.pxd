@@ -1,0 +1,9 @@
+"""What an exchange offers to the texts of its route."""
+
+from lb.http.head cimport Scan
+from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.routing.values.format cimport tg_values
+
+
+# Before the route changes anything of the head; good as long as the scan is.
+cdef void gather(tg_values *values, Exchange exchange, const Scan *scan) noexcept

@@ -1,0 +1,141 @@
+"""Maps: what each kind finds, held against a plain reference, and what routes make of it."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datapath import Site
+from routing_site import curl, routing_gate, shown
+
+from lb.config.schema.maps import MapConfig, entries_of
+from lb.proxy.routing.values.lookup import Lookup, build
+
+H = "-H"
+KEY = "\U000f0010request.host\U000f0012"
+
+
+def looked_up(entries: dict[bytes, bytes], kind: str, text: bytes) -> bytes | None:
+    """As `Lookup`, in a line for each kind."""
+    found = {
+        "exact": [key for key in entries if key == text],
+        "prefix": [key for key in entries if text.startswith(key)],
+        "suffix": [key for key in entries if text.endswith(key)],
+        "domain": [key for key in entries if key and (b"." + text.removesuffix(b".")).endswith(b"." + key)],
+    }[kind]  # fmt: skip
+    return entries[max(found, key=len)] if found else None
+
+
+@pytest.mark.parametrize("kind", ["exact", "prefix", "suffix", "domain"])
+def test_a_map_finds_what_a_plain_search_does(kind: str) -> None:
+    rng = random.Random(kind)
+    for _ in range(60):
+        parts = [bytes(rng.choice(b"ab.") for _ in range(rng.randrange(0 if kind != "domain" else 1, 6)))
+                 for _ in range(rng.randrange(12))]  # fmt: skip
+        entries = {key.strip(b".") if kind == "domain" else key: b"v%d" % i for i, key in enumerate(parts)}
+        entries.pop(b"", None) if kind == "domain" else None
+        lookup = Lookup(build(entries, kind))
+        assert lookup.size == len(entries)
+        for _ in range(60):
+            text = bytes(rng.choice(b"ab.") for _ in range(rng.randrange(8)))
+            if kind == "domain" and (text.endswith(b"..") or b".." in text):
+                continue
+            assert lookup.get(text) == looked_up(entries, kind, text), (entries, text)
+
+
+def test_case_and_expressions() -> None:
+    assert Lookup(build({b"abc": b"1"}, "prefix", True)).get(b"ABCd") == b"1"
+    assert Lookup(build({b"abc": b"1"}, "exact", True)).get(b"aBC") == b"1"
+    assert Lookup(build({b"abc": b"1"}, "exact")).get(b"aBC") is None
+    regex = Lookup(build({b"^/a": b"first", b"/a/b": b"second", b"c$": b"third"}, "regex"))
+    assert [regex.get(text) for text in (b"/a/b", b"/x/a/b", b"abc", b"")] == [b"first", b"second", b"third", None]
+    with pytest.raises(ValueError, match="is not a regular expression"):
+        build({b"(": b""}, "regex")
+    with pytest.raises(ValueError, match="256 are the most"):
+        build({b"%d" % i: b"" for i in range(257)}, "regex")
+
+
+def test_long_texts_and_foreign_blocks() -> None:
+    lookup = Lookup(build({b"x" * 1024: b"1", b"": b"empty"}, "prefix"))
+    assert lookup.get(b"x" * 5000) == b"1"
+    assert lookup.get(b"y" * 5000) == b"empty"
+    assert Lookup(build({b"x" * 1024: b"1"}, "suffix", True)).get(b"y" * 9 + b"X" * 1024) == b"1"
+    assert Lookup(build({b"x" * 1024: b"1"}, "exact")).get(b"x" * 1025) is None
+    with pytest.raises(ValueError, match="at most 1024 bytes"):
+        build({b"x" * 1025: b""}, "exact")
+    block = build({b"a": b"1"}, "exact")
+    for bad in (b"", block[:-1], block + b"x", b"\0" * len(block)):
+        with pytest.raises(ValueError, match="not a map's block"):
+            Lookup(bad)
+
+
+def test_a_hundred_thousand_entries() -> None:
+    entries = {b"tenant-%d.example.org" % i: b"pool-%d" % (i % 7) for i in range(100_000)}
+    block = build(entries, "domain")
+    assert len(block) < 8 << 20
+    lookup = Lookup(block)
+    for i in range(0, 100_000, 997):
+        assert lookup.get(b"www.Tenant-%d.example.org" % i) == b"pool-%d" % (i % 7)
+    assert lookup.get(b"tenant-100000.example.org") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a 1\nb 2\na 3\n", "line 3: 'a' is there twice"),
+        (b"# list\n\na\x01 1\n", "line 3: has a control character"),
+        (b"a 1\n\xffa \x002", "line 2: has a control character"),
+    ],
+)
+def test_a_file_with_a_mistake_names_the_line(tmp_path: Path, content: bytes, said: str) -> None:
+    config = MapConfig.model_validate({"key": KEY, "file": "/x"})
+    with pytest.raises(ValueError, match=re.escape(said)):
+        entries_of(config, content)
+
+
+def test_a_file_as_haproxy_has_it() -> None:
+    config = MapConfig.model_validate({"key": KEY, "file": "/x", "match": "domain"})
+    content = b"# tenants\r\n\n  .Example.org.  gold  member \nb.org\tsilver\nlist-only\n"
+    assert entries_of(config, content) == {b"example.org": b"gold  member", b"b.org": b"silver", b"list-only": b""}
+
+
+# At the wire.
+
+TENANTS = {"key": "${request.host}", "match": "domain", "entries": {"a.org": "gold", "x.a.org": "silver"}}
+
+
+async def test_values_of_maps_in_texts_and_conditions(site: Site) -> None:
+    made, pools = await shown(site, "a", "b")
+    maps = {
+        "tenants": TENANTS,
+        "bots": {"key": "${header.a}", "match": "prefix", "ignore_case": True, "entries": {"curl/": "", "wget": ""}},
+    }
+    routes: list[dict[str, Any]] = [
+        {"match": {"headers": {"x-agent": {"map": "bots"}}}, "respond": {"body": "bot"}},
+        {"match": {"maps": {"tenants": "silver"}}, "pool": "b"},
+        {"pool": "a", "request_headers": {"set": {"X-Tier": "${map.tenants:-none}"}}},
+    ]
+    gate = await routing_gate(site, routes, pools, maps=maps)
+    assert (await curl(gate, "/", H, "X-Agent: CURL/8")).body == "bot"
+    assert (await curl(gate, "/", H, "X-Agent: mozilla")).body == "a"
+    for host, pool, tier in (("a.org", "a", "gold"), ("y.x.A.org:8", "b", ""), ("b.org", "a", "none")):
+        assert (await curl(gate, "/", H, f"Host: {host}")).body == pool
+        if tier:
+            assert f"x-tier: {tier}\r\n".encode() in made["a"].last.lower()
+
+
+async def test_a_text_names_the_pool(site: Site) -> None:
+    _, pools = await shown(site, "a", "b", "c")
+    maps = {"tenants": {"key": "${request.host}", "entries": {"b.org": "b", "d.org": "d"}}}
+    route = {
+        "pools": [{"pool": "a"}, {"pool": "b", "weight": 0}, {"pool": "c", "weight": 0}],
+        "pool_by": "${map.tenants:-${header.x-pool}}",
+    }
+    gate = await routing_gate(site, [route], pools, maps=maps)
+    for host, pool, answer in (
+        ("b.org", "c", "b"), ("x.org", "c", "c"), ("d.org", "c", "a"), ("x.org", "nope", "a"), ("x.org", "", "a"),
+    ):  # fmt: skip
+        assert (await curl(gate, "/", H, f"Host: {host}", H, f"X-Pool: {pool}")).body == answer
