@@ -1,4 +1,5 @@
-"""Notices certificates that change on disk, that run out, and ticket keys that have served their time.
+"""Notices certificates and other files that change on disk, certificates that run out, and ticket keys that have served
+their time.
 
 `look` is called every second by the master, off the data path. Files are judged by what `stat` says of them; those that
 differ are read, checked and published as a new plan. A set that cannot be used, such as a new certificate whose key has
@@ -43,6 +44,7 @@ class CertificateWatch:
         self._wall = wall
         self._done: Signature | None = None  # what the files looked like when they were last dealt with
         self._last: Signature | None = None  # what they looked like at the last look
+        self._paths: tuple[Config | None, list[str]] = (None, [])
         self._states: dict[tuple[str, str], str] = {}
         self._staples: dict[tuple[str, str], str] = {}
         self.problems: tuple[str, ...] = ()  # why the files on disk are not in force
@@ -53,7 +55,7 @@ class CertificateWatch:
         loaded = self._publisher.loaded
         if self._tickets.rotate(self._clock.now()) and any(li.tls for li in loaded.config.listeners.values()):
             await self._publish(None, "new session ticket keys")
-        signature = await asyncio.to_thread(_signature, loaded.config)
+        signature = await asyncio.to_thread(self._signature, loaded.config)
         before, self._last = self._last, signature
         # Whoever writes files may not be through with them: they have to look the same twice.
         if signature == before and signature != self._done:
@@ -70,7 +72,7 @@ class CertificateWatch:
         changed = sorted({str(fact.file) for fact in files.facts if fact.fingerprint not in known})
         if dry_run or found:
             return {"ok": not found, "changed": changed, "problems": [f"{where}: {what}" for where, what in found]}
-        signature = await asyncio.to_thread(_signature, loaded.config)
+        signature = await asyncio.to_thread(self._signature, loaded.config)
         self._last = signature
         await self._changed(signature)
         return {"ok": not self.problems, "changed": changed, "problems": list(self.problems)}
@@ -106,7 +108,7 @@ class CertificateWatch:
         elif found:
             self.problems = tuple(f"{where}: {what}" for where, what in found)
             self.reloads["failed"] += 1
-            self._say_problems("certificates or keys")
+            self._say_problems("files")
             return
         self.problems = tuple(f"{where}: {what}" for where, what in of_maps)
         self._say_problems("maps")
@@ -130,6 +132,11 @@ class CertificateWatch:
         for problem in self.problems:
             log.error("changed %s are not used, the old ones stay: %s", what, problem)
 
+    def _signature(self, config: Config) -> Signature:
+        if self._paths[0] is not config:  # of thousands of routes they are not gathered each second
+            self._paths = config, sorted({str(file.path) for file in tls_files(config)})
+        return (*((path, _stat(path)) for path in self._paths[1]), *sorted(KEY_SETS.refresh(config).items()))
+
     async def _publish(self, wanted: Loaded | None, what: str) -> bool:
         try:
             await self._publisher.publish(wanted)
@@ -152,13 +159,6 @@ class CertificateWatch:
             if self._staples.get(key) != staple:
                 say_staple(fact, staple)
         self._states, self._staples = states, staples
-
-
-def _signature(config: Config) -> Signature:
-    return (
-        *((str(path), _stat(str(path))) for path in sorted({file.path for file in tls_files(config)})),
-        *sorted(KEY_SETS.refresh(config).items()),
-    )
 
 
 def _stat(path: str) -> tuple[int, ...] | None:

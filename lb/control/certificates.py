@@ -1,5 +1,5 @@
-"""The files of a configuration's TLS sections and maps, and the keys of its cookies: read together, checked by what
-workers load them with.
+"""The files of a configuration that workers get the content of (TLS, keys of cookies, who may ask, maps, bodies of
+answers): read together, checked by what workers load them with.
 
 `TlsFiles.check` is a hook for lb.config.load, so that a file which cannot be used is reported with its line; `material`
 then holds what compile_plan needs, and `facts` what people want to know.
@@ -35,6 +35,7 @@ log = logging.getLogger("tidegate.tls")
 # Far beyond the longest chain and the largest bundle of authorities in use.
 MAX_FILE = 8 << 20
 MAX_MAPS = 24 << 20  # of all maps as workers get them, within a frame (lb.control.workers.channel)
+LARGEST_BODY = 1 << 20  # bytes of an answer: each worker has it in memory
 SECRET_LEAST = 32  # bytes: those of the key that is made from it
 DAY = 24 * 3600
 EXPIRING = 14 * DAY
@@ -116,6 +117,9 @@ class TlsFiles:
                     _access(file, content)
                 elif file.kind == "map":
                     continue  # made below, with those that have no file
+                elif file.kind == "body":
+                    if len(content) > LARGEST_BODY:
+                        raise ValueError(f"is larger than {LARGEST_BODY} bytes")
                 elif file.kind == "password":
                     if not content.strip():
                         raise ValueError("is empty")

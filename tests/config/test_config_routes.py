@@ -34,7 +34,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 def plan(**route: Any) -> RoutePlan:
     made = RouteConfig.model_validate({"pool": "a", **route})
-    return compile_route(made, "r", 0, {"a": 0, "b": 1}, False)
+    return compile_route(made, "r", 0, {"a": 0, "b": 1}, False, {})
 
 
 def test_template() -> None:
@@ -136,7 +136,7 @@ def test_actions() -> None:
     assert redirect.answer == AnswerPlan(302, redirect=True, scheme="https")
     assert redirect.rewrite == RewritePlan("prefix", ("/b",), "/a")
     respond = plan(pool=None, respond={"status": 404, "headers": {"X-A": "1"}, "body": "no"})
-    assert respond.answer == AnswerPlan(404, (("X-A", "1"),), "no")
+    assert respond.answer == AnswerPlan(404, (("X-A", "1"),), b"no")
 
 
 def test_normalisation() -> None:

@@ -63,7 +63,7 @@ async def test_answers_of_our_own_tell_what_is_left(site: Site) -> None:
     answers = [await ask(gate) for _ in range(4)]
     assert [status(answer) for answer in answers] == [502, 502, 502, 429]
     assert [field(answer, "RateLimit") for answer in answers[:2]] == ['"all";r=2;t=3600', '"all";r=1;t=7200']
-    for plan, code in ((AnswerPlan(200, body="hello"), 200), (AnswerPlan(302, redirect=True, host="b"), 302)):
+    for plan, code in ((AnswerPlan(200, body=b"hello"), 200), (AnswerPlan(302, redirect=True, host="b"), 302)):
         gate = await site.gate([], route={"rate_limit": LIMIT, "answer": plan, "pool": -1})
         answers = [await ask(gate) for _ in range(4)]
         assert [status(answer) for answer in answers] == [code, code, code, 429]

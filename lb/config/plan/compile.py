@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -49,7 +50,7 @@ from lb.config.schema.listeners.http2 import Http2Config
 from lb.config.schema.listeners.keepalive import keepalive_plan, pool_keepalive_plan
 from lb.config.schema.listeners.sampling import explain_plan
 from lb.config.schema.listeners.tcp import UNIX, ProxyProtocolConfig
-from lb.config.schema.listeners.tls import NOTHING, Material, pool_tls_plan, tls_plan
+from lb.config.schema.listeners.tls import NOTHING, Material, answer_files, pool_tls_plan, tls_plan
 from lb.config.schema.listeners.udp import udp_plan
 from lb.config.schema.maps import maps_plan
 from lb.config.schema.pools.affinity import cookie_plan, learn_plan, sequence_plan
@@ -85,11 +86,12 @@ class Allocator(Protocol):
 class PlanMemory:
     """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
     one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, the
-    cache's defaults, the providers of identities, the quotas, and the maps."""
+    cache's defaults, the providers of identities, the quotas, the maps, and what files of bodies hold."""
 
     def __init__(self) -> None:
         self._around: tuple[Any, ...] = ()
         self.maps: Mapping[str, MapPlan] = {}  # of the plan that is made
+        self.files: Mapping[Path, bytes] = {}  # of this round
         self._clear()
 
     def _clear(self) -> None:
@@ -104,15 +106,20 @@ class PlanMemory:
         providers: Mapping[str, ProviderPlan],
         quotas: Mapping[str, QuotaPlan],
         maps: Mapping[str, MapPlan],
+        material: Material,
     ) -> None:
         """Ends the round before, whatever came of its plan, and begins that of `config` with its `providers`, `quotas`
-        and `maps`."""
+        and `maps`, and what its files hold."""
+        self.files = material.files
+        # Not those of certificates, which change without a change of any route.
+        bodies = {file.path: material.files.get(file.path) for file in answer_files(config)}
         around = (
             tuple((name, pool.protocol) for name, pool in config.pools.items()),
             config.cache is not None,
             providers,
             quotas,
             tuple(each.digest for each in maps.values()),
+            bodies,
         )
         if around == self._around:
             self.routes.keep()
@@ -155,7 +162,7 @@ def compile_plan(
     providers = {name: provider_plan(name, provider, material) for name, provider in config.auth.items()}
     quotas = {name: quota_plan(name, quota) for name, quota in config.quotas.items()}
     maps = maps_plan(config.maps, material)
-    memory.begin(config, providers, quotas, maps)
+    memory.begin(config, providers, quotas, maps, material)
     indices = {name: i for i, name in enumerate(config.pools)}
     return Plan(
         generation=generation,
@@ -313,7 +320,7 @@ def _form(
     known = memory.forms.get(key)
     if known is None:
         plan = replace(
-            compile_route(member.route, name, series, pools, cached),
+            compile_route(member.route, name, series, pools, cached, memory.files),
             access=access_plan(member.first.auth, providers, ours),
             quotas=tuple((each, quotas[each].digest) for each in member.first.quota),
             maps=tuple(memory.maps[name].digest for name in member.first.map_names if name in memory.maps),

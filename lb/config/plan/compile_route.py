@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from lb.config.plan.caching import FreshnessPlan
 from lb.config.plan.places import MODELS, place_of
@@ -33,13 +34,17 @@ from lb.config.schema.routes.route import (
     MirrorConfig,
     PathRewriteConfig,
     RouteConfig,
+    content_type,
 )
 from lb.config.schema.routes.template import Template, parts_of, substitution_of, with_captures
 from lb.config.values import escaped, has_values, renamed
 
 
-def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cached: bool) -> RoutePlan:
-    """The plan of `route`; `pools` maps names to indices. `cached`: there is a cache for its answers."""
+def compile_route(
+    route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cached: bool, files: Mapping[Path, bytes]
+) -> RoutePlan:
+    """The plan of `route`; `pools` maps names to indices. `cached`: there is a cache for its answers. `files` has what
+    files of bodies hold; KeyError where it was read for another configuration."""
     host, host_regex, path_kind, path = place_of(route.match)
     return RoutePlan(
         name=name,
@@ -61,7 +66,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         expose_endpoint=route.expose_endpoint,
         split=_split(route, pools) if route.pools else None,
         mirror=_mirror(route.mirror, pools) if route.mirror is not None else None,
-        answer=_answer(route),
+        answer=_answer(route, files),
         rewrite=_rewrite(route, route.rewrite or route.redirect),
         rewrite_host=(route.rewrite.host or "") if route.rewrite is not None else "",
         request_fields=_fields(route, route.request_headers),
@@ -183,10 +188,17 @@ def _mirror(mirror: MirrorConfig, pools: Mapping[str, int]) -> MirrorPlan:
     return MirrorPlan(pools[mirror.pool], per_million, mirror.max_in_flight, mirror.max_bytes)
 
 
-def _answer(route: RouteConfig) -> AnswerPlan | None:
+def _answer(route: RouteConfig, files: Mapping[Path, bytes]) -> AnswerPlan | None:
     redirect, respond = route.redirect, route.respond
     if respond is not None:
-        return AnswerPlan(respond.status, _lines(route, respond.headers), _numbered(route, respond.body))
+        fields = _lines(route, respond.headers)
+        if respond.file is not None:
+            if not any(name.lower() == "content-type" for name in respond.headers):
+                fields = (*fields, ("Content-Type", content_type(respond.file)))
+            return AnswerPlan(respond.status, fields, files[respond.file])
+        if has_values(text := _numbered(route, respond.body)):
+            return AnswerPlan(respond.status, fields, text=text)
+        return AnswerPlan(respond.status, fields, text.encode())
     if redirect is not None:
         return AnswerPlan(
             redirect.status,

@@ -95,7 +95,8 @@ class AnswerPlan(Struct, frozen=True):
 
     status: int
     fields: tuple[tuple[str, str], ...] = ()
-    body: str = ""
+    body: bytes = b""
+    text: str = ""  # the body where it has values
     redirect: bool = False
     scheme: str = ""  # of a redirect; "" = that of the request
     host: str = ""  # with its port

@@ -267,8 +267,7 @@ scheme: https
 """,
     RespondConfig: """
 status: 403
-headers: {Content-Type: text/plain}
-body: not from here
+file: /etc/tidegate/maintenance.html
 """,
     FieldsConfig: """
 set: {X-Api: "1"}

@@ -52,16 +52,15 @@ cdef class Answer:
     def __init__(self, plan, maps=None):
         self.status = plan.status
         self.redirect = plan.redirect
-        self.head = self.body = self.host = b""
+        self.head = self.host = b""
+        self.body = plan.body
         if any(has_values(value) for _, value in plan.fields):
             self.fields = FieldRules(FieldsPlan(add=plan.fields), maps)
             self.kinds |= self.fields.kinds
         else:
             self.head = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in plan.fields)
-        if has_values(plan.body):
-            self.body_format = self.format(plan.body, body_encoding(dict(plan.fields)), maps)
-        else:
-            self.body = plan.body.encode()
+        if plan.text:
+            self.body_format = self.format(plan.text, body_encoding(dict(plan.fields)), maps)
         self.scheme = plan.scheme.encode("ascii")
         if has_values(plan.host):
             self.host_format = self.format(plan.host, "host", maps)

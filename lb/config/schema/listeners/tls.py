@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from pydantic import Field
 
 from lb.config.advice.literal import token_list_advice
+from lb.config.forms import by_form, members_of
 from lb.config.plan.discreet import Discreet
 from lb.config.plan.tls import CertificatePlan, PoolTlsPlan, TlsPlan
 from lb.config.schema.access import ProviderConfig, provider_files
@@ -103,12 +104,14 @@ class PoolTlsConfig(Model):
 
 
 class TlsFile(Struct, frozen=True):
-    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, who may ask, or a map; `key_of`
-    is the certificate's file where it is a key, or a response about it."""
+    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, who may ask, a map, or the body of
+    an answer; `key_of` is the certificate's file where it is a key, or a response about it."""
 
     where: str
     path: Path
-    kind: Literal["certificate", "key", "authorities", "secret", "password", "staple", "revocations", "access", "map"]
+    kind: Literal[
+        "certificate", "key", "authorities", "secret", "password", "staple", "revocations", "access", "map", "body"
+    ]
     key_of: Path | None = None
     served: bool = False  # a listener's, so that it needs a name
     default: bool = False  # the listener's first
@@ -117,8 +120,8 @@ class TlsFile(Struct, frozen=True):
 
 
 def tls_files(config: Config) -> Iterator[TlsFile]:
-    """Every file that the TLS sections, the cookies, the cache tier and the sections `auth` and `maps` of `config`
-    name; a certificate comes before its key."""
+    """Every file that the TLS sections, the cookies, the cache tier, the sections `auth` and `maps` and the answers of
+    routes of `config` name; a certificate comes before its key."""
     for name, listener in config.listeners.items():
         if listener.tls is None:
             continue
@@ -147,6 +150,15 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
     for name, of_map in config.maps.items():
         if of_map.file is not None:
             yield TlsFile(f"maps.{name}.file", of_map.file, "map")
+    yield from answer_files(config)
+
+
+def answer_files(config: Config) -> Iterator[TlsFile]:
+    """Files that have the bodies of routes' answers."""
+    for name, listener in config.listeners.items():
+        for first, places in by_form(members_of(listener.routes)):
+            if first.respond is not None and first.respond.file is not None:
+                yield TlsFile(f"listeners.{name}.routes[{places[0]}].respond.file", first.respond.file, "body")
 
 
 def _files_of_tier(where: str, tier: TierConfig) -> Iterator[TlsFile]:

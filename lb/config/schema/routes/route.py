@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -10,7 +11,19 @@ from pydantic import AfterValidator, Field, model_validator
 from lb.config.advice.literal import quoted
 from lb.config.advice.variables import substitution_advice
 from lb.config.schema.access import RouteAccess
-from lb.config.schema.base import Boolean, FieldName, Integer, Model, Name, Number, Regex, advised, problem, text
+from lb.config.schema.base import (
+    Boolean,
+    FieldName,
+    FilePath,
+    Integer,
+    Model,
+    Name,
+    Number,
+    Regex,
+    advised,
+    problem,
+    text,
+)
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.quotas import RouteQuotas
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
@@ -42,6 +55,31 @@ FRAMING = frozenset(
     )
 )  # fmt: skip
 FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
+
+
+# Of bodies in files: what pages and small resources are. Anything else is application/octet-stream.
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".htm": "text/html; charset=utf-8",
+    ".ico": "image/vnd.microsoft.icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".pem": "application/x-pem-file",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".webmanifest": "application/manifest+json",
+    ".xml": "application/xml",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+}
+
+
+def content_type(file: Path) -> str:
+    """The type of the body in a file, by the suffix of its name; without one it is text."""
+    suffix = file.suffix.lower()
+    return _TYPES.get(suffix or ".txt", "application/octet-stream")
 
 
 class ShareConfig(Model):
@@ -152,13 +190,19 @@ class RespondConfig(Model):
     body: Annotated[str, Field(max_length=64 * KIB), AfterValidator(checked_text)] = ""
     """Text of the answer. It may have [values of the request](howto/values.md), which are escaped as its `Content-Type`
     needs: for JSON, for plain text, else for HTML."""
+    file: FilePath | None = None
+    """File that has the answer's body, in place of `body`: at most 1 MiB, the same for every request. It is read at the
+    start, and again when it changes; what cannot be read leaves the content in force. `Content-Type` goes by the
+    suffix of its name, unless `headers` has one."""
 
     @model_validator(mode="after")
     def _bodiless(self) -> RespondConfig:
         for name in self.headers:
             if name.lower() in FRAMING or name.lower() == "date":
                 raise problem("fields", f"{name} is set by Tidegate itself")
-        if self.body and self.status in (204, 205, 304):
+        if self.body and self.file is not None:
+            raise problem("respond", "body and file are each the answer's body: one of them is enough")
+        if (self.body or self.file is not None) and self.status in (204, 205, 304):
             raise problem("respond", f"an answer with status {self.status} has no body")
         return self
 
