@@ -66,6 +66,8 @@ class Task:
     `untuned`: every program has its documented defaults. Its file names the servers and the deadline, by the time limit
     that the program has for a route or a server, and what this machine makes necessary: one thread, ports, connections.
     `endpoints`: so many of the servers, the first ones, are in the files at first; 0 = all.
+    `access`: requests prove who they are from (bench/peers/access.py), by a key or by a signed token; "" = nobody asks.
+    `jobs`: requests that ask for it become jobs, in a file beside the configuration.
     `proxies`: so many of the program run side by side before the same servers, each with its share of the load.
     """
 
@@ -86,6 +88,8 @@ class Task:
     serve: Serve | None = None
     untuned: bool = False
     endpoints: int = 0
+    access: Literal["", "api_key", "jwt"] = ""
+    jobs: bool = False
     proxies: int = 1
 
 

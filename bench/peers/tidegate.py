@@ -9,6 +9,7 @@ from typing import Any
 
 import lb
 from bench.errors import BenchError
+from bench.peers import access
 from bench.peers.base import CLASS_HEADER, Serve, Setup, Task, Upstream, route_prefix
 from bench.peers.limits import certificate, refuse_nonsense
 from bench.processes import Process
@@ -33,7 +34,8 @@ class Tidegate:
         task = setup.task
         refuse_nonsense(task)
         log = "" if task.untuned else "log: {level: warning}\n"
-        return {_FILE: f"{_head(setup)}{_pool(setup)}{_cache(task)}{log}"}
+        more = f"{_cache(task)}{_access(setup)}{_jobs(setup)}"
+        return {_FILE: f"{_head(setup)}{_pool(setup)}{more}{log}", **(access.files() if task.access else {})}
 
     def command(self, setup: Setup) -> list[str]:
         return [sys.executable, "-m", "lb.cli", "run", "-c", str(setup.directory / _FILE)]
@@ -103,6 +105,8 @@ def _routes(task: Task) -> str:
     if task.routes == 1:
         options = f", timeout: {task.deadline * 1000:g}ms" if task.deadline else ""
         options += f", hedge: {{after: {task.hedge}}}" if task.hedge else ""
+        options += ", auth: clients" if task.access else ""
+        options += ", jobs: true" if task.jobs else ""
         return f"    routes: [{{pool: servers{options}{cached}}}]\n"
     rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers{cached}" for i in range(task.routes))
     return "    routes:\n" + "".join(f"      - {{{rule}}}\n" for rule in rules)
@@ -139,3 +143,17 @@ def _serve(serve: Serve, setup: Setup) -> list[str]:
 
 def _cache(task: Task) -> str:
     return "cache: {size: 64MiB, ttl: 1h}\n" if task.job in ("cache", "http_cache") else ""
+
+
+def _access(setup: Setup) -> str:
+    if not setup.task.access:
+        return ""
+    by = {
+        "api_key": f'file: "{setup.directory}/{access.KEYS}"',
+        "jwt": f'file: "{setup.directory}/{access.KEY_SET}", issuer: "{access.ISSUER}", audience: [{access.AUDIENCE}]',
+    }[setup.task.access]
+    return f"auth: {{clients: {{type: {setup.task.access}, {by}}}}}\n"
+
+
+def _jobs(setup: Setup) -> str:
+    return f'jobs: {{path: "{setup.directory}/jobs.db", quota: 10000000}}\n' if setup.task.jobs else ""

@@ -1,6 +1,7 @@
 """The scenarios, by name, in the order in which they run."""
 
 from bench.scenarios import (
+    access,
     autoscale_trace,
     cache_hit,
     cache_mixed,
@@ -12,6 +13,7 @@ from bench.scenarios import (
     http1_new_connections,
     http_cache_hit,
     idle_connections,
+    jobs,
     many_routes,
     mixed_batches,
     oip_binary,
@@ -61,6 +63,11 @@ SCENARIOS: dict[str, Scenario] = {
         udp.SCENARIO,
         tls_keepalive.SCENARIO,
         tls_handshake.SCENARIO,
+        access.KEY,
+        access.TOKEN,
+        jobs.FEW,
+        jobs.SOME,
+        jobs.MANY,
         idle_connections.SCENARIO,
         idle_connections.HTTP2,
         reload_under_load.SCENARIO,
