@@ -11,7 +11,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from lb.failure cimport (
     FAIL_BAD_CREDENTIAL, FAIL_FORBIDDEN, FAIL_NO_CREDENTIAL, FAIL_NO_MEMORY, FAIL_RATE_LIMIT, FAIL_TOO_MANY_FIELDS,
-    FAIL_UNCHECKED,
+    FAIL_UNCHECKED, grpc_code,
 )
 from lb.http.head cimport Scan
 from lb.http.kept_head cimport head_free, head_keep, head_restore, tg_kept_head

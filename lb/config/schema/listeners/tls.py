@@ -104,8 +104,8 @@ class PoolTlsConfig(Model):
 
 
 class TlsFile(Struct, frozen=True):
-    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, who may ask, a map, or the body of
-    an answer; `key_of` is the certificate's file where it is a key, or a response about it."""
+    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, who may ask, a map, or the body
+    of an answer; `key_of` is the certificate's file where it is a key, or a response about it."""
 
     where: str
     path: Path
