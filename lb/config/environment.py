@@ -195,6 +195,8 @@ def expanded(spelling: str, environment: Mapping[str, str], held: list[tuple[str
 def _takes_values(location: tuple[int | str, ...]) -> bool:
     if location[:1] == ("maps",):
         return location[2:] == ("key",)
+    if location[:1] == ("pools",):
+        return location[2:4] == ("health", "steps") and location[5:] == ("send",)
     if location[:1] != ("listeners",) or location[2:3] != ("routes",):
         return False
     return location[4:6] in _VALUED or location[4:5] in (("log_fields",), ("pool_by",))
@@ -204,7 +206,7 @@ def _no_values(text: str) -> str:
     """What is wrong with a text that has values of requests where there are none."""
     return (
         f"{spelled(text)!r} has a value of requests, which are known in the routes' request_headers, response_headers, "
-        "redirect, rewrite, respond, log_fields and pool_by, and in the key of a map"
+        "redirect, rewrite, respond, log_fields and pool_by, and in the key of a map; steps of a check have captures"
     )
 
 

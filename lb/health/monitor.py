@@ -345,8 +345,10 @@ async def _ask(check: Check, address: str, timeout_ns: int) -> Failed | Models |
         if (ours := is_ours(e)) is not None:
             return NotMade(f"{ours} (LimitNOFILE, ulimit -n)" if "open files" in ours else ours)
         return Failed(shown(str(e), _REASON))  # it may have a server's own words
-    except TimeoutError:
-        return Failed(f"no answer within {timeout_ns / SECOND:g}s", timed_out=True)
+    except TimeoutError as e:
+        stood = str(e.__cause__ or "")  # what the check says of itself as it is cancelled
+        within = f"no answer within {timeout_ns / SECOND:g}s"
+        return Failed(shown(f"{within}: {stood}", _REASON) if stood else within, timed_out=True)
     except Exception as e:
         # A defect of a check must not end the checking of its endpoint: it counts as a failure and is logged in full.
         log.exception("the check of %s failed in an unforeseen way", address)

@@ -9,7 +9,9 @@ cdef extern from *:
     #include <re2/stringpiece.h>
     #include <cstdint>
     #include <cstdio>
+    #include <map>
     #include <new>
+    #include <string>
 
     /* RE2's budget for one pattern: its program, and the states that its automaton keeps. A pattern that does not fit
        is refused; an automaton that runs full goes on without a cache, slower and still linear. */
@@ -61,6 +63,13 @@ cdef extern from *:
         return 1;
     }
 
+    /* The number of the group called `name`; 0: there is none. */
+    static int tg_regex_named(const void *engine, const char *name, size_t n) {
+        const std::map<std::string, int> &names = static_cast<const re2::RE2 *>(engine)->NamedCapturingGroups();
+        std::map<std::string, int>::const_iterator found = names.find(std::string(name, n));
+        return found == names.end() ? 0 : found->second;
+    }
+
     static void tg_regex_free(void *engine) {
         delete static_cast<re2::RE2 *>(engine);
     }
@@ -69,6 +78,7 @@ cdef extern from *:
     int tg_regex_groups(const void *engine) noexcept nogil
     int tg_regex_search(const void *engine, const char *text, size_t n) noexcept nogil
     int tg_regex_find(const void *engine, const char *text, size_t n, size_t start, size_t *bounds) noexcept nogil
+    int tg_regex_named(const void *engine, const char *name, size_t n) except +
     void tg_regex_free(void *engine) noexcept nogil
 
 cdef const char *EMPTY = b""
@@ -113,5 +123,20 @@ cdef class Regex:
         return True
 
     def matches(self, bytes text not None) -> bool:
-        """Whether the pattern is found in `text`; for tests and tools."""
+        """Whether the pattern is found in `text`; where time does not matter."""
         return bool(self.search(<const char *>text, <size_t>len(text)))
+
+    def spans(self, bytes text not None) -> list[tuple[int, int] | None] | None:
+        """Start and end of the first match in `text` and of each of its groups up to \\9, None for one that took no
+        part; None: there is no match. As `matches`."""
+        cdef tg_piece pieces[REGEX_GROUPS]
+        if not self.find(<const char *>text, <size_t>len(text), 0, pieces):
+            return None
+        return [
+            (pieces[i].start, pieces[i].end) if pieces[i].set else None for i in range(min(self.groups + 1, REGEX_GROUPS))
+        ]
+
+    def group(self, str name not None) -> int:
+        """The number of the group `(?P<name>...)`; 0: there is none."""
+        cdef bytes spelled = name.encode("latin-1", "replace")
+        return tg_regex_named(self.engine, <const char *>spelled, <size_t>len(spelled))

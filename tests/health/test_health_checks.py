@@ -26,6 +26,7 @@ from health_servers import (
 )
 from pydantic import ValidationError
 from readiness import Inference
+from speaking_servers import SPEAKING, SpeakingServer
 
 from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed
@@ -40,9 +41,34 @@ def open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+_started: dict[str, SpeakingServer] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stop() -> Iterator[None]:
+    """Ends the servers that the tests of this module have started."""
+    yield
+    for server in _started.values():
+        server.__exit__()
+    _started.clear()
+
+
+def speaking_server(kind: str) -> SpeakingServer:
+    if kind not in _started:
+        _started[kind] = SpeakingServer(kind).__enter__()
+    return _started[kind]
+
+
 @contextlib.asynccontextmanager
 async def well(kind: str, family: socket.AddressFamily, folder: Path) -> AsyncIterator[str]:
-    if kind == "grpc":
+    if kind in SPEAKING:
+        server = speaking_server(kind)
+        if family == socket.AF_UNIX:
+            (folder / "s.sock").symlink_to(server.unix)
+            yield f"unix:{folder / 's.sock'}"
+        else:
+            yield server.address(family)
+    elif kind == "grpc":
         async with grpc_server(family, folder, {"": SERVING}) as (address, _):
             yield address
     elif kind == "oip":
@@ -433,8 +459,6 @@ async def test_udp_without_an_answer_passes_unless_refused(tmp_path: Path, answe
 async def test_udp_sends_no_more_than_bytes() -> None:
     with pytest.raises(ValueError, match="not made of bytes"):
         HealthConfig(type="udp", send="snowman \u2603")
-    with pytest.raises(ValueError, match="not a regular expression"):
-        HealthConfig(type="udp", expect="(")
 
 
 class TestRedis:
@@ -448,8 +472,8 @@ class TestRedis:
             (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING"),
             (b"-ERR unknown command\r\n", "ERR unknown"),
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400"),
-            (b"x" * 100_000, "xxxx"),
-            (b"+PON", "closed before PING was answered"),
+            (b"x" * 100_000, "bytes came without the answer"),
+            (b"+PON", "closed after"),
         ],
     )
     async def test_other_answers_fail(self, answer: bytes, reason: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from health_servers import redis_server
 from msgspec.structs import replace
 from readiness import Inference
+from speaking_servers import SPEAKING
 
 from lb.config.plan.plan import EndpointPlan, PolicyPlan, PoolPlan
 from lb.config.plan.tls import PoolTlsPlan
@@ -31,7 +32,8 @@ CLIENTS = Authority("Clients")
 PLAN = PoolTlsPlan(
     ca=AUTHORITY.pem, certificate=b"", key=b"", server_name="", min_version="tls1.2", alpn=(), verify=True
 )
-TYPES = sorted(set(get_args(HealthConfig.model_fields["type"].annotation)) - {"udp"})  # a pool of UDP has no TLS
+# A pool of UDP has no TLS; servers that are spoken to in TLS in their own ways are in test_speaking_checks.
+TYPES = sorted(set(get_args(HealthConfig.model_fields["type"].annotation)) - {"udp", *SPEAKING})
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

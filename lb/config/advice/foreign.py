@@ -706,7 +706,18 @@ KEYS: tuple[Advice, ...] = (
     Advice("inter period every frequency healthinterval", "health", "interval: 2s", within="health"),
     Advice("hostname hostheader", "health", "type: http, host: example.org", within="health"),
     Advice("scheme ssl https checkssl", "health", "tls: {}", within="health"),
-    Advice("mode protocol kind check", "health", "type: http", within="health"),
+    Advice("mode kind check", "health", "type: http", within="health"),
+    Advice(
+        "tcpcheck tcpchecks script sendexpect conversation match",
+        "health",
+        "type: tcp, steps: [{expect: ready}]",
+        within="health",
+    ),
+    Advice("pgsqlcheck pgsql postgresql", "health", "type: postgres", within="health"),
+    Advice("mysqlcheck mariadb", "health", "type: mysql, user: tidegate", within="health"),
+    Advice("smtpchk", "health", "type: smtp", within="health"),
+    Advice("ldapcheck", "health", "type: ldap", within="health"),
+    Advice("checkproto codecclienttype httpversion", "health", "type: http, protocol: http2", within="health"),
     Advice("expectbody healthbody bodyregex rstring", "health", "type: http, body: {contains: ok}", within="health"),
     # model servers
     Advice(

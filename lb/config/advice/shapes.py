@@ -102,6 +102,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("HealthConfig", "headers"): f"headers: {_HEADERS}",
     ("HealthConfig", "status"): "status: [200-399]",
     ("HealthConfig", "models"): "models: [digits]",
+    ("HealthConfig", "steps"): "steps: [{expect: ready}]",
     ("ScalingConfig", "metrics"): "metrics: [{type: in_flight, target: 4}]",
     (
         "ScalingConfig",
@@ -172,6 +173,7 @@ FORMS: dict[str, str] = {
     "CostConfig": "{unit: bytes}",
     "PoolCacheConfig": "{rows: [digits]}",
     "SlowStartConfig": "{window: 30s}",
+    "CheckStepConfig": "{expect: ready}",
     "StepConfig": "{type: replicas, value: 2}",
     "PathMatch": "{prefix: /v2/}",
     "PoolConfig": '{protocol: http, endpoints: ["10.0.0.1:8080"]}',
@@ -211,7 +213,7 @@ _MEANINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "CacheConfig": ((r"[0-9.]+(?:B|KiB|MiB|GiB|TiB)", "{{size: {}}}"),),
     "CookieConfig": ((r"[A-Za-z_][A-Za-z0-9_-]{0,63}", "{{name: {}}}"),),
     "HealthConfig": (
-        (r"http|grpc|oip|tcp", "{{type: {}}}"),
+        (r"http|grpc|oip|tcp|redis|postgres|smtp|ldap", "{{type: {}}}"),
         (r"/[!-z]{0,200}", "{{type: http, path: {}}}"),
     ),
     "HedgeConfig": ((r"p[5-9][0-9]|[1-9][0-9]*ms", "{{after: {}}}"),),

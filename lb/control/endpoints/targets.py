@@ -35,7 +35,7 @@ def initial(
 def checked(plan: Plan, loaded: Loaded) -> Iterator[Target]:
     """Endpoints that have active checks."""
     for pool in plan.pools:
-        health = loaded.config.pools[pool.name].health
+        health = loaded.config.pools[pool.name].checks
         if health is not None:
             own = pool_tls_plan(pool.protocol, health.tls, loaded.material) if health.tls is not None else None
             for endpoint in pool.endpoints:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 
 from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed, explain, sockaddr
 from lb.health.checks.tls import CheckTls
+from lb.http.regex import Regex
 
 _LARGEST = 65536
 
@@ -23,7 +23,7 @@ class UdpCheck:
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         """`tls` is there for all checks; a pool of protocol udp has none."""
         self._send = config.send.encode("latin-1")
-        self._expect = re.compile((config.expect or "").encode("latin-1"), re.DOTALL)
+        self._expect = Regex(b"(?s)" + (config.expect or "").encode("latin-1"))
         self._answered = config.answered
         self._patience = config.timeout / 2e9
 
@@ -47,7 +47,7 @@ class UdpCheck:
 
     async def _wait_answer(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         answer = await loop.sock_recv(sock, _LARGEST)
-        if not self._expect.search(answer):
+        if not self._expect.matches(answer):
             raise CheckFailed(f"the answer {answer[:64]!r} is not what was expected")
 
     async def _wait_refusal(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:

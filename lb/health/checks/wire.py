@@ -36,6 +36,11 @@ class Wire:
         """At most `size` bytes; none when the endpoint has closed its side."""
         return await asyncio.get_running_loop().sock_recv(self._sock, size)
 
+    async def secured(self, tls: CheckTls) -> Wire:
+        """The same connection with TLS from here on (STARTTLS), which takes this wire's place. Raises OSError, with the
+        connection closed."""
+        return TlsWire(await secured(self._sock, tls))
+
 
 class TlsWire(Wire):
     def __init__(self, secure: ssl.SSLSocket) -> None:

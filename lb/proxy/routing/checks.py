@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lb.config.checks.file import Found
 from lb.config.forms import by_form, members_of
 from lb.config.schema.file import Config
+from lb.config.schema.pools.health import HealthConfig
 from lb.config.schema.routes.match import MatchConfig, texts_of
 from lb.config.schema.routes.route import PathRewriteConfig, RouteConfig
 from lb.config.schema.routes.template import substitution_of
@@ -16,15 +17,27 @@ from lb.http.regex import Regex
 
 def check_routes(config: Config) -> list[Found]:
     """A problem for each expression that RE2 refuses, and for each group that an expression does not have."""
-    bodies = [
-        (f"pools.{name}.health.body.regex", pool.health.body.regex)
+    asked = [
+        (f"pools.{name}.health.{where}", pattern)
         for name, pool in config.pools.items()
-        if pool.health is not None and pool.health.body is not None and pool.health.body.regex is not None
+        if pool.health is not None
+        for where, pattern in _expected(pool.health)
     ]
     return [
-        *((where, made) for where, pattern in bodies if isinstance(made := _compiled(pattern), str)),
+        *((where, made) for where, pattern in asked if isinstance(made := _compiled(pattern), str)),
         *_routes(config),
     ]
+
+
+def _expected(health: HealthConfig) -> Iterator[tuple[str, str]]:
+    """The regular expressions of a pool's checks, each with its path from there."""
+    if health.body is not None and health.body.regex is not None:
+        yield "body.regex", health.body.regex
+    if health.expect is not None:
+        yield "expect", health.expect
+    for i, step in enumerate(health.steps):
+        if step.expect is not None:
+            yield f"steps[{i}].expect", step.expect
 
 
 def _routes(config: Config) -> list[Found]:
@@ -88,6 +101,6 @@ def _substitution(path: str, rewrite: PathRewriteConfig) -> Iterator[Found]:
 def _compiled(pattern: str) -> Regex | str:
     """The expression, or what is wrong with it."""
     try:
-        return Regex(pattern.encode())
+        return Regex(pattern.encode("latin-1"))
     except ValueError as error:
         return f"not a regular expression: {error}"

@@ -26,6 +26,7 @@ from lb.config.schema.base import (
     text,
 )
 from lb.config.schema.listeners.tls import PoolTlsConfig
+from lb.config.schema.pools.steps import MOST_STEPS, CheckStepConfig
 from lb.config.schema.routes.match import METHODS
 from lb.config.units import KIB, MIB, MILLISECOND, SECOND, Duration, Size
 
@@ -131,11 +132,14 @@ class BodyMatchConfig(Model):
 class HealthConfig(Model):
     """Active checks of every endpoint, made by the master."""
 
-    type: Literal["tcp", "http", "grpc", "oip", "redis", "udp"]
-    """`tcp`: a connection is taken. `http`: a request over HTTP/1.1, whatever the pool speaks, is answered with one of
-    `status`. `grpc`: the standard health service (`grpc.health.v1`) answers SERVING. `oip`: the server says that it is
-    ready over the Open Inference Protocol (ServerReady), and which `models` are. `redis`: a Redis server answers
-    PING, or asks for a password. `udp`: the datagram `send` is answered."""
+    type: Literal["tcp", "http", "grpc", "oip", "redis", "postgres", "mysql", "smtp", "ldap", "udp"]
+    """`tcp`: a connection is taken, and `steps` go as they should. `http`: a request over HTTP/1.1, or over HTTP/2 with
+    `protocol: http2`, is answered with one of `status`. `grpc`: the standard health service (`grpc.health.v1`) answers
+    SERVING. `oip`: the server says that it is ready over the Open Inference Protocol (ServerReady), and which `models`
+    are. `redis`: a Redis server answers PING, or asks for a password. `postgres`: a PostgreSQL server lets `user`
+    begin, or asks for the password. `mysql`: a MySQL or MariaDB server lets `user` in, who has no password. `smtp`: a
+    mail server greets and answers EHLO. `ldap`: a directory answers an anonymous bind. Each of them says goodbye as its
+    protocol has it, so that the servers' logs stay quiet. `udp`: the datagram `send` is answered."""
     interval: Duration = Field(default=2 * SECOND, ge=10 * MILLISECOND)
     """Time from the start of one check to the start of the next, while checks say what is known already. Shorter finds
     failures sooner and costs the endpoint more."""
@@ -179,6 +183,16 @@ class HealthConfig(Model):
     only."""
     body: BodyMatchConfig | None = None
     """What the body of the answer has to contain. Default: it is not read. `http` only."""
+    protocol: Literal["http1", "http2"] | None = None
+    """What the check speaks: `http2` is HTTP/2 with prior knowledge (h2c), or agreed on in TLS. Default: `http2` in
+    pools of protocol `http2` without a `port`, otherwise `http1`. `http` only."""
+    steps: list[CheckStepConfig] = Field(default_factory=list, max_length=MOST_STEPS)
+    """What is sent and has to come over the connection, in turn: HAProxy's `tcp-check`. Default: nothing. `tcp`
+    only."""
+    user: str | None = Field(default=None, min_length=1, max_length=32, pattern=r"^[!-~]+$")
+    """Name under which the check begins. `postgres` (default: `postgres`) and `mysql`, which needs one: an account
+    without a password and without rights (`CREATE USER tidegate`), since a server of MySQL counts and logs whoever
+    leaves without a name."""
     service: str = Field(default="", max_length=255)
     """Service name that is asked about; empty asks about the server as a whole. `grpc` only."""
     unimplemented: Literal["down", "up"] = "down"
@@ -193,8 +207,8 @@ class HealthConfig(Model):
     """The datagram that asks. Each character is one byte; what is no letter is written as `"\\x00"` in double quotes.
     Default: an empty datagram, which few servers answer. `udp` only."""
     expect: OctetsRegex | None = None
-    """A regular expression (Python's syntax) that has to be found in the answer. Default: any answer is good. `udp`
-    only."""
+    """A regular expression (RE2's syntax, over bytes; `.` is any byte) that has to be found in the answer. Default: any
+    answer is good. `udp` only."""
     answered: Boolean = True
     """Whether an answer is needed. `false` is for servers that never answer: the check fails only when the system of
     the endpoint says that nobody is there (ICMP), and looks no further than that. `udp` only."""

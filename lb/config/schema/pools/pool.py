@@ -269,6 +269,15 @@ class PoolConfig(Model):
         return self.protocol != "udp" and (self.serve is not None or self.on_demand)
 
     @property
+    def checks(self) -> HealthConfig | None:
+        """`health` with the defaults that the pool decides."""
+        health = self.health
+        if health is None or health.type != "http" or health.protocol is not None:
+            return health
+        http2 = self.protocol == "http2" and health.port is None
+        return health.model_copy(update={"protocol": "http2" if http2 else "http1"})
+
+    @property
     def panic(self) -> int:
         """`panic_threshold` with its default."""
         if self.panic_threshold is None:
