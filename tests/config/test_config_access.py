@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lb.cli.key import new_key
 from lb.config.checks.file import check_config
 from lb.config.plan.access import AccessPlan
-from lb.config.schema.access import access_plan, provider_plan, read_keys
+from lb.config.schema.access import NO_AUTH, AccessConfig, access_of, access_plan, provider_plan, read_keys
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import Material
 from lb.errors import TidegateError
@@ -57,6 +57,71 @@ def test_what_the_sections_contradict(route: dict[str, Any], said: str) -> None:
     assert said in found
 
 
+GUARD = {"type": "http", "pool": "guards"}
+GUARDS = {
+    "pools": {
+        "a": {"protocol": "oip", "endpoints": ["127.0.0.1:1"]},
+        "guards": {"protocol": "http", "endpoints": ["127.0.0.1:2"]},
+    }
+}
+
+
+def test_authorization_servers_and_what_goes_by_identities() -> None:
+    named = {**GUARD, "identity_header": "X-User"}
+    by_identity = {"rate_limit": {"rate": "1/s", "key": {"identity": True}}, "cache": {"tenant": {"identity": True}}}
+    assert problems({"auth": {"providers": ["g"], "allow": ["a"]}, **by_identity}, auth={"g": named}, **GUARDS) == []
+    found = problems({"auth": {"providers": ["g"], "allow": ["a"]}, **by_identity}, auth={"g": GUARD}, **GUARDS)
+    assert [one.partition(": ")[0].partition("routes[0].")[2] for one in found] == [
+        "rate_limit.key.identity", "cache.tenant.identity", "auth.allow"
+    ]  # fmt: skip
+    assert all("auth.g has no identity_header" in one for one in found)
+    (missing,) = problems({"auth": "g"}, auth={"g": {**GUARD, "pool": "guard"}}, **GUARDS)
+    assert missing == "auth.g.pool: there is no pool 'guard'; did you mean guards?"
+    (other,) = problems({"auth": "g"}, auth={"g": {**GUARD, "type": "grpc"}}, **GUARDS)
+    assert other == "auth.g.pool: the pool 'guards' speaks http; this needs grpc"
+    (name,) = problems({}, auth={"none": GUARD}, **GUARDS)
+    assert name.startswith("auth.none: is no name for a provider")
+
+
+def test_scopes_and_claims_are_of_credentials_that_have_them() -> None:
+    tokens = {"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"]}
+    wanted = {"scopes": ["infer"], "claims": {"groups": "ml"}}
+    assert problems({"auth": {"providers": ["sso"], **wanted}}, auth={"sso": tokens}) == []
+    found = problems({"auth": {"providers": ["keys", "machines"], **wanted}})
+    assert [one.partition(": ")[0].rpartition(".")[2] for one in found] == [
+        "claims",
+        "providers[1]",
+        "scopes",
+        "claims",
+    ]
+    with pytest.raises(ValidationError, match="is not a scope"):
+        config({"auth": {"providers": ["keys"], "scopes": ["a b"]}})
+
+
+def test_a_listener_asks_for_what_its_routes_do_not_say() -> None:
+    made = config({}, {"pool": "a", "auth": "none"}, {"pool": "a", "auth": "machines"})
+    default = made.listeners["web"].model_copy(update={"auth": AccessConfig(providers=["keys"])})
+    asked = [access_of(default.auth, route.auth) for route in default.routes]
+    assert [one and one.providers for one in asked] == [["keys"], None, ["machines"]]
+    assert access_of(NO_AUTH, None) is None
+
+    def listener(**settings: Any) -> list[str]:
+        web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "a"}], **settings}
+        return problems({}, listeners={"web": web})
+
+    assert listener(auth="keys") == []
+    assert listener(auth="keys", routes=[{"pool": "a", **{"cache": {"tenant": {"identity": True}}}}]) == []
+    assert listener(auth="kyes") == ["listeners.web.auth.providers[0]: there is no provider 'kyes'; did you mean keys?"]
+    tcp = {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "t", "auth": "keys"}
+    pools = {"t": {"protocol": "tcp", "endpoints": ["127.0.0.1:1"]}}
+    assert any("listeners.web.auth" in one for one in problems_of(listeners={"web": tcp}, pools=pools))
+
+
+def problems_of(**sections: Any) -> list[str]:
+    made = Config.model_validate({"auth": {"keys": KEYS}, **sections})
+    return [f"{path}: {what}" for path, what in check_config(made)]
+
+
 def test_routes_with_jobs_have_the_same_auth() -> None:
     jobs = {"path": "/jobs.db"}
     with_jobs = {"jobs": True, "pool": "a", "match": {"path": {"prefix": "/x"}}}
@@ -85,6 +150,16 @@ def test_routes_with_jobs_have_the_same_auth() -> None:
         ({"type": "jwt", "url": "http://127.0.0.1.i/k", "issuer": "i", "audience": ["a"]}, "is not https"),
         ({"type": "basic", "file": "/k", "issuer": "i"}, "issuer is only for type jwt"),
         ({"type": "mtls", "names": [" a"]}, "is not the name of an identity"),
+        ({"type": "http"}, "pool is required for type http"),
+        ({"type": "grpc", "pool": "p", "path": "/x"}, "path is only for type http"),
+        ({**KEYS, "pool": "p"}, "pool is only for type http and grpc"),
+        ({"type": "http", "pool": "p", "headers": ["X-Forwarded-Uri"]}, "X-Forwarded-Uri is set by Tidegate itself"),
+        ({"type": "http", "pool": "p", "set_request_headers": ["Host"]}, "Host is set by Tidegate itself"),
+        ({"type": "http", "pool": "p", "set_request_headers": ["X_User"]}, "letters, digits and hyphens only"),
+        ({"type": "http", "pool": "p", "identity_header": "X-Tidegate-Identity"}, "is set by Tidegate itself"),
+        ({"type": "http", "pool": "p", "denied_headers": ["Content-Length"]}, "is set by Tidegate itself"),
+        ({"type": "http", "pool": "p", "cache_by": "credentials"}, "has no effect without cache"),
+        ({"type": "grpc", "pool": "p", "cache": "1s", "cache_by": "credentials"}, "needs headers"),
     ],
 )
 def test_what_a_provider_contradicts(provider: dict[str, Any], said: str) -> None:
@@ -100,8 +175,8 @@ def test_an_issuer_may_have_a_query_in_its_url() -> None:
 def test_files_of_keys() -> None:
     key, line = new_key("team-a")
     digest = hashlib.sha256(key.encode()).digest()
-    assert list(read_keys(f"\n # x\r\n{line}\r\nb:sha256:{'0' * 64}".encode())) == [
-        ("team-a", digest), ("b", bytes(32))
+    assert list(read_keys(f"\n # x\r\n{line}\r\nb:sha256:{'0' * 64}:infer models:read".encode())) == [
+        ("team-a", digest, ()), ("b", bytes(32), ("infer", "models:read"))
     ]  # fmt: skip
     for wrong in (key, f"a:{digest.hex()}", f"a:sha256:{'0' * 63}", f"a b:sha256:{'0' * 64}", f"ä:sha256:{'0' * 64}"):
         with pytest.raises(ValueError, match="line 2 is not NAME:sha256:HEX") as error:

@@ -521,6 +521,81 @@ async def test_grpc_with_tokens(start: Start, tmp_path: Path) -> None:
     await server.stop(None)
 
 
+async def test_a_default_of_the_listener_scopes_and_claims(
+    start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    made = config(
+        echo,
+        keys_file(tmp_path, key_line("reader", "key-a"), key_line("writer", "key-b").strip() + ":infer admin\n"),
+        {"pool": "app"},
+        {"match": {"path": {"prefix": "/open"}}, "auth": "none", "pool": "app"},
+        {"match": {"path": {"prefix": "/keys"}}, "auth": {"providers": ["keys"], "scopes": ["infer"]}, "pool": "app"},
+        {
+            "match": {"path": {"prefix": "/scopes"}},
+            "auth": {"providers": ["sso"], "scopes": ["infer", "models:read"]},
+            "pool": "app",
+        },
+        {
+            "match": {"path": {"prefix": "/claims"}},
+            "auth": {"providers": ["sso"], "claims": {"groups": ["ml", "ops"], "https://x/tier": "gold"}},
+            "pool": "app",
+        },
+        log={"access": "access.log"},
+    )
+    sso = {"type": "jwt", "file": str(write_keys(tmp_path / "jwks", RSA)), "issuer": ISSUER, "audience": ["gate"]}
+    made["auth"]["sso"] = sso
+    made["listeners"]["web"]["auth"] = "sso"
+    daemon = start(made)
+    base = f"http://127.0.0.1:{daemon.port()}"
+
+    async def ask(path: str, **fields: str) -> tuple[int, str | None, Any]:
+        async with client.get(
+            base + path, headers={name.replace("_", "-"): each for name, each in fields.items()}
+        ) as got:
+            return got.status, got.headers.get("WWW-Authenticate"), await got.json()
+
+    async def bearer(path: str, **claims: Any) -> tuple[int, str | None, Any]:
+        return await ask(path, Authorization=f"Bearer {token(RSA, **claims)}")
+
+    assert (await ask("/"))[:2] == (401, 'Bearer realm="sso"')
+    assert (await ask("/", X_Api_Key="key-a"))[0] == 401
+    assert told((await bearer("/"))[2]) == ["alice"]
+    assert (await ask("/open"))[0] == 200
+    assert (await ask("/keys", X_Api_Key="key-b"))[0] == 200
+    text = "Forbidden: the credential needs the scopes infer"
+    assert await ask("/keys", X_Api_Key="key-a") == (403, None, {"error": text})
+
+    challenge = 'Bearer realm="sso", error="insufficient_scope", scope="infer models:read"'
+    for _ in range(2):  # also of a token that is known
+        assert (await bearer("/scopes", scope="a infer models:read"))[0] == 200
+        assert (await bearer("/scopes", scp=["infer", "models:read"]))[0] == 200
+        assert (await bearer("/scopes", scp="infer", scope="models:read"))[0] == 200
+        for few in (
+            {},
+            {"scope": "infer"},
+            {"scope": "infer models:reader"},
+            {"scope": ["infer"]},
+            {"scp": {"infer": 1}},
+        ):
+            assert (await bearer("/scopes", **few))[:2] == (403, challenge)
+    tier = {"https://x/tier": "gold"}
+    assert (await bearer("/claims", groups=["a", "ops"], **tier))[0] == 200
+    assert (await bearer("/claims", groups="ml", **tier))[0] == 200
+    for wrong in ({"groups": "ml"}, {**tier}, {"groups": ["mlx"], **tier}, {"groups": {"ml": 1}, **tier}):
+        assert (await bearer("/claims", **wrong))[:2] == (403, None)
+    assert (await ask("/scopes"))[0] == 401
+    # Who has not the scopes is known all the same; and what a reload asks for holds for tokens that are known.
+    found = [json.loads(line) for line in (daemon.folder / "access.log").read_text().splitlines()]
+    assert ("forbidden", "reader") in {(line["reason"], line["identity"]) for line in found}
+    made["listeners"]["web"]["routes"][0]["auth"] = {"providers": ["sso"], "claims": {"groups": "ml"}}
+    daemon.reload(made)
+    assert (await bearer("/"))[0] == 403
+    assert (await bearer("/", groups=["ml"]))[0] == 200
+    del made["listeners"]["web"]["routes"][0]["auth"], made["listeners"]["web"]["auth"]
+    daemon.reload(made)
+    assert (await ask("/"))[0] == 200
+
+
 async def test_inferences_with_tokens_and_a_cache(start: Start, tmp_path: Path) -> None:
     jwks = write_keys(tmp_path / "jwks.json", RSA)
     routes = {"auth": "sso", "cache": {"tenant": {"identity": True}}, "pool": "digits"}

@@ -21,7 +21,7 @@ def sha256(key: str) -> bytes:
 
 def keys(count: int) -> Provider:
     return Provider(
-        ProviderPlan("k", "api_key", "x-api-key", keys=tuple((f"n{i}", sha256(f"k{i}")) for i in range(count)))
+        ProviderPlan("k", "api_key", "x-api-key", keys=tuple((f"n{i}", sha256(f"k{i}"), ()) for i in range(count)))
     )
 
 

@@ -73,6 +73,8 @@ LISTS: dict[tuple[str, str], str] = {
     ("Group", "none"): "none: [{headers: {x-a: a}}, {source: [10.0.0.0/8]}]",
     ("AccessConfig", "providers"): "providers: [keys]",
     ("AccessConfig", "allow"): "allow: [team-a]",
+    ("AccessConfig", "scopes"): "scopes: [infer]",
+    ("AccessConfig", "claims"): "claims: {groups: [ml]}",
     ("ProviderConfig", "audience"): "audience: [https://inference.example.org]",
     ("ProviderConfig", "algorithms"): "algorithms: [ES256]",
     ("ProviderConfig", "headers"): "headers: [authorization]",

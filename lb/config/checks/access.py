@@ -6,6 +6,7 @@ from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
 from lb.config.forms import by_form, members_of
+from lb.config.schema.access import access_of
 from lb.config.schema.base import did_you_mean
 
 if TYPE_CHECKING:
@@ -20,13 +21,17 @@ def check_access(config: Config, broken: Set[str]) -> Iterator[Found]:
     yield from _servers(config, broken)
     of_jobs = None
     for name, listener in config.listeners.items():
+        default = access_of(None, listener.auth)
+        if default is not None:
+            yield from _access(config, broken, f"listeners.{name}.auth", listener, default)
         for first, places in by_form(members_of(listener.routes)):
             path = f"listeners.{name}.routes[{places[0]}]"
+            access = access_of(listener.auth, first.auth)
             yield from _route(config, broken, path, listener, first)
             if first.jobs:
-                if of_jobs is not None and of_jobs[1] != first.auth:
+                if of_jobs is not None and of_jobs[1] != access:
                     yield f"{path}.auth", f"has to be that of {of_jobs[0]}: both have jobs, for which clients ask alike"
-                of_jobs = of_jobs or (path, first.auth)
+                of_jobs = of_jobs or (path, access)
     by_identity = config.jobs is not None and config.jobs.tenant is not None and config.jobs.tenant.identity
     if by_identity and of_jobs is not None and of_jobs[1] is None:
         yield "jobs.tenant.identity", f"{of_jobs[0]} has jobs and no auth, which finds out who a request is from"
@@ -47,6 +52,8 @@ def _nameless(config: Config, access: AccessConfig) -> list[str]:
 def _servers(config: Config, broken: Set[str]) -> Iterator[Found]:
     """Problems with the pools of authorization servers."""
     for name, provider in config.auth.items():
+        if name == "none":
+            yield "auth.none", "is no name for a provider: auth: none of a route lets anybody in"
         if provider.pool is None or "pools" in broken or f"pools.{provider.pool}" in broken:
             continue
         pool = config.pools.get(provider.pool)
@@ -77,24 +84,39 @@ def check_quotas(config: Config, broken: Set[str]) -> Iterator[Found]:
 def _route(
     config: Config, broken: Set[str], path: str, listener: ListenerConfig, route: RouteConfig
 ) -> Iterator[Found]:
-    if route.auth is None:
+    access = access_of(listener.auth, route.auth)
+    if access is None:
         if route.rate_limit is not None and route.rate_limit.key.identity:
             yield f"{path}.rate_limit.key.identity", "needs auth, which finds out who a request is from"
         if route.cache is not None and route.cache.tenant is not None and route.cache.tenant.identity:
             yield f"{path}.cache.tenant.identity", "needs auth, which finds out who a request is from"
         return
-    for nameless in _nameless(config, route.auth):
+    for nameless in _nameless(config, access):
         said = _NAMELESS.format(of=nameless)
-        if route.auth.allow:
-            yield f"{path}.auth.allow", said
         if route.rate_limit is not None and route.rate_limit.key.identity:
             yield f"{path}.rate_limit.key.identity", said
         if route.cache is not None and route.cache.tenant is not None and route.cache.tenant.identity:
             yield f"{path}.cache.tenant.identity", said
-    for i, name in enumerate(route.auth.providers):
+    if route.auth is not None:
+        yield from _access(config, broken, f"{path}.auth", listener, access)
+
+
+def _access(
+    config: Config, broken: Set[str], path: str, listener: ListenerConfig, access: AccessConfig
+) -> Iterator[Found]:
+    """Problems with what a route or a listener asks for."""
+    if access.allow:
+        for nameless in _nameless(config, access):
+            yield f"{path}.allow", _NAMELESS.format(of=nameless)
+    for i, name in enumerate(access.providers):
         provider = config.auth.get(name)
         if provider is None:
             if "auth" not in broken and f"auth.{name}" not in broken:
-                yield f"{path}.auth.providers[{i}]", f"there is no provider {name!r}" + did_you_mean(name, config.auth)
-        elif provider.type == "mtls" and (listener.tls is None or listener.tls.client_auth == "none"):
-            yield f"{path}.auth.providers[{i}]", "needs tls of the listener with client_auth: optional or required"
+                yield f"{path}.providers[{i}]", f"there is no provider {name!r}" + did_you_mean(name, config.auth)
+            continue
+        if provider.type == "mtls" and (listener.tls is None or listener.tls.client_auth == "none"):
+            yield f"{path}.providers[{i}]", "needs tls of the listener with client_auth: optional or required"
+        if access.scopes and provider.type not in ("api_key", "jwt"):
+            yield f"{path}.scopes", f"no credential of auth.{name} has scopes: they are of types api_key and jwt"
+        if access.claims and provider.type != "jwt":
+            yield f"{path}.claims", f"no credential of auth.{name} has claims: they are of type jwt"

@@ -58,6 +58,7 @@ _HTTP_ONLY = (
     "http2",
     "upgrades",
     "upgrade_idle_timeout",
+    "auth",
     "explain",
 )
 _NONE_AT_ZERO = "not with min: 0 of {}: without requests the pool has no endpoint"

@@ -45,13 +45,14 @@ class ProviderPlan(Discreet, frozen=True):
     type: str  # api_key | basic | grpc | http | jwt | mtls
     header: str = ""  # api_key: lower case; `authorization` = as a bearer token
     query: str = ""  # api_key: name of the parameter
-    keys: tuple[tuple[str, bytes], ...] = ()  # api_key: names, and SHA-256 of their keys
+    keys: tuple[tuple[str, bytes, tuple[str, ...]], ...] = ()  # api_key: names, SHA-256 of their keys, and scopes
     content: bytes = b""  # basic: of the htpasswd file; jwt: a JWK set
     issuer: str = ""  # jwt
     audience: tuple[str, ...] = ()  # jwt: one of these
     algorithms: tuple[str, ...] = ()  # jwt
     leeway_s: int = 0  # jwt
     claim: str = ""  # jwt: that names the identity
+    kept_claims: tuple[str, ...] = ()  # jwt: those that routes ask for
     names: tuple[str, ...] = ()  # mtls: names that certificates may have, "*.example.org", "spiffe://td/*"; () = any
     server: ServerPlan | None = None  # grpc, http
 
@@ -68,6 +69,8 @@ class AccessPlan(Struct, frozen=True):
     providers: tuple[str, ...] = ()  # names
     digests: tuple[str, ...] = ()  # of ProviderPlan, in the order of `providers`
     allow: tuple[str, ...] = ()  # identities; () = all
+    scopes: tuple[str, ...] = ()  # all of them
+    claims: tuple[tuple[str, tuple[str, ...]], ...] = ()  # name, and values of which one is needed
     forward_identity: bool = True
     forward_credential: bool = False
     trusted: bool = False

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from lb.config.address import HostPort, parse_address
-from lb.config.forms import Member, members_of
+from lb.config.forms import Member, by_form, members_of
 from lb.config.memory import Memory
 from lb.config.plan.access import ProviderPlan
 from lb.config.plan.caching import ModelCachePlan, PoolCachePlan
@@ -33,7 +33,7 @@ from lb.config.plan.plan import (
 from lb.config.plan.quotas import QuotaPlan
 from lb.config.plan.routes import MapPlan
 from lb.config.plan.wire import Packed, form, joined
-from lb.config.schema.access import access_plan, provider_plan
+from lb.config.schema.access import AccessConfig, access_of, access_plan, kept_claims, provider_plan
 from lb.config.schema.disk import disk_plan
 from lb.config.schema.file import (
     MAX_WORKERS,
@@ -86,7 +86,8 @@ class Allocator(Protocol):
 class PlanMemory:
     """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
     one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, the
-    cache's defaults, the providers of identities, the quotas, the maps, and what files of bodies hold."""
+    cache's defaults, the providers of identities, what listeners ask for, the quotas, the maps, and what files of bodies
+    hold."""
 
     def __init__(self) -> None:
         self._around: tuple[Any, ...] = ()
@@ -97,8 +98,8 @@ class PlanMemory:
     def _clear(self) -> None:
         self.routes: Memory[str, tuple[Member, int, bytes]] = Memory()
         # By the id of the first route of a form, which keeps it from others, whether the route is cached, and whether
-        # its requests are our own.
-        self.forms: Memory[tuple[int, bool, bool], tuple[RouteConfig, bytes]] = Memory()
+        # its requests are our own; and the listener where that asks for something itself.
+        self.forms: Memory[tuple[int, bool, bool, str], tuple[RouteConfig, bytes]] = Memory()
 
     def begin(
         self,
@@ -120,6 +121,7 @@ class PlanMemory:
             quotas,
             tuple(each.digest for each in maps.values()),
             bodies,
+            tuple((name, listener.auth) for name, listener in config.listeners.items()),
         )
         if around == self._around:
             self.routes.keep()
@@ -159,7 +161,11 @@ def compile_plan(
     file's endpoints hold a host name.
     """
     memory = memory or PlanMemory()
-    providers = {name: provider_plan(name, provider, material) for name, provider in config.auth.items()}
+    kept = kept_claims(config.auth, _asked_of(config))
+    providers = {
+        name: replace(provider_plan(name, provider, material), kept_claims=kept.get(name, ()))
+        for name, provider in config.auth.items()
+    }
     quotas = {name: quota_plan(name, quota) for name, quota in config.quotas.items()}
     maps = maps_plan(config.maps, material)
     memory.begin(config, providers, quotas, maps, material)
@@ -189,6 +195,14 @@ def compile_plan(
         quotas=tuple(quotas.values()),
         maps=tuple(maps.values()),
     )
+
+
+def _asked_of(config: Config) -> Iterator[AccessConfig]:
+    """What listeners and routes ask of those who send requests."""
+    for listener in config.listeners.values() if config.auth else ():
+        for access in (listener.auth, *(first.auth for first, _ in by_form(members_of(listener.routes)))):
+            if access is not None:
+                yield access
 
 
 def _listener(
@@ -295,7 +309,7 @@ def _routes(
         series = series_of("route", name)
         known = known_of(name)
         if known is None or known[0] is not member or known[1] != series:
-            its = _form(config, member, name, series, pools, memory, providers, quotas, ours)
+            its = _form(config, listener, member, name, series, pools, memory, providers, quotas, ours)
             host, _, _, path = member.place
             pool = -1 if member.pool is None else pools[member.pool]
             known = keep(name, (member, series, joined((name, series, pool, host, path), its)))
@@ -305,6 +319,7 @@ def _routes(
 
 def _form(
     config: Config,
+    listener: str,
     member: Member,
     name: str,
     series: int,
@@ -316,12 +331,13 @@ def _form(
 ) -> bytes:
     """What the plans of the routes of a form have in common, packed. `ours`: requests come from ourselves."""
     cached = config.cache is not None and _cached(config, member)
-    key = id(member.first), cached, ours
+    default = config.listeners[listener].auth
+    key = id(member.first), cached, ours, listener if default is not None else ""
     known = memory.forms.get(key)
     if known is None:
         plan = replace(
             compile_route(member.route, name, series, pools, cached, memory.files),
-            access=access_plan(member.first.auth, providers, ours),
+            access=access_plan(access_of(default, member.first.auth), providers, ours),
             quotas=tuple((each, quotas[each].digest) for each in member.first.quota),
             maps=tuple(memory.maps[name].digest for name in member.first.map_names if name in memory.maps),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -84,9 +84,10 @@ class ProviderConfig(RareModel):
     decides about each request, asked over HTTP as by NGINX's `auth_request` and Traefik's ForwardAuth. `grpc`: the same
     by Envoy's `envoy.service.auth.v3.Authorization/Check`. `jwt` and `basic` need the extra `tidegate[auth]`."""
     file: FilePath | None = None
-    """`api_key`: file with a line `NAME:sha256:HEX` for each key, as `tidegate key NAME` prints it; a name may have
-    several keys. `basic`: an htpasswd file with bcrypt (`htpasswd -B`) or argon2. In both, lines that begin with `#`
-    are comments. `jwt`: the issuer's public keys, as a JWK set. The file is read again when it changes."""
+    """`api_key`: file with a line `NAME:sha256:HEX` for each key, as `tidegate key NAME` prints it, with `:` and its
+    scopes behind it if it has any, spaces between them; a name may have several keys. `basic`: an htpasswd file with
+    bcrypt (`htpasswd -B`) or argon2. In both, lines that begin with `#` are comments. `jwt`: the
+    issuer's public keys, as a JWK set. The file is read again when it changes."""
     url: (
         Annotated[WholeUrl, *text(r"https://.*|http://(127\.0\.0\.1|localhost|\[::1\])[:/].*", "is not https")] | None
     ) = None
@@ -219,11 +220,29 @@ def _lowered(names: list[str]) -> tuple[str, ...]:
 
 def _short(value: Any) -> Any:
     """A name, or a list of names, stands for a mapping."""
+    if value == "none":
+        return NO_AUTH
     if isinstance(value, str):
         return {"providers": [value]}
     if isinstance(value, list):
         return {"providers": value}
     return value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Scope = Annotated[
+    str, *text(r"[!#-\[\]-~]{1,128}", "is not a scope: printable ASCII without spaces, quotes and backslashes")
+]
+"""A scope-token of RFC 6749 section 3.3."""
+ClaimName = Annotated[str, *text(r"[!-~]{1,128}", "is not the name of a claim")]
+ClaimValues = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=256)]],
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+    Field(min_length=1, max_length=256),
+]
 
 
 class AccessConfig(Model):
@@ -233,11 +252,29 @@ class AccessConfig(Model):
     """Names of providers of the section `auth`. The first that accepts what the request brings says who it is from."""
     allow: list[IdentityName] = Field(default=[], max_length=10_000)
     """Identities that may use the route; others are answered with 403. Default: all."""
+    scopes: list[Scope] = Field(default=[], max_length=32)
+    """Scopes that the credential needs, all of them: of a token those of its claims `scope` and `scp`, of an API key
+    those in its line of the file. Others are answered with 403, and a bearer token is told `insufficient_scope`.
+    Default: none."""
+    claims: dict[ClaimName, ClaimValues] = Field(default={}, max_length=16)
+    """Claims that a token needs, each with the values of which one is enough: `{groups: [ml, admins], tier: gold}`. A
+    claim may be a string, a boolean, or a list of these; of a list one value has to be among them. Others are answered
+    with 403. Default: none."""
     forward_identity: Boolean = True
     """Whether the endpoint is told who the request is from, in `X-Tidegate-Identity`. With a section `auth` no route
     passes on what clients send under that name."""
     forward_credential: Boolean = False
     """Whether the endpoint gets the key, too."""
+
+
+# What `none` stands for, which no mapping can say: anybody, whatever the listener asks for.
+NO_AUTH = AccessConfig.model_construct(providers=[])
+
+
+def access_of(listener: AccessConfig | None, route: AccessConfig | None) -> AccessConfig | None:
+    """What is asked of those who send a route requests: as it says itself, else as its listener does."""
+    access = listener if route is None else route
+    return None if access is None or access == NO_AUTH else access
 
 
 RouteAccess = Annotated[
@@ -258,9 +295,21 @@ def access_plan(
         providers=tuple(access.providers),
         digests=tuple(providers[name].digest for name in access.providers),
         allow=tuple(access.allow),
+        scopes=tuple(sorted(set(access.scopes))),
+        claims=tuple(sorted((name, tuple(sorted(set(values)))) for name, values in access.claims.items())),
         forward_identity=forward,
         forward_credential=access.forward_credential,
     )
+
+
+def kept_claims(providers: Mapping[str, ProviderConfig], asked: Iterable[AccessConfig]) -> dict[str, tuple[str, ...]]:
+    """For each provider of tokens, the claims that are to be kept: those that somebody asks for."""
+    found: dict[str, set[str]] = {}
+    for access in asked:
+        for name in access.providers if access.claims else ():
+            if name in providers and providers[name].type == "jwt":
+                found.setdefault(name, set()).update(access.claims)
+    return {name: tuple(sorted(claims)) for name, claims in found.items()}
 
 
 def provider_plan(name: str, provider: ProviderConfig, material: Material) -> ProviderPlan:
@@ -290,19 +339,21 @@ def provider_plan(name: str, provider: ProviderConfig, material: Material) -> Pr
     return ProviderPlan(name, "mtls", names=tuple(provider.names))
 
 
-_KEY = re.compile(r"([!-9;-~]{1,128}):sha256:([0-9A-Fa-f]{64})", re.ASCII)
+_KEY = re.compile(
+    r"([!-9;-~]{1,128}):sha256:([0-9A-Fa-f]{64})(?::([!#-\[\]-~]{1,128}(?: [!#-\[\]-~]{1,128}){0,31}))?", re.ASCII
+)
 
 
-def read_keys(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and digests of a file of API keys. Raises ValueError, which shows nothing of a key."""
+def read_keys(content: bytes) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
+    """Names, digests and scopes of a file of API keys. Raises ValueError, which shows nothing of a key."""
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
         found = _KEY.fullmatch(line)
         if found is None:
-            raise ValueError(f"line {number} is not NAME:sha256:HEX")
-        yield found[1], bytes.fromhex(found[2])
+            raise ValueError(f"line {number} is not NAME:sha256:HEX, or that with :SCOPES behind it")
+        yield found[1], bytes.fromhex(found[2]), tuple((found[3] or "").split())
 
 
 def provider_files(providers: Mapping[str, ProviderConfig]) -> Iterator[tuple[str, Path, ProviderConfig]]:

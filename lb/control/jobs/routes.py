@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lb.config.checks.jobs import NAME
 from lb.config.forms import by_form, members_of
+from lb.config.schema.access import NO_AUTH, AccessConfig, access_of
 from lb.config.schema.file import (
-    AccessConfig,
     Config,
     FieldsConfig,
     ListenerConfig,
@@ -62,8 +62,10 @@ def with_jobs(config: Config, find_folder: Callable[[], Path]) -> Config:
     for name, listener in config.listeners.items():
         if any(first.jobs for first, _ in by_form(members_of(listener.routes))):
             routes = list(_named(name, listener.routes))
-            inner += [_inner(route) for route in routes if route.jobs]
-            routes = [*_resources(name, routes, prefix), *(made for route in routes for made in _outer(route))]
+            default = listener.auth
+            inner += [_inner(default, route) for route in routes if route.jobs]
+            outer = [made for route in routes for made in _outer(default, route)]
+            routes = [*_resources(name, default, routes, prefix), *outer]
             listeners[name] = listener.model_copy(update={"routes": routes})
     # A job whose route is gone waits for its return: 503 is no answer to it.
     inner.append(RouteConfig.model_construct(name=f"{NAME}/no-route", respond=RespondConfig(status=503)))
@@ -105,7 +107,7 @@ def _named(listener: str, routes: Sequence[RouteConfig]) -> Iterator[RouteConfig
         yield route if route.name is not None else route.model_copy(update={"name": f"{listener}/{i}"})
 
 
-def _outer(route: RouteConfig) -> Iterator[RouteConfig]:
+def _outer(default: AccessConfig | None, route: RouteConfig) -> Iterator[RouteConfig]:
     """A route as clients see it: in front of it, if it has jobs, the one that accepts them. What the route has of
     limits holds for submissions; what it does to requests is for jobs that run."""
     if route.jobs:
@@ -122,14 +124,16 @@ def _outer(route: RouteConfig) -> Iterator[RouteConfig]:
             quota=route.quota,
             max_in_flight=route.max_in_flight,
             cors=route.cors,
-            auth=_told(route.auth),
+            auth=_told(default, route),
             retry=NO_RETRY,
             hedge=NO_HEDGE,
         )
     yield route
 
 
-def _resources(listener: str, routes: Sequence[RouteConfig], prefix: str) -> Iterator[RouteConfig]:
+def _resources(
+    listener: str, default: AccessConfig | None, routes: Sequence[RouteConfig], prefix: str
+) -> Iterator[RouteConfig]:
     """The routes by which clients find their jobs, on each host that has routes with jobs."""
     hosts = {(route.match.host, route.match.host_regex): route for route in routes if route.jobs}
     for i, ((host, host_regex), route) in enumerate(hosts.items()):
@@ -143,20 +147,21 @@ def _resources(listener: str, routes: Sequence[RouteConfig], prefix: str) -> Ite
                 pool=NAME,
                 request_headers=FieldsConfig(remove=[ROUTE_FIELD]),
                 cors=route.cors,
-                auth=_told(route.auth),
+                auth=_told(default, route),
                 retry=NO_RETRY,
                 hedge=NO_HEDGE,
             )
 
 
-def _told(access: AccessConfig | None) -> AccessConfig | None:
+def _told(default: AccessConfig | None, route: RouteConfig) -> AccessConfig:
     """Of a route that leads to the jobs process, which has to know whose a job is, and keeps no credentials."""
+    access = access_of(default, route.auth)
     if access is None:
-        return None
+        return NO_AUTH
     return access.model_copy(update={"forward_identity": True, "forward_credential": False})
 
 
-def _inner(route: RouteConfig) -> RouteConfig:
+def _inner(default: AccessConfig | None, route: RouteConfig) -> RouteConfig:
     """A route for the requests of its jobs. Where the client is and how often it asks was looked at when the job was
     accepted; and jobs wait for others, who are waited for."""
     name = TextMatch(exact=str(route.name))
@@ -168,6 +173,7 @@ def _inner(route: RouteConfig) -> RouteConfig:
         update={
             "request_headers": fields.model_copy(update={"remove": [*fields.remove, ROUTE_FIELD]}),
             "name": f"{route.name}{_RUNS}",
+            "auth": access_of(default, route.auth),
             "match": match,
             "jobs": False,
             "rate_limit": None,

@@ -18,6 +18,7 @@ from msgspec import to_builtins
 from lb.clock import Clock
 from lb.config.forms import by_form, members_of
 from lb.config.plan.access import IDENTITY
+from lb.config.schema.access import access_of
 from lb.config.schema.file import Config
 from lb.config.schema.jobs import NatsConfig, NatsTlsConfig
 from lb.config.units import SECOND
@@ -282,7 +283,7 @@ def settings_of(config: Config, folder: Path) -> Settings | None:
     if jobs.tenant is not None:
         tenant = jobs.tenant.key
     elif any(
-        first.jobs and first.auth is not None
+        first.jobs and access_of(listener.auth, first.auth) is not None
         for listener in config.listeners.values()
         for first, _ in by_form(members_of(listener.routes))
     ):

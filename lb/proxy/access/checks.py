@@ -39,6 +39,8 @@ class Outcome(Struct, frozen=True):
     identity: str | None = None
     seconds: float = 0.0
     available: bool = True  # False: nobody could say
+    scopes: frozenset[str] = frozenset()
+    claims: dict[str, frozenset[str]] | None = None  # those that routes ask for
 
 
 REFUSED = Outcome()
@@ -103,7 +105,10 @@ class TokenCheck:
         if claims.get("iss") != plan.issuer or not any(one in plan.audience for one in named if isinstance(one, str)):
             return REFUSED
         identity = claims.get(plan.claim)
-        return Outcome(identity, left) if isinstance(identity, str) else REFUSED
+        if not isinstance(identity, str):
+            return REFUSED
+        kept = {name: _values(claims.get(name)) for name in plan.kept_claims} if plan.kept_claims else None
+        return Outcome(identity, left, scopes=_scopes(claims), claims=kept)
 
     def _verified(self, credential: bytes) -> dict[str, Any] | None:
         from joserfc import jws
@@ -143,6 +148,21 @@ _KIND_OF = {
     "Ed25519": frozenset({("OKP", "Ed25519")}),
     "EdDSA": frozenset({("OKP", "Ed25519"), ("OKP", "Ed448")}),
 }
+
+
+def _scopes(claims: dict[str, Any]) -> frozenset[str]:
+    """`scope` has them with spaces between (RFC 8693 section 4.2), `scp` of Microsoft and Okta so or as a list."""
+    found: set[str] = set()
+    for name in ("scope", "scp"):
+        value = claims.get(name)
+        found.update(value.split(" ") if isinstance(value, str) else _values(value))
+    return frozenset(found - {""})
+
+
+def _values(value: Any) -> frozenset[str]:
+    """What a claim says, if that is a string, a boolean or a list of these; else nothing."""
+    listed = value if isinstance(value, list) else [value]
+    return frozenset(one if isinstance(one, str) else str(one).lower() for one in listed if isinstance(one, str | bool))
 
 
 def _curve(key: Any) -> str:

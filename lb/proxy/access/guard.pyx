@@ -5,7 +5,7 @@ from lb.http.head cimport H_OTHER, MAX_FIELDS, Field, Scan
 from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.net.tls.session cimport Tls
 from lb.proxy.access.known cimport (
-    ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_UNKNOWN, FORBIDDEN, NONE, Decision, Known, known,
+    ACCESS_DENIED, ACCESS_FORBIDDEN, ACCESS_GRANTED, ACCESS_UNKNOWN, FORBIDDEN, NONE, Decision, Known, known,
 )
 from lb.proxy.access.provider cimport Provider
 from lb.proxy.routing.headers.aliases cimport is_spelling
@@ -24,6 +24,9 @@ cdef class Guard:
         self.providers = tuple([<Provider>providers[name] for name in plan.providers])
         self.asks = bool(self.providers)
         self.allow = frozenset([name.encode("ascii") for name in plan.allow]) if plan.allow else None
+        self.scopes = frozenset(plan.scopes) if plan.scopes else None
+        self.claims = tuple([(name, frozenset(values)) for name, values in plan.claims])
+        self.short_of_scopes = f', error="insufficient_scope", scope="{" ".join(plan.scopes)}"'.encode("ascii")
         self.trusted = plan.trusted
         self.forward_identity = plan.forward_identity
         self.forward_credential = plan.forward_credential
@@ -50,6 +53,8 @@ cdef class Guard:
             if each.state == ACCESS_GRANTED:
                 if self.allow is not None and each.identity not in self.allow:
                     return known(ACCESS_FORBIDDEN, each.identity)
+                if (self.scopes is not None or self.claims) and not self.suffices(each):
+                    return self.insufficient(provider, each)
                 return each
             if each.state > found.state:      # what says more
                 found = each
@@ -58,6 +63,30 @@ cdef class Guard:
         if found.state < ACCESS_FORBIDDEN and not self.challenges:
             return FORBIDDEN                  # there is nothing to ask for but a certificate, in the handshake
         return found
+
+    cdef bint suffices(self, Known found) noexcept:
+        cdef object one
+        if self.scopes is not None and (found.scopes is None or not self.scopes <= found.scopes):
+            return False
+        for one in self.claims:
+            if found.claims is None or not (<frozenset>(<tuple>one)[1] & <frozenset>found.claims[(<tuple>one)[0]]):
+                return False
+        return True
+
+    cdef Decision insufficient(self, Provider provider, Known found):
+        """RFC 6750 section 3.1: a bearer token is told which scopes it needs."""
+        cdef Decision made = Decision.__new__(Decision)
+        cdef bint scopes = self.scopes is not None and (found.scopes is None or not self.scopes <= found.scopes)
+        made.state = ACCESS_DENIED
+        made.status = 403
+        made.identity = found.identity
+        made.text = "Forbidden: the credential " + (
+            f"needs the scopes {' '.join(sorted(self.scopes))}" if scopes else "has not the claims that are needed")
+        made.body = b'{"error":"' + made.text.encode("ascii") + b'"}'     # scopes have no quotes and backslashes
+        made.lines = b"Content-Type: application/json\r\n"
+        if scopes and provider.challenge.startswith(b"Bearer"):
+            made.lines += b"WWW-Authenticate: " + provider.challenge + self.short_of_scopes + b"\r\n"
+        return made
 
     cdef void append_challenges(self, tg_buffer *fields, bint failed) noexcept:
         cdef bytes lines = self.failed if failed else self.challenges

@@ -18,6 +18,8 @@ cdef class Known:
     cdef access state
     cdef bytes identity               # b"" = not known
     cdef uint64_t until               # monotonic ns
+    cdef frozenset scopes             # None: it has none
+    cdef dict claims                  # of a token, those that routes ask for: name -> frozenset of values; None: none
     # ACCESS_UNKNOWN: by whom what is to be checked; an empty digest is one that is not remembered.
     cdef object provider              # lb.proxy.access.provider.Provider
     cdef bytes digest
@@ -33,6 +35,7 @@ cdef class Decision(Known):
     cdef bytes lines
     cdef int status                   # of the answer where it is denied
     cdef bytes body
+    cdef str text                     # the same for clients of gRPC; None: the body will do
 
     # Bytes that it takes.
     cdef size_t size(self) noexcept

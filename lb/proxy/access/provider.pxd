@@ -20,7 +20,7 @@ cdef class Provider:
     cdef size_t scheme_length
     cdef readonly bytes challenge     # value of WWW-Authenticate; b"" = there is none for it
     cdef bytes secret                 # of the digests, this process's own
-    cdef dict keys                    # api_key: digest of the SHA-256 of a key -> its name
+    cdef dict keys                    # api_key: digest of the SHA-256 of a key -> its name and scopes
     cdef tuple names                  # mtls
     # What was found of late, by the digest of the credential: those asked for last, and those before them.
     cdef readonly object checker      # lb.proxy.access.checks.Checker of what takes time; None: nothing does

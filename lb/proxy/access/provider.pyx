@@ -77,7 +77,10 @@ cdef class Provider:
             self.unasked = known(ACCESS_UNKNOWN)
             self.unasked.provider = self
         self.secret = os.urandom(32)
-        self.keys = {self.digest_of(<const char *><bytes>key, 32): name.encode("ascii") for name, key in plan.keys}
+        self.keys = {
+            self.digest_of(<const char *><bytes>key, 32): (name.encode("ascii"), frozenset(scopes))
+            for name, key, scopes in plan.keys
+        }
         self.names = plan.names
         self.waiting = {}
         self.recent = {}
@@ -156,6 +159,8 @@ cdef class Provider:
             return BAD
         found = known(ACCESS_GRANTED, outcome.identity.encode("ascii"),
                       now + <uint64_t>(min(<double>outcome.seconds, <double>LONGEST_S) * 1e9))
+        found.scopes = outcome.scopes
+        found.claims = outcome.claims
         self.remember(digest, found)
         return found
 
@@ -188,10 +193,11 @@ cdef class Provider:
         if found is not None:
             return found
         sha = hashlib.sha256(value[:n]).digest()
-        name = self.keys.get(self.digest_of(<const char *>sha, 32))
-        if name is None:
+        key = self.keys.get(self.digest_of(<const char *>sha, 32))
+        if key is None:
             return BAD                        # not remembered: guesses do not push out what is good
-        found = known(ACCESS_GRANTED, name)
+        found = known(ACCESS_GRANTED, <bytes>(<tuple>key)[0])
+        found.scopes = <frozenset>(<tuple>key)[1]
         self.remember(digest, found)
         return found
 

@@ -106,13 +106,14 @@ cdef bint decide(Exchange exchange, Scan *scan, Known found, bint complete) noex
 
 
 cdef bint deny(Exchange exchange, Decision decision, bint complete) noexcept:
-    """The answer is that of an authorization server."""
+    """The answer is that of an authorization server, or says what the credential needs."""
     cdef tg_buffer fields
     cdef iovec part
     cdef Refusal told
     cdef bytes body = decision.body
     cdef int status = decision.status
     exchange.request_complete = complete
+    note(exchange, decision.identity)
     exchange.note_failure(FAIL_BAD_CREDENTIAL if status == 401 else FAIL_FORBIDDEN)
     exchange.status = <short>status
     memset(&fields, 0, sizeof(fields))
@@ -122,7 +123,9 @@ cdef bint deny(Exchange exchange, Decision decision, bint complete) noexcept:
     exchange.cancel()
     exchange.let_go(True)
     if exchange.grpc != SPEAKS_HTTP:
-        text = body[:MESSAGE_MOST].decode("utf-8", "replace") or "the authorization server has denied the request"
+        text = decision.text
+        if text is None:
+            text = body[:MESSAGE_MOST].decode("utf-8", "replace") or "the authorization server has denied the request"
         told = refusal(status, grpc_code(status), text, exchange.grpc, &fields, 0)
         exchange.record()
         exchange.client.respond_whole(told.status, &told.head, &told.part, 1)

@@ -45,7 +45,7 @@ cdef class AuthQuestion:
 
 # What was decided about such a request and is remembered, or None.
 cdef Known recall(Provider provider, Scan *scan, const tg_asker *asker, Tls tls, uint64_t now)
-# Has the server asked. A Known where the answer is here at once (a failure), else the AuthQuestion that `waiter` waits for:
-# `told` will be called.
+# Has the server asked. A Known where the answer is here at once (a failure), else the AuthQuestion that `waiter` waits
+# for: `told` will be called.
 cdef object ask_server(Provider provider, Poller poller, Scan *scan, const tg_asker *asker, Tls tls, object waiter,
-                    told_type told)
+                       told_type told)

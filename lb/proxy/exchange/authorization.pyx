@@ -87,7 +87,7 @@ cdef bytes digest_of(Provider provider, Scan *scan, const tg_asker *asker, Tls t
 
 
 cdef object ask_server(Provider provider, Poller poller, Scan *scan, const tg_asker *asker, Tls tls, object waiter,
-                    told_type told):
+                       told_type told):
     cdef AuthServer server = provider.server
     cdef AuthQuestion question
     cdef bytes digest = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 from lb.config.forms import validated
+from lb.config.schema.access import RouteAccess
 from lb.config.schema.base import Bind, Boolean, FieldName, Integer, Model
 from lb.config.schema.listeners.hop import Network, Pseudonym
 from lb.config.schema.listeners.http2 import Http2Config
@@ -132,6 +133,9 @@ class ListenerConfig(Model):
     `websocket` also serves WebSockets over HTTP/2 (RFC 8441). `http` only."""
     upgrade_idle_timeout: Duration = HOUR
     """Longest silence in both directions behind an upgrade; then both sides are closed. `0s`: no limit. `http` only."""
+    auth: RouteAccess = None
+    """Who may send requests of the routes that have no `auth` of their own; `auth: none` of a route lets anybody.
+    Default: anybody. `http` only."""
     explain: ExplainConfig | None = None
     """Explanations of the choices made for real requests. Default: none. `http` only."""
     tcp_keepalive: TcpKeepalive = TcpKeepaliveConfig()

@@ -292,7 +292,7 @@ class RouteConfig(Model):
     word for no limit: the largest is `1024TiB`."""
     auth: RouteAccess = None
     """Who may send requests, by the providers of the section `auth`: [Let clients in](howto/let-clients-in.md).
-    Default: anybody."""
+    `none`: anybody. Default: as the listener's `auth`, else anybody."""
     rate_limit: RateLimitConfig | None = None
     """How often each client may ask. Default: no limit."""
     quota: RouteQuotas = []
