@@ -39,7 +39,7 @@ def load_admin(path: Path) -> tuple[AdminConfig, bool]:
             raise malformed(path, MalformedError(shown(str(error)), error.line)) from None
     well_formed = well_formed and not document.problems
     document.data = {key: value for key, value in document.data.items() if key == "admin"}
-    variables = Variables(document, os.environ, _Section) if b"${" in raw else None
+    variables = Variables(document, os.environ, _Section, Path(path).absolute().parent) if b"${" in raw else None
     section = document.data.get("admin")
     try:
         admin = AdminConfig.model_validate(

@@ -1,4 +1,5 @@
-"""Environment variables in the values of a configuration file: `${NAME}` and `${NAME:-default}`.
+"""Environment variables and files in the values of a configuration file: `${NAME}`, `${file:PATH}`, and the same with
+`:-default`.
 
 Values are replaced after the file was parsed, so a variable can hold no key, list or line of its own. Whether the text
 that comes of it is a number or a truth value is for the key to say that takes it: see `Variables.retyped`.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -32,6 +34,8 @@ _BEGIN = re.compile(r"(\$+)\{")
 _QUOTED = re.compile(r"'([^']+)'")
 _LEAST = 4  # characters of a value that is looked for in a message
 _NESTED = 16  # defaults inside of defaults
+_FILE = "file:"
+_LARGEST = 64 << 10  # bytes of a file
 
 # Keys of a route whose texts may have values of requests.
 _VALUED = frozenset(
@@ -50,7 +54,7 @@ _TYPE_ERRORS = frozenset(
 
 
 class MalformedReferenceError(ValueError):
-    """A reference that is not well formed, or names a variable that is not set."""
+    """A reference that is not well formed, or names a variable that is not set, or a file that cannot be read."""
 
 
 class Origin(Struct, frozen=True):
@@ -81,15 +85,22 @@ def _hidden_line(line: str) -> str:
     return line
 
 
-class Variables:
-    """What of a document came from the environment. Making one replaces the references in `document`, and adds its
-    problems."""
+class Sources(Struct, frozen=True):
+    """Where the values of references come from."""
 
-    def __init__(self, document: Document, environment: Mapping[str, str], root: type[BaseModel]) -> None:
+    environment: Mapping[str, str]
+    folder: Path
+
+
+class Variables:
+    """What of a document came from the environment and from files, whose relative paths start from `folder`. Making one
+    replaces the references in `document`, and adds its problems."""
+
+    def __init__(self, document: Document, environment: Mapping[str, str], root: type[BaseModel], folder: Path) -> None:
         self._origins: dict[str, Origin] = {}
         self._root = root
         self._document = document
-        self._environment = environment
+        self._sources = Sources(environment, folder)
         document.data = self._mapping(document.data, ())
 
     def __bool__(self) -> bool:
@@ -120,7 +131,7 @@ class Variables:
             return spelling
         held: list[tuple[str, str]] = []
         try:
-            text = expanded(spelling, self._environment, held)
+            text = expanded(spelling, self._sources, held)
         except MalformedReferenceError as error:
             path = where(location)
             self._document.problems.append(Problem(self._document.line(path), path, str(error)))
@@ -163,7 +174,7 @@ class Variables:
         return problem._replace(message=spelled(shown(message)))
 
 
-def expanded(spelling: str, environment: Mapping[str, str], held: list[tuple[str, str]], depth: int = 0) -> str:
+def expanded(spelling: str, sources: Sources, held: list[tuple[str, str]], depth: int = 0) -> str:
     """`spelling` with the values of its references, each of which is added to `held`. Of a row of `$` in front of a `{`
     two stand for one. Raises MalformedReferenceError."""
     if depth > _NESTED:
@@ -181,12 +192,12 @@ def expanded(spelling: str, environment: Mapping[str, str], held: list[tuple[str
         inner = spelling[found.end() : end]
         name, given, default = inner.partition(":-")
         if _VALUE.fullmatch(name):
-            otherwise = ELSE + expanded(default, environment, held, depth + 1) if given else ""
+            otherwise = ELSE + expanded(default, sources, held, depth + 1) if given else ""
             parts += [OPEN, name, otherwise, CLOSE]
             at = end + 1
             continue
-        value = _value_of(inner, environment, held, depth)
-        held.append(("${" + inner.partition(":-")[0] + "}", value))
+        value = _value_of(inner, sources, held, depth)
+        held.append(("${" + _divided(inner)[0] + "}", value))
         parts.append(value)
         at = end + 1
     return "".join((*parts, spelling[at:]))
@@ -223,18 +234,59 @@ def _end(text: str, at: int) -> int:
     raise MalformedReferenceError("a variable ends with }; write ${NAME} or ${NAME:-default}, and $${ for a plain ${")
 
 
-def _value_of(inner: str, environment: Mapping[str, str], held: list[tuple[str, str]], depth: int) -> str:
-    name, given, default = inner.partition(":-")
-    if not _NAME.fullmatch(name):
+def _divided(inner: str) -> tuple[str, bool, str]:
+    """Of the inside of a reference: its name, whether there is a default, and that. The path of a file may have
+    references with defaults of their own."""
+    depth = 0
+    for i, c in enumerate(inner):
+        if c == "{":
+            depth += 1
+        elif c == "}":
+            depth -= 1
+        elif depth == 0 and inner.startswith(":-", i):
+            return inner[:i], True, inner[i + 2 :]
+    return inner, False, ""
+
+
+def _value_of(inner: str, sources: Sources, held: list[tuple[str, str]], depth: int) -> str:
+    name, given, default = _divided(inner)
+    if name.startswith(_FILE):
+        path = sources.folder / expanded(name.removeprefix(_FILE), sources, held, depth + 1)
+        value = _content(path, given)
+    elif _NAME.fullmatch(name):
+        value = sources.environment.get(name, "")
+        if name not in sources.environment and not given:
+            raise MalformedReferenceError(
+                f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-default}}"
+            )
+    else:
         raise MalformedReferenceError(_malformed(inner, name))
-    value = environment.get(name, "")
     if given:
-        return value or expanded(default, environment, held, depth + 1)
-    if name not in environment:
-        raise MalformedReferenceError(
-            f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-default}}"
-        )
+        return value or expanded(default, sources, held, depth + 1)
     return value
+
+
+def _content(path: Path, optional: bool) -> str:
+    """The text in a file, without the end of its last line; "" for none where it is `optional`."""
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(_LARGEST + 1)
+    except FileNotFoundError as error:
+        if optional:
+            return ""
+        raise MalformedReferenceError(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise MalformedReferenceError(f"{path}: {error.strerror}") from None
+    if len(content) > _LARGEST:
+        raise MalformedReferenceError(f"{path} is larger than {_LARGEST} bytes")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise MalformedReferenceError(f"{path} is no text in UTF-8") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text and not optional:
+        raise MalformedReferenceError(f"{path} is empty")
+    return text
 
 
 def _malformed(inner: str, name: str) -> str:

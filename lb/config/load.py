@@ -64,7 +64,7 @@ def _load(path: Path, checks: Sequence[Check], memory: FileMemory | None, text: 
         document = parse(raw, hidden)
     except MalformedError as error:
         raise malformed(path, MalformedError(shown(str(error)), error.line)) from None
-    variables = Variables(document, os.environ, Config) if b"${" in raw else None
+    variables = Variables(document, os.environ, Config, Path(path).absolute().parent) if b"${" in raw else None
     config, problems = _validate(document, _context(path, memory), checks, variables)
     if config is None or problems:
         raise listed(path, problems if variables is None else [variables.told(problem) for problem in problems])

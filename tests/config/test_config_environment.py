@@ -222,3 +222,96 @@ def test_the_schema_takes_variables_in_place_of_every_scalar() -> None:
     jsonschema.validate(parse(every.encode()).data, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(parse(every.replace("${V:-1}", "V").encode()).data, schema)
+
+
+def written(folder: Path, text: str, name: str = "secret") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_files_stand_for_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "https://hooks.example.org/T0/B0\n")
+    written(tmp_path, "7\n", "number")
+    written(tmp_path, "", "empty")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.delenv("NONE", raising=False)
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        """
+alerts:
+  urls:
+    - ${file:secret}
+    - "${file:${CREDENTIALS_DIRECTORY}/secret}/x"
+    - ${file:${NONE:-.}/secret}y
+    - ${file:none:-https://a/b}
+    - ${file:empty:-https://a/${file:number}}
+listeners:
+  web:
+    bind: 127.0.0.1:1
+    protocol: http
+    max_headers: ${file:number}
+    routes: [{respond: {body: "${file:number}"}}]
+"""
+    )
+    config = load(path)
+    assert config.alerts is not None
+    base = "https://hooks.example.org/T0/B0"
+    assert config.alerts.urls == [base, f"{base}/x", f"{base}y", "https://a/b", "https://a/7"]
+    assert config.listeners["web"].max_headers == 7
+    respond = config.listeners["web"].routes[0].respond
+    assert respond is not None
+    assert respond.body == "7"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "secret: No such file or directory"),
+        (b"", "secret is empty"),
+        (b"\n", "secret is empty"),
+        (b"\xff", "secret is no text in UTF-8"),
+        (b"x" * 70_000, "secret is larger than 65536 bytes"),
+        (SECRET.encode(), "'${file:secret}' has no port; write HOST:PORT"),
+        (f"{SECRET}\nmore: 1".encode(), "${file:secret}"),
+    ],
+)
+def test_what_is_wrong_with_a_file(tmp_path: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "secret").write_bytes(content)
+    (found,) = problems(tmp_path, bind="${file:secret}")
+    assert found.startswith("4: listeners.web.bind: ")
+    assert said in found
+    assert SECRET not in found
+
+
+# Keys that hold what may be secret and are no files: `${file:…}` stands for each of them.
+SECRET_TEXTS = {
+    "alerts": {"urls": ["https://hooks.example.org/SECRET"]},
+    "pools": {
+        "serve": {"protocol": "http", "serve": {"command": ["/bin/sleep", "1"], "env": {"HF_TOKEN": "SECRET"}}},
+        "scaled": {
+            "protocol": "http", "endpoints": ["127.0.0.1:1"],
+            "health": {"type": "http", "headers": {"Authorization": "SECRET"}},
+        },
+    },
+    "listeners": {
+        "web": {
+            "bind": "127.0.0.1:1", "protocol": "http",
+            "routes": [{
+                "pool": "scaled",
+                "request_headers": {"set": {"Authorization": "Bearer SECRET"}, "add": {"X-Key": "SECRET"}},
+                "match": {"headers": {"x-key": "SECRET"}, "query": {"key": "SECRET"}},
+            }],
+        }
+    },
+    "tracing": {"endpoint": "http://127.0.0.1:1/SECRET"},
+}  # fmt: skip
+
+
+def test_every_secret_can_be_in_a_file(tmp_path: Path) -> None:
+    written(tmp_path, "s3cr3t\n")
+    path = tmp_path / "t.yaml"
+    path.write_text(json.dumps(SECRET_TEXTS).replace("SECRET", "${file:secret}"))
+    expected = json.dumps(SECRET_TEXTS).replace("SECRET", "s3cr3t")
+    (tmp_path / "plain.yaml").write_text(expected)
+    assert load(path) == load(tmp_path / "plain.yaml")

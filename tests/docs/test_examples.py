@@ -19,7 +19,7 @@ import yaml
 
 from lb.cli.app import command_parser
 from lb.config.document import MalformedError, parse
-from lb.config.environment import hidden
+from lb.config.environment import hidden, shown
 from lb.config.load import load
 from lb.config.reference.page import SCHEMA
 
@@ -89,7 +89,8 @@ def whole(text: str) -> str:
 def read(text: str) -> Any:
     """What a block holds: a mapping by Tidegate's own parser, or a list."""
     try:
-        return parse(whole(text).encode(), hidden).data
+        data = parse(whole(text).encode(), hidden).data
+        return json.loads(shown(json.dumps(data, ensure_ascii=False)))  # with references as they stand in the file
     except MalformedError:
         data = yaml.safe_load(text)
         if not isinstance(data, list):

@@ -46,6 +46,9 @@ or `tidegate reload` puts a changed file into effect without dropping a connecti
   error. Messages name the variable instead of its value, which may be secret. `$${` is a plain `${`; any other `$` is
   text. `tidegate check` reads the environment of the shell; a start and every reload read that of the daemon, which
   only a restart changes (systemd: `Environment=`, `EnvironmentFile=`).
+- **Files** stand for values in the same way: `${file:PATH}` is the text in a file of up to 64 KiB, without the end of
+  its last line, read at the start and at every reload. So every secret can be in a file of its own, such as one of
+  systemd's credentials: `${file:${CREDENTIALS_DIRECTORY}/slack}`.
 - **Editors** complete and check the file with its JSON Schema: `tidegate schema > schema.json` writes it, and a first
   line `# yaml-language-server: $schema=schema.json` names it.
 

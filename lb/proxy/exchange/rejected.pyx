@@ -1,6 +1,7 @@
 """Records of requests that were rejected: see rejected.pxd."""
 
 from libc.stdint cimport uint16_t
+from libc.stdlib cimport free
 from lb.failure cimport failure_of, tg_failure
 from lb.http.authority cimport read_authority
 from lb.http.head cimport H_HOST, M_OTHER, Field, Scan
@@ -8,6 +9,7 @@ from lb.http.methods cimport method_text
 from lb.net.tls.version cimport tls_version
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.fields cimport find_agent
+from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, A_TARGET, A_USER_AGENT, set_object, set_text, tg_access, wall_ns,
 )
@@ -19,6 +21,7 @@ cdef void log_rejected(Client client, const Scan *scan, int version, int kind, b
     cdef const Field *host
     cdef const Field *agent
     cdef const char *text
+    cdef tg_ids *ids = NULL
     cdef size_t n
     if not client.listener.access.writing:
         return
@@ -32,7 +35,13 @@ cdef void log_rejected(Client client, const Scan *scan, int version, int kind, b
     record.port = client.port
     if client.tls is not None:
         record.tls = <uint16_t>tls_version(client.tls)
-    set_text(record, A_CLIENT, client.ip, client.ip_length)
+    if scan != NULL and client.listener.hop.trusted.count:
+        ids = client.listener.hop.identify(scan, client.ip, client.ip_length)
+    if ids != NULL and ids.source_length:
+        set_text(record, A_CLIENT, ids.source, ids.source_length)
+    else:
+        set_text(record, A_CLIENT, client.ip, client.ip_length)
+    free(ids)
     set_object(record, A_LISTENER, client.listener.name)
     set_text(record, A_REASON, failure.reason, <size_t>failure.reason_length)
     if scan != NULL:
