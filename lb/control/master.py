@@ -86,7 +86,7 @@ from lb.control.upgrade.handover import (
     become,
     this_program,
 )
-from lb.control.upgrade.upgrader import ANSWER, DRAIN_NS, START, Outcome, Succession, try_installed
+from lb.control.upgrade.upgrader import ANSWER, START, Outcome, Succession, try_installed
 from lb.control.watch.watch import Watch
 from lb.control.workers.fleet import Fleet
 from lb.errors import ConfigError, StartError, TidegateError
@@ -356,7 +356,7 @@ class Master:
             self._note_cache()
         inherited, stored = self.sockets.handed()
         servers, wanted = self.managed.hand_over()
-        workers, children = self.fleet.hand_over(DRAIN_NS)
+        workers, children = self.fleet.hand_over(self.config.shutdown.old_workers_timeout)
         before = self._succession.handed() if self._succession is not None else ()
         launchers = (self.launcher.pid, self.warm.pid)
         limits, said = self.publisher.operated.hand_over()

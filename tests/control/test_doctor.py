@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,15 +13,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from control_daemon import configuration, daemon, listener
+from control_daemon import ROOT, configuration, daemon, listener
 from ports import free_port
 
 from lb.cli.app import main
-from lb.cli.doctor import files, machine, network
+from lb.cli.doctor import files, machine, network, service
 from lb.cli.doctor.finding import Finding
 from lb.config.address import HostPort, parse_bind
 from lb.config.load import load
 from lb.config.schema.file import Config
+from lb.config.units import SECOND
 from lb.control.certificates import CertificateFacts
 
 DAY = 86400
@@ -179,11 +181,81 @@ def test_permissions(tmp_path: Path) -> None:
     ],
 )
 def test_a_unit(said: dict[str, str], states: list[str]) -> None:
-    assert [one.state for one in files.unit(said)] == states
+    assert [one.state for one in service.state(said)] == states
+
+
+SHIPPED = {
+    "Type": "notify-reload", "NotifyAccess": "main", "KillMode": "mixed", "Restart": "on-failure",
+    "OOMPolicy": "continue", "FileDescriptorStoreMax": "1024", "RuntimeDirectory": "tidegate",
+    "RuntimeDirectoryPreserve": "restart", "TimeoutStopUSec": "1min 30s", "WatchdogUSec": "30s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({}, "its directives fit"),
+        ({"Type": "simple"}, "Type=simple"),
+        ({"NotifyAccess": "none"}, "NotifyAccess=none"),
+        ({"KillMode": "control-group"}, "KillMode=control-group"),
+        ({"Restart": "no"}, "Restart=no"),
+        ({"OOMPolicy": "stop"}, "OOMPolicy=stop"),
+        ({"FileDescriptorStoreMax": "0"}, "connections during a restart are refused"),
+        ({"FileDescriptorStoreMax": "4"}, "5 are wanted"),
+        ({"FileDescriptorStoreMax": "5"}, "its directives fit"),
+        ({"RuntimeDirectoryPreserve": "no"}, "the paths of Unix sockets"),
+        ({"RuntimeDirectoryPreserve": "no", "RuntimeDirectory": "other"}, "its directives fit"),
+        ({"TimeoutStopUSec": "49s"}, "take up to 50 s"),
+        ({"TimeoutStopUSec": "50s"}, "its directives fit"),
+        ({"TimeoutStopUSec": "infinity"}, "its directives fit"),
+        ({"WatchdogUSec": "0"}, "WatchdogSec is not set"),
+        ({"WatchdogUSec": "10s"}, "WatchdogSec=10s"),
+        ({"WatchdogUSec": "15s"}, "its directives fit"),
+    ],
+)
+def test_the_directives_of_a_unit(tmp_path: Path, other: dict[str, str], told: str) -> None:
+    read = config(
+        tmp_path,
+        workers=1,
+        cache={},
+        admin={"bind": "unix:/run/tidegate/admin.sock"},
+        shutdown={"drain_timeout": "25s"},
+        pools={"p": {"protocol": "oip", "serve": {"models": str(tmp_path), "drain_timeout": "20s"}}},
+        listeners={
+            "web": {"bind": "127.0.0.1:1", "protocol": "http", "routes": [{"pool": "p"}]},
+            "more": {"bind": "127.0.0.1:2", "protocol": "http", "routes": [{"pool": "p"}]},
+        },
+    )
+    (found,) = service.directives({**SHIPPED, **other}, 257, read)
+    assert told in found.text
+    assert (found.state == "ok") == ("fit" in told)
+
+
+def test_the_unit_that_is_shipped_has_these_directives() -> None:
+    text = (ROOT / "systemd" / "tidegate.service").read_text()
+    for name, value in SHIPPED.items():
+        directive = name.replace("USec", "Sec")
+        said = re.search(rf"^{directive}=(.*)$", text, re.MULTILINE)
+        assert said is not None, directive
+        assert said[1] == value or service.span(said[1]) == service.span(value)
+
+
+@pytest.mark.parametrize(("version", "state"), [(0, "ok"), (252, "fail"), (253, "warn"), (254, "ok")])
+def test_a_systemd_of_another_version(version: int, state: str) -> None:
+    assert [one.state for one in service.directives(SHIPPED, version, None)] == [state]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("30s", 30), ("1min 30s", 90), ("1h 500ms", 3600.5), ("infinity", None), ("", None), ("soon", None)],
+)
+def test_a_time_span_of_systemd(text: str, seconds: float | None) -> None:
+    found = service.span(text)
+    assert (found if found is None else found / SECOND) == seconds
 
 
 def test_without_systemd(tmp_path: Path) -> None:
-    assert [one.state for one in files.service(tmp_path)] == ["ok"]
+    assert [one.state for one in service.findings(None, tmp_path)] == ["ok"]
 
 
 def test_the_command_beside_a_running_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

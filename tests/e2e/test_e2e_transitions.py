@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import time
 from collections import Counter
@@ -23,6 +24,8 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
 from lb.cli.admin import AdminClient, AdminError
+from lb.cli.doctor.service import stored
+from lb.config.load import load
 
 SESSIONS = 3  # of each long-lived kind, each on a connection of its own
 CALLERS = 2  # of unary calls
@@ -310,9 +313,13 @@ async def test_what_is_promised_not_to_fail_does_not(boot: Callable[[dict[str, A
     await through("a worker that hangs", IN_HAND, lambda: world.kill("worker 1", "STOP"), replaced)
 
     # From the next start on, the watchdog is impatient.
+    assert len(await call(systemd.stored)) <= stored(load(systemd.path))
     await call(systemd.set, "WatchdogSec=2s")
     restarted = await call(world.another_daemon)
     await through("restart", DRAINED, lambda: systemd.systemctl("restart", "tidegate.service"), restarted)
+    found = json.loads(await call(lambda: systemd.tidegate("doctor", "--json", check=False)))
+    doubts = [one["text"].partition(":")[0] for one in found if one["area"] == "service" and one["state"] != "ok"]
+    assert [text for text in doubts if "boot" not in text] == ["WatchdogSec=2s"], "all else is as it is shipped"
     restarted = await call(world.another_daemon)
     await through("kill of: master", ALL, systemd.kill_master, restarted)
     restarted, main = await call(world.another_daemon), await call(systemd.show, "MainPID")

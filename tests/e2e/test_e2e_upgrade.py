@@ -382,21 +382,36 @@ def test_an_address_that_is_taken_refuses_the_upgrade(start: Start, tmp_path: Pa
     assert daemon.stop() == 0
 
 
-def test_an_upgrade_is_followed_to_another_admin_address(start: Start, tmp_path: Path) -> None:
-    config: dict[str, Any] = {"listeners": {"web": http_listener({"respond": {"status": 200}})}}
-    daemon = start(config, shell=Installed(tmp_path).shell)
+async def test_an_upgrade_is_followed_to_another_admin_address_and_old_workers_have_their_time(
+    start: Start, tmp_path: Path
+) -> None:
+    tcp = await asyncio.start_server(echo_tcp, "127.0.0.1", 0)
+    config: dict[str, Any] = {
+        "listeners": {"raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw"}},
+        "pools": {"raw": {"protocol": "tcp", "endpoints": [f"127.0.0.1:{tcp.sockets[0].getsockname()[1]}"]}},
+        "shutdown": {"old_workers_timeout": "1s"},
+    }
+    call = asyncio.to_thread
+    daemon = await call(start, config, shell=Installed(tmp_path).shell)
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port("raw"))
+    writer.write(b"a")
+    assert await reader.read(1) == b"a"
     before, after = f"unix:{daemon.socket}", f"127.0.0.1:{free_port()}"
     daemon.write({**config, "admin": {"bind": after}})
-    done = daemon.command("upgrade", "--admin", before)
+    done = await call(daemon.command, "upgrade", "--admin", before)
     assert done.stdout.startswith("upgraded from version"), (done, daemon.log)
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(1), 20) == b"", "the session is cut off"
+    writer.close()
+    tcp.close()
     # One that asks for a token from now on.
     token = tmp_path / "token"
     token.write_text("a" * 32)
     token.chmod(0o600)
     daemon.write({**config, "admin": {"bind": before, "token_file": str(token)}})
-    done = daemon.command("upgrade", "--admin", after)
+    done = await call(daemon.command, "upgrade", "--admin", after)
     assert done.returncode == 1
     assert "asks for a token, and none was sent" in done.stderr
-    upgraded = daemon.command("status", "--json")
+    upgraded = await call(daemon.command, "status", "--json")
     assert json.loads(upgraded.stdout)["program"]["upgrades"] == 2
-    assert daemon.stop() == 0
+    assert await call(daemon.stop) == 0

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from lb.cli.doctor import files, machine, network
+from lb.cli.doctor import files, machine, network, service
 from lb.cli.doctor.finding import Finding, ok
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -42,7 +42,7 @@ def findings(path: Path | None) -> Iterator[Finding]:
     yield from network.findings(config)
     if path is not None and loaded is not None:
         yield from files.findings(path, loaded)
-    yield from files.service()
+    yield from service.findings(config)
 
 
 def _show(found: list[Finding]) -> None:

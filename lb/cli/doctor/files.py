@@ -1,11 +1,9 @@
-"""The configuration and the files it names: errors, permissions, certificates; the program's libraries; the service."""
+"""The configuration and the files it names: errors, permissions, certificates; the program's libraries."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +15,6 @@ from lb.control.certificates import CertificateFacts
 from lb.control.configuration import Loaded, load_configuration
 from lb.control.preflight import Preflight
 from lb.errors import ConfigError, StartError
-
-_UNIT = "tidegate.service"
 
 
 def program() -> Iterator[Finding]:
@@ -124,40 +120,3 @@ def certificate(fact: CertificateFacts, now: float) -> Finding:
             "Renew it; the daemon reads a new one without a reload.",
         )
     return ok("certificates", f"{text} is valid for {days:.0f} days more")
-
-
-def service(root: Path = Path("/")) -> Iterator[Finding]:
-    """The unit, where systemd runs."""
-    systemctl = shutil.which("systemctl")
-    if not (root / "run/systemd/system").is_dir() or systemctl is None:
-        yield ok("service", "systemd does not run here")
-        return
-    wanted = ("LoadState", "ActiveState", "UnitFileState", "NRestarts", "Result", "LimitNOFILE")
-    done = subprocess.run(
-        [systemctl, "show", _UNIT, f"--property={','.join(wanted)}"], capture_output=True, text=True, timeout=30
-    )
-    yield from unit(dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line))
-
-
-def unit(said: dict[str, str]) -> Iterator[Finding]:
-    """Of the properties that `systemctl show` says of the unit."""
-    if said.get("LoadState") != "loaded":
-        yield ok("service", f"{_UNIT} is not installed")
-        return
-    if said.get("ActiveState") == "failed":
-        yield fail(
-            "service",
-            f"{_UNIT} has failed ({said.get('Result')})",
-            f"journalctl -u {_UNIT} -e says why; then systemctl reset-failed and start it.",
-        )
-    else:
-        yield ok(
-            "service", f"{_UNIT} is {said.get('ActiveState')}, {said.get('UnitFileState') or 'not enabled'} at boot"
-        )
-    if said.get("UnitFileState") == "disabled" and said.get("ActiveState") == "active":
-        yield warn("service", f"{_UNIT} does not start at boot", f"systemctl enable {_UNIT}")
-    restarts = said.get("NRestarts", "0")
-    if restarts.isdigit() and int(restarts):
-        yield warn(
-            "service", f"{_UNIT} was restarted {restarts} times after failures", f"journalctl -u {_UNIT} says why."
-        )

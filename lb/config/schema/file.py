@@ -71,7 +71,7 @@ from lb.config.schema.routes.route import (
 )
 from lb.config.schema.tier import TierConfig, TierTlsConfig
 from lb.config.schema.tracing import TracingConfig
-from lb.config.units import KIB, MIB, MILLISECOND, SECOND, TIB, Duration, FileContext, Size
+from lb.config.units import HOUR, KIB, MIB, MILLISECOND, SECOND, TIB, Duration, FileContext, Size
 
 __all__ = [
     "AccessConfig",
@@ -253,6 +253,11 @@ class ShutdownConfig(Model):
 
     drain_timeout: Duration = 30 * SECOND
     """Longest time that running exchanges may take to finish after SIGTERM; then they are cut off."""
+    old_workers_timeout: Duration = 12 * HOUR
+    """Longest time that workers of the version before go on after an upgrade: with requests, gRPC streams, WebSockets
+    and TCP sessions that they have. So long a result cache has its memory twice, and limits of requests in flight hold
+    for old and new workers each. Then what is left is cut off, as by HAProxy's `hard-stop-after`. The value is that of
+    the configuration that they run."""
 
 
 def _workers(value: Any) -> int | Literal["auto"]:

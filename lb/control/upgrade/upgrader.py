@@ -23,7 +23,6 @@ log = logging.getLogger("tidegate.upgrade")
 TRIAL = 60.0  # seconds for the installed program to show that it would start
 START = 20.0  # seconds for it to serve
 ANSWER = 0.2  # seconds for whoever asked for it to hear that it goes on
-DRAIN_NS = 12 * 3600 * 1_000_000_000  # for the connections of workers of the program before
 TOLD = re.compile(r"^version (\S+) starts", re.MULTILINE)  # what a trial says
 WARNING = ": warning: "  # in the lines of `tidegate check` that are no errors
 _SHOWN = 10  # lines of why it would not
