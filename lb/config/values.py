@@ -84,6 +84,10 @@ class Value(NamedTuple):
 Parts = tuple[str | Value, ...]
 
 
+ENCODINGS = {"set-cookie": "cookie", "cookie": "cookie", "location": "url", "content-location": "url"}
+"""How values are written in headers that are no plain text, by the name in lower case: see `parse`."""
+
+
 def has_values(text: str) -> bool:
     """Whether `text` has a value of the request."""
     return OPEN in text

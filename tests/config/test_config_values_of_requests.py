@@ -122,6 +122,16 @@ def test_elsewhere_there_are_no_values(tmp_path: Path, route: str) -> None:
         ("redirect: {location: 'https://a.org/', scheme: https}", "location is the whole URL; leave out scheme"),
         ("redirect: {location: 'a.org'}", "is not a URL"),
         ("redirect: {host: '${request.host}/x'}", "is not a host"),
+        ("pool: a, response_headers: {set: {Location: '${header.x-to}'}}", "whoever asks would choose the host"),
+        ("pool: a, match: {maps: {tenants: x}}", "there is no map 'tenants'"),
+        ("pool: a, request_headers: {set: {x-a: '${request.id}'}}", "needs request_id: true of the listener"),
+        ("pool: a, request_headers: {set: {x-a: '${tls.client.subject}'}}", "needs tls of the listener"),
+        ("pools: [{pool: a}], pool_by: '${pool.name}'", "is known once the route is chosen"),
+        ("pools: [{pool: a}], pool_by: a", "is the same for every request"),
+        ("pool: a, pool_by: '${header.x}'", "pool_by chooses among pools"),
+        ("pool: a, rewrite: {path: '/x${request.uri}'}", "the query stays as it is behind the new path"),
+        ("redirect: {path: '/x${request.query}'}", "the query stays as it is behind the new path"),
+        ("pool: a, match: {any: [{}]}", "a group has no condition"),
     ],
 )  # fmt: skip
 def test_what_a_place_does_not_take_is_said(tmp_path: Path, route: str, said: str) -> None:

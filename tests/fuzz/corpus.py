@@ -346,6 +346,25 @@ def inference_calls() -> list[bytes]:
     return [*found, found[0] + found[0], found[1][:-3]]
 
 
+def value_texts() -> list[bytes]:
+    return [
+        b"${client.address}\n192.0.2.7",
+        b"a ${header.x-a:-${cookie.b:-${A:-c}}} $${request.host}\na\r\nb: c",
+        b'${query.a}${request.uri}${capture.1}\n/a/../b?c=<d>&e="f"',
+        b"${request.hos} ${ ${map.a:-b}\n\0;,\\ %",
+    ]
+
+
+def map_files() -> list[bytes]:
+    return [
+        b"\x00# tenants\na.example.org acme\nb.example.org\tblue team\n\nlist-only\n",
+        b"\x01/v2/models/ a\n/v2/ b\n",
+        b"\x82.ORG a\nexample.org b\n",
+        b"\x03.example.org. a\nwww.example.org b\n",
+        b"\x04^/a[0-9]+ a\n(?i)b$ b\n",
+    ]
+
+
 MAKERS = {
     "http1_request": http1_requests,
     "http1_response": http1_responses,
@@ -366,6 +385,8 @@ MAKERS = {
     "load_report": load_reports,
     "set_cookie": cookie_fields,
     "first_batch": first_batches,
+    "value_text": value_texts,
+    "map_file": map_files,
 }
 # What libraries spell as they like, and anew each time.
 LIBRARIES = {"http2_client", "http2_server", "http2_pieces", "http2_resets", "client_hello"}

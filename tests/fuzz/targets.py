@@ -11,6 +11,7 @@ import contextlib
 import re
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 from compiled.bytes_to_values import (
     decode_pieces,
@@ -34,9 +35,14 @@ from compiled.inference import (
 from compiled.inference import parse_request as parse_inference
 from oip_rest import same_or_none
 
+from lb.config.environment import expanded
 from lb.config.plan.plan import HopPlan, Http2Plan, ListenerPlan
+from lb.config.schema.maps import MapConfig, entries_of
+from lb.config.values import CLOSE, ELSE, OPEN, parse, values_in
 from lb.errors import TidegateError
 from lb.inference.errors import OipError
+from lb.proxy.routing.values.format import Format
+from lb.proxy.routing.values.lookup import Lookup, build
 from lb.upstream.load import load_report
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
@@ -374,6 +380,51 @@ def first_batches(data: bytes) -> None:
         assert told is None or told == whole
 
 
+ENDS = {
+    "field": b"\r\n\0", "cookie": b"\r\n\0; ,\"\\", "host": b"\r\n\0 /?#@\\", "path": b"\r\n\0 ?#\\",
+    "query": b"\r\n\0 #", "text": b"\r\n\0", "html": b"\r\n\0<>\"'", "json": b"\r\n\0\"",
+}  # fmt: skip
+
+
+def value_text(data: bytes) -> None:
+    """A text is one or is refused with the reason; whatever its values hold, none ends what it stands in."""
+    text, _, value = data.partition(b"\n")
+    try:
+        marked = expanded(text.decode("latin-1"), {"A": "a"}, [])
+        parts = parse(marked)
+    except ValueError:  # MalformedReferenceError is one
+        parts = ()
+    assert all(part.name for part in values_in(parts))
+    for encoding, ends in ENDS.items():
+        made = Format(f"{OPEN}client.address{ELSE}{OPEN}request.path{CLOSE}{CLOSE}", encoding)
+        for known in ({"client.address": value}, {"request.path": value}):
+            with contextlib.suppress(ValueError):
+                result = made.filled(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", known)
+                assert not set(result) & set(ends), (encoding, value, result)
+    if parts and not any(part.name in ("map", "capture") for part in values_in(parts)):
+        with contextlib.suppress(ValueError):
+            Format(marked).filled(b"GET /?a=b HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n", {})
+
+
+def map_file(data: bytes) -> None:
+    """A file is a map or is refused with the line; each of its keys is found, and what is found is one of its
+    values."""
+    kind = ("exact", "prefix", "suffix", "domain", "regex")[data[0] % 5 if data else 0]
+    config = MapConfig(key="x", file=Path("/x"), match=kind, ignore_case=bool(data[:1] > b"\x80"))
+    try:
+        entries = entries_of(config, data[1:])
+        lookup = Lookup(build(entries, kind, config.ignore_case))
+    except ValueError:
+        return
+    assert lookup.size == len(entries)
+    for key, value in entries.items():
+        if kind != "regex" and (kind != "domain" or (key and not key.endswith(b"."))):
+            assert lookup.get(key) == value, (kind, key)
+    for text in (data, data[1:40], data[::-1]):
+        found = lookup.get(text)
+        assert found is None or found in entries.values()
+
+
 TARGETS: dict[str, Target] = {
     "http1_request": http1_request,
     "http1_response": http1_response,
@@ -394,4 +445,6 @@ TARGETS: dict[str, Target] = {
     "load_report": load_reports,
     "set_cookie": cookie_field,
     "first_batch": first_batches,
+    "value_text": value_text,
+    "map_file": map_file,
 }

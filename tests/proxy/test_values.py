@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 
+import grpc
 import pytest
-from datapath import Site
+from datapath import Site, settle
+from hedge_site import Multiplexed
 from routing_site import curl, marked, routing_gate, shown
 
 from lb.config.values import KNOWN
@@ -202,8 +204,9 @@ async def test_redirects(site: Site, redirect: dict[str, object], location: str)
     assert (reply.status, reply.fields["location"]) == (redirect.get("status", 302), location)
 
 
-async def test_a_redirect_whose_host_no_request_names_is_refused(site: Site) -> None:
-    gate = await routing_gate(site, [{"redirect": {"host": "${request.host}"}}], {"a": ["127.0.0.1:1"]})
+@pytest.mark.parametrize("redirect", [{"host": "www.${request.host}"}, {"location": "https://${request.host}/"}])
+async def test_a_redirect_whose_host_no_request_names_is_refused(site: Site, redirect: dict[str, str]) -> None:
+    gate = await routing_gate(site, [{"redirect": redirect}], {"a": ["127.0.0.1:1"]})
     answer = await gate.exchange(b"GET / HTTP/1.0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 "), answer
     assert gate.proxy.busy() == 0
@@ -224,6 +227,29 @@ async def test_fixed_answers(site: Site, kind: str | None, body: str, said: str)
     reply = await curl(gate, "/x", H, 'X-T: "<b>"')
     assert (reply.status, reply.body, reply.fields["x-t"]) == (200, said, '"<b>"')
     assert (await curl(gate, "/x")).fields["x-t"] == "none"
+
+
+async def test_copies_and_grpc_calls_have_them_too(site: Site) -> None:
+    made_, pools = await shown(site, "a", "copy")
+    main, upstream = Multiplexed("main", ["answer"]), {"X-Call": "${request.path} ${header.x-t}"}
+    pools["main"] = {"protocol": "grpc", "endpoints": [await site.endpoint(main)]}  # type: ignore[assignment]
+    answer = {"set": {"X-Was": "${header.x-t} ${endpoint.address}"}}
+    routes = [
+        {"match": {"grpc": {"service": "test.Kinds"}}, "pool": "main", "request_headers": {"set": upstream},
+         "response_headers": answer},
+        {"pool": "a", "mirror": {"pool": "copy"}, "request_headers": {"set": upstream}, "response_headers": answer},
+    ]  # fmt: skip
+    gate = await routing_gate(site, routes, pools)
+    reply = await curl(gate, "/x", H, "X-T: me")
+    assert reply.fields["x-was"] == f"me {pools['a'][0]}"
+    await settle(lambda: len(made_["copy"].requests) == 1, "the copy arrives")
+    assert b"X-Call: /x me\r\n" in made_["copy"].last
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
+        called = channel.unary_unary("/test.Kinds/Unary")(b"hello", timeout=10, metadata=[("x-t", "them")])
+        await called
+        told = dict(await called.initial_metadata())
+    assert main.fields[-1]["x-call"] == "/test.Kinds/Unary them"
+    assert told["x-was"] == f"them {pools['main']['endpoints'][0]}"  # type: ignore[call-overload]
 
 
 async def test_a_text_that_would_be_too_long_refuses_the_request(site: Site) -> None:

@@ -892,6 +892,8 @@ cdef class Exchange(Waiter):
             return 0
         if not self.route.response_fields.valued:
             return self.route.response_fields.apply(scan)
+        if self.kept is None:                 # it was not admitted: nobody but a cache gets the answer
+            return 0
         address = self.answering()
         return self.route.response_fields.apply_kept(scan, self.kept, <const char *>address, <size_t>len(address))
 
@@ -901,6 +903,8 @@ cdef class Exchange(Waiter):
             return 0
         if not self.route.response_fields.valued:
             return self.route.response_fields.append(head)
+        if self.kept is None:
+            return 0
         address = self.answering()
         return self.route.response_fields.append_kept(head, self.kept, <const char *>address, <size_t>len(address))
 

@@ -44,7 +44,7 @@ from lb.config.schema.routes.texts import (
     checked_text,
 )
 from lb.config.units import KIB, MAX_SIZE, MIB, Duration, Size, format_size
-from lb.config.values import EARLY, LATE, Value, has_values, literals_in, parse, values_in
+from lb.config.values import EARLY, ENCODINGS, LATE, Value, has_values, literals_in, parse, values_in
 
 # A rule that touched these could change where a message ends, or who it is for (RFC 9110 section 7.6.1, RFC 9112
 # section 6).
@@ -54,6 +54,7 @@ FRAMING = frozenset(
         "trailer", "transfer-encoding", "upgrade",
     )
 )  # fmt: skip
+_WITH_QUERY = ("request.uri", "request.query")
 FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
 
 
@@ -242,6 +243,13 @@ def _stay(key: KeyConfig) -> str:
     )
 
 
+def _encoding(where: str) -> str:
+    """How values are written in the text at `where`, a place of RouteConfig.texts, as far as its key does not say."""
+    if where.startswith(("request_headers.", "response_headers.", "respond.headers.")):
+        return ENCODINGS.get(where.split(".", 2)[2].lower(), "field")
+    return "field"
+
+
 class RouteConfig(Model):
     """One rule of an HTTP listener: which requests it takes, and what becomes of them. Of the rules that match, the
     most particular takes the request (see docs/howto/routing.md); of equals the first. Exactly one of `pool`,
@@ -390,7 +398,11 @@ class RouteConfig(Model):
         for where, one, late in self.texts():
             if not has_values(one):
                 continue
-            for value in values_in(parse(one)):
+            try:
+                parts = parse(one, _encoding(where))
+            except ValueError as error:
+                raise problem("value", f"{where}: {error}") from None
+            for value in values_in(parts):
                 self._value(f"{where}: {value.spelling}", value, late)
 
     @property
@@ -431,6 +443,9 @@ class RouteConfig(Model):
             raise problem("value", f"{said}: a route that answers itself has no pool")
         if value.name == "auth.identity" and self.auth is None:
             raise problem("value", f"{said} needs auth of the route")
+        place, _, key = said.partition(":")[0].partition(".")
+        if place in ("rewrite", "redirect") and key in ("path", "prefix") and value.name in _WITH_QUERY:
+            raise problem("value", f"{said}: the query stays as it is behind the new path; write ${{request.path}}")
         if value.name == "capture":
             self._capture(said, value.argument)
         if late and self.http_cache is not None:

@@ -17,14 +17,12 @@ from lb.http.head cimport (
 from lb.http.head_text cimport append_text
 from lb.proxy.routing.values.format cimport FORMAT_NO_MEMORY, Format, expand, marks_in, tg_values
 
-from lb.config.values import has_values
+from lb.config.values import ENCODINGS, has_values
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
 
 cdef const char *HOST = b"Host"
-# How a value is written in the fields that are no plain text.
-cdef dict ENCODINGS = {"set-cookie": "cookie", "cookie": "cookie", "location": "url", "content-location": "url"}
 cdef const char *UPGRADE = b"upgrade"
 
 # What the proxy tells an endpoint of where a request comes from, in lower case.

@@ -44,6 +44,7 @@ cdef enum:
     P_PATH = 8
     P_QUERY = 16
     P_URL = 32                        # of a value that is a part of a URL, in its own place
+    P_OWN_PATH = 64                   # of a path, likewise
     # What is a part of a URL already, so that its escapes stay.
     OF_PATH = 1 << V_PATH | 1 << V_URI | 1 << V_CAPTURE
     OF_QUERY = 1 << V_QUERY_STRING | 1 << V_PARAMETER
@@ -70,6 +71,8 @@ cdef void fill_plain():
             PLAIN[c] |= P_QUERY
         if c in unreserved or c in b"!$&'()*+,;=:@/?%":
             PLAIN[c] |= P_URL
+        if c in unreserved or c in b"!$&'()*+,;=:@/%":
+            PLAIN[c] |= P_OWN_PATH
 
 
 fill_plain()
@@ -191,6 +194,8 @@ cdef int append_parts(const tg_part *parts, int count, tg_buffer *out, const tg_
             failed = append_value(part, out, values)
             if failed == 0 and part.otherwise != NULL and tg_buffer_size(out) == before:
                 failed = append_parts(part.otherwise, part.otherwise_count, out, values, begin)
+            elif failed == 0 and part.encoding == E_HOST and tg_buffer_size(out) == before:
+                failed = FORMAT_REFUSED       # what is left would be another host
         if failed:
             return failed
         if tg_buffer_size(out) - begin > FORMAT_LIMIT:
@@ -272,7 +277,10 @@ cdef int put(tg_buffer *out, const char *text, size_t n, int encoding, int kind)
             for i in range(n):
                 if text[i] == 47 or text[i] == 92:
                     return FORMAT_REFUSED
-        bit = P_URL if of_url else P_PATH if encoding == E_PATH else P_QUERY
+        if of_url:
+            bit = P_OWN_PATH if encoding == E_PATH and kind != V_URI else P_URL
+        else:
+            bit = P_PATH if encoding == E_PATH else P_QUERY
     elif encoding == E_COOKIE:
         bit = P_COOKIE
     for i in range(n):
