@@ -138,11 +138,12 @@ def test_what_a_place_does_not_take_is_said(tmp_path: Path, route: str, said: st
     assert said in refused(tmp_path, route)
 
 
-def test_answers_that_a_cache_keeps_have_no_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["http_cache: true", "cache: {results_by_get: true}"])
+def test_answers_that_a_cache_keeps_have_no_values(tmp_path: Path, kept: str) -> None:
     path = tmp_path / "t.yaml"
-    route = "{pool: a, http_cache: true, response_headers: {set: {x-a: '${header.x}'}}}"
+    route = "{pool: a, " + kept + ", response_headers: {set: {x-a: '${header.x}'}}}"
     path.write_text(FILE.replace("{ROUTE}", route) + "cache: {size: 8MiB}\n")
-    with pytest.raises(ConfigError, match="answers that http_cache keeps are for others, too"):
+    with pytest.raises(ConfigError, match="are for other clients, too; leave one of them out"):
         load(path)
 
 

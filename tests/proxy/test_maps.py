@@ -88,6 +88,7 @@ def test_a_hundred_thousand_entries() -> None:
         (b"a 1\nb 2\na 3\n", "line 3: 'a' is there twice"),
         (b"# list\n\na\x01 1\n", "line 3: has a control character"),
         (b"a 1\n\xffa \x002", "line 2: has a control character"),
+        (b"a 1\r\nb 2\r3\r\n", "line 2: has a control character"),
     ],
 )
 def test_a_file_with_a_mistake_names_the_line(tmp_path: Path, content: bytes, said: str) -> None:

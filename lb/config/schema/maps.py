@@ -74,6 +74,10 @@ def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     folds = config.ignore_case or config.match == "domain"
     entries = (config.entries or {}).items()
+    # Of a large file the lines are looked at one by one only where there is something to find.
+    unfit = (
+        config.entries is not None or _UNFIT.search(content.replace(b"\r\n", b"").translate(None, b"\n")) is not None
+    )
     of_file = _rows(content) if config.entries is None else iter(())
     for number, key, value in chain(((0, key.encode(), value.encode()) for key, value in entries), of_file):
         if folds and config.match != "regex":
@@ -81,7 +85,7 @@ def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
         if config.match == "domain":
             key = key.lstrip(b".").rstrip(b".")
         place = f"line {number}: " if number else ""
-        if _UNFIT.search(key) or _UNFIT.search(value):
+        if unfit and (_UNFIT.search(key) or _UNFIT.search(value)):
             raise ValueError(f"{place}has a control character")
         if key in found:
             raise ValueError(f"{place}{key[:64].decode('utf-8', 'replace')!r} is there twice")

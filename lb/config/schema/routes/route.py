@@ -448,8 +448,11 @@ class RouteConfig(Model):
             raise problem("value", f"{said}: the query stays as it is behind the new path; write ${{request.path}}")
         if value.name == "capture":
             self._capture(said, value.argument)
-        if late and self.http_cache is not None:
-            raise problem("value", f"{said}: answers that http_cache keeps are for others, too; leave one of them out")
+        kept = "http_cache" if self.http_cache is not None else ""
+        if self.cache is not None and self.cache.results_by_get:
+            kept = kept or "cache.results_by_get"
+        if late and kept:
+            raise problem("value", f"{said}: answers of {kept} are for other clients, too; leave one of them out")
 
     def _capture(self, said: str, name: str) -> None:
         path = self.match.path

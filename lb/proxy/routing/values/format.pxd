@@ -84,8 +84,8 @@ cdef class Format:
     cdef readonly uint64_t kinds      # set of V_… that it asks for, defaults included
 
     # Appends the text of a request. 0, or FORMAT_…. A value that is not there, or empty, gives its default or nothing.
-    # FORMAT_REFUSED: in a host, a value with what no host has, or none without a default; in a path, one with a slash or
-    # a backslash that does not come from the request's own path. A late value is written as a mark (`expand`).
+    # FORMAT_REFUSED: in a host, a value with what no host has, or none without a default; in a path, one with a slash
+    # or a backslash that does not come from the request's own path. A late value is written as a mark (`expand`).
     cdef int append(self, tg_buffer *out, const tg_values *values) noexcept
 
 
