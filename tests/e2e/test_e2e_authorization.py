@@ -15,6 +15,9 @@ from auth_servers import GrpcAuthServer, HttpAuthServer, RawServer, fields
 from daemon import Daemon, http_listener
 from echo import Echo, curl
 from waiting import eventually
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import InvalidStatus
 
 from lb.wire import external_auth_pb2 as wire
 
@@ -296,7 +299,8 @@ async def test_reloads_and_dead_servers_under_load(
 ) -> None:
     other = HttpAuthServer(by_token)
     await other.start()
-    made = config(echo, guard.address, identity_header="X-User")
+    made = config(echo, guard.address, identity_header="X-User", timeout="30s")
+    made["pools"]["guards"]["max_in_flight"] = 2  # questions wait in the pool's queue, too
     daemon = start(made)
     base = f"http://127.0.0.1:{daemon.port()}"
     over = asyncio.Event()
@@ -421,3 +425,114 @@ async def test_a_server_over_grpc_decides(
         assert guard.asked[-1].request.http.path == method
     await guard.stop()
     assert (await ask("alice"))[0] == 503
+
+
+async def test_whatever_stands_behind_the_decision(
+    start: Start, echo: Echo, guard: HttpAuthServer, client: aiohttp.ClientSession
+) -> None:
+    """WebSockets, an HTTP cache, jobs, and requests that wait in large numbers or behind one another."""
+
+    async def chat(connection: ServerConnection) -> None:
+        await connection.send(connection.request.headers["X-Tidegate-Identity"] if connection.request else "")
+        async for message in connection:
+            await connection.send(message)
+
+    async with serve(chat, "127.0.0.1", 0) as chats:
+        made = config(
+            echo,
+            guard.address,
+            {"match": {"path": {"prefix": "/chat"}}, "pool": "chat"},
+            {"match": {"path": {"prefix": "/kept"}}, "http_cache": {"ttl": "60s"}, "pool": "app"},
+            {"match": {"path": {"prefix": "/later"}}, "jobs": True, "pool": "app"},
+            {"match": {"path": {"prefix": "/moved"}}, "redirect": {"path": "/a"}},
+            {"match": {"path": {"prefix": "/open"}}, "auth": "none", "pool": "app"},
+            {"pool": "app"},
+            identity_header="X-User",
+        )
+        made["listeners"]["web"]["auth"] = {"providers": ["guard"], "forward_identity": False}
+        made["listeners"]["web"]["routes"][0]["auth"] = "guard"
+        made["pools"]["chat"] = {
+            "protocol": "http",
+            "endpoints": [f"127.0.0.1:{next(iter(chats.sockets)).getsockname()[1]}"],
+        }
+        made |= {"cache": {}, "jobs": {"path": "jobs.db"}}
+        daemon = start(made)
+        base = f"127.0.0.1:{daemon.port()}"
+        alice, root = ({"Authorization": f"Bearer {name}"} for name in ("alice", "root"))
+
+        async with connect(f"ws://{base}/chat", additional_headers=alice, proxy=None) as connection:
+            assert await connection.recv() == "alice"
+            await connection.send("hello")
+            assert await connection.recv() == "hello"
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://{base}/chat", proxy=None)
+        assert refused.value.response.status_code == 401
+
+    async def ask(path: str, headers: dict[str, str], method: str = "GET") -> aiohttp.ClientResponse:
+        async with client.request(
+            method,
+            f"http://{base}{path}",
+            headers=headers,
+            data=b"x" if method == "POST" else None,
+            allow_redirects=False,
+        ) as got:
+            await got.read()
+            return got
+
+    assert (await ask("/open", {})).status == 200
+    # What is cached is given to nobody who is not let in.
+    for headers, status in ((alice, 200), ({}, 401), (alice, 200)):
+        assert (await ask("/kept", headers)).status == status
+    assert (await ask("/moved", {})).status == 401
+    assert (await ask("/moved", alice)).headers["Location"] == "/a"
+    # A job and its result are those of who submitted it.
+    accepted = await ask("/later", {**alice, "Prefer": "respond-async"}, "POST")
+    assert accepted.status == 202
+    job = accepted.headers["Location"]
+
+    async def done() -> bool:
+        return (await ask(f"{job}/result", alice)).status == 200
+
+    for _ in range(200):
+        if await done():
+            break
+        await asyncio.sleep(0.05)
+    assert await done()
+    assert (await ask(job, {})).status == 401
+    assert (await ask(job, root)).status == 404
+
+    # Requests that were sent at once over one connection are decided one after another; a large body waits meanwhile.
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port())
+    head = b"Host: a\r\nAuthorization: Bearer alice\r\n"
+    writer.write((b"GET /a HTTP/1.1\r\n" + head + b"\r\n") * 3)
+    writer.write(b"POST /b HTTP/1.1\r\n" + head + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000)
+    writer.write(b"GET /c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    answers = (await asyncio.wait_for(reader.read(-1), 30)).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200", b"200", b"200", b"200", b"401"]
+    assert b'"body": 300000' in answers[3]
+    writer.close()
+
+    # More than wait from one source.
+    entered, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slowly(request: web.Request) -> web.Response:
+        entered.release()
+        await go_on.wait()
+        return await by_token(request)
+
+    made["auth"]["guard"]["timeout"] = "60s"
+    made["pools"]["guards"]["policy"] = "least_request"  # which holds nothing back
+    daemon.reload(made)
+    guard.decide = slowly
+    process = await asyncio.create_subprocess_exec(
+        "h2load", "-n", "600", "-c", "6", "-m", "100", "-H", "authorization: Bearer alice", f"http://{base}/a",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    for _ in range(512):
+        await asyncio.wait_for(entered.acquire(), 30)
+    await asyncio.to_thread(eventually, lambda: stats(daemon, "exchanges") == [512])
+    assert (await ask("/open", {})).status == 200
+    daemon.reload({**made, "auth": {**made["auth"], "other": dict(made["auth"]["guard"])}})
+    go_on.set()
+    out, _ = await process.communicate()
+    assert b"512 2xx, 0 3xx, 88 4xx, 0 5xx" in out, out

@@ -1,8 +1,8 @@
 """Questions to authorization servers: see authorization.pxd.
 
-A question goes to an endpoint of the server's pool at once, or not at all: it does not stand in the pool's queue. Where
-the connection fails, another endpoint is asked, once. In the metrics a question is an attempt at its endpoint, as the
-copies of a mirror are, and no request of a route.
+A question stands in the queue of the server's pool where the endpoints there have as many as they may, until its time
+is over. Where the connection fails, another endpoint is asked, once. In the metrics a question is an attempt at its
+endpoint, as the copies of a mirror are, and no request of a route.
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
@@ -30,6 +30,7 @@ from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.excluded cimport acquire_past
 from lb.upstream.pool cimport Pool
+from lb.upstream.queue cimport NORMAL, Q_NOBODY, Q_NO_START, stand_in_line
 from lb.upstream.tally cimport count_failure
 
 cdef enum:
@@ -108,7 +109,7 @@ cdef object ask_server(Provider provider, Poller poller, Scan *scan, const tg_as
     question.told = told
     question.waiting = [waiter]
     question.last = -1
-    question.deadline = poller.now + server.timeout
+    question.until = poller.now + server.timeout
     if digest is not None:
         question.digest = digest
         provider.waiting[digest] = question
@@ -135,46 +136,94 @@ cdef class AuthQuestion:
 
     cdef void attempt(self) noexcept:
         cdef Pool pool = self.server.pool
-        cdef Choice choice
-        cdef int endpoint
-        cdef HttpAuthCall http
-        cdef GrpcAuthCall grpc
+        cdef uint64_t now = self.poller.now
+        cdef int found
         if pool.newer is not None:
             pool = pool.newer                 # of a provider that a plan in force no longer has
-        if self.attempts and self.pool is not pool:     # a reload came between
-            self.last = -1
-            self.excluded.count = 0
-        self.pool = pool
-        choice = pool.new_choice(self.poller.now, 0)
-        if pool.costs is not None:
-            choice.cost = pool.endpoints.one
-        endpoint = acquire_past(pool, choice, self.last, &self.excluded)
-        if endpoint < 0:
-            self.failed(f"no endpoint of pool {pool.name} is available", False)
-            return
+        if self.pool is not pool:
+            self.move_to(pool)                # a reload came between, or it is the first
+        found = self.take_endpoint_now(now)
+        if found < 0:
+            found = stand_in_line(pool.queue, self, found, NORMAL, self.until, self.last >= 0, now)
+        if found >= 0:
+            self.send(found)
+
+    cdef int take_endpoint_now(self, uint64_t now) noexcept:
+        return self.take(self.choice(now))
+
+    cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept:
+        cdef Choice choice = self.choice(now)
+        choice.turn = True
+        choice.block(blocked)
+        return self.take(choice)
+
+    cdef int take(self, Choice choice) noexcept:
+        cdef int found = acquire_past(self.pool, choice, self.last, &self.excluded)
+        if found >= 0:
+            self.charged = choice.charged
+        return found
+
+    cdef Choice choice(self, uint64_t now):
+        cdef Choice choice = self.pool.new_choice(now, 0)
+        if self.pool.costs is not None:
+            choice.cost = self.pool.endpoints.one
+        return choice
+
+    cdef void queued(self, uint64_t until) noexcept:
+        self.poller.arm(self, min(until, self.until))
+
+    cdef void admitted(self, int endpoint) noexcept:
+        self.poller.disarm(self)
+        self.send(endpoint)
+
+    cdef void turned_away(self, int why) noexcept:
+        self.poller.disarm(self)
+        if why == Q_NOBODY or why == Q_NO_START:
+            self.failed(f"no endpoint of pool {self.pool.name} is available", False)
+        else:
+            self.failed(f"the endpoints of pool {self.pool.name} are busy, and too many questions wait", False)
+
+    cdef void on_timer(self) noexcept:
+        if self.queue is not None:
+            self.queue.leave(self, True)
+            self.failed(f"the endpoints of pool {self.pool.name} were busy for too long", False)
+
+    cdef void settle(self) noexcept:
+        self.last = -1
+        self.excluded.count = 0
+
+    cdef void move_to(self, object pool) noexcept:
+        if self.pool is None or (<Pool>pool).protocol == self.pool.protocol:
+            self.pool = pool
+            self.settle()                     # they are indexes of the old one
+
+    cdef void send(self, int endpoint) noexcept:
+        cdef Pool pool = self.pool
+        cdef HttpAuthCall http
+        cdef GrpcAuthCall grpc
         self.attempts += 1
         self.last = endpoint
         if self.server.grpc:
             grpc = GrpcAuthCall.__new__(GrpcAuthCall)
             grpc.question = self
             self.call = grpc
-            take_slot(grpc, pool, endpoint, choice.charged, self.poller.now)
+            take_slot(grpc, pool, endpoint, self.charged, self.poller.now)
             grpc.ask()
         else:
             http = HttpAuthCall.__new__(HttpAuthCall)
             http.question = self
             self.call = http
-            take_slot(http, pool, endpoint, choice.charged, self.poller.now)
+            take_slot(http, pool, endpoint, self.charged, self.poller.now)
             http.ask()
 
     cdef void failed(self, str why, bint again) noexcept:
         self.call = None
-        if again and self.attempts < ATTEMPTS and self.poller.now < self.deadline:
+        if again and self.attempts < ATTEMPTS and self.poller.now < self.until:
             self.attempt()
         else:
-            self.settle(undecided(self.server, why))
+            self.conclude(undecided(self.server, why))
 
-    cdef void settle(self, Known found) noexcept:
+    cdef void conclude(self, Known found) noexcept:
         cdef list waiting = self.waiting
         cdef object waiter
         if self.over:
@@ -206,6 +255,9 @@ cdef class AuthQuestion:
         self.server.busy -= 1
         if self.digest is not None and self.provider.waiting.get(self.digest) is self:
             del self.provider.waiting[self.digest]
+        if self.queue is not None:
+            self.poller.disarm(self)
+            self.queue.leave(self, False)
         if call is not None:
             call.stop()
 
@@ -225,7 +277,7 @@ cdef class HttpAuthCall(Http1Call):
         tg_buffer_free(&self.body)
 
     cdef void ask(self) noexcept:
-        self.question.poller.arm(self, self.question.deadline)
+        self.question.poller.arm(self, self.question.until)
         # One that was tried in vain may have been an idle connection that the server was just closing.
         if not (<Http1Pool>self.pool.channels[self.endpoint]).take(self, self.question.attempts > 1, True):
             self.on_broken(None, FAIL_CONNECT)
@@ -336,7 +388,7 @@ cdef class GrpcAuthCall(GrpcCall):
             over(self, STOPPED, 0, -1, VERDICT_NONE, self.question.poller.now, 0, 0)
             self.question.failed("out of memory", False)
             return
-        (<Http2Channel>self.pool.channels[self.endpoint]).start(self, self.question.deadline)
+        (<Http2Channel>self.pool.channels[self.endpoint]).start(self, self.question.until)
 
     cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
         self.received += size
@@ -376,7 +428,7 @@ cdef void decided(AuthQuestion question, Decision decision) noexcept:
     question.server.answered()
     if decision.state == ACCESS_DENIED:
         tally.denied += 1
-    question.settle(decision)
+    question.conclude(decision)
 
 
 cdef bint is_repeatable(int kind) noexcept:
