@@ -1,7 +1,7 @@
 """Series of models, in the shared segment: counters of what a pool's clients ask of each model, by its name."""
 
 cimport cython
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from lb.shared.segment cimport Segment, tg_model_head
 
@@ -21,9 +21,21 @@ cdef class ModelTable:
     cdef uint64_t add(self, str pool, const char *name, size_t n, uint64_t hashed, uint64_t at) noexcept
 
 
+cdef enum:
+    RECENT = 16                       # a power of two
+    RECENT_NAME = 52
+
+# A model that was asked for of late, for the next look-up of its name; words are NULL before the first.
+cdef struct tg_recent:
+    uint64_t *words
+    uint32_t size
+    char name[RECENT_NAME]
+
+
 @cython.final
 cdef class PoolModels:
     """Those of one pool."""
+    cdef tg_recent recent[RECENT]
     cdef ModelTable table
     cdef str pool
     cdef uint64_t pool_key
@@ -32,3 +44,5 @@ cdef class PoolModels:
     # This worker's words of the model (ANSWER_…, MODEL_…). Those of the pool's model "other" where `name` is empty, too
     # long or no UTF-8, where there is no room, and where it is unknown and not `proven`. NULL in the master.
     cdef uint64_t *words(self, const char *name, size_t n, bint proven) noexcept
+    # Of a row; 0: of "other".
+    cdef uint64_t *words_of(self, uint64_t row) noexcept

@@ -11,8 +11,8 @@ in between. Readers find rows through the slots, and so only whole ones.
 """
 
 cimport cython
-from libc.stdint cimport uint64_t
-from libc.string cimport memchr, memcpy
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy
 
 from lb.shared.atomics cimport tg_cas64, tg_fetch_add64, tg_load64, tg_load64_relaxed
 from lb.shared.hashing cimport hash64_keyed
@@ -121,14 +121,29 @@ cdef class PoolModels:
         self.pool_key = hash64_keyed(<const char *> text, <size_t> len(text), segment.header.cost_secret)
 
     cdef uint64_t *words(self, const char *name, size_t n, bint proven) noexcept:
-        cdef Segment segment = self.table.segment
-        cdef uint64_t row = 0
-        if segment.worker < 0:
-            return NULL
+        cdef tg_recent *recent
+        cdef uint64_t row
+        if n == 0:
+            return self.words_of(0)
+        # A row stays its model's, so that what was found once is right for ever.
+        recent = &self.recent[(n + <unsigned char> name[0] + 3 * <unsigned char> name[n - 1]) & (RECENT - 1)]
+        if recent.size == n and memcmp(recent.name, name, n) == 0:
+            return recent.words
         if self.other == 0:                   # before any of its models, which may take the rest of the room
             self.other = self.table.row(self.pool, self.pool_key, OTHER_NAME, OTHER_LENGTH, True)
-        if n:
-            row = self.table.row(self.pool, self.pool_key, name, n, proven)
+        row = self.table.row(self.pool, self.pool_key, name, n, proven)
+        if row and n <= RECENT_NAME:
+            recent.words = self.words_of(row)
+            recent.size = <uint32_t> n
+            memcpy(recent.name, name, n)
+        return self.words_of(row)
+
+    cdef uint64_t *words_of(self, uint64_t row) noexcept:
+        cdef Segment segment = self.table.segment
+        if segment.worker < 0:
+            return NULL
+        if row == 0 and self.other == 0:
+            self.other = self.table.row(self.pool, self.pool_key, OTHER_NAME, OTHER_LENGTH, True)
         return segment.series(<unsigned int> (segment.header.series_capacity + (row if row else self.other)))
 
     def add(self, model: bytes, proven: bool, word: int, amount: int = 1) -> None:

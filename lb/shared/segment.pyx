@@ -46,6 +46,17 @@ cdef int32_t take_over(int32_t *dead, int32_t *orphans) noexcept nogil:
     return had
 
 
+cdef void sum_series(Segment segment, uint32_t index, uint64_t *total) noexcept:
+    cdef uint64_t *words
+    cdef uint32_t worker
+    cdef int i
+    memset(total, 0, SERIES_SIZE * sizeof(uint64_t))
+    for worker in range(segment.header.workers):
+        words = segment.series_of(worker, index)
+        for i in range(SERIES_SIZE):
+            total[i] += tg_load64_relaxed(words + i)
+
+
 cdef class Segment:
     """One process's mapping of the shared segment, made by `create` or `attach`.
 
@@ -499,17 +510,18 @@ cdef class Segment:
 
     def series_total(self, index: int) -> list[int]:
         """The SERIES_SIZE words of a series (lb.shared.words), summed over all workers."""
-        self.check_series(index)
         cdef uint64_t total[SERIES_SIZE]
-        cdef uint64_t *words
-        cdef uint32_t worker
         cdef int i
-        memset(total, 0, sizeof(total))
-        for worker in range(self.header.workers):
-            words = self.series_of(worker, index)
-            for i in range(SERIES_SIZE):
-                total[i] += tg_load64_relaxed(words + i)
+        self.check_series(index)
+        sum_series(self, index, total)
         return [total[i] for i in range(SERIES_SIZE)]
+
+    def series_bytes(self, index: int) -> bytes:
+        """The same as the machine has 64-bit words, without an object for each."""
+        cdef uint64_t total[SERIES_SIZE]
+        self.check_series(index)
+        sum_series(self, index, total)
+        return (<char *> total)[:sizeof(total)]
 
     def series_sum(self, index: int, first: int, count: int) -> int:
         """The sum of `count` words of a series from `first` on (lb.shared.words), over all workers. Raises IndexError

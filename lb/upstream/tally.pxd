@@ -2,10 +2,11 @@
 
 from libc.stdint cimport uint64_t
 from lb.failure cimport COUNT_CONNECT_ERROR, COUNT_REJECTED, COUNT_TIMEOUT, VERDICT_FAULT, VERDICT_GATEWAY, failure_of
-from lb.shared.counters cimport count_duration
+from lb.shared.counters cimport bucket_of, count_duration
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
-    ANSWER_ERRORS, ANSWER_GRPC, ANSWER_GRPC_COUNT, ANSWER_REQUESTS_1XX, ANSWER_REQUESTS_429, ANSWER_REQUESTS_5XX,
+    ANSWER_ERRORS, ANSWER_GRPC, ANSWER_GRPC_COUNT, ANSWER_RECEIVED_BYTES, ANSWER_REQUESTS_1XX, ANSWER_REQUESTS_429,
+    ANSWER_REQUESTS_5XX, ANSWER_SENT_BYTES,
     ANSWER_REQUESTS_OTHER, ANSWER_REQUEST_DURATION,
     ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS, ROUTE_REJECTED, ROUTE_TIMEOUTS,
 )
@@ -29,17 +30,19 @@ cdef inline void count_refusal(uint64_t *words, int kind) noexcept nogil:
         tg_add(&words[ROUTE_REJECTED], 1)
 
 
+cdef inline int status_word(int status) noexcept nogil:
+    """The word that counts answers of this status."""
+    cdef int kind = status // 100
+    if status == 429:
+        return ANSWER_REQUESTS_429
+    if 1 <= kind <= 4:
+        return ANSWER_REQUESTS_1XX - 1 + kind
+    return ANSWER_REQUESTS_5XX if kind == 5 else ANSWER_REQUESTS_OTHER
+
+
 cdef inline void count_answer(uint64_t *words, int status, uint64_t duration) noexcept nogil:
     """One answer in a series: status class and latency in nanoseconds."""
-    cdef int kind = status // 100
-    cdef int word = ANSWER_REQUESTS_OTHER
-    if status == 429:
-        word = ANSWER_REQUESTS_429
-    elif 1 <= kind <= 4:
-        word = ANSWER_REQUESTS_1XX - 1 + kind
-    elif kind == 5:
-        word = ANSWER_REQUESTS_5XX
-    tg_add(&words[word], 1)
+    tg_add(&words[status_word(status)], 1)
     count_duration(&words[ANSWER_REQUEST_DURATION], duration)
 
 
@@ -47,6 +50,28 @@ cdef inline void count_code(uint64_t *words, int code) noexcept nogil:
     """Its gRPC status, where it has one."""
     if 0 <= code < <int>ANSWER_GRPC_COUNT:
         tg_add(&words[ANSWER_GRPC + code], 1)
+
+
+cdef struct tg_answered:
+    # An answer as series count it that have the same of it, a route's and a model's.
+    int word                          # of its status
+    int code                          # its gRPC status; -1 = none
+    bint error                        # it is the server's fault
+    unsigned int bucket               # of its duration
+    uint64_t duration                 # ns
+    uint64_t received                 # bytes of bodies
+    uint64_t sent
+
+
+cdef inline void count_answered(uint64_t *words, const tg_answered *answer) noexcept nogil:
+    tg_add(&words[answer.word], 1)
+    tg_add(&words[ANSWER_REQUEST_DURATION], answer.duration)
+    tg_add(&words[ANSWER_REQUEST_DURATION + 1 + answer.bucket], 1)
+    count_code(words, answer.code)
+    if answer.error:
+        tg_add(&words[ANSWER_ERRORS], 1)
+    tg_add(&words[ANSWER_RECEIVED_BYTES], answer.received)
+    tg_add(&words[ANSWER_SENT_BYTES], answer.sent)
 
 
 cdef inline void count_attempt(uint64_t *words, int status, int code, int verdict, uint64_t duration) noexcept nogil:

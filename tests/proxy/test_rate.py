@@ -51,7 +51,7 @@ async def test_over_the_limit_is_refused_and_told_when_to_come_back(site: Site) 
     assert [field(answer, "Retry-After") for answer in answers] == [None, None, None, "3600", "3600"]
     assert answers[4].endswith(b'{"error":"too many requests; Retry-After says when to ask again"}')
     series = gate.total(2)
-    assert (series["requests.2xx"], series["requests.4xx"], series["rejected"]) == (3, 2, 2)
+    assert (series["requests.2xx"], series["requests.429"], series["rejected"]) == (3, 2, 2)
     assert series["started"] == series["finished"] == 5
     assert gate.proxy.busy() == 0
 

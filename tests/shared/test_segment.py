@@ -183,8 +183,18 @@ def test_slots_out_of_range(master, slot):
         master.set_weight(slot, 1)
 
 
+def test_a_series_is_the_same_in_bytes(master):
+    with attached(master, 0) as one, attached(master, 2) as two:
+        one.add_series(7, 3, 5)
+        two.add_series(7, 3, 1 << 40)
+        two.add_series(7, SIZE - 1)
+    words = list(struct.unpack(f"={SIZE}Q", master.series_bytes(7)))
+    assert words == master.series_total(7)
+    assert (words[3], words[-1]) == ((1 << 40) + 5, 1)
+
+
 def test_series_and_workers_out_of_range(master):
-    for call in (master.series_total, master.clear_series):
+    for call in (master.series_total, master.series_bytes, master.clear_series):
         with pytest.raises(IndexError):
             call(32 + master.models)
     with pytest.raises(IndexError):

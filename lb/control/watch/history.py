@@ -141,12 +141,12 @@ class History:
     def sample(
         self,
         plan: Plan,
-        read: Callable[[int], Sequence[int]],
+        read: Callable[[int], Sequence[int] | bytes],
         now: int,
         wall: float,
         models: Iterable[tuple[Kind, Key, int]] = (),
     ) -> None:
-        """Takes one. `read` gives the words of a series (Segment.series_total), `models` are the series of models
+        """Takes one. `read` gives the words of a series (Segment.series_bytes), `models` are the series of models
         (lb.control.counters.models_of)."""
         seconds = (now - self._at) / 1e9 if self._at is not None else 0.0
         self._at = now
@@ -209,17 +209,17 @@ class History:
             track.put(at, (0.0, 0.0, float(running), _NONE, _NONE, _NONE, *(0.0,) * (_WIDTH - 6)))
             return
         layout = _LAYOUTS[name]
-        classes = [max(0, change[layout.values[c]]) / seconds if layout.values else 0.0 for c in _CLASSES]
-        every = sum(max(0, change[place]) for place in layout.values.values()) if layout.values else None
-        rate = (max(0, change[layout.started]) if every is None else every) / seconds
-        buckets = [max(0, n) for n in change[slice(*layout.buckets)]]
-        errors = max(0, change[_ERRORS[name]]) / seconds if name in _ERRORS else 0.0
+        classes = [change[layout.values[c]] / seconds if layout.values else 0.0 for c in _CLASSES]
+        every = sum([change[place] for place in layout.values.values()]) if layout.values else None
+        rate = (change[layout.started] if every is None else every) / seconds
+        buckets = change[slice(*layout.buckets)]
+        errors = change[_ERRORS[name]] / seconds if name in _ERRORS else 0.0
         track.put(
             at,
             (
                 rate, errors, float(running), *(quantile(buckets, q) for q in (0.5, 0.95, 0.99)), *classes,
                 max(0.0, rate - sum(classes)) if every is not None else 0.0,
-                max(0, change[_REFUSED[name]]) / seconds if name in _REFUSED else 0.0,
+                change[_REFUSED[name]] / seconds if name in _REFUSED else 0.0,
             ),
         )  # fmt: skip
 
@@ -294,7 +294,9 @@ class History:
 
 
 def _change(now: array[int], before: array[int]) -> list[int]:
-    return list(map(sub, now, before))
+    """What was counted between two looks. A word that fell is another series' now: nothing is known of it."""
+    found = list(map(sub, now, before))
+    return found if min(found) >= 0 else [max(0, n) for n in found]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -60,7 +60,7 @@ class Watch:
         if plan is not None:
             segment = self._master.segment
             models = models_of(plan, segment)
-            self.history.sample(plan, segment.series_total, self._clock.now(), time.time(), models)
+            self.history.sample(plan, segment.series_bytes, self._clock.now(), time.time(), models)
 
     def check(self, config: Config) -> None:
         """Raises ConfigError of a secret that `apply` could not use."""

@@ -44,9 +44,10 @@ from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_name
 from lb.net.poller cimport Timed
 from lb.net.reuse cimport tg_reuse
+from lb.shared.counters cimport bucket_of
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
-    ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, MODEL_CACHED,
+    ANSWER_REQUESTS_429, ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, MODEL_CACHED,
     MODEL_FAILURES_ABORTED, MODEL_FAILURES_CLIENT_ERROR, MODEL_FAILURES_REFUSED, MODEL_FAILURES_SERVER_ERROR,
     MODEL_FAILURES_TIMEOUT, ROUTE_CACHE_BYPASS,
     ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS, ROUTE_CACHE_NEGATIVE, ROUTE_CACHE_REFRESHED,
@@ -89,7 +90,7 @@ from lb.upstream.queue cimport (
     stand_in_line,
 )
 from lb.upstream.affinity.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
-from lb.upstream.tally cimport count_answer, count_code, count_failure, count_refusal
+from lb.upstream.tally cimport count_answered, count_failure, count_refusal, status_word, tg_answered
 from lb.upstream.excluded cimport acquire_past
 
 log = logging.getLogger("tidegate.proxy")
@@ -1031,8 +1032,6 @@ cdef class Exchange(Waiter):
         elif self.affinity.key and self.pool.sessions is not None:
             self.pool.sessions.touch(self.affinity.key, self.client.poller.now)
         count_exchange(self, duration)
-        if self.path_model is not None or self.source is not None and self.pool is not None:
-            count_inference(self, duration)
         if self.recorded():
             log_exchange(self, duration)
         if self.explained:
@@ -1259,24 +1258,31 @@ cdef int told_status(Exchange exchange) noexcept:
 
 cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
     cdef uint64_t *words = exchange.route.series
-    cdef int code
+    cdef tg_answered answer
     if exchange.cache == CACHE_REFRESHED:
         tg_add(&words[ROUTE_CACHE_REFRESHED], 1)
         return
-    code = exchange.counted_grpc_status()
     # The status of an answer that was cut off said that it would be whole.
     cdef int status = exchange.cut if exchange.cut else told_status(exchange)
+    answer.code = exchange.counted_grpc_status()
     if status == CLIENT_GONE:
         status = 0
         if exchange.reason != NULL:           # not an endpoint's own
             tg_add(&words[ROUTE_CLIENT_ABORTS], 1)
-    count_answer(words, status, duration)
-    count_code(words, code)
-    if status >= 500 or is_fault(code):
-        tg_add(&words[ANSWER_ERRORS], 1)
+    answer.word = status_word(status)
+    answer.error = status >= 500 or is_fault(answer.code)
+    answer.bucket = bucket_of(duration)
+    answer.duration = duration
+    answer.received = exchange.bytes_in
+    answer.sent = exchange.bytes_out
+    count_answered(words, &answer)
     tg_add(&words[SERIES_FINISHED], 1)
-    tg_add(&words[ANSWER_RECEIVED_BYTES], exchange.bytes_in)
-    tg_add(&words[ANSWER_SENT_BYTES], exchange.bytes_out)
+    count_cache(exchange, words)
+    if exchange.path_model is not None or exchange.source is not None and exchange.pool is not None:
+        count_inference(exchange, &answer)
+
+
+cdef void count_cache(Exchange exchange, uint64_t *words) noexcept:
     if exchange.cache == CACHE_HIT:
         tg_add(&words[ROUTE_CACHE_HIT], 1)
     elif exchange.cache == CACHE_MISS:
@@ -1295,50 +1301,43 @@ cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
         tg_add(&words[ROUTE_CACHE_NEGATIVE], 1)
 
 
-cdef void count_inference(Exchange exchange, uint64_t duration) noexcept:
+cdef void count_inference(Exchange exchange, const tg_answered *answer) noexcept:
     """By its model, where it is an inference: for metrics, and for a pool whose servers count nothing themselves."""
     cdef int64_t rows = 1
     cdef bytes model = exchange.path_model
-    if model is None and exchange.source is not None:
+    if model is None:
         model = exchange.source.counted(exchange, &rows)
-    if model is None or exchange.cache == CACHE_REFRESHED:
-        return
-    count_model(exchange, model, duration)
+        if model is None:
+            return
+    count_model(exchange, model, answer)
     if exchange.pool.counts is not None and exchange.source is not None and len(model):
-        count_for_servers(exchange, model, rows, duration)
+        count_for_servers(exchange, model, rows, answer.duration)
 
 
-cdef void count_model(Exchange exchange, bytes model, uint64_t duration) noexcept:
+cdef void count_model(Exchange exchange, bytes model, const tg_answered *answer) noexcept:
     cdef bint ok = exchange.succeeded()
     cdef bint proven = ok or exchange.pool.models is not None and exchange.pool.model_bit(model) != 0
     cdef uint64_t *words = exchange.pool.model_series.words(<const char *>model, <size_t>len(model), proven)
-    cdef int status = exchange.cut if exchange.cut else told_status(exchange)
-    cdef int code = exchange.counted_grpc_status()
     if words == NULL:
         return
-    count_answer(words, 0 if status == CLIENT_GONE else status, duration)
-    count_code(words, code)
-    tg_add(&words[ANSWER_RECEIVED_BYTES], exchange.bytes_in)
-    tg_add(&words[ANSWER_SENT_BYTES], exchange.bytes_out)
-    if status != CLIENT_GONE and (status >= 500 or is_fault(code)):
-        tg_add(&words[ANSWER_ERRORS], 1)
+    count_answered(words, answer)
     if not ok:
-        tg_add(&words[failure_word(exchange, status, code)], 1)
+        tg_add(&words[failure_word(exchange, answer)], 1)
     if exchange.cache != CACHE_NONE and exchange.cache != CACHE_BYPASS and exchange.cache != CACHE_MISS:
         tg_add(&words[MODEL_CACHED], 1)
 
 
-cdef int failure_word(Exchange exchange, int status, int code) noexcept:
+cdef int failure_word(Exchange exchange, const tg_answered *answer) noexcept:
     """Why an inference has no result: the word of MODEL_FAILURES that counts it."""
     cdef const tg_failure *failure = failure_of(exchange.failure)
-    if status == CLIENT_GONE:
+    if exchange.status == CLIENT_GONE:
         return MODEL_FAILURES_ABORTED
-    if exchange.reason != NULL and failure.counter == COUNT_TIMEOUT or code == GRPC_DEADLINE_EXCEEDED:
+    if exchange.reason != NULL and failure.counter == COUNT_TIMEOUT or answer.code == GRPC_DEADLINE_EXCEEDED:
         return MODEL_FAILURES_TIMEOUT
-    if (status == 429 or code == GRPC_RESOURCE_EXHAUSTED
+    if (answer.word == ANSWER_REQUESTS_429 or answer.code == GRPC_RESOURCE_EXHAUSTED
             or exchange.reason != NULL and failure.counter == COUNT_REJECTED):
         return MODEL_FAILURES_REFUSED
-    return MODEL_FAILURES_SERVER_ERROR if status >= 500 or is_fault(code) else MODEL_FAILURES_CLIENT_ERROR
+    return MODEL_FAILURES_SERVER_ERROR if answer.error else MODEL_FAILURES_CLIENT_ERROR
 
 
 cdef void count_for_servers(Exchange exchange, bytes model, int64_t rows, uint64_t duration) noexcept:

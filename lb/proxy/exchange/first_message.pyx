@@ -31,6 +31,7 @@ cdef enum:
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
 
+cdef bytes LATEST = b""               # the model of the latest message: most often the next one's, too
 cdef const char *SEQUENCE = b"sequence_id"
 cdef size_t SEQUENCE_LENGTH = 11
 cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
@@ -212,9 +213,14 @@ cdef class FirstMessage(BodySource):
 
 cdef bytes model_of(const char *body, size_t n):
     """The model that a message names, of which `body` is the first piece; None: that is not in it."""
+    global LATEST
     cdef const char *name
     cdef size_t size
-    return name[:size] if first_model(body, n, &name, &size) == MODEL_FOUND else None
+    if first_model(body, n, &name, &size) != MODEL_FOUND:
+        return None
+    if <size_t>len(LATEST) != size or memcmp(<const char *>LATEST, name, size) != 0:
+        LATEST = name[:size]
+    return LATEST
 
 
 cdef bint awaits_model(Exchange exchange, Scan *scan, bint *any_endpoint) noexcept:
