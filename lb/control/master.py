@@ -1005,8 +1005,12 @@ class Master:
             self.jobs.check(decision.config)
             self.watch.check(decision.config)
             await self.quotas.apply(decision.config)
-            settings, ended = self.settings.over(decision.config)
-            await self.publisher.publish(replace(wanted, config=settings.config))
+            try:
+                settings, ended = self.settings.over(decision.config)
+                await self.publisher.publish(replace(wanted, config=settings.config))
+            except BaseException:
+                await self.quotas.apply(self.config)
+                raise
             self.settings = settings
             self.publisher.operated.settle()
             self.jobs.apply(decision.config)

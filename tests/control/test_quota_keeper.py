@@ -105,12 +105,12 @@ async def test_a_file_that_cannot_be_used_changes_nothing(segment: Callable[[], 
         with pytest.raises(StartError, match=why):
             await keeper.apply(config(tmp_path / name))
     use(memory, b"daily\0=a", 2)
-    # Another file gets what was counted so far.
+    # Another file gets what was counted so far, and so does the one that is left.
     await keeper.apply(config(tmp_path / "two"))
     await keeper.close()
     for name in ("one", "two"):
         file = QuotaFile(tmp_path / name)
-        assert file.load(START) == ([(b"daily\0=a", START, DAY, 2)] if name == "two" else [])
+        assert file.load(START) == [(b"daily\0=a", START, DAY, 2)]
         file.close()
 
 

@@ -14,6 +14,7 @@ import aiohttp
 import grpc
 import pytest
 from daemon import Daemon, http_listener
+from waiting import eventually
 
 Start = Callable[..., Daemon]
 GIVEN = {"status": 200, "body": "ok"}
@@ -43,6 +44,7 @@ def config(file: Path | str, requests: int = 30) -> dict[str, Any]:
         },
         "pools": {"calls": {"protocol": "grpc", "endpoints": ["127.0.0.1:1"]}},
         "limits": {"quota_file": str(file)},
+        "log": {"access": "access.log"},
     }
 
 
@@ -87,6 +89,12 @@ async def test_quotas_from_the_first_request_to_the_next_daemon(
     trailers = dict(failed.value.trailing_metadata() or ()) | dict(failed.value.initial_metadata() or ())
     assert trailers["grpc-retry-pushback-ms"] == "-1"
 
+    log = daemon.folder / "access.log"
+    await asyncio.to_thread(eventually, lambda: log.read_text().count('"/test.A/B"') == 1, "the log")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    refused = {(line["protocol"], line["status"], line["grpc_status"]) for line in lines if line["reason"] == "quota"}
+    assert refused == {("HTTP/1.1", 429, None), ("HTTP/2", 200, 8)}
+
     # A worker's death loses nothing.
     await asyncio.to_thread(daemon.kill_worker)
     assert (await ask("a"))[0] == 429
@@ -111,7 +119,7 @@ async def test_quotas_from_the_first_request_to_the_next_daemon(
     assert (await ask("a"))[0] == 429
     bad = daemon.reload(config("/no/such/folder/x"))
     assert not bad["ok"]
-    assert "/no/such/folder/x: No such file" in bad["error"]
+    assert "limits.quota_file: /no/such/folder: there is no such folder" in bad["error"]
 
     # The death of the whole daemon loses at most a second.
     await asyncio.sleep(2.2)

@@ -19,7 +19,7 @@ import pytest
 import websockets
 from daemon import ROOT, Daemon, alive, digits_pool, eventually, http_listener, route
 from ports import free_port
-from traffic import Client, ask_once, digit_request, digit_samples
+from traffic import Client, ask_once, digit_request, digit_samples, request
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -414,4 +414,39 @@ async def test_an_upgrade_is_followed_to_another_admin_address_and_old_workers_h
     assert "asks for a token, and none was sent" in done.stderr
     upgraded = await call(daemon.command, "status", "--json")
     assert json.loads(upgraded.stdout)["program"]["upgrades"] == 2
+    assert await call(daemon.stop) == 0
+
+
+async def test_quotas_count_every_request_of_an_upgrade(start: Start, tmp_path: Path) -> None:
+    """Workers of before count on while they drain."""
+    installed = Installed(tmp_path)
+    counted = {"respond": {"body": "ok"}, "quota": "all"}
+    config = {
+        "quotas": {"all": {"requests": 10_000_000, "per": "month", "key": {"all": True}}},
+        "limits": {"quota_file": str(tmp_path / "quotas.sqlite")},
+        "listeners": {"web": http_listener(counted)},
+    }
+    call = asyncio.to_thread
+    daemon = await call(start, config, shell=installed.shell)
+    port = await call(daemon.port)
+    going = Going()
+
+    async def ask() -> None:
+        assert (await ask_once(port, request("GET", "/"))).status == 200
+
+    for _ in range(4):
+        going.start(ask, "a request")
+    before = going.done
+    await call(installed.install)
+    assert (await call(daemon.command, "upgrade")).returncode == 0
+    await call(upgraded, daemon)
+    assert going.done > before
+    await going.stop()
+    assert going.failed == []
+
+    def used() -> int:
+        (row,) = daemon.status()["quotas"]["quotas"]
+        return int(row["used"])
+
+    await call(eventually, lambda: used() == going.done, f"{going.done} requests in the count, not {used()}")
     assert await call(daemon.stop) == 0

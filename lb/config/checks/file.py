@@ -493,6 +493,8 @@ def _files(config: Config) -> Iterator[Found]:
             yield from _job_store(config.jobs.store)
         if config.jobs.webhooks is not None and not os.access(config.jobs.webhooks.secret_file, os.R_OK):
             yield "jobs.webhooks.secret_file", f"{config.jobs.webhooks.secret_file}: cannot be read"
+    if config.limits.quota_file is not None:
+        yield from _log("limits.quota_file", config.limits.quota_file)
     if config.log.access not in ("", "-"):
         yield from _log("log.access", Path(config.log.access))
 

@@ -62,6 +62,11 @@ class QuotaKeeper:
 
     async def _change_file(self, path: Path | None) -> None:
         made = await asyncio.to_thread(QuotaFile, path) if path is not None else None
+        if self._file is not None:
+            try:
+                await asyncio.to_thread(self._save, self._file)
+            except sqlite3.Error as error:  # it is of no use any more
+                log.warning("quotas: the last counts are not in %s: %s", self._file.path, error)
         if made is not None:
             try:
                 counted = {name for name, *_ in self._quotas.rows()}
@@ -70,9 +75,12 @@ class QuotaKeeper:
                     self._quotas.put(*row)
                 # Those that were counted before are new to this file.
                 await asyncio.to_thread(self._save, made, True)
-            except (StartError, sqlite3.Error) as error:
+            except sqlite3.Error as error:
                 made.close()
                 raise StartError(f"{path}: {error}") from error
+            except StartError:
+                made.close()
+                raise
             log.info("quotas: %d counts from %s", len(rows), path)
         if self._file is not None:
             self._file.close()
@@ -186,9 +194,9 @@ class QuotaKeeper:
 
     async def reset(self, key: str, quota: str | None = None, dry_run: bool = False) -> list[dict[str, Any]]:
         """A client has all of its quotas again, or of one; the rows that it had. Raises ConfigError."""
-        rows = self.clients(quota, key)
+        rows = await asyncio.to_thread(self.clients, quota, key)
         if not dry_run:
-            for label, _, client, start, _, name in self._rows(quota):
+            for label, _, client, start, _, name in await asyncio.to_thread(self._rows, quota):
                 if client == key:
                     self._quotas.put(name, start, window(self._plans[label].per, self._wall()).span, 0)
             await self.save()

@@ -246,7 +246,8 @@ cdef class Exchange(Waiter):
         if self.quota_use.refused_by is None:
             return True
         self.request_complete = scan.complete     # then the connection can go on
-        self.grpc_status = <short>failure_of(FAIL_QUOTA).grpc_status
+        if self.grpc != SPEAKS_HTTP:
+            self.grpc_status = <short>failure_of(FAIL_QUOTA).grpc_status
         self.fail(FAIL_QUOTA,
                   f"quota {self.quota_use.refused_by.name} is used up; Retry-After says when it begins anew")
         return False
