@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -192,3 +193,32 @@ async def test_operators_see_a_drain(start: Start, endpoint: Callable[..., Any])
     assert await asyncio.to_thread(daemon.process.wait, 30) == 0
     with pytest.raises((OSError, EOFError)):
         await pending
+
+
+async def test_a_request_that_meets_the_beginning_of_a_drain_is_answered(start: Start) -> None:
+    """On a connection that was idle by then; which is closed with the answer, as are the others a moment later."""
+    message = request("GET", "/")
+
+    async def answers_of_a_drain() -> list[tuple[int, str | None]]:
+        daemon = await asyncio.to_thread(start, {"listeners": {"web": http_listener({"respond": {"status": 200}})}})
+        port = daemon.port()
+        clients = [Client(port) for _ in range(4)]
+        for client in clients:
+            await client.ask(message)
+        os.kill(daemon.process.pid, signal.SIGTERM)
+        with contextlib.suppress(OSError):
+            while True:  # until nobody listens
+                (await asyncio.open_connection("127.0.0.1", port))[1].close()
+        found = []
+        with contextlib.suppress(OSError, EOFError):
+            for client in clients[:3]:
+                answer = await client.ask(message)
+                found.append((answer.status, answer.headers.get("connection")))
+        assert await clients[3].reader.read() == b""
+        assert await asyncio.to_thread(daemon.process.wait, 20) == 0
+        return found
+
+    for _ in range(3):  # a machine with something else to do may be late for it
+        if await answers_of_a_drain() == [(200, "close")] * 3:
+            return
+    pytest.fail("idle connections were closed at once")

@@ -48,6 +48,7 @@ from lb.upstream.start import Start
 
 BEAT = 1.0  # seconds between two heartbeats
 _DRAIN_POLL = 0.05
+_GRACE_NS = 100_000_000  # of a drain before idle connections are closed
 _RESOURCE_EXHAUSTED, _UNAVAILABLE = 8, 14  # of gRPC
 _LARGE = 1 << 20  # bytes of a question
 _MOST_ASKED = 32 << 20  # bytes of large questions under way: the channel takes twice as much
@@ -142,7 +143,7 @@ class Worker:
 
     def drain(self, timeout_ns: int, leave: bool = False) -> None:
         """Gives up the listening sockets, lets what runs finish, at most `timeout_ns`. A second call can only
-        shorten it. `leave`: idle connections are not closed until then."""
+        shorten it. `leave`: idle connections are not closed until then, else after a moment."""
         deadline = self._clock.now() + timeout_ns
         if self._drain_deadline is not None:
             self._drain_deadline = min(self._drain_deadline, deadline)
@@ -156,9 +157,17 @@ class Worker:
         self._close_sockets(keep=())
         if leave:
             self._data_path.leave()
+        elif timeout_ns > 2 * _GRACE_NS:
+            # A client that has just had its answer may have sent the next request, or be about to.
+            self._data_path.leave()
+            self._loop.call_later(_GRACE_NS / 1e9, self._close_idle)
         else:
             self._data_path.drain()
         self._drained()
+
+    def _close_idle(self) -> None:
+        if not self.finished.done():
+            self._data_path.drain()
 
     def _drained(self) -> None:
         busy = self._data_path.busy()
