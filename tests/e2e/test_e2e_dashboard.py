@@ -142,7 +142,7 @@ async def test_tables(start: Start, endpoint: Callable[..., Any], stub: Callable
         ["0", "<b>far"],
         ["1", NONE],
     ]
-    assert tables[f"{common} priority zone {rest}"][2][-2].endswith("; priority 1: priority 0 has all requests")
+    assert tables[f"{common} priority zone {rest}"][2][-2] == "priority 1: priority 0 has all requests"
     assert tables["priority healthy could carry requests own zone other zones"] == [
         ["0", "2 of 2", "100 %", "100 %", "100 %", "0 %"],
         ["1", "1 of 1", "100 %", "0 %", NONE, NONE],

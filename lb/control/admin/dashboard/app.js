@@ -16,7 +16,7 @@ import { verdict } from "./verdict.js";
 const PERIOD = 5000, HEAT_EVERY = 3;
 const CHARTS = [
   new Chart("Latency", [{ field: "p50", label: "p50", class: "s1" }, { field: "p95", label: "p95", class: "s2" }, { field: "p99", label: "p99", class: "s3" }], { format: time, least: 1e-3 }),
-  new Chart("Requests by status", [{ field: "2xx", label: "2xx", class: "ok" }, { field: "3xx", label: "3xx", class: "s2", rare: true }, { field: "4xx", label: "4xx", class: "warn" }, { field: "429", label: "429", class: "s3", rare: true }, { field: "5xx", label: "5xx", class: "bad" }, { field: "other", label: "no status", class: "idle", rare: true }], { format: (v) => `${rate(v)}/s`, stacked: true, least: 1 }),
+  new Chart("Requests by status", [{ field: "2xx", label: "2xx", class: "ok" }, { field: "3xx", label: "3xx", class: "s1", rare: true }, { field: "4xx", label: "4xx", class: "warn" }, { field: "429", label: "429", class: "s2", rare: true }, { field: "5xx", label: "5xx", class: "bad" }, { field: "other", label: "no status", class: "idle", rare: true }], { format: (v) => `${rate(v)}/s`, stacked: true, least: 1 }),
   new Chart("Errors", [{ field: "failed", label: "faults of servers", class: "bad" }, { field: "turned_away", label: "refused here", class: "warn" }], { format: percent, least: 0.01 }),
   new Chart("In flight", [{ field: "in_flight", label: "in flight", class: "s1" }, { field: "waiting", label: "in queues", class: "s3" }], { format: count, least: 4 }),
 ];

@@ -26,7 +26,7 @@ function changed(last) {
   if (differences === null) return h("p", { class: "dim" }, "What it changed is being read.");
   if (!differences.length) return h("p", { class: "dim" }, last.ok ? "The file says the same as before." : "");
   const rows = unfolded ? differences : differences.slice(0, MOST);
-  return table([["setting"], [last.ok ? "before" : "in force"], [last.ok ? "now" : "refused"]], rows.map((d) => [{ text: d.setting, class: "wrap" }, cell(d.from), cell(d.to)]), { class: "cards changes" });
+  return table([["setting"], [last.ok ? "before" : "in force"], [last.ok ? "now" : "refused"]], rows.map((d) => [{ text: d.setting, class: "wrap" }, cell(d.from), cell(d.to)]), { class: "cards changes labelled" });
 }
 
 export function reload({ last_reload: last, reloads, generation, config }, again) {

@@ -33,7 +33,7 @@ export function models(overview, shown, place, again) {
         { text: short(m.pool || "–", 24), title: m.pool },
         ...Object.values(COLUMNS).map(([of, format]) => m.now ? format(of(m.now)) : "–"),
       ],
-    })), { class: "cards" }),
+    })), { class: "cards labelled" }),
     rows.length > listed.length ? h("button", { class: "quiet", "data-key": "models more", onclick: () => { unfolded = true; again(); } }, `Show ${rows.length - listed.length} more`) : null,
     left ? h("p", { class: "dim" }, `${plural(left, "further model")}, less busy: `, h("code", {}, "tidegate top --by model"), " has all.") : null,
   ];

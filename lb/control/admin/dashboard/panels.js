@@ -16,7 +16,7 @@ const STATUSES = [["2xx", "good"], ["3xx", "good"], ["4xx", "warn"], ["429", "wa
 const NAMES = { "4xx": "4xx, 429 apart", 429: "429 too many requests", other: "no status: client left, or a session" };
 const GRPC_FAULTS = new Set(["Unknown", "DeadlineExceeded", "Unimplemented", "Internal", "Unavailable", "DataLoss"]);
 const KINDS = {
-  "route.rejected": "refused here: limit, queue or no endpoint (429, 503)",
+  "route.rejected": "refused here: no valid credential, limit, queue or no endpoint (401, 403, 429, 503)",
   "route.timeouts": "deadline of the request passed",
   "endpoint.connect_errors": "no connection to the endpoint",
   "endpoint.response_errors": "answer broke off or broke the protocol",
@@ -36,7 +36,7 @@ const KINDS = {
 function statuses({ recent }) {
   const of = (prefix) => Object.entries(recent.counts).filter(([key]) => key.startsWith(prefix)).map(([key, n]) => [key.slice(prefix.length), n]);
   const rows = STATUSES.map(([name, style]) => [NAMES[name] || name, recent.counts[`route.requests.${name}`] || 0, style]);
-  rows.push(["of them refused here (429, 503)", recent.counts["route.rejected"] || 0, "warn"]);
+  rows.push(["of them refused here (401, 403, 429, 503)", recent.counts["route.rejected"] || 0, "warn"]);
   const grpc = of("route.grpc.").sort((a, b) => b[1] - a[1]).map(([code, n]) => [`gRPC ${code}`, n, code === "OK" ? "good" : GRPC_FAULTS.has(code) ? "bad" : "warn"]);
   return panel("Statuses", `last ${time(recent.seconds)}`, bars([...rows, ...grpc], recent.seconds));
 }
@@ -53,7 +53,12 @@ function scaling(pools) {
     if (!found) return null;
     const detail = Object.entries({ ...found.metrics, ...found.learned }).filter(([, value]) => typeof value !== "object");
     const forecast = detail.filter(([key]) => key.includes("forecast")), rest = detail.filter(([key]) => !key.includes("forecast"));
-    const figure = ([key, value]) => `${key.replaceAll("_", " ")} ${typeof value === "number" ? rate(value) : value}`;
+    const figure = ([key, value]) => {
+      const [, name, unit] = key.match(/^(?:forecast_)?(.*?)(?:_(ms|s))?$/), words = name.replaceAll("_", " ");
+      if (typeof value === "boolean") return `${words}: ${value ? "yes" : "no"}`;
+      if (typeof value !== "number") return `${words}: ${value ?? "–"}`;
+      return `${words} ${unit ? time(unit === "ms" ? value / 1e3 : value) : rate(value)}`;
+    };
     return panel(`Scaling of ${short(pool.name, 24)}`, `rule ${found.rule}`,
       h("p", {}, h("b", {}, `${count(found.wanted)} wanted`), ` of ${found.min} to ${found.max}${found.recommended === null ? "" : `, ${rate(found.recommended)} recommended`}: ${found.reason}`),
       forecast.length ? h("p", {}, `Forecast: ${forecast.map(figure).join(" · ")}`) : null,
@@ -90,7 +95,7 @@ function transitions(rows) {
 function certificates(tls) {
   if (!tls || !tls.certificates.length) return null;
   const style = (s) => s <= 0 ? "bad" : s < 14 * 86400 ? "warn" : "good";
-  return panel("Certificates", "", table([["of"], ["file"], ["names"], ["expires", "n"]], tls.certificates.map((c) => [short(c.owner, 24), { text: short(c.file), title: c.file }, { text: c.names.join(", "), class: "wrap" }, { text: c.expires_in_s > 0 ? `in ${time(c.expires_in_s)}` : "expired", class: `n ${style(c.expires_in_s)}` }])));
+  return panel("Certificates", "", table([["of"], ["expires", "n"], ["file"], ["names"]], tls.certificates.map((c) => [{ text: short(c.owner, 24), title: c.owner }, { text: c.expires_in_s > 0 ? `in ${time(c.expires_in_s)}` : "expired", class: `n ${style(c.expires_in_s)}` }, { text: short(c.file, 24), title: c.file }, { text: c.names.join(", "), class: "wrap names" }]), { class: "cards labelled" }));
 }
 
 const workers = (rows) => panel("Workers", "", table([["worker"], ["pid", "n"], ["state"], ["connections", "n"], ["exchanges", "n"], ["sessions", "n"], ["restarts", "n"]],

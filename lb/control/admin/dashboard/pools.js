@@ -18,14 +18,14 @@ const OWN = [
 ];
 
 function said(e) {
-  const parts = [e.check || "–"];
+  const parts = e.check ? [e.check] : [];
   if (e.unready.length) parts.push(`not ready: ${e.unready.join(", ")}`);
   if (e.why_not) parts.push(e.why_not);
   const codes = Object.entries(e.grpc).map(([code, n]) => `${n} ${code}`);
   if (codes.length) parts.push(`gRPC: ${codes.join(", ")}`);
   if (e.turns < 1) parts.push(`${percent(e.failing)} of its last attempts failed: it takes ${percent(e.turns)} of its turns`);
   if (e.agent) parts.push(`agent: ${e.agent}`);
-  return parts.join("; ");
+  return parts.join("; ") || "–";
 }
 
 const state = (value) => ({ text: value, class: kind(value) });
@@ -74,7 +74,7 @@ function title(pool) {
   if (pool.queue) parts.push(`${count(pool.queue.waiting)} waiting`);
   if (sessions.length) parts.push(plural(sessions.reduce((sum, e) => sum + e.sessions, 0), "session"));
   if (pool.panic) parts.push("in a panic");
-  if (pool.managed) parts.push(`${pool.managed.replicas.length} model servers, ${pool.managed.wanted} wanted`);
+  if (pool.managed) parts.push(`${plural(pool.managed.replicas.length, "model server")}, ${count(pool.managed.wanted)} wanted`);
   const found = ofPool(pool);
   return h("h2", {}, h("span", { class: `sign ${found}` }, SIGNS[found]), " Pool ", h("a", { href: link({ pool: pool.name }), title: pool.name, "data-key": `pool ${pool.name}` }, short(pool.name, 40)), " ", h("small", {}, parts.join(" · ")));
 }
