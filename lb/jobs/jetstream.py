@@ -291,16 +291,21 @@ class JetStreamStore:
 
     async def delivered(self, job: str) -> None:
         await self._step(
-            job, lambda record: replace(record, hook_due=None, hook_owner="") if record.hook_due is not None else None
+            job, lambda record: replace(record, hook_due=None, hook_owner="") if self._tells(record) else None
         )
 
     async def delay_delivery(self, job: str, due: float) -> None:
         def later(record: Record) -> Record | None:
-            if record.hook_due is None:
+            if not self._tells(record):
                 return None
             return replace(record, hook_due=due, hook_failures=record.hook_failures + 1, hook_owner="")
 
         await self._step(job, later)
+
+    def _tells(self, record: Record) -> bool:
+        """Whether it is this daemon that tells the webhook: the job may have been queued anew meanwhile, and have
+        another end to be told."""
+        return record.hook_due is not None and record.hook_owner == self._owner
 
     async def latest(self, state: State | None, most: int) -> Sequence[Job]:
         return self._index.latest(state, most)

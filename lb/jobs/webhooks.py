@@ -113,13 +113,26 @@ class Webhooks:
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
-            await self._deliver(delivery)
-        except StoreError as error:  # it is due still, and will be told again
-            log.log(level_of(error), "job %s: the outcome of its webhook cannot be stored: %s", delivery.job.id, error)
-            await asyncio.sleep(_LOOK)
+            due = await self._deliver(delivery)
+            await self._settle(delivery.job.id, due)
         finally:
             del self._running[delivery.job.id]
             self._wake.set()
+
+    async def _settle(self, job: str, due: float | None) -> None:
+        """What the store does not take now is offered again: else the webhook would be told again, too."""
+        pause = 0.1
+        while True:
+            try:
+                if due is None:
+                    await self._store.delivered(job)
+                else:
+                    await self._store.delay_delivery(job, due)
+                return
+            except StoreError as error:
+                log.log(level_of(error), "job %s: the outcome of its webhook cannot be stored yet: %s", job, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5.0)
 
     async def _wait(self) -> None:
         try:
@@ -128,12 +141,12 @@ class Webhooks:
         except TimeoutError:
             return
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery) -> float | None:
+        """When it is to be told again; None for never."""
         job, now = delivery.job, self._wall()
         if not allowed(delivery.url, self.settings.webhook_urls):  # no longer, by a reload
             self.told["refused"] += 1
-            await self._store.delivered(job.id)
-            return
+            return None
         body = orjson.dumps(self._describe(delivery))
         headers = {
             "Content-Type": "application/json",
@@ -144,11 +157,10 @@ class Webhooks:
         status = await self._post(delivery.url, body, headers)
         if 200 <= status < 300:
             self.told["delivered"] += 1
-            await self._store.delivered(job.id)
-        elif status == _GONE or delivery.failures >= len(_PAUSES):
+            return None
+        if status == _GONE or delivery.failures >= len(_PAUSES):
             self.told["given_up"] += 1
             log.warning("the webhook of job %s is given up: status %d", job.id, status)
-            await self._store.delivered(job.id)
-        else:
-            self.told["failed"] += 1
-            await self._store.delay_delivery(job.id, now + _PAUSES[delivery.failures])
+            return None
+        self.told["failed"] += 1
+        return now + _PAUSES[delivery.failures]

@@ -391,6 +391,21 @@ async def test_a_server_that_hangs_keeps_nobody_waiting_long(tmp_path: Path) -> 
 
 
 @pytest.mark.timeout(200)
+async def test_a_telling_that_ends_late_leaves_the_news_of_the_next_end(settings: NatsSettings) -> None:
+    async with two(settings) as (one, other):
+        job = await put(one, webhook="http://h/")
+        assert await one.finish(await take_one(one), State.DEAD, None, "cut", 2.0, 60.0)
+        (told,) = await one.deliveries(2.0, 9)
+        assert (told.job.id, await other.deliveries(2.0, 9)) == (job.id, [])
+        assert await other.requeue(job.id, 2.0, 100.0)
+        assert await other.finish(await take_one(other, 3.0), State.DONE, GOOD, "", 3.0, 60.0)
+        await one.delivered(job.id)  # that it was dead
+        (news,) = await other.deliveries(3.0, 9)
+        assert news.job.state is State.DONE
+        await other.delivered(job.id)
+        assert await other.deliveries(9.0, 9) == []
+
+
 async def all_current(store: JetStreamStore) -> bool:
     """Whether each of three servers has everything of both streams."""
     link = store._link

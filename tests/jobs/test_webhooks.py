@@ -16,6 +16,7 @@ from store_contract import GOOD, put, take_one
 from lb.jobs.job import State
 from lb.jobs.settings import Settings, secret_of
 from lb.jobs.sqlite import SqliteStore
+from lb.jobs.store import StoreAwayError
 from lb.jobs.webhooks import Webhooks, allowed, sign
 
 URLS = ("https://h.example/hooks/", "http://127.0.0.1:8000")
@@ -133,4 +134,40 @@ async def test_a_slow_receiver_keeps_no_other_waiting(tmp_path: Path) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await running
     assert len(await store.deliveries(100.0, 9)) == 2  # for the next process
+    await store.close()
+
+
+class Away(SqliteStore):
+    """A store that is away when it is asked to note a webhook as told, `times` times."""
+
+    times = 3
+
+    async def delivered(self, job: str) -> None:
+        if self.times:
+            self.times -= 1
+            raise StoreAwayError("away")
+        await super().delivered(job)
+
+
+async def test_a_store_that_is_away_has_no_webhook_told_again(tmp_path: Path) -> None:
+    store = Away(tmp_path / "jobs.db")
+    await store.open(0.0)
+    posted: list[str] = []
+    settings = Settings("", "", "/jobs", ("", ""), 1, 1, 1, 1.0, 1.0, URLS, b"s" * 24)
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        posted.append(url)
+        return 204
+
+    webhooks = Webhooks(store, settings, post, lambda told: {}, lambda: 100.0)
+    await put(store, webhook="https://h.example/hooks/a")
+    await store.finish(await take_one(store), State.DONE, GOOD, "", 2.0, 1e9)
+    running = asyncio.create_task(webhooks.run())
+    async with asyncio.timeout(20):
+        while store.times or await store.deliveries(100.0, 1):
+            await asyncio.sleep(0.02)
+    assert len(posted) == 1
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
     await store.close()
