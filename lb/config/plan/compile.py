@@ -86,8 +86,8 @@ class Allocator(Protocol):
 class PlanMemory:
     """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
     one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, the
-    cache's defaults, the providers of identities, what listeners ask for, the quotas, the maps, and what files of bodies
-    hold."""
+    cache's defaults, the providers of identities, what listeners ask for, the quotas, the maps, and what files of
+    bodies hold."""
 
     def __init__(self) -> None:
         self._around: tuple[Any, ...] = ()
