@@ -378,6 +378,7 @@ async def test_a_server_over_grpc_decides(
 
     async def ask(token: str, path: str = "/a?b=c") -> tuple[int, Any, str]:
         headers = {"Authorization": f"Bearer {token}", NAME: "root", "X_Groups": "admin", "X-B": "1"}
+        headers |= {"X-Forwarded-For": "10.0.0.1", "Forwarded": "for=10.0.0.1", "X-Groups": "admin", "X-User": "root"}
         async with client.post(base + path, headers=headers, data=b"xyz") as got:
             return got.status, got.headers, await got.text()
 
@@ -390,6 +391,8 @@ async def test_a_server_over_grpc_decides(
     told = guard.asked[-1].request.http
     assert (told.method, told.path, told.scheme, told.protocol, told.size) == ("POST", "/a?b=c", "http", "HTTP/1.1", 3)
     assert (told.host, told.headers["x-b"], len(told.id)) == (base.removeprefix("http://"), "1", 32)
+    assert (told.headers["x-forwarded-for"], told.headers["x-forwarded-proto"]) == ("127.0.0.1", "http")
+    assert not {NAME, "x-groups", "x_groups", "x-user", "forwarded"} & set(told.headers)
     source = guard.asked[-1].source.address.socket_address
     assert (source.address, source.port_value > 0) == ("127.0.0.1", True)
     assert guard.asked[-1].request.time.seconds > 1_700_000_000

@@ -27,6 +27,7 @@ cdef class AuthServer:
     cdef bytes path
     cdef bytes host                   # b"" = the endpoint's address
     cdef frozenset told               # request headers that it is told, in lower case; None = all
+    cdef frozenset untold             # and those that it is not told, as anybody may make them up
     cdef frozenset taken              # headers of its answer that the request gets; no client's are passed on
     cdef tuple replaced               # the same, and the one that names the identity
     cdef frozenset added              # headers of its answer that the client gets where the request is granted

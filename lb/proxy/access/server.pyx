@@ -15,11 +15,19 @@ from lb.net.tls.certificate cimport CertificateInfo
 from lb.net.tls.session cimport Tls
 from lb.proxy.access.known cimport ACCESS_DENIED, ACCESS_GRANTED, Decision
 
+from lb.config.plan.access import IDENTITY
+
 log = logging.getLogger("tidegate.auth")
 
 # What a server answers for a client: that it may not, or has to go elsewhere first. Others say that the server is not
 # well, or that this is not its path.
 cdef frozenset DENIALS = frozenset((301, 302, 303, 307, 308, 401, 403, 429))
+
+# What clients say of where they are and who: a server that is told all is told what is known instead.
+cdef frozenset INVENTED = frozenset((
+    b"forwarded", b"x-forwarded-client-cert", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port",
+    b"x-forwarded-proto", IDENTITY.encode(),
+))
 
 
 cdef class AuthServer:
@@ -36,6 +44,7 @@ cdef class AuthServer:
         self.taken = frozenset([name.encode("ascii") for name in server.set_request_headers])
         self.identity = server.identity_header.encode("ascii")
         self.replaced = tuple(sorted(self.taken | ({self.identity} if self.identity else set())))
+        self.untold = INVENTED.union(self.replaced) if self.told is None else frozenset(self.replaced)
         self.added = frozenset([name.encode("ascii") for name in server.set_response_headers])
         self.denied = frozenset([name.encode("ascii") for name in server.denied_headers])
         self.timeout = server.timeout_ns
@@ -97,7 +106,8 @@ cdef class AuthServer:
     cdef bint tells(self, const Field *field) noexcept:
         if field.hop or field.name_length == 0:
             return False
-        return self.told is None or field.name[:field.name_length].lower() in self.told
+        name = field.name[:field.name_length].lower()
+        return name not in self.untold and (self.told is None or name in self.told)
 
     cdef bytes message(self, const Scan *scan, const tg_asker *asker, Tls tls):
         """Of lb.proxy.access.ext_authz."""
@@ -119,6 +129,10 @@ cdef class AuthServer:
                 if name in headers:
                     value = headers[name] + (b"; " if name == b"cookie" else b",") + value
                 headers[name] = value
+        if self.told is None:
+            if asker.source_length:
+                headers[b"x-forwarded-for"] = asker.source[:asker.source_length]
+            headers[b"x-forwarded-proto"] = <bytes>asker.scheme
         return self.codec.check_request(
             asker.source[:asker.source_length], asker.port,
             None if info is None else (*info.uris, *info.dns, info.common_name)[0],
