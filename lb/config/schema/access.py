@@ -130,7 +130,8 @@ class ProviderConfig(RareModel):
     headers: list[FieldName] | None = Field(default=None, max_length=64)
     """`http`, `grpc`: headers of the request that the server is told. Default: `Authorization` and `Cookie` for `http`,
     all for `grpc`, but for what clients say of where they are (`X-Forwarded-…`, `Forwarded`), in place of which the
-    server is told what is known. A request with two lines of `Authorization` is refused where the server would be told both."""
+    server is told what is known. A request with two lines of `Authorization` is refused where the
+    server would be told both."""
     set_request_headers: list[ServerField] = Field(default=[], max_length=32)
     """`http`, `grpc`: headers of the server's answer that the endpoint gets. What clients send under these names is
     never passed on, in whatever spelling."""
