@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from functools import cache
+from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.micro._values import fill, find
-from lb.config.environment import expanded
+from lb.config.environment import Sources, expanded
 from lb.proxy.routing.values.format import Format
 from lb.proxy.routing.values.lookup import Lookup, build
 
@@ -30,7 +31,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("what", TEXTS)
 def test_a_thousand_texts(benchmark: BenchmarkFixture, what: str) -> None:
-    benchmark(fill, Format(expanded(TEXTS[what], {}, [])), REQUEST, b"192.0.2.7", TIMES)
+    benchmark(fill, Format(expanded(TEXTS[what], Sources({}, Path("/")), [])), REQUEST, b"192.0.2.7", TIMES)
 
 
 @cache

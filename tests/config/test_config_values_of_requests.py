@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lb.config.environment import expanded
+from lb.config.environment import Sources, expanded
 from lb.config.load import ConfigError, load
 from lb.config.schema.file import Config
 from lb.config.schema.routes.template import groups_of
@@ -38,7 +38,7 @@ def refused(tmp_path: Path, route: str) -> str:
 
 
 def marked(text: str, **environment: str) -> str:
-    return expanded(text, environment, [])
+    return expanded(text, Sources(environment, Path("/")), [])
 
 
 def test_values_and_environment_variables_stand_side_by_side() -> None:

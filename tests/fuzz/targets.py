@@ -35,7 +35,7 @@ from compiled.inference import (
 from compiled.inference import parse_request as parse_inference
 from oip_rest import same_or_none
 
-from lb.config.environment import expanded
+from lb.config.environment import Sources, expanded
 from lb.config.plan.plan import HopPlan, Http2Plan, ListenerPlan
 from lb.config.schema.maps import MapConfig, entries_of
 from lb.config.values import CLOSE, ELSE, OPEN, parse, values_in
@@ -390,7 +390,7 @@ def value_text(data: bytes) -> None:
     """A text is one or is refused with the reason; whatever its values hold, none ends what it stands in."""
     text, _, value = data.partition(b"\n")
     try:
-        marked = expanded(text.decode("latin-1"), {"A": "a"}, [])
+        marked = expanded(text.decode("latin-1"), Sources({"A": "a"}, Path("/nowhere")), [])
         parts = parse(marked)
     except ValueError:  # MalformedReferenceError is one
         parts = ()

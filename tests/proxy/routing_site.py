@@ -6,13 +6,14 @@ import asyncio
 import re
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datapath import Gate, Site, listening_socket
 
 from lb.config.checks.file import check_config
-from lb.config.environment import expanded
+from lb.config.environment import Sources, expanded
 from lb.config.plan.compile import compile_plan
 from lb.config.plan.plan import Plan
 from lb.config.schema.file import Config
@@ -42,7 +43,7 @@ def marked(data: Any) -> Any:
         return {key: marked(value) for key, value in data.items()}
     if isinstance(data, list):
         return [marked(value) for value in data]
-    return expanded(data, {}, []) if isinstance(data, str) else data
+    return expanded(data, Sources({}, Path("/")), []) if isinstance(data, str) else data
 
 
 def plan_of(routes: list[dict[str, Any]], pools: dict[str, Any], numbers: Numbers, **listener: Any) -> Plan:
