@@ -48,7 +48,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("RetryConfig", "on"): "on: [connect, reset, 5xx]",
     ("AdminConfig", "tokens"): "tokens: [{name: grafana, role: viewer, file: /etc/tidegate/viewer.token}]",
     ("Config", "auth"): "auth: {keys: {type: api_key, file: /etc/tidegate/keys}}",
-    ("Config", "quotas"): "quotas: {day: {requests: 100000, per: day}}",
+    ("Config", "quotas"): "quotas: {day: {requests: 100000, per: day, key: {identity: true}}}",
     ("Config", "maps"): 'maps: {tenants: {key: "${request.host}", file: /etc/tidegate/tenants.map}}',
     ("MapConfig", "entries"): "entries: {a.example.org: gold}",
     ("TextMatch", "one_of"): "one_of: [a, b]",
