@@ -40,7 +40,6 @@ from bench.simulate._clock cimport (
     WAKEUP_COMES, Agenda, Callback, SimulatedPoller, SimulatedTimers, SimulatedWakeups,
 )
 
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from lb.proxy.exchange.hedge import HedgeTools
 from lb.proxy.routing.tables import make_routes
@@ -395,15 +394,6 @@ cdef class Request(Client):
         return 0
 
 
-class SimulatedTools(HedgeTools):
-    """What the routes of a worker need for retries and hedges."""
-
-    def __init__(self, timers):
-        self.timers = timers
-        self.known = WeakValueDictionary()
-        self.shared = WeakKeyDictionary()
-
-
 cdef class Worker:
     """A worker of a daemon: the pools and routes of its plan over its column of the segment. `wakeups` are those of all
     workers of the daemon, to which it adds its own; one takes `wakeup_ns`."""
@@ -425,7 +415,7 @@ cdef class Worker:
         self.poller = SimulatedPoller(simulation.agenda)
         self.wakeups = SimulatedWakeups(self.poller, segment.worker, wakeups, wakeup_ns)
         wakeups.append(self.wakeups)
-        self.tools = SimulatedTools(SimulatedTimers(self.poller))
+        self.tools = HedgeTools(SimulatedTimers(self.poller))
         self.queues = {}
         self.pools = []
         self.routes = ()

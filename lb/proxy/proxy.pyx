@@ -18,6 +18,7 @@ from lb.net.wakeups cimport Wakeups
 from lb.net.poller cimport Poller
 from lb.net.splice cimport open_between
 from lb.net.stream cimport Address
+from lb.net.timers cimport Timers
 from lb.net.tls.context cimport ServerContext, TicketKeys
 from lb.net.tls.peer cimport ClientContext, Peer
 from lb.proxy.exchange.admission cimport Admission
@@ -114,7 +115,7 @@ class Proxy:
         self.starts = {}            # pool -> what was told last of the start of an endpoint, where the master starts it
         self.wake = None
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
-        self.tools = HedgeTools(self.poller)
+        self.tools = HedgeTools(Timers(self.poller))
         self.quotas = Quotas(segment)
         self.checking = set()       # providers that may have a thread
         self.context = inference_body.InferContext(self.poller, segment, self.wakeups)

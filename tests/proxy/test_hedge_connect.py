@@ -67,7 +67,7 @@ async def test_a_connect_that_hangs_has_a_hedge(site: Site, deaf: Deaf) -> None:
     assert results(gate) == (1, 1, 0, 0)
     await idle(gate)
     words = [series(gate, endpoint.series) for endpoint in gate.plan.pools[0].endpoints]
-    assert [tuple(word.values("requests").values()) for word in words] == [(0, 0, 0, 0, 0, 1), (0, 1, 0, 0, 0, 0)]
+    assert [tuple(word.values("requests").values()) for word in words] == [(0, 0, 0, 0, 0, 0, 1), (0, 1, 0, 0, 0, 0, 0)]
 
 
 async def test_a_connect_that_hangs_is_given_up_when_the_hedge_wins(site: Site, deaf: Deaf) -> None:

@@ -17,7 +17,8 @@ from lb.health.monitor import Target
 from lb.shared.segment import Segment
 from lb.shared.words import ENDPOINT
 
-_ANSWERS, _CLASSES = ENDPOINT.place("requests.1xx"), 5  # 1xx to 5xx
+_ANSWERS = ENDPOINT.place("requests.1xx")
+_CLASSES = ENDPOINT.place("requests.5xx") + 1 - _ANSWERS  # words of answers, whatever their status
 _ERRORS = ENDPOINT.place("errors")
 
 

@@ -16,7 +16,6 @@ cimport cython
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
 from lb.net.poller cimport TICK_NS
-from lb.net.timers cimport Timers
 from lb.shared.segment cimport Segment
 from lb.proxy.exchange.retry cimport RetryPolicy
 from lb.upstream.pool cimport Pool
@@ -147,12 +146,12 @@ cdef class HedgePolicy:
 
 
 class HedgeTools:
-    """What the routes of a worker need for retries, hedges, access and quotas: timers, and what is known of latencies
-    and silences, by the route's or the pool's name: where hedges go on they outlive a reload. And what the routes of a
-    pool share that say nothing of retries and hedges."""
+    """What the routes of a worker need for retries, hedges, access and quotas: `timers` (Timers), and what is known of
+    latencies and silences, by the route's or the pool's name: where hedges go on they outlive a reload. And what the
+    routes of a pool share that say nothing of retries and hedges."""
 
-    def __init__(self, poller):
-        self.timers = Timers(poller)
+    def __init__(self, timers):
+        self.timers = timers
         self.known = WeakValueDictionary()
         self.shared = WeakKeyDictionary()     # Pool -> its RetryPolicy and HedgePolicy
         self.maps = {}                        # name -> text of the key, and lb.proxy.routing.values.lookup.Lookup
