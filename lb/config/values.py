@@ -107,13 +107,17 @@ def parse(text: str, encoding: str = "field") -> Parts:
     section 3.3), `query`, `url` (host, path or query, as the place in the text says), `text`, `html`, `json` (of a
     body, escaped as that needs).
 
-    Raises ValueError for a value that there is not, with the nearest one.
+    Raises ValueError for a value that there is not, with the nearest one, and for a host whose end is a value.
     """
     pieces = [piece for piece in _MARK.split(text) if piece]
     parts, at = _parts(pieces, 0, encoding, 0)
     if at != len(pieces):
         raise ValueError("a value ends that has not begun")
-    return _placed(parts) if encoding == "url" else parts
+    if encoding == "url":
+        return _placed(parts)
+    if encoding == "host":
+        _check_host(parts)
+    return parts
 
 
 def values_in(parts: Sequence[str | Value]) -> Iterator[Value]:
@@ -209,12 +213,13 @@ def _placed(parts: Parts) -> Parts:
     """The parts of a URL, each value with the encoding of its place."""
     place = "begin"
     placed: list[str | Value] = []
+    host: list[str | Value] = []
     for part in parts:
         if isinstance(part, str):
             if place == "begin":
                 found = _URL_BEGIN.match(part)
                 if found is not None:
-                    place = _behind(part[found.end() :], "host")
+                    place = _host_in(part[found.end() :], host)
                 elif part.startswith("/") and not part.startswith(("//", "/\\")):
                     place = _behind(part, "path")
                 else:
@@ -222,7 +227,9 @@ def _placed(parts: Parts) -> Parts:
             elif place == "scheme":
                 if not part.startswith("://"):
                     raise ValueError("behind ${request.scheme} stands ://")
-                place = _behind(part[3:], "host")
+                place = _host_in(part[3:], host)
+            elif place == "host":
+                place = _host_in(part, host)
             else:
                 place = _behind(part, place)
             placed.append(part)
@@ -238,17 +245,42 @@ def _placed(parts: Parts) -> Parts:
             raise ValueError("behind ${request.scheme} stands ://")
         if place == "host" and part.name in ("request.uri", "request.path"):
             place = "path"
+        elif place == "host":
+            host.append(part)
         placed.append(_encoded(part, "host" if place == "scheme" else place))
         if part.name == "request.uri" and place == "path":
             place = "query"
     if place in ("begin", "scheme"):
         raise ValueError("is not a URL: it begins with https://, http:// or a slash")
+    _check_host(host)
     return tuple(placed)
+
+
+def _check_host(host: Sequence[str | Value]) -> None:
+    """Raises ValueError where `host` ends with a value that would go on with the name in front of it: of
+    example.org${capture.1} whoever asks makes example.org.example.com."""
+    if len(host) < 2 or isinstance(host[-1], str):
+        return
+    before = host[-2]
+    if not isinstance(before, str) or not before.endswith((".", ":")):
+        spelling = host[-1].spelling
+        raise ValueError(
+            f"{spelling} goes on with the host in front of it, so that whoever asks would choose another; "
+            f"write a slash in front of {spelling}, or a dot"
+        )
 
 
 def _encoded(value: Value, encoding: str) -> Value:
     otherwise = tuple(_encoded(part, encoding) if isinstance(part, Value) else part for part in value.otherwise)
     return value._replace(encoding=encoding, otherwise=otherwise)
+
+
+def _host_in(literal: str, host: list[str | Value]) -> str:
+    """The place behind `literal`, which begins in the host; what of it is the host's goes to `host`."""
+    name = re.split(r"[/?#]", literal, maxsplit=1)[0]
+    if name:
+        host.append(name)
+    return _behind(literal, "host")
 
 
 def _behind(literal: str, place: str) -> str:

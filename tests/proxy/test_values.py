@@ -68,6 +68,12 @@ def test_a_value_is_never_more_than_a_part_of_a_segment(value: bytes) -> None:
         made("/x/${client.address}", "path", client_address=value)
 
 
+@pytest.mark.parametrize("text", ["/${request.path}", "/${header.x-none}${request.path}", "/${header.x-none}/a.org/b"])
+def test_no_value_makes_a_host_of_a_path(text: str) -> None:
+    assert made(text, "url", request_path=b"/a.org/b") == b"/a.org/b"
+    assert made("/x${header.x-none}//b", "url") == b"/x//b"
+
+
 @pytest.mark.parametrize("value", [b"a.org/x", b"a@b", b"a b", b"a?b", b"a#b", b"a%2f", b"\xc3\xa9"])
 def test_a_host_is_a_host(value: bytes) -> None:
     with pytest.raises(ValueError, match="refused"):
@@ -188,6 +194,8 @@ async def test_rewrites(site: Site, match: dict[str, object], rewrite: dict[str,
 
 
 REDIRECTS = [
+    ({"location": "/${request.path}"}, "/x"),
+    ({"location": "/${header.x-none}/${header.x-t}"}, "/a%20b%3Fc%23"),
     ({"host": "www.${request.host}"}, "//www.a.org/x?y=1"),
     ({"scheme": "https", "host": "${request.host}:8443"}, "https://a.org:8443/x?y=1"),
     ({"path": "/${header.x-t}"}, "/a%20b%3Fc%23?y=1"),

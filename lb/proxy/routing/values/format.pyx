@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 from lb.http.head cimport H_COOKIE, MAX_FIELDS, Field, Scan, same_name, worker_scan
 from lb.http.http1 cimport Parser, new_request_parser
 from lb.http.regex cimport REGEX_GROUPS, Regex, tg_piece
@@ -28,6 +28,7 @@ cdef enum:
     E_TEXT
     E_HTML
     E_JSON
+    E_ROOT                            # of literal text: the slash that a URL without a host begins with
 
 cdef dict ENCODINGS = {
     "field": E_FIELD, "cookie": E_COOKIE, "host": E_HOST, "path": E_PATH, "query": E_QUERY, "text": E_TEXT,
@@ -113,6 +114,8 @@ cdef class Format:
             if isinstance(item, str):
                 data = item.encode("utf-8" if encoding in ("text", "html", "json") else "latin-1")
                 part.kind = V_LITERAL
+                if encoding == "url" and i == 0 and item.startswith("/"):
+                    part.encoding = E_ROOT
             else:
                 data = item.argument.encode("latin-1")
                 part.kind = KINDS[item.name]
@@ -177,7 +180,22 @@ cdef class Format:
 
     cdef int append(self, tg_buffer *out, const tg_values *values) noexcept:
         cdef size_t begin = tg_buffer_size(out)
-        return append_parts(self.parts, self.count, out, values, begin)
+        cdef int failed = append_parts(self.parts, self.count, out, values, begin)
+        if failed == 0 and self.count and self.parts[0].encoding == E_ROOT:
+            join_slashes(out, begin)
+        return failed
+
+
+cdef void join_slashes(tg_buffer *out, size_t begin) noexcept nogil:
+    """Makes one slash of those that the text from `begin` on starts with: behind two stands a host (RFC 3986 section
+    4.2), which a value would choose."""
+    cdef char *text = tg_buffer_head(out) + begin
+    cdef size_t n = tg_buffer_size(out) - begin, more = 0
+    while more + 1 < n and text[more + 1] == 47:
+        more += 1
+    if more:
+        memmove(text, text + more, n - more)
+        out.end -= more
 
 
 cdef int append_parts(const tg_part *parts, int count, tg_buffer *out, const tg_values *values,
