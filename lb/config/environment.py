@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from lb.config.advice.annotations import free_at
 from lb.config.document import Document, Problem, value_at, where
+from lb.config.regular_file import read_regular
 from lb.config.scalars import number_or_truth
 from lb.config.values import CLOSE, ELSE, OPEN, has_values, spelled
 
@@ -269,8 +270,7 @@ def _value_of(inner: str, sources: Sources, held: list[tuple[str, str]], depth: 
 def _content(path: Path, optional: bool) -> str:
     """The text in a file, without the end of its last line; "" for none where it is `optional`."""
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(_LARGEST + 1)
+        content = read_regular(path, _LARGEST + 1)
     except FileNotFoundError as error:
         if optional:
             return ""
@@ -341,4 +341,15 @@ def _masked(message: str, origin: Origin) -> str:
         if len(value) >= _LEAST:
             message = message.replace(value, mark(name))
     message = re.sub("\0([0-9]+)\0", lambda found: put[int(found[1])], message)
-    return message
+    return _without_parts(message, origin)
+
+
+def _without_parts(message: str, origin: Origin) -> str:
+    """`message` without its advice, where that is made of parts of what is held: a list of the words of a secret."""
+    said, mark, advice = message.partition("; write ")
+    held = {word for _, value in origin.held for word in _words(value)} - _words(origin.spelling)
+    return said if mark and held & _words(advice) else message
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+", text.casefold()))

@@ -18,6 +18,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from lb.config.regular_file import read_regular
 from lb.config.schema.access import provider_plan
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
@@ -154,8 +155,7 @@ class TlsFiles:
 
 
 def _read(path: Path) -> bytes:
-    with open(path, "rb") as stream:
-        content = stream.read(MAX_FILE + 1)
+    content = read_regular(path, MAX_FILE + 1)
     if len(content) > MAX_FILE:
         raise ValueError(f"is larger than {MAX_FILE >> 20} MiB")
     return content

@@ -21,6 +21,7 @@ from lb.config.address import UnixPath, parse_bind
 from lb.config.document import MAX_BYTES, MalformedError, parse
 from lb.config.endpoint_file import parse_endpoints
 from lb.config.environment import hidden
+from lb.config.regular_file import read_regular
 from lb.config.schema.file import Config, PoolConfig
 from lb.control.certificates import CertificateFacts
 from lb.control.servers.model_file import model_problem
@@ -121,7 +122,7 @@ def certificate_warnings(facts: Sequence[CertificateFacts], now: float) -> Itera
 def lined(path: Path, found: Sequence[Found]) -> list[str]:
     """Warnings as lines `FILE:LINE: path: warning: message`."""
     try:
-        document = parse(path.read_bytes(), hidden)
+        document = parse(read_regular(path), hidden)
     except (OSError, MalformedError):
         return [f"{path}: {place}: warning: {message}" for place, message in found]
     return [f"{path}:{document.line(place)}: {place}: warning: {message}" for place, message in found]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +229,31 @@ def test_the_schema_takes_variables_in_place_of_every_scalar() -> None:
 def written(folder: Path, text: str, name: str = "secret") -> Path:
     (folder / name).write_text(text)
     return folder / name
+
+
+@pytest.mark.parametrize("secret", ["first\nsecond", 'x: y"}\r\nEvil: 1', "alpha, beta"])
+def test_no_advice_is_made_of_what_a_file_holds(tmp_path: Path, secret: str) -> None:
+    written(tmp_path, secret)
+    path = tmp_path / "t.yaml"
+    for route in ("{set: {X-A: 'é ${file:secret}'}}", "{remove: ['${file:secret}']}"):
+        path.write_text(
+            "listeners: {web: {bind: 127.0.0.1:1, protocol: http, routes: [{pool: a, request_headers: "
+            + route
+            + "}]}}\npools: {a: {protocol: http, endpoints: [127.0.0.1:2]}}\n"
+        )
+        with pytest.raises(ConfigError) as error:
+            load(path)
+        message = str(error.value)
+        assert "${file:secret}" in message
+        assert not {"first", "second", "evil", "alpha", "beta"} & set(re.findall("[a-z]+", message.lower())), message
+
+
+def test_a_named_pipe_does_not_hold_who_reads_the_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "t.yaml"
+    path.write_text("alerts: {urls: ['${file:pipe}']}\n")
+    with pytest.raises(ConfigError, match=r"t.yaml:1: alerts.urls\[0\]: .*/pipe: is not a regular file"):
+        load(path)
 
 
 def test_files_stand_for_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ _ZERO = re.compile(r"`0[sB]?`?: no limit|\b0: no limit")
 _ALWAYS = {
     "admin": "; the admin server is always there: leave it out, and only this machine reaches it, or write"
     " {bind: unix:/run/tidegate/admin.sock}",
+    "auth": "; write none to let anybody in",
     "queue": "; leave it out: nobody waits without max_in_flight, and with it {max: 0} lets nobody wait",
     "log": "; leave it out: without `access` no requests are logged; {level: error} says least",
     "policy": "; leave it out for auto",

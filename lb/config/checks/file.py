@@ -26,6 +26,7 @@ from lb.config.checks.tls import check_tls
 from lb.config.checks.udp import check_udp_listener
 from lb.config.checks.values import check_maps, check_values
 from lb.config.forms import by_form, members_of
+from lb.config.regular_file import read_regular
 from lb.config.schema.base import did_you_mean, only_for
 from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig, ServeConfig
 from lb.config.schema.jobs import JobStoreConfig
@@ -455,7 +456,7 @@ def _caches_of_pools(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 def _secret(where: str, path: Path) -> Iterator[Found]:
     try:
-        empty = not path.read_bytes().strip()
+        empty = not read_regular(path).strip()
     except OSError as error:
         yield where, f"{path}: {error.strerror}"
     else:
