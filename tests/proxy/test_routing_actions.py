@@ -112,6 +112,8 @@ REDIRECTS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"path": {"prefix": "/a/"}}, {"prefix": "/b/"}, "/a/x?y", "/b/x?y"),
     ({"path": {"template": "/u/{n}"}}, {"path": "/users/{n}"}, "/u/7", "/users/7"),
     ({}, {"regex": {"pattern": "^/+", "substitution": "/"}}, "/x", "/x"),
+    ({}, {"location": "/new"}, "/x?y", "/new"),
+    ({}, {"location": "https://b.org/new?z"}, "/x?y", "https://b.org/new?z"),
     ({"path": {"prefix": "/go/"}}, {"prefix": "/"}, "/go//evil.example", "/evil.example"),
     ({"path": {"prefix": "/go/"}}, {"prefix": "/"}, "/go/\\evil.example", "/evil.example"),
 ]

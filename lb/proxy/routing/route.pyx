@@ -66,8 +66,11 @@ cdef class Answer:
             self.host_format = self.format(plan.host, "host", maps)
         else:
             self.host = plan.host.encode("ascii")
-        if plan.location:
+        if has_values(plan.location):
             self.location = self.format(plan.location, "url", maps)
+        elif plan.location:
+            self.redirect = False         # nothing is left to make: the location is one of the fields
+            self.head += f"Location: {plan.location}\r\n".encode("latin-1")
         self.drop_query = plan.drop_query
 
     cdef Format format(self, str text, str encoding, maps):
