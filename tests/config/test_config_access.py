@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from lb.cli.key import new_key
 from lb.config.checks.file import check_config
+from lb.config.environment import Sources, expanded
 from lb.config.plan.access import AccessPlan
 from lb.config.schema.access import NO_AUTH, AccessConfig, access_of, access_plan, provider_plan, read_keys
 from lb.config.schema.file import Config
@@ -107,10 +108,18 @@ def test_a_listener_asks_for_what_its_routes_do_not_say() -> None:
 
     def listener(**settings: Any) -> list[str]:
         web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "a"}], **settings}
-        return problems({}, listeners={"web": web})
+        quotas = {"daily": {"requests": 5, "per": "day", "key": {"identity": True}}}
+        return problems({}, listeners={"web": web}, quotas=quotas)
 
     assert listener(auth="keys") == []
     assert listener(auth="keys", routes=[{"pool": "a", **{"cache": {"tenant": {"identity": True}}}}]) == []
+    who = expanded("${auth.identity}", Sources({}, Path("/")), [])
+    by_identity: list[dict[str, Any]] = [{"quota": "daily"}, {"log_fields": {"who": who}}]
+    for route in by_identity:
+        assert listener(auth="keys", routes=[{"pool": "a", **route}]) == []
+        for settings, without in (({"auth": "keys"}, {"auth": "none"}), ({}, {})):
+            (found,) = listener(**settings, routes=[{"pool": "a", **without, **route}])
+            assert found.endswith("needs auth of the route or of its listener")
     assert listener(auth="kyes") == ["listeners.web.auth.providers[0]: there is no provider 'kyes'; did you mean keys?"]
     tcp = {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "t", "auth": "keys"}
     pools = {"t": {"protocol": "tcp", "endpoints": ["127.0.0.1:1"]}}

@@ -72,13 +72,20 @@ def check_quotas(config: Config, broken: Set[str]) -> Iterator[Found]:
     for name, listener in config.listeners.items():
         for first, places in by_form(members_of(listener.routes)):
             path = f"listeners.{name}.routes[{places[0]}].quota"
+            access = access_of(listener.auth, first.auth)
             for i, each in enumerate(first.quota):
                 known = config.quotas.get(each)
+                if each in first.quota[:i]:
+                    yield f"{path}[{i}]", f"has {each!r} twice; a request counts once"
                 if known is None:
                     if "quotas" not in broken and f"quotas.{each}" not in broken:
                         yield f"{path}[{i}]", f"there is no quota {each!r}" + did_you_mean(each, config.quotas)
-                elif known.key.identity and first.auth is None:
-                    yield f"{path}[{i}]", f"quotas.{each} counts by identity, which needs auth of the route"
+                elif known.key.identity and access is None:
+                    said = "which needs auth of the route or of its listener"
+                    yield f"{path}[{i}]", f"quotas.{each} counts by identity, {said}"
+                elif known.key.identity and access is not None:
+                    for nameless in _nameless(config, access):
+                        yield f"{path}[{i}]", _NAMELESS.format(of=nameless)
 
 
 def _route(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
+from lb.config.schema.access import access_of
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.routes.match import maps_of, texts_of
 from lb.config.values import EARLY, has_values, parse, values_in
@@ -24,6 +25,8 @@ def check_values(config: Config, broken: Set[str], listener: ListenerConfig, rou
         for value in values_in(parse(text)) if has_values(text) else ():
             if value.name == "map":
                 yield from _map(config, broken, where, value.argument, early=where == "pool_by")
+            elif value.name == "auth.identity" and access_of(listener.auth, route.auth) is None:
+                yield where, f"{value.spelling} needs auth of the route or of its listener"
             elif value.name == "request.id" and not listener.request_id:
                 yield where, f"{value.spelling} needs request_id: true of the listener"
             elif value.name.startswith("tls.client.") and (listener.tls is None or listener.tls.client_auth == "none"):

@@ -441,8 +441,6 @@ class RouteConfig(Model):
             raise problem("value", f"{said} is known once the route is chosen")
         if value.name == "pool.name" and not (self.pool or self.pools):
             raise problem("value", f"{said}: a route that answers itself has no pool")
-        if value.name == "auth.identity" and self.auth is None:
-            raise problem("value", f"{said} needs auth of the route")
         place, _, key = said.partition(":")[0].partition(".")
         if place in ("rewrite", "redirect") and key in ("path", "prefix") and value.name in _WITH_QUERY:
             raise problem("value", f"{said}: the query stays as it is behind the new path; write ${{request.path}}")
