@@ -87,6 +87,15 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
         yield Text(shortage, "yellow")
     if jobs := document.get("jobs"):
         yield _jobs(jobs)
+        if jobs["store_error"]:
+            yield Text(f"jobs: {jobs['store_error']}", "red")
+    quotas = document.get("quotas") or {}
+    if quotas.get("trouble"):
+        yield Text(f"quotas: {quotas['file']} cannot be written: {quotas['trouble']}", "red")
+    for worker in document["workers"]:
+        trouble = (worker.get("stats") or {}).get("access_log_trouble")
+        if trouble:
+            yield Text(f"access log of worker {worker['index']}: {trouble}; records are lost", "red")
     tls = document.get("tls") or {"certificates": (), "problems": ()}
     for problem in tls["problems"]:
         yield Text(f"changed files are not used: {problem}", "red")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,11 +25,14 @@ import msgpack
 from lb.jobs.job import FINAL, STEPS, Answer, Attempt, Delivery, Job, Request, State, Submission, fingerprint
 from lb.jobs.store import KeyReusedError, QuotaError, StoreError
 
+log = logging.getLogger("tidegate.jobs")
+
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 
 VERSION = 1  # of the schema; another one is not opened
 _MOST = 512  # changes in one transaction
+_TROUBLE = 60.0  # seconds without a failure after which the file is tried, and trouble may be over
 _NUMBER = {state: number for number, state in enumerate(State)}
 _STATE = dict(enumerate(State))
 _QUEUED, _RUNNING, _DEAD = _NUMBER[State.QUEUED], _NUMBER[State.RUNNING], _NUMBER[State.DEAD]
@@ -108,19 +113,21 @@ class SqliteStore:
     """A JobStore (lb.jobs.store) in the file `path`, made when it is missing, readable by its owner alone. Another
     process that has it open is waited for."""
 
-    error = ""  # a file can be reached
-
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = -1
         self._writer: _Writer | None = None
         self._reader: _Reader | None = None
 
+    @property
+    def error(self) -> str:
+        return self._writer.error if self._writer is not None else ""
+
     async def open(self, now: float) -> int:
         loop = asyncio.get_running_loop()
         try:
             self._lock = await asyncio.to_thread(_locked, self._path)
-            self._writer = _Writer(await asyncio.to_thread(_connect, self._path), loop)
+            self._writer = _Writer(await asyncio.to_thread(_connect, self._path), loop, str(self._path))
             self._reader = _Reader(await asyncio.to_thread(_connect, self._path))
         except (OSError, sqlite3.Error) as error:
             await self.close()
@@ -273,9 +280,12 @@ class SqliteStore:
 class _Writer:
     """The thread that changes the file, with the changes that wait for it."""
 
-    def __init__(self, db: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, db: sqlite3.Connection, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self.error = ""  # why changes were refused of late; read by other threads
+        self._failed_at = 0.0  # monotonic
         self._db = db
         self._loop = loop
+        self._name = name
         self._waiting: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="jobs-writer", daemon=True)
@@ -320,6 +330,7 @@ class _Writer:
         except sqlite3.Error as error:
             if len(batch) > 1:
                 return [found for one in batch for found in self._commit([one])]
+            self._failed(error)
             return [(batch[0][1], StoreError(f"SQLite: {error}"), False)]
 
     def _transaction(
@@ -333,12 +344,28 @@ class _Writer:
                     results.append((future, work(self._db), True))
                 except (QuotaError, KeyReusedError) as error:
                     results.append((future, error, False))
+            tried = bool(self.error) and time.monotonic() - self._failed_at >= _TROUBLE
+            if tried:
+                self._db.execute(f"PRAGMA user_version = {VERSION}")  # so that something is written
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+        if tried:
+            self.error = ""
+            log.info("%s is written again", self._name)
         return results
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        """Trouble of the file (a full disk, an error of its device) lasts until _TROUBLE after its last failure: a disk
+        where small changes still find room is told once."""
+        if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError)):
+            return  # of the change
+        self._failed_at = time.monotonic()
+        if not self.error:
+            log.error("%s cannot be written: %s; jobs are refused until it can", self._name, error)
+        self.error = f"{self._name} cannot be written: {error}"
 
     def _answer(self, results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
         try:

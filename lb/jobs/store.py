@@ -38,9 +38,10 @@ class KeyReusedError(Exception):
 
 class JobStore(Protocol):
     """Jobs by id. `now` is seconds since the epoch; no method reads that clock. `error` says why the store cannot be
-    reached, "" while it can."""
+    reached or written, "" while it can."""
 
-    error: str
+    @property
+    def error(self) -> str: ...
 
     async def open(self, now: float) -> int:
         """Takes the store, and queues what was running and runs no longer: the number of those jobs. Raises

@@ -502,7 +502,7 @@ class Proxy:
             busy += sum(connection.finishing() for connection in self.connections)
         return busy
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int | str]:
         """Counts for the status page."""
         return {
             "connections": len(self.connections),
@@ -512,6 +512,7 @@ class Proxy:
             "sources": self.poller.sources,
             "access_log_dropped": self.access.dropped,
             "access_log_errors": self.access.write_errors,
+            "access_log_trouble": self.access.trouble,
             "refused_source-limit": self.over_limit + sum([each.over_limit for each in self.listeners.values()]),
             **self.sniffer.stats(),
             "refused_overload": self.overload.refused,

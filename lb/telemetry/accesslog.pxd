@@ -81,6 +81,7 @@ cdef class AccessLog:
     cdef uint64_t full                # records for which the ring had no room
     cdef uint64_t lost                # that were in the ring and could not be written; counted by the thread
     cdef object thread
+    cdef readonly str trouble         # why the log takes no records now, "" while it does
 
     # Room for a record, zeroed; NULL when the log is off or the ring is full (counted).
     cdef tg_access *begin(self) noexcept

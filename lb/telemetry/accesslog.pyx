@@ -4,6 +4,7 @@ The thread holds the GIL only for records of sampled traces, one at a time: thos
 """
 
 import logging
+import os
 import threading
 import time
 
@@ -37,7 +38,7 @@ POLL_SECONDS = 0.05
 # What is left has so long to be written when the log is switched off by a reload, when the loop waits, and at the end.
 RELOAD_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
-SAY_SECONDS = 5.0                     # without a reader
+SAY_SECONDS = 5.0                     # without a reader; and without an error before trouble is over
 
 
 cdef int64_t wall_ns() noexcept nogil:
@@ -89,6 +90,7 @@ cdef class AccessLog:
     def __init__(self, int fd):
         self.writer = LogWriter(fd)
         self.retired = []
+        self.trouble = ""
 
     def __dealloc__(self):
         free(self.ring)
@@ -147,10 +149,11 @@ cdef class AccessLog:
         self.thread = None
 
     def _run(self):
-        cdef uint64_t head, before = self.lost
+        cdef uint64_t head, before = self.lost, errors = self.writer.errors
         cdef bint taken
         since = None                      # the log takes no more
-        said = False
+        failed_at = 0.0                   # monotonic: the last error
+        self.trouble = ""
         while True:
             stopping = self.stopping
             head = tg_load_acquire(&self.head)
@@ -160,18 +163,26 @@ cdef class AccessLog:
                 with nogil:
                     taken = self.drain(head)
                 now = time.monotonic()
+                if self.writer.errors != errors:
+                    errors, failed_at, since = self.writer.errors, now, None
+                    trouble = os.strerror(self.writer.error)
+                    if trouble != self.trouble:
+                        self.trouble = trouble
+                        log.error("the access log cannot be written: %s; records are lost until it can", trouble)
+                    continue
                 if taken:
-                    if said:
-                        log.info("the access log is read again, %d records were lost so far", self.dropped)
-                    since, said = None, False
+                    if self.trouble and now - failed_at >= SAY_SECONDS:
+                        self.trouble = ""
+                        log.info("the access log takes records again, %d were lost so far", self.dropped)
+                    since = None
                     continue
                 since = since or now
                 if stopping and now >= self.give_up_at:
                     self.lose(head)
                 elif self.exporter is not None and head - self.tail > RECORDS / 2:
                     self.lose(head)       # they were exported: those to come are not lost for the exporter as well
-                if not said and now - since >= SAY_SECONDS:
-                    said = True
+                if not self.trouble and now - since >= SAY_SECONDS:
+                    self.trouble = "nobody reads it"
                     log.warning("nobody reads the access log: when %d records wait, further ones are lost", RECORDS)
                 continue
             if stopping and self.lost != before:

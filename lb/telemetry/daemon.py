@@ -282,7 +282,9 @@ def _jobs(jobs: Mapping[str, Any] | None) -> Iterator[Metric]:
     if not jobs:
         return
     yield gauge("jobs_process_up", "1 while the jobs process runs", (), [((), jobs["state"] == "running")])
-    yield gauge("jobs_store_up", "1 while the store of jobs can be reached", (), [((), not jobs["store_error"])])
+    yield gauge(
+        "jobs_store_up", "1 while the store of jobs can be reached and written", (), [((), not jobs["store_error"])]
+    )
     yield counter("jobs_process_restarts", "Replacements of the jobs process", (), [((), jobs["restarts"])])
     yield gauge(
         "jobs",

@@ -8,6 +8,7 @@ cdef class LogWriter:
     cdef int fd                       # the caller's; it may be replaced underneath
     cdef tg_buffer text               # what is to be written
     cdef readonly uint64_t errors     # of writing
+    cdef readonly int error           # errno of the last one; 0 before the first
 
     # 1: all of the text is out; 0: the descriptor took no more for `wait_ms`; -1: an error, the text is still there.
     cdef int flush(self, int wait_ms) noexcept nogil

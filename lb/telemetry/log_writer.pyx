@@ -74,6 +74,7 @@ cdef class LogWriter:
                 if tg_log_wait(self.fd, wait_ms) == 0:
                     return 0
             elif errno != EINTR:
+                self.error = errno
                 self.errors += 1          # a full disk, a closed pipe: nothing to be gained by waiting
                 return -1
         return 1

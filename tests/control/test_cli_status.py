@@ -98,6 +98,7 @@ def shown(document: dict[str, Any], width: int) -> str:
 
 JOBS: dict[str, Any] = {
     "state": "running",
+    "store_error": None,
     "error": None,
     "jobs": [["a", "queued", 2], ["b", "queued", 1], ["a", "dead", 4], ["a", "done", 0]],
     "oldest_s": 75.2,
@@ -109,6 +110,16 @@ def test_jobs_are_one_line() -> None:
     gone = {**JOBS, "state": "backoff", "error": "signal SIGKILL"}
     assert "jobs: the process is backoff: signal SIGKILL\n" in shown({**DOCUMENT, "jobs": gone}, 200)
     assert "jobs: none\n" in shown({**DOCUMENT, "jobs": {**JOBS, "jobs": [], "oldest_s": 0.0}}, 200)
+
+
+def test_files_that_cannot_be_written_are_told() -> None:
+    full = "database or disk is full"
+    jobs = {**JOBS, "store_error": f"/j.db cannot be written: {full}"}
+    workers = [{**worker, "stats": {"access_log_trouble": "No space left on device"}} for worker in DOCUMENT["workers"]]
+    page = shown({**DOCUMENT, "jobs": jobs, "quotas": {"file": "/q", "trouble": full}, "workers": workers}, 200)
+    assert f"jobs: /j.db cannot be written: {full}\n" in page
+    assert f"quotas: /q cannot be written: {full}\n" in page
+    assert "access log of worker 0: No space left on device; records are lost\n" in page
 
 
 def test_everything_an_operator_looks_for_is_there() -> None:

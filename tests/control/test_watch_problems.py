@@ -88,6 +88,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("jobs_late", "warning", document(jobs=jobs(oldest_s=300.0))),
     ("discovery_stale", "warning", document(pools=[pool(discovery=ENGINE)])),
     ("engine_stale", "warning", document(pools=[pool(engine=ENGINE)])),
+    ("quota_file", "warning", document(quotas={"file": "/q", "trouble": "database or disk is full"})),
+    ("access_log", "warning", document(workers=[{**worker(), "stats": {"access_log_trouble": "No space left"}}])),
     ("open_files_short", "warning", document(open_files={"shortage": "too few"})),
 ]
 TRAFFIC: list[tuple[str, str, tuple[str, ...], dict[str, float]]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -459,6 +460,10 @@ async def test_a_full_disk_does_not_stop_the_service(start: Start, endpoint: Cal
             lambda: any(w["stats"].get("access_log_errors", 0) > 0 for w in daemon.status()["workers"]),
             "the errors are counted",
         )
+        _, page = await asyncio.to_thread(daemon.admin, "/api/v1/overview?fresh=yes")
+        told = [problem for problem in json.loads(page)["problems"] if problem["name"] == "access_log"]
+        assert told[0]["text"] == os.strerror(errno.ENOSPC)
+        assert "the access log cannot be written: No space left on device" in daemon.log
         await running.until(100)
     assert running.reasons == []
     assert os.path.exists("/dev/full")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from store_contract import GOOD, StoreContract, put, submission, take_one
 
+from lb.jobs import sqlite
 from lb.jobs.job import State
 from lb.jobs.sqlite import SqliteStore
 from lb.jobs.store import JobStore, StoreError
@@ -102,16 +103,24 @@ async def test_a_file_that_is_no_store_is_not_opened(tmp_path: Path, content: by
         await SqliteStore(path).open(0.0)
 
 
-async def test_a_full_disk_refuses_jobs_and_loses_none(store: SqliteStore) -> None:
+async def test_a_full_disk_refuses_jobs_and_loses_none(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     job = await put(store)
     await store._change(lambda db: db.execute("PRAGMA max_page_count = 1").fetchone() and None)
     outcomes = await asyncio.gather(
         *(store.submit(submission(body=bytes(100_000)), 1000) for _ in range(5)), return_exceptions=True
     )
     assert all(isinstance(outcome, StoreError) for outcome in outcomes)
+    # It is told, once, until the file has been written for a while: what is small may find room before that.
+    small = await put(store)
+    assert "jobs.db cannot be written: database or disk is full" in store.error
+    assert sum("cannot be written" in line for line in caplog.messages) == 1
+    monkeypatch.setattr(sqlite, "_TROUBLE", 0.0)
     await store._change(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone() and None)
     more = await put(store)
-    assert [attempt.id for attempt in await store.take(1.0, 9)] == [job.id, more.id]
+    assert store.error == ""
+    assert [attempt.id for attempt in await store.take(1.0, 9)] == [job.id, small.id, more.id]
 
 
 async def test_a_change_that_fails_does_not_spoil_those_beside_it(store: SqliteStore) -> None:

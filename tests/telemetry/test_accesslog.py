@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import pytest
 from compiled.access_log import write_sample
 from waiting import eventually
 
+from lb.telemetry import accesslog
 from lb.telemetry.accesslog import AccessLog
 
 TRACE, SPAN, PARENT = bytes(range(1, 17)), b"spanspan", b"parentid"
@@ -265,3 +267,32 @@ def test_what_a_pipe_does_not_take_is_exported_all_the_same(pipe: tuple[int, int
     log.close()
     assert len(exporter.spans) == 10_000
     assert len(rest_of(pipe[0]).splitlines()) + log.dropped == 10_000
+
+
+def test_a_full_disk_is_told_once_and_so_is_its_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(accesslog, "SAY_SECONDS", 0.1)
+    caplog.set_level(logging.INFO)
+    fd = os.open("/dev/full", os.O_WRONLY)
+    log = AccessLog(fd)
+    log.enable(True)
+    for n in range(1, 4):
+        assert write_sample(log)
+        eventually(lambda n=n: log.dropped == n, "the record is lost")
+    assert log.trouble == os.strerror(errno.ENOSPC)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(file, fd)  # as rotation does
+
+    def well() -> bool:
+        assert write_sample(log)
+        return not log.trouble
+
+    eventually(well, "the log is well")
+    log.close()
+    assert [line for line in caplog.messages if "access log" in line][:2] == [
+        "the access log cannot be written: No space left on device; records are lost until it can",
+        "the access log takes records again, 3 were lost so far",
+    ]
+    os.close(file)
+    os.close(fd)

@@ -34,6 +34,8 @@ Condition = Literal[
     "jobs_late",
     "discovery_stale",
     "engine_stale",
+    "quota_file",
+    "access_log",
     "open_files_short",
 ]
 

@@ -37,7 +37,7 @@
      source_limits: {table_full},
      jobs: {state: starting | running | backoff, pid, restarts, error, jobs: [[route, state, number]], oldest_s,
             running, submissions, ended, attempts, webhooks: {what became of it: number},
-            store_error: why the store cannot be reached | None} | None,
+            store_error: why the store cannot be reached or written | None} | None,
      alerts: {firing, waiting, deliveries: {what became of it: number}} | None,
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}

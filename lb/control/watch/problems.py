@@ -35,11 +35,13 @@ CONDITIONS: dict[str, str] = {
     "certificate_unused": "Changed certificates or keys cannot be used.",
     "reload_failed": "The last reload failed, so the file is not the configuration in force.",
     "jobs_down": "The jobs process does not run.",
-    "jobs_store": "The store of jobs cannot be reached.",
+    "jobs_store": "The store of jobs cannot be reached, or its file cannot be written.",
     "jobs_dead": "Jobs are dead letters.",
     "jobs_late": "The oldest job has been queued for 5 minutes or more.",
     "discovery_stale": "A source of endpoints does not answer.",
     "engine_stale": "The engine of a pool does not answer.",
+    "quota_file": "What is counted of quotas cannot be written to its file.",
+    "access_log": "Records of the access log are lost.",
     "open_files_short": "The limit of open files is too low for the configuration.",
 }
 _MINUTE = round(60 / INTERVAL)
@@ -76,6 +78,7 @@ def find(status: Mapping[str, Any], history: History) -> list[Problem]:
         *_tls(status.get("tls")),
         *_reload(status),
         *_jobs(status.get("jobs")),
+        *_quotas(status.get("quotas")),
     ]
     return sorted(found, key=lambda problem: problem.severity != "critical")
 
@@ -184,6 +187,10 @@ def _workers(status: Mapping[str, Any]) -> Iterator[Problem]:
             "worker_down", "critical" if len(down) == len(workers) else "warning", {"worker": str(worker["index"])},
             f"{worker['state']}: {worker['last_exit'] or 'it has not run yet'}",
         )  # fmt: skip
+    for worker in workers:
+        trouble = (worker.get("stats") or {}).get("access_log_trouble")
+        if trouble:
+            yield Problem("access_log", "warning", {"worker": str(worker["index"])}, str(trouble))
     shortage = (status.get("open_files") or {}).get("shortage")
     if shortage:
         yield Problem("open_files_short", "warning", {}, shortage)
@@ -230,3 +237,8 @@ def _jobs(jobs: Mapping[str, Any] | None) -> Iterator[Problem]:
         yield Problem("jobs_dead", "warning", {}, f"{dead} jobs got no answer and may be queued anew")
     if (jobs["oldest_s"] or 0) >= _LATE:
         yield Problem("jobs_late", "warning", {}, f"the oldest has been queued for {jobs['oldest_s']:.0f} s")
+
+
+def _quotas(quotas: Mapping[str, Any] | None) -> Iterator[Problem]:
+    if quotas and quotas["trouble"]:
+        yield Problem("quota_file", "warning", {}, f"{quotas['file']}: {quotas['trouble']}")

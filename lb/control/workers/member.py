@@ -42,7 +42,7 @@ class Member(Struct):
     busy: int = 0
     killed: bool = False  # because it hung
     served: bool = False  # it has taken a plan, so that its end is no failure to start
-    stats: dict[str, int] = field(default_factory=dict)
+    stats: dict[str, int | str] = field(default_factory=dict)
     tier: dict[str, Any] | None = None  # how its cache tier is; None: it has none, or has not said it yet
     last_exit: str = ""
     known: set[int] = field(default_factory=set)  # ids of the sockets it holds
