@@ -8,6 +8,8 @@ connection. Measured figures and alternatives: docs/adr/jobs.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -23,7 +25,7 @@ from typing import Any, TypeVar
 import msgpack
 
 from lb.jobs.job import FINAL, STEPS, Answer, Attempt, Delivery, Job, Request, State, Submission, fingerprint
-from lb.jobs.store import KeyReusedError, QuotaError, StoreError
+from lb.jobs.store import KeyReusedError, QuotaError, StoreAwayError, StoreError
 
 log = logging.getLogger("tidegate.jobs")
 
@@ -33,6 +35,9 @@ Work = Callable[[sqlite3.Connection], Any]
 VERSION = 1  # of the schema; another one is not opened
 _MOST = 512  # changes in one transaction
 _TROUBLE = 60.0  # seconds without a failure after which the file is tried, and trouble may be over
+_AGAIN = 5.0  # seconds between two tries to open a file on a disk that is full or fails
+_PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+_PASSING_OS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _NUMBER = {state: number for number, state in enumerate(State)}
 _STATE = dict(enumerate(State))
 _QUEUED, _RUNNING, _DEAD = _NUMBER[State.QUEUED], _NUMBER[State.RUNNING], _NUMBER[State.DEAD]
@@ -111,30 +116,65 @@ _JOB = (
 
 class SqliteStore:
     """A JobStore (lb.jobs.store) in the file `path`, made when it is missing, readable by its owner alone. Another
-    process that has it open is waited for."""
+    process that has it open is waited for. A file on a disk that is full or fails is opened later, with further tries:
+    until then jobs are refused with StoreAwayError, and none are known."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = -1
         self._writer: _Writer | None = None
         self._reader: _Reader | None = None
+        self._away = ""  # why the file is not open yet
+        self._opening: asyncio.Task[None] | None = None
 
     @property
     def error(self) -> str:
-        return self._writer.error if self._writer is not None else ""
+        return self._away or (self._writer.error if self._writer is not None else "")
 
     async def open(self, now: float) -> int:
+        try:
+            return await self._open(now)
+        except StoreError as error:
+            if not _passes(error.__cause__):
+                raise
+            self._away = str(error)
+            log.error("%s; jobs are refused until it can be opened", error)
+            self._opening = asyncio.create_task(self._open_later(now))
+            return 0
+
+    async def _open(self, now: float) -> int:
         loop = asyncio.get_running_loop()
         try:
             self._lock = await asyncio.to_thread(_locked, self._path)
             self._writer = _Writer(await asyncio.to_thread(_connect, self._path), loop, str(self._path))
             self._reader = _Reader(await asyncio.to_thread(_connect, self._path))
-        except (OSError, sqlite3.Error) as error:
-            await self.close()
-            raise StoreError(f"{self._path}: {error}") from error
-        return await self._change(lambda db: _requeue_running(db, now))
+            return await self._writer.run(lambda db: _requeue_running(db, now))
+        except (OSError, sqlite3.Error, StoreError) as error:
+            await self._close_file()
+            cause = error.__cause__ if isinstance(error, StoreError) else error
+            raise StoreError(f"{self._path}: {error}") from cause
+
+    async def _open_later(self, now: float) -> None:
+        while True:
+            await asyncio.sleep(_AGAIN)
+            try:
+                requeued = await self._open(now)
+            except StoreError as error:
+                self._away = str(error)
+                continue
+            self._away = ""
+            log.info("%s is open, %d jobs that were running are queued again", self._path, requeued)
+            return
 
     async def close(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await opening
+        await self._close_file()
+
+    async def _close_file(self) -> None:
         writer, self._writer = self._writer, None
         reader, self._reader = self._reader, None
         if writer is not None:
@@ -248,7 +288,7 @@ class SqliteStore:
             rows = db.execute("SELECT route, state, sum(jobs) FROM counts GROUP BY route, state")
             return {(route, _STATE[state]): number for route, state, number in rows}
 
-        return await self._read(read)
+        return {} if self._away else await self._read(read)
 
     async def oldest(self) -> float:
         """The first of each priority, which the index gives: the smallest of all queued would take a look at each."""
@@ -264,14 +304,18 @@ class SqliteStore:
             ]
             return min(found, default=0.0)
 
-        return await self._read(read)
+        return 0.0 if self._away else await self._read(read)
 
     async def _change(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._away:
+            raise StoreAwayError(self._away)
         if self._writer is None:
             raise StoreError(f"{self._path} is not open")
         return await self._writer.run(work)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._away:
+            raise StoreAwayError(self._away)
         if self._reader is None:
             raise StoreError(f"{self._path} is not open")
         return await self._reader.run(work)
@@ -331,7 +375,9 @@ class _Writer:
             if len(batch) > 1:
                 return [found for one in batch for found in self._commit([one])]
             self._failed(error)
-            return [(batch[0][1], StoreError(f"SQLite: {error}"), False)]
+            refused = StoreError(f"SQLite: {error}")
+            refused.__cause__ = error
+            return [(batch[0][1], refused, False)]
 
     def _transaction(
         self, batch: Sequence[tuple[Work, asyncio.Future[Any]]]
@@ -411,6 +457,13 @@ def _locked(path: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _passes(error: BaseException | None) -> bool:
+    """Whether it is the disk's and may pass: full, over a quota, or an error of input and output."""
+    if isinstance(error, OSError):
+        return error.errno in _PASSING_OS
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
 
 
 def _connect(path: Path) -> sqlite3.Connection:

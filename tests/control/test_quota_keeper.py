@@ -135,6 +135,29 @@ async def test_a_full_disk_is_told_and_tried_again(
     await keeper.close()
 
 
+async def test_a_full_disk_does_not_hinder_a_start(
+    segment: Callable[[], Segment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = segment()
+    use(memory, b"daily\0=a", 2)
+    keeper = QuotaKeeper(memory, lambda: NOON)
+    save = QuotaFile.save
+
+    def refused(*given: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(QuotaFile, "save", refused)
+    await keeper.apply(config(tmp_path / "quotas"))
+    assert "full" in keeper.status()["trouble"]
+    monkeypatch.setattr(QuotaFile, "save", save)
+    await keeper.save()
+    assert keeper.status()["trouble"] is None
+    await keeper.close()
+    file = QuotaFile(tmp_path / "quotas")
+    assert file.load(START) == [(b"daily\0=a", START, DAY, 2)]
+    file.close()
+
+
 async def test_workers_of_before_an_upgrade_are_counted(segment: Callable[[], Segment], tmp_path: Path) -> None:
     old = segment()
     keeper = QuotaKeeper(old, lambda: NOON)

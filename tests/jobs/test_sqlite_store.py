@@ -18,7 +18,7 @@ from store_contract import GOOD, StoreContract, put, submission, take_one
 from lb.jobs import sqlite
 from lb.jobs.job import State
 from lb.jobs.sqlite import SqliteStore
-from lb.jobs.store import JobStore, StoreError
+from lb.jobs.store import JobStore, StoreAwayError, StoreError
 
 # Accepts jobs as fast as it can, and prints the id of each once it is accepted.
 _SUBMITTER = """
@@ -121,6 +121,37 @@ async def test_a_full_disk_refuses_jobs_and_loses_none(
     more = await put(store)
     assert store.error == ""
     assert [attempt.id for attempt in await store.take(1.0, 9)] == [job.id, small.id, more.id]
+
+
+async def test_a_disk_that_is_full_at_the_start_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, connect, full = tmp_path / "jobs.db", sqlite._connect, True
+    first = SqliteStore(path)
+    await first.open(0.0)
+    await put(first)
+    await take_one(first)
+    await first.close()
+
+    def connected(path: Path) -> sqlite3.Connection:
+        db = connect(path)
+        if full:
+            db.execute("PRAGMA max_page_count = 1")
+            db.execute("CREATE TABLE more (x)")
+        return db
+
+    monkeypatch.setattr(sqlite, "_connect", connected)
+    monkeypatch.setattr(sqlite, "_AGAIN", 0.05)
+    store = SqliteStore(path)
+    assert await store.open(0.0) == 0
+    assert "disk is full" in store.error
+    with pytest.raises(StoreAwayError, match="disk is full"):
+        await put(store)
+    assert (await store.counts(), await store.oldest()) == ({}, 0.0)
+    full = False
+    async with asyncio.timeout(5):
+        while store.error:
+            await asyncio.sleep(0.01)
+    assert await take_one(store)  # that of before, queued again
+    await store.close()
 
 
 async def test_a_change_that_fails_does_not_spoil_those_beside_it(store: SqliteStore) -> None:

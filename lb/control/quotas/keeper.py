@@ -46,6 +46,7 @@ class QuotaKeeper:
         self._file: QuotaFile | None = None
         self._saving = asyncio.Lock()
         self._before: tuple[Segment, Quotas] | None = None  # of the program before an upgrade
+        self._unsaved = False  # the file has not got yet what was counted before it was opened
         self.save_errors = 0
         self.trouble = ""  # why counts are not saved now
 
@@ -74,10 +75,7 @@ class QuotaKeeper:
                 for row in rows:
                     self._quotas.put(*row)
                 # Those that were counted before are new to this file.
-                await asyncio.to_thread(self._save, made, True)
-            except sqlite3.Error as error:
-                made.close()
-                raise StartError(f"{path}: {error}") from error
+                await self._try_save(made, True)
             except StartError:
                 made.close()
                 raise
@@ -95,19 +93,24 @@ class QuotaKeeper:
     async def save(self) -> None:
         """What has changed goes to the file. Trouble is logged, and tried again at the next look."""
         async with self._saving:
-            if self._file is None:
-                return
-            try:
-                await asyncio.to_thread(self._save, self._file)
-            except sqlite3.Error as error:
-                self.save_errors += 1
-                if not self.trouble:
-                    log.error("quotas: %s cannot be written: %s; it is tried again", self._file.path, error)
-                self.trouble = str(error)
-                return
-            if self.trouble:
-                log.info("quotas: %s is written again", self._file.path)
-                self.trouble = ""
+            if self._file is not None:
+                await self._try_save(self._file, self._unsaved)
+
+    async def _try_save(self, file: QuotaFile, everything: bool) -> None:
+        """A file that cannot be written now, as with a full disk, hinders neither a start nor an upgrade."""
+        try:
+            await asyncio.to_thread(self._save, file, everything)
+        except sqlite3.Error as error:
+            self.save_errors += 1
+            if not self.trouble:
+                log.error("quotas: %s cannot be written: %s; it is tried again", file.path, error)
+            self.trouble = str(error)
+            self._unsaved = everything
+            return
+        self._unsaved = False
+        if self.trouble:
+            log.info("quotas: %s is written again", file.path)
+            self.trouble = ""
 
     def _save(self, file: QuotaFile, everything: bool = False) -> None:
         rows = self._quotas.rows(changed=not everything)
