@@ -97,7 +97,7 @@ def test_the_page_for_operators_has_all_fields() -> None:
     page = (Path(__file__).parents[2] / "docs" / "howto" / "observe.md").read_text()
     table = page.split("| field | |\n|---|---|\n")[1].split("\n\n")[0]
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert named == TEXTS | NUMBERS | TIMES | {"grpc_status", "explain"}
+    assert named == TEXTS | NUMBERS | TIMES | {"grpc_status", "explain", "fields"}
 
 
 async def test_a_connection_that_was_silent_for_too_long_says_so(start: Start, endpoint: Callable[..., Any]) -> None:
