@@ -205,7 +205,7 @@ class AdminClient:
         return found
 
     def reload_certificates(self, dry_run: bool) -> dict[str, Any]:
-        """{ok, changed, problems}. Raises AdminError when nobody answers."""
+        """{ok, changed, maps, problems}. Raises AdminError when nobody answers."""
         code, body = self._ask("POST", "/api/v1/certificates/reload", _RELOAD_TIMEOUT, {"dry_run": dry_run})
         if "ok" not in body:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))

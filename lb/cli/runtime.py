@@ -126,12 +126,14 @@ def certificates(document: dict[str, Any], as_json: bool) -> int:
 
 
 def reload_certificates(client: AdminClient, dry_run: bool) -> int:
-    """Takes certificates into use that have changed on disk; 1 when they cannot be used. Raises AdminError."""
+    """Takes certificates and maps into use that have changed on disk; 1 when they cannot be used. Raises AdminError."""
     found = client.reload_certificates(dry_run)
     for file in found["changed"]:
         print(f"{'would take' if dry_run else 'took'} the new certificate of {file}" if found["ok"] else file)
+    for name in found["maps"] if found["ok"] else ():
+        print(f"{'would take' if dry_run else 'took'} the new entries of maps.{name}")
     for problem in found["problems"]:
         print(f"not used: {problem}", file=sys.stderr)
-    if found["ok"] and not found["changed"]:
-        print("no certificate has changed")
+    if found["ok"] and not found["changed"] and not found["maps"]:
+        print("no certificate and no map has changed")
     return 0 if found["ok"] else 1

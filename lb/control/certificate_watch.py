@@ -63,19 +63,26 @@ class CertificateWatch:
         self._watch_states()
 
     async def reload(self, dry_run: bool = False) -> dict[str, Any]:
-        """What is on disk now, without waiting for a second look: {ok, changed, problems}. `changed` are the files of
-        certificates that are others; with `dry_run` they are not taken into use. Never raises for what is wrong."""
+        """What is on disk now, without waiting for a second look: {ok, changed, maps, problems}. `changed` are the
+        files of certificates that are others, `maps` the names of maps; with `dry_run` they are not taken into use.
+        Never raises for what is wrong."""
         loaded = self._publisher.loaded
         files = TlsFiles()
         found = await asyncio.to_thread(files.check, loaded.config)
         known = {fact.fingerprint for fact in loaded.certificates}
         changed = sorted({str(fact.file) for fact in files.facts if fact.fingerprint not in known})
+        maps = [name for name, block in files.material.maps.items() if block != loaded.material.maps.get(name)]
         if dry_run or found:
-            return {"ok": not found, "changed": changed, "problems": [f"{where}: {what}" for where, what in found]}
+            return {
+                "ok": not found,
+                "changed": changed,
+                "maps": maps,
+                "problems": [f"{where}: {what}" for where, what in found],
+            }
         signature = await asyncio.to_thread(self._signature, loaded.config)
         self._last = signature
         await self._changed(signature)
-        return {"ok": not self.problems, "changed": changed, "problems": list(self.problems)}
+        return {"ok": not self.problems, "changed": changed, "maps": maps, "problems": list(self.problems)}
 
     def started(self) -> None:
         """A configuration took effect, with files that were just read."""

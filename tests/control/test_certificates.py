@@ -15,6 +15,7 @@ from authority import Authority, Pair
 from lb.clock import MonotonicClock
 from lb.config.plan.compile import compile_plan
 from lb.config.plan.plan import Plan
+from lb.config.environment import Sources, expanded
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import tls_plan
 from lb.control.certificate_watch import CertificateWatch
@@ -27,12 +28,12 @@ AUTHORITY = Authority()
 PAIR = AUTHORITY.issue("example.org", "www.Example.org", days=30)
 
 
-def config(folder: Path, **changes: Any) -> Config:
+def config(folder: Path, maps: dict[str, Any] | None = None, **changes: Any) -> Config:
     one = {"cert": str(folder / "server.pem"), "key": str(folder / "server.key")}
     tls = {"certificates": [one], **changes}
     listener = {"bind": "127.0.0.1:0", "protocol": "https", "tls": tls, "routes": [{"pool": "app"}]}
     pool = {"protocol": "http", "endpoints": ["127.0.0.1:1"]}
-    return Config.model_validate({"listeners": {"web": listener}, "pools": {"app": pool}})
+    return Config.model_validate({"listeners": {"web": listener}, "pools": {"app": pool}, "maps": maps or {}})
 
 
 def load(folder: Path, pair: Pair = PAIR, **changes: Any) -> Loaded:
@@ -189,9 +190,9 @@ def watching(loaded: Loaded, wall: Any = None) -> tuple[CertificateWatch, Publis
 
 async def test_an_operator_has_changed_files_taken_at_once(tmp_path: Path) -> None:
     watch, publisher, _ = watching(load(tmp_path))
-    assert await watch.reload() == {"ok": True, "changed": [], "problems": []}
+    assert await watch.reload() == {"ok": True, "changed": [], "maps": [], "problems": []}
     AUTHORITY.issue("new.test").write(tmp_path)
-    changed = {"ok": True, "changed": [str(tmp_path / "server.pem")], "problems": []}
+    changed = {"ok": True, "changed": [str(tmp_path / "server.pem")], "maps": [], "problems": []}
     assert await watch.reload(dry_run=True) == changed
     assert publisher.published == []
     assert await watch.reload() == changed
@@ -201,6 +202,19 @@ async def test_an_operator_has_changed_files_taken_at_once(tmp_path: Path) -> No
     assert not found["ok"]
     assert "web" in found["problems"][0]
     assert len(publisher.published) == 1, "those in force stay"
+
+
+async def test_an_operator_is_told_of_maps_that_have_changed(tmp_path: Path) -> None:
+    entries = tmp_path / "tenants.map"
+    entries.write_text("a.org one\n")
+    key = expanded("${request.host}", Sources({}, tmp_path), [])
+    watch, publisher, _ = watching(load(tmp_path, maps={"tenants": {"key": key, "file": str(entries)}}))
+    entries.write_text("a.org two\n")
+    changed = {"ok": True, "changed": [], "maps": ["tenants"], "problems": []}
+    assert await watch.reload(dry_run=True) == changed
+    assert await watch.reload() == changed
+    assert len(publisher.published) == 1
+    assert await watch.reload() == {**changed, "maps": []}
 
 
 async def test_changed_files_are_taken_once_they_rest(tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ def _message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
         return f"must be {words} {_bound(model, field, context[name])}" + _beyond(model, field, given)
     if kind == "too_short":
         return f"needs at least {context['min_length']} item{'s' if context['min_length'] > 1 else ''}"
+    if kind == "too_long":
+        return f"has {context['actual_length'] or 'more'} items; {context['max_length']} are the most"
+    if kind == "string_pattern_mismatch":
+        return f"{given!r} does not match {context['pattern']}"
     if kind == "string_too_long":
         return f"must have at most {context['max_length']} characters"
     if kind == "missing" and _place(model, field) == ("PolicyConfig", "type") and isinstance(given, dict):

@@ -35,12 +35,12 @@ class Expect(Struct, frozen=True):
     names: tuple[str, ...]
 
     async def run(self, conversation: Conversation, captures: dict[str, bytes]) -> None:
-        with waiting_for(f"step {self.number} waits for {self.pattern!r}", conversation):
+        with waiting_for(f"step {self.number} waits for '{self.pattern}'", conversation):
             try:
                 while (spans := self.regex.spans(conversation.came)) is None:
                     await conversation.more()
             except CheckFailed as e:
-                raise CheckFailed(f"step {self.number}: {self.pattern!r} did not come: {e}") from e
+                raise CheckFailed(f"step {self.number}: '{self.pattern}' did not come: {e}") from e
         for name in self.names:
             span = spans[self.regex.group(name)]
             captures[name] = conversation.came[slice(*span)] if span is not None else b""
