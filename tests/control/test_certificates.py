@@ -13,9 +13,9 @@ import pytest
 from authority import Authority, Pair
 
 from lb.clock import MonotonicClock
+from lb.config.environment import Sources, expanded
 from lb.config.plan.compile import compile_plan
 from lb.config.plan.plan import Plan
-from lb.config.environment import Sources, expanded
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import tls_plan
 from lb.control.certificate_watch import CertificateWatch
