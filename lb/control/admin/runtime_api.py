@@ -124,7 +124,7 @@ class RuntimeApi:
         return _json({"changed": rows, "dry_run": dry_run})
 
     async def _certificates(self, request: web.Request) -> web.Response:
-        """{ok, changed: [file], maps: [name], problems}; 409 where the files on disk cannot be used, and the old stay."""
+        """{ok, changed: [file], maps: [name], problems}; 409 where the files on disk cannot be used."""
         try:
             asked = DryRun.model_validate_json(await request.read() or b"{}")
         except ValidationError as error:
