@@ -126,6 +126,8 @@ def test_elsewhere_there_are_no_values(tmp_path: Path, route: str) -> None:
         ("redirect: {location: '${request.scheme}${request.uri}'}", "behind ${request.scheme} stands ://"),
         ("redirect: {location: 'https://a.org/', scheme: https}", "location is the whole URL; leave out scheme"),
         ("redirect: {location: 'a.org'}", "is not a URL"),
+        ("redirect: {location: 'https://a.org{uri}'}", "such as https://login.example.org/?next=${request.uri}"),
+        ("redirect: {location: '/{path}/${request.host}'}", "is not a URL"),
         ("redirect: {host: '${request.host}/x'}", "is not a host"),
         ("pool: a, response_headers: {set: {Location: '${header.x-to}'}}", "whoever asks would choose the host"),
         ("pool: a, match: {maps: {tenants: x}}", "there is no map 'tenants'"),

@@ -74,9 +74,9 @@ ValuedHost = Annotated[
 Location = Annotated[
     str,
     *valued(
-        r"(?:https?://[!-~]+|/(?![/\\])[!-~]*)",
+        r"(?:https?://[!-z|~]+|/(?![/\\])[!-z|~]*)",
         "is not a URL such as https://login.example.org/?next=${request.uri}",
-        r"[!-~]*",
+        r"[!-z|~]*",
         known_variable_advice,
         encoding="url",
     ),
