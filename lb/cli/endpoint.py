@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lb.cli.admin import AdminClient
+from lb.config.schema.base import listed
 
 _LOOK = 0.2  # seconds between two looks at what an endpoint still has
 
@@ -86,7 +87,7 @@ def list_endpoints(document: dict[str, Any], pool: str | None, as_json: bool) ->
 
 
 def _known(pools: Sequence[dict[str, Any]]) -> str:
-    return f"; there are {', '.join(row['name'] for row in pools)}" if pools else ""
+    return f"; there are {listed(row['name'] for row in pools)}" if pools else ""
 
 
 def describe(pool: str, row: dict[str, Any]) -> str:

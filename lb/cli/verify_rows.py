@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from lb.cli.admin import AdminClient
+from lb.config.schema.base import listed
 from lb.errors import TidegateError
 from lb.health.check import CheckFailed
 from lb.health.checks.grpc_connection import CallFailed, GrpcConnection, Status, grpc_connection
@@ -86,7 +87,7 @@ def places_of(client: AdminClient, pool: str) -> list[Place]:
     pools = [one for one in client.status()["pools"] if one["protocol"] == "oip"]
     names = [one["name"] for one in pools]
     if pool and pool not in names:
-        raise CannotTry(f"there is no pool {pool!r} of protocol oip; there are {', '.join(names) or 'none'}")
+        raise CannotTry(f"there is no pool {pool!r} of protocol oip; there are {listed(names)}")
     found = []
     for one in pools:
         if pool in ("", one["name"]):

@@ -28,6 +28,7 @@ import aiohttp
 from msgspec import Struct, field
 
 from lb.cli.admin import AdminClient, AdminError
+from lb.config.schema.base import listed
 
 _TIMEOUT = 300.0  # seconds for an answer: models may have to be loaded
 _SHOWN = 10  # problems that are told one by one
@@ -77,10 +78,10 @@ def target_of(wanted: str | None, client: AdminClient) -> Target:
         return Target(f"{parts.scheme}://{parts.netloc}")
     rows = {row["name"]: row for row in client.status()["listeners"] if row["protocol"] in ("http", "https")}
     if wanted is None and len(rows) != 1:
-        raise AdminError(f"--listener: which one of {', '.join(rows) or 'no HTTP listeners'}?")
+        raise AdminError(f"--listener: which one of {listed(rows) if rows else 'no HTTP listeners'}?")
     name = next(iter(rows)) if wanted is None else wanted
     if name not in rows:
-        raise AdminError(f"there is no HTTP listener {name!r}; there is {', '.join(rows) or 'none'}")
+        raise AdminError(f"there is no HTTP listener {name!r}; there is {listed(rows)}")
     if rows[name]["protocol"] == "https":
         raise AdminError(f"listener {name} speaks TLS: write --listener https://HOST:PORT, as its certificate has it")
     address: str = rows[name]["address"]

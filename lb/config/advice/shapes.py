@@ -33,6 +33,8 @@ LISTS: dict[tuple[str, str], str] = {
     ("CertificateConfig", "names"): "names: [example.org]",
     ("RouteConfig", "quota"): "quota: [day]",
     ("RouteConfig", "server_calls"): "server_calls: [models, settings]",
+    ("RouteConfig", "quota"): "quota: [daily, monthly]",
+    ("QuotaConfig", "overrides"): "overrides: {team-a: 1000000}",
     ("RouteConfig", "pools"): "pools: [{pool: app, weight: 90}, {pool: canary, weight: 10}]",
     ("MatchConfig", "method"): "method: [GET, HEAD]",
     ("MatchConfig", "headers"): f"headers: {_HEADERS}",

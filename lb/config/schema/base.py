@@ -78,6 +78,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """The names with commas between, `none` without any; of more than `most` the first and how many more there are."""
+    known = list(names)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return f"{', '.join(known[:most]) or 'none'}{more}"
+
+
 def problem(kind: str, message: str) -> PydanticCustomError:
     """An error whose text reaches the operator as it is."""
     return PydanticCustomError(kind, "{reason}", {"reason": message})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lb.config.plan.plan import EndpointPlan, Plan, PoolPlan
-from lb.config.schema.base import did_you_mean
+from lb.config.schema.base import did_you_mean, listed
 from lb.errors import ConfigError
 
 
@@ -19,7 +19,9 @@ def find_endpoint(plan: Plan | None, pool: str, address: str) -> EndpointPlan:
     """Raises ConfigError when there is no such pool, or it has no such endpoint."""
     known = {endpoint.address: endpoint for endpoint in find_pool(plan, pool).endpoints}
     if address not in known:
-        raise ConfigError([f"pool {pool!r} has no endpoint {address!r}; it has {', '.join(known) or 'none'}"])
+        host = address.rpartition(":")[0]
+        likely = sorted(known, key=lambda each: each.rpartition(":")[0] != host)  # those of the same host first
+        raise ConfigError([f"pool {pool!r} has no endpoint {address!r}; it has {listed(likely)}"])
     return known[address]
 
 
