@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 from test_config_compile import Numbers, compiled, config_of
 
+from lb.cli.doctor.machine import Machine, _files
+from lb.config.checks.descriptors import limit_for, room, shortage
 from lb.config.load import load
 from lb.config.plan.compile import compile_plan
 from lb.config.plan.plan import UdpPlan
@@ -59,6 +62,29 @@ def test_an_unknown_number_of_answers_is_not_none(given: int | None, expected: i
     (listener,) = compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed={}).listeners
     assert listener.udp is not None
     assert listener.udp.responses == expected
+
+
+def test_the_limit_of_open_files_that_is_advised_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with more endpoints than a small limit keeps descriptors for; and `tidegate doctor` advises the same."""
+    config = Config.model_validate(
+        {
+            "listeners": {
+                "d": {"bind": "127.0.0.1:0", "protocol": "udp", "pool": "p", "udp": {"max_sessions": 300}},
+                "w": {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "w"}], "max_connections": 500},
+            },
+            "pools": {
+                "p": {"protocol": "udp", "endpoints": ["127.0.0.1:1"]},
+                "w": {"protocol": "http", "endpoints": [f"127.0.0.1:{n}" for n in range(1, 1001)]},
+            },
+            "workers": 2,
+        }
+    )
+    plan = compile_plan(config, generation=1, workers=2, allocator=Numbers(), managed={})
+    advised = limit_for(listeners=2, endpoints=1000, sessions=300, connections=500, workers=2)
+    assert f"raise the limit to {advised} " in (shortage(plan, room(plan, 256), 2) or "")
+    assert shortage(plan, room(plan, advised), 2) is None
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
+    assert any(f"{advised} are wanted" in found.text for found in _files(Machine(Path("/")), config))
 
 
 def test_datagrams_and_streams_may_have_one_address(tmp_path: Path) -> None:

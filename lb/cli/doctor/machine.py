@@ -14,9 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lb.cli.doctor.finding import Finding, fail, ok, warn
+from lb.config.checks.descriptors import limit_for
 from lb.config.plan.compile import worker_count
 from lb.config.schema.file import Config
+from lb.config.schema.listeners.udp import UdpConfig
 from lb.config.units import format_size
+from lb.control.jobs.routes import with_jobs
 
 _FILES = 65_536  # open files below which a busy proxy is short of them
 _BACKLOG = 4096  # of listening sockets (lb.control.sockets)
@@ -153,8 +156,13 @@ def _files(machine: Machine, config: Config | None) -> Iterator[Finding]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES
     if config is not None:
-        clients = sum(one.max_connections for one in config.listeners.values() if one.protocol != "udp")
-        wanted = max(1024, 2 * -(-clients // worker_count(config)) + 1024)
+        served = with_jobs(config, lambda: Path("/"))
+        listeners = served.listeners.values()
+        clients = sum(one.max_connections for one in listeners if one.protocol != "udp")
+        endpoints = sum(len(pool.endpoints) for pool in served.pools.values() if pool.protocol not in ("tcp", "udp"))
+        udp = [one.udp or UdpConfig() for one in listeners if one.protocol == "udp"]
+        sessions = sum(one.max_sessions for one in udp)
+        wanted = max(1024, limit_for(len(listeners), endpoints, sessions, clients, worker_count(config)))
     what = "no limit" if hard == resource.RLIM_INFINITY else str(hard)
     text = f"open files of a process: {what}"
     if hard != resource.RLIM_INFINITY and hard < wanted:

@@ -30,11 +30,9 @@ def room(plan: Plan, limit: int | None = None) -> Room:
     if limit is None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = 1 << 30 if soft == resource.RLIM_INFINITY else soft
-    endpoints = sum(len(pool.endpoints) for pool in plan.pools if pool.protocol not in ("tcp", "udp"))
     # However many endpoints there are: the most of a small limit is for clients.
-    reserved = min(_OWN + len(plan.listeners) + endpoints, limit // 4)
-    wanted = sum(listener.udp.max_sessions for listener in plan.listeners if listener.udp is not None)
-    sessions = min(wanted, limit // 2)
+    reserved = min(_OWN + len(plan.listeners) + _endpoints(plan), limit // 4)
+    sessions = min(_sessions(plan), limit // 2)
     return Room(limit, reserved, sessions, max(1, (limit - reserved - sessions) // 2))
 
 
@@ -43,9 +41,22 @@ def shortage(plan: Plan, found: Room, workers: int) -> str | None:
     wanted = sum(listener.max_connections for listener in plan.listeners if listener.udp is None)
     if wanted <= workers * found.connections:
         return None
-    needed = found.reserved + found.sessions + 2 * -(-wanted // workers)
+    needed = limit_for(len(plan.listeners), _endpoints(plan), _sessions(plan), wanted, workers)
     return (
         f"listeners may have {wanted} connections, but {found.limit} open files a worker leave room for "
         f"{workers * found.connections}, and further ones wait: raise the limit to {needed} (LimitNOFILE, ulimit -Hn) "
         "or lower max_connections"
     )
+
+
+def limit_for(listeners: int, endpoints: int, sessions: int, connections: int, workers: int) -> int:
+    """The limit with which `workers` workers have room for that many connections of clients, beside all of the rest."""
+    return _OWN + listeners + endpoints + sessions + 2 * -(-connections // workers)
+
+
+def _endpoints(plan: Plan) -> int:
+    return sum(len(pool.endpoints) for pool in plan.pools if pool.protocol not in ("tcp", "udp"))
+
+
+def _sessions(plan: Plan) -> int:
+    return sum(listener.udp.max_sessions for listener in plan.listeners if listener.udp is not None)
