@@ -132,9 +132,8 @@ cdef class Regex:
         cdef tg_piece pieces[REGEX_GROUPS]
         if not self.find(<const char *>text, <size_t>len(text), 0, pieces):
             return None
-        return [
-            (pieces[i].start, pieces[i].end) if pieces[i].set else None for i in range(min(self.groups + 1, REGEX_GROUPS))
-        ]
+        count = min(self.groups + 1, <int>REGEX_GROUPS)
+        return [(pieces[i].start, pieces[i].end) if pieces[i].set else None for i in range(count)]
 
     def group(self, str name not None) -> int:
         """The number of the group `(?P<name>...)`; 0: there is none."""
