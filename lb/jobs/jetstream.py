@@ -289,23 +289,25 @@ class JetStreamStore:
             mine.append(Delivery(found.job, found.record.webhook, found.record.hook_failures))
         return mine
 
-    async def delivered(self, job: str) -> None:
-        await self._step(
-            job, lambda record: replace(record, hook_due=None, hook_owner="") if self._tells(record) else None
-        )
+    async def delivered(self, delivery: Delivery) -> None:
+        def told(record: Record) -> Record | None:
+            return replace(record, hook_due=None, hook_owner="") if self._tells(record, delivery) else None
 
-    async def delay_delivery(self, job: str, due: float) -> None:
+        await self._step(delivery.job.id, told)
+
+    async def delay_delivery(self, delivery: Delivery, due: float) -> None:
         def later(record: Record) -> Record | None:
-            if not self._tells(record):
+            if not self._tells(record, delivery):
                 return None
             return replace(record, hook_due=due, hook_failures=record.hook_failures + 1, hook_owner="")
 
-        await self._step(job, later)
+        await self._step(delivery.job.id, later)
 
-    def _tells(self, record: Record) -> bool:
-        """Whether it is this daemon that tells the webhook: the job may have been queued anew meanwhile, and have
-        another end to be told."""
-        return record.hook_due is not None and record.hook_owner == self._owner
+    def _tells(self, record: Record, delivery: Delivery) -> bool:
+        """Whether it is this daemon that tells the webhook of that end: the job may have been queued anew meanwhile,
+        and have another end to be told."""
+        same = record.job.finished == delivery.job.finished
+        return same and record.hook_due is not None and record.hook_owner == self._owner
 
     async def latest(self, state: State | None, most: int) -> Sequence[Job]:
         return self._index.latest(state, most)

@@ -265,14 +265,18 @@ class SqliteStore:
 
         return await self._read(read)
 
-    async def delivered(self, job: str) -> None:
-        await self._change(lambda db: db.execute("UPDATE jobs SET hook_due = NULL WHERE id = ?", (job,)) and None)
+    async def delivered(self, delivery: Delivery) -> None:
+        statement = "UPDATE jobs SET hook_due = NULL WHERE id = ? AND finished = ?"
+        end = delivery.job.id, delivery.job.finished
+        await self._change(lambda db: db.execute(statement, end) and None)
 
-    async def delay_delivery(self, job: str, due: float) -> None:
+    async def delay_delivery(self, delivery: Delivery, due: float) -> None:
         statement = (
-            "UPDATE jobs SET hook_due = ?, hook_failures = hook_failures + 1 WHERE id = ? AND hook_due IS NOT NULL"
+            "UPDATE jobs SET hook_due = ?, hook_failures = hook_failures + 1 "
+            "WHERE id = ? AND finished = ? AND hook_due IS NOT NULL"
         )
-        await self._change(lambda db: db.execute(statement, (due, job)) and None)
+        values = due, delivery.job.id, delivery.job.finished
+        await self._change(lambda db: db.execute(statement, values) and None)
 
     async def latest(self, state: State | None, most: int) -> Sequence[Job]:
         where = "" if state is None else f"WHERE state = {_NUMBER[state]}"

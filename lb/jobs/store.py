@@ -101,12 +101,13 @@ class JobStore(Protocol):
         the time that `delay_delivery` names."""
         ...
 
-    async def delivered(self, job: str) -> None:
-        """The webhook was told, or is not to be told any more."""
+    async def delivered(self, delivery: Delivery) -> None:
+        """The webhook was told of that end, or is not to be told of it any more. An end that came meanwhile stays to be
+        told."""
         ...
 
-    async def delay_delivery(self, job: str, due: float) -> None:
-        """An attempt to tell the webhook was in vain."""
+    async def delay_delivery(self, delivery: Delivery, due: float) -> None:
+        """An attempt to tell the webhook of that end was in vain."""
         ...
 
     async def latest(self, state: State | None, most: int) -> Sequence[Job]:

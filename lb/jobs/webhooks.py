@@ -105,32 +105,38 @@ class Webhooks:
     async def _begin(self) -> None:
         if len(self._running) >= _AT_ONCE:
             return
-        # Those under way are due as well, until their outcome is stored.
+        # Those under way are due as well, until their outcome is stored, which may be while the store is read.
+        under_way = set(self._running)
         deliveries = await self._store.deliveries(self._wall(), _AT_ONCE)
         for delivery in deliveries:
-            if delivery.job.id not in self._running and len(self._running) < _AT_ONCE:
+            if delivery.job.id not in under_way and len(self._running) < _AT_ONCE:
                 self._running[delivery.job.id] = asyncio.create_task(self._attempt(delivery))
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
             due = await self._deliver(delivery)
-            await self._settle(delivery.job.id, due)
+            await self._settle(delivery, due)
         finally:
             del self._running[delivery.job.id]
             self._wake.set()
 
-    async def _settle(self, job: str, due: float | None) -> None:
+    async def _settle(self, delivery: Delivery, due: float | None) -> None:
         """What the store does not take now is offered again: else the webhook would be told again, too."""
         pause = 0.1
         while True:
             try:
                 if due is None:
-                    await self._store.delivered(job)
+                    await self._store.delivered(delivery)
                 else:
-                    await self._store.delay_delivery(job, due)
+                    await self._store.delay_delivery(delivery, due)
                 return
             except StoreError as error:
-                log.log(level_of(error), "job %s: the outcome of its webhook cannot be stored yet: %s", job, error)
+                log.log(
+                    level_of(error),
+                    "job %s: the outcome of its webhook cannot be stored yet: %s",
+                    delivery.job.id,
+                    error,
+                )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
 

@@ -157,7 +157,7 @@ class StoreContract:
         assert running.state is State.RUNNING
 
     async def test_the_end_is_told_to_a_webhook_until_that_is_done(self, store: JobStore) -> None:
-        job = await put(store, webhook="https://h/x")
+        await put(store, webhook="https://h/x")
         await put(store)
         assert await store.deliveries(100.0, 10) == []
         one, two = await store.take(1.0, 2)
@@ -165,11 +165,24 @@ class StoreContract:
         await store.finish(two, State.DONE, GOOD, "", 2.0, 60.0)
         (delivery,) = await store.deliveries(2.0, 10)
         assert (delivery.job, delivery.url, delivery.failures) == (done, "https://h/x", 0)
-        await store.delay_delivery(job.id, 7.0)
+        await store.delay_delivery(delivery, 7.0)
         assert await store.deliveries(6.9, 10) == []
         (delivery,) = await store.deliveries(7.0, 10)
         assert delivery.failures == 1
-        await store.delivered(job.id)
+        await store.delivered(delivery)
+        assert await store.deliveries(100.0, 10) == []
+
+    async def test_an_end_that_comes_while_another_is_told_is_told(self, store: JobStore) -> None:
+        job = await put(store, webhook="https://h/x", deadline=10.0)
+        await store.sweep(20.0, 60.0)
+        (dead,) = await store.deliveries(20.0, 10)
+        await store.requeue(job.id, 21.0, 99.0)
+        await store.finish(await take_one(store, 22.0), State.DONE, GOOD, "", 23.0, 60.0)
+        await store.delay_delivery(dead, 90.0)
+        await store.delivered(dead)
+        (done,) = await store.deliveries(23.0, 10)
+        assert (done.job.state, done.failures) == (State.DONE, 0)
+        await store.delivered(done)
         assert await store.deliveries(100.0, 10) == []
 
     @pytest.mark.parametrize("end", ["cancel", "deadline"])

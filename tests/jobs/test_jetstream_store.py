@@ -399,10 +399,10 @@ async def test_a_telling_that_ends_late_leaves_the_news_of_the_next_end(settings
         assert (told.job.id, await other.deliveries(2.0, 9)) == (job.id, [])
         assert await other.requeue(job.id, 2.0, 100.0)
         assert await other.finish(await take_one(other, 3.0), State.DONE, GOOD, "", 3.0, 60.0)
-        await one.delivered(job.id)  # that it was dead
+        await one.delivered(told)  # that it was dead
         (news,) = await other.deliveries(3.0, 9)
         assert news.job.state is State.DONE
-        await other.delivered(job.id)
+        await other.delivered(news)
         assert await other.deliveries(9.0, 9) == []
 
 

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from store_contract import GOOD, put, take_one
 
-from lb.jobs.job import State
+from lb.jobs.job import Delivery, State
 from lb.jobs.settings import Settings, secret_of
 from lb.jobs.sqlite import SqliteStore
 from lb.jobs.store import StoreAwayError
@@ -142,11 +142,61 @@ class Away(SqliteStore):
 
     times = 3
 
-    async def delivered(self, job: str) -> None:
+    async def delivered(self, delivery: Delivery) -> None:
         if self.times:
             self.times -= 1
             raise StoreAwayError("away")
-        await super().delivered(job)
+        await super().delivered(delivery)
+
+
+class SlowToRead(SqliteStore):
+    """A store whose list of what is to be told is older than what it is asked to note meanwhile."""
+
+    noted = asyncio.Event()
+
+    async def deliveries(self, now: float, most: int) -> list[Delivery]:
+        found = await super().deliveries(now, most)
+        if found:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.noted.wait(), 1)
+            self.noted.clear()
+        return found
+
+    async def delivered(self, delivery: Delivery) -> None:
+        await super().delivered(delivery)
+        self.noted.set()
+
+
+async def test_a_webhook_that_is_told_while_the_store_is_read_is_told_once(tmp_path: Path) -> None:
+    store = SlowToRead(tmp_path / "jobs.db")
+    await store.open(0.0)
+    posted: list[str] = []
+    settings = Settings("", "", "/jobs", ("", ""), 1, 1, 1, 1.0, 1.0, URLS, b"s" * 24)
+    reading = asyncio.Event()
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        posted.append(url)
+        hooks.wake()  # the store is read again while this is under way
+        await asyncio.wait_for(reading.wait(), 5)
+        return 200
+
+    hooks = Webhooks(store, settings, post, lambda told: {}, lambda: 100.0)
+    await put(store, webhook="https://h.example/hooks/a")
+    await store.finish(await take_one(store), State.DONE, GOOD, "", 99.0, 1e9)
+    running = asyncio.create_task(hooks.run())
+    async with asyncio.timeout(10):
+        while not posted:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # the second reading has begun
+        reading.set()
+        while await SqliteStore.deliveries(store, 100.0, 9):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(1.2)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert len(posted) == 1
+    await store.close()
 
 
 async def test_a_store_that_is_away_has_no_webhook_told_again(tmp_path: Path) -> None:
