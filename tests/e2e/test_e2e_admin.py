@@ -68,7 +68,7 @@ def test_a_token_guards_all_but_the_probes(tmp_path: Path) -> None:
         assert json.loads(ask(f"{base}/nothing", "s3cret")[2]) == {"error": "Not Found"}
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(
-                urllib.request.Request(f"{base}/api/v1/reload", headers={"Authorization": "Bearer s3cret"}), timeout=20
+                urllib.request.Request(f"{base}/api/v1/explain", headers={"Authorization": "Bearer s3cret"}), timeout=20
             )
         assert (refused.value.code, refused.value.headers["Allow"]) == (405, "POST")
         assert ask(f"{base}/api/v1/reload", "s3cret", "POST", Sec_Fetch_Site="cross-site")[0] == 403
