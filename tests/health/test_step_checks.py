@@ -133,6 +133,8 @@ pools:
         ("{type: tcp, steps: [{send: '${capture.a}'}]}", "no earlier step captures (?P<a>...)"),
         ("{type: tcp, steps: [{expect: '(?P<host>.)'}, {send: '${capture.hots}'}]}", "did you mean host?"),
         ("{type: tcp, steps: [{send: '${capture.b}'}, {expect: '(?P<b>x)'}]}", "steps[0].send: no earlier step"),
+        ("{type: tcp, steps: [{expect: '\\(?P<a>'}]}", "steps[0].expect: (?P<a> is no group where it stands"),
+        ("{type: tcp, steps: [{expect: '((((((((((a))))))))))'}]}", "has 10 groups; 9 are captured at most"),
         ("{type: tcp, steps: [{send: '${request.path}'}]}", "a check has captures, such as ${capture.host}"),
         ("{type: tcp, steps: [{send: '${request.hots}'}]}", "request.host"),
         ("{type: http, path: '/${capture.a}'}", "steps of a check have captures"),

@@ -8,11 +8,14 @@ from lb.config.checks.file import Found
 from lb.config.forms import by_form, members_of
 from lb.config.schema.file import Config
 from lb.config.schema.pools.health import HealthConfig
+from lb.config.schema.pools.steps import CAPTURED
 from lb.config.schema.routes.match import MatchConfig, texts_of
 from lb.config.schema.routes.route import PathRewriteConfig, RouteConfig
 from lb.config.schema.routes.template import substitution_of
 from lb.config.values import has_values, parse, values_in
 from lb.http.regex import Regex
+
+MOST_GROUPS = 9  # of a pattern, \1 to \9, as lb.http.regex finds them
 
 
 def check_routes(config: Config) -> list[Found]:
@@ -23,8 +26,15 @@ def check_routes(config: Config) -> list[Found]:
         if pool.health is not None
         for where, pattern in _expected(pool.health)
     ]
+    captures = [
+        (f"pools.{name}.health.{where}", problem)
+        for name, pool in config.pools.items()
+        if pool.health is not None
+        for where, problem in _groups_of(pool.health)
+    ]
     return [
         *((where, made) for where, pattern in asked if isinstance(made := _compiled(pattern), str)),
+        *captures,
         *_routes(config),
     ]
 
@@ -38,6 +48,19 @@ def _expected(health: HealthConfig) -> Iterator[tuple[str, str]]:
     for i, step in enumerate(health.steps):
         if step.expect is not None:
             yield f"steps[{i}].expect", step.expect
+
+
+def _groups_of(health: HealthConfig) -> Iterator[tuple[str, str]]:
+    """What is wrong with the groups that a check's steps capture."""
+    for i, step in enumerate(health.steps):
+        made = _compiled(step.expect) if step.expect is not None else None
+        if step.expect is None or not isinstance(made, Regex):
+            continue
+        if made.groups > MOST_GROUPS:
+            yield f"steps[{i}].expect", f"has {made.groups} groups; {MOST_GROUPS} are captured at most, (?:...) is none"
+        for name in CAPTURED.findall(step.expect):
+            if not made.group(name):
+                yield f"steps[{i}].expect", f"(?P<{name}> is no group where it stands"
 
 
 def _routes(config: Config) -> list[Found]:

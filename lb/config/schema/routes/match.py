@@ -203,6 +203,14 @@ def _method(value: str) -> str:
 Method = Annotated[Token, AfterValidator(_method)]
 
 
+Methods = Annotated[list[Method], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+Networks = Annotated[
+    list[Annotated[str, AfterValidator(_network)]],
+    Field(min_length=1, max_length=256),
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+]
+
+
 class Conditions(Model):
     """Conditions that all have to hold. At least one."""
 
@@ -210,14 +218,7 @@ class Conditions(Model):
     """Host of the request, without its port, in either case: plain text for the whole name, or a mapping."""
     path: Text | None = None
     """Path of the request: plain text for the whole path, or a mapping."""
-    method: (
-        Annotated[
-            list[Method],
-            Field(min_length=1),
-            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-        ]
-        | None
-    ) = None
+    method: Methods | None = None
     """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Any token will do, in the letters that clients
     use for it. Default: any."""
     headers: Annotated[dict[FieldName, Text], Field(max_length=32)] = Field(default_factory=dict)
@@ -228,23 +229,9 @@ class Conditions(Model):
     with that name one has to match."""
     cookies: Annotated[dict[FieldName, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Cookies, by name. Of several with that name one has to match."""
-    source: (
-        Annotated[
-            list[Annotated[str, AfterValidator(_network)]],
-            Field(min_length=1, max_length=256),
-            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-        ]
-        | None
-    ) = None
+    source: Networks | None = None
     """Networks, or single addresses, of which one has the client's address. A client on a Unix socket has none."""
-    not_source: (
-        Annotated[
-            list[Annotated[str, AfterValidator(_network)]],
-            Field(min_length=1, max_length=256),
-            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-        ]
-        | None
-    ) = None
+    not_source: Networks | None = None
     """Networks, or single addresses, of which none has the client's address."""
     maps: Annotated[dict[Name, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Values of maps of the section `maps`, by the map's name: what it has for the request. Where it has nothing, the
@@ -281,14 +268,7 @@ class MatchConfig(Model):
     inference protocol's calls. Instead of `path`."""
     grpc: GrpcMatch | None = None
     """gRPC method that is called. Instead of `path`."""
-    method: (
-        Annotated[
-            list[Method],
-            Field(min_length=1),
-            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-        ]
-        | None
-    ) = None
+    method: Methods | None = None
     """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Any token will do, in the letters that clients
     use for it. Default: any."""
     headers: Annotated[dict[FieldName, Text], Field(max_length=32)] = Field(default_factory=dict)
@@ -299,23 +279,9 @@ class MatchConfig(Model):
     with that name one has to match."""
     cookies: Annotated[dict[FieldName, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Cookies, by name. Of several with that name one has to match."""
-    source: (
-        Annotated[
-            list[Annotated[str, AfterValidator(_network)]],
-            Field(min_length=1, max_length=256),
-            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-        ]
-        | None
-    ) = None
+    source: Networks | None = None
     """Networks, or single addresses, of which one has the client's address. A client on a Unix socket has none."""
-    not_source: (
-        Annotated[
-            list[Annotated[str, AfterValidator(_network)]],
-            Field(min_length=1, max_length=256),
-            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-        ]
-        | None
-    ) = None
+    not_source: Networks | None = None
     """Networks, or single addresses, of which none has the client's address."""
 
     maps: Annotated[dict[Name, Text], Field(max_length=32)] = Field(default_factory=dict)
