@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -73,3 +75,16 @@ async def until(probe: Callable[[], T], what: str = "waited in vain", seconds: f
 async def until_in_thread(probe: Callable[[], T], what: str = "waited in vain", seconds: float = LIMIT) -> T:
     """`eventually` for a probe that blocks, such as a question to a daemon: the event loop goes on meanwhile."""
     return await asyncio.to_thread(eventually, probe, what, seconds)
+
+
+def logged(path: Path, enough: Callable[[list[dict[str, Any]]], Any]) -> list[dict[str, Any]]:
+    """The lines of the access log `path` as soon as they are `enough`.
+
+    Each worker writes its lines in batches: those of one worker may come after later ones of another.
+    """
+
+    def look() -> list[dict[str, Any]] | None:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return lines if enough(lines) else None
+
+    return eventually(look, f"the lines of {path.name}")  # type: ignore[return-value]

@@ -21,7 +21,7 @@ from daemon import Daemon, digits_pool, http_listener
 from echo import Echo, curl
 from joserfc import jwk, jws
 from traffic import DIGITS_INFER, ask_once, digit_request, digit_samples, request
-from waiting import eventually
+from waiting import eventually, logged
 
 Start = Callable[..., Daemon]
 NAME = "X-Tidegate-Identity"
@@ -135,9 +135,9 @@ async def test_keys_over_both_versions_of_http(start: Start, echo: Echo, tmp_pat
     path = daemon.folder / "access.log"
     await asyncio.to_thread(eventually, lambda: path.read_text().count("/url") == 5, "the log")
     await asyncio.to_thread(eventually, lambda: path.read_text().count('"other"') == 3, "the log")
+    lines = await asyncio.to_thread(logged, path, lambda lines: any(line["target"] == "/few" for line in lines))
     assert "key-a" not in path.read_text()
     assert '"/no"' in path.read_text()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {line["identity"] for line in lines if line["status"] == 200} == {"team-a", ""}
     (few,) = (line for line in lines if line["target"] == "/few")
     assert (few["reason"], few["identity"]) == ("forbidden", "team-a")
@@ -585,8 +585,11 @@ async def test_a_default_of_the_listener_scopes_and_claims(
         assert (await bearer("/claims", **wrong))[:2] == (403, None)
     assert (await ask("/scopes"))[0] == 401
     # Who has not the scopes is known all the same; and what a reload asks for holds for tokens that are known.
-    found = [json.loads(line) for line in (daemon.folder / "access.log").read_text().splitlines()]
-    assert ("forbidden", "reader") in {(line["reason"], line["identity"]) for line in found}
+    await asyncio.to_thread(
+        logged,
+        daemon.folder / "access.log",
+        lambda lines: ("forbidden", "reader") in {(line["reason"], line["identity"]) for line in lines},
+    )
     made["listeners"]["web"]["routes"][0]["auth"] = {"providers": ["sso"], "claims": {"groups": "ml"}}
     daemon.reload(made)
     assert (await bearer("/"))[0] == 403
