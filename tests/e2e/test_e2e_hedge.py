@@ -11,6 +11,7 @@ from typing import Any
 from daemon import Daemon, eventually, http_listener, route, worker_of
 from endpoints import Endpoint
 from traffic import load, request
+from waiting import logged
 
 Start = Callable[..., Daemon]
 GET = request("GET", "/x")
