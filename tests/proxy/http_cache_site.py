@@ -149,7 +149,7 @@ async def ask(
     """One request on a connection of its own; `_` in names of `fields` is `-`. `framing`: "length", or "chunked", as
     `body` is then."""
     reader, writer = await gate.connect()
-    lines = [f"{method} {target} HTTP/1.1", "Host: example.org"]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {fields.pop('Host', 'example.org')}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
     if framing == "chunked":
         lines.append("Transfer-Encoding: chunked")

@@ -461,6 +461,12 @@ KEYS: tuple[Advice, ...] = (
         "route",
         "mirror: {pool: canary}",
     ),
+    Advice(
+        "proxyredirect proxypassreverse proxycookiepath proxycookiedomain proxypassreversecookiepath"
+        " proxypassreversecookiedomain redirectrewrite locationrewrite",
+        "route",
+        "response_rewrite: {location: default, cookie_path: {/app/: /}}",
+    ),
     Advice("corspolicy", "route", 'cors: {allow_origins: ["https://app.example.org"]}'),
     Advice(
         "gzip compression compress brotli encode zstd",

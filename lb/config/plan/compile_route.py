@@ -28,6 +28,7 @@ from lb.config.schema.routes.cors import cors_plan
 from lb.config.schema.routes.http_cache import http_cache_plan
 from lb.config.schema.routes.match import HOW, Conditions, Group, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.schema.routes.rate import rate_plan
+from lb.config.schema.routes.response_rewrite import response_rewrite_plan
 from lb.config.schema.routes.retry import NO_HEDGE, NO_RETRY, HedgeConfig
 from lb.config.schema.routes.route import (
     FieldsConfig,
@@ -71,6 +72,7 @@ def compile_route(
         rewrite_host=(route.rewrite.host or "") if route.rewrite is not None else "",
         request_fields=_fields(route, route.request_headers),
         response_fields=_fields(route, route.response_headers),
+        response_rewrite=response_rewrite_plan(route),
         response_timeout_ns=-1 if route.response_timeout is None else route.response_timeout,
         max_in_flight=route.max_in_flight or 0,
         retry=_retry(route),

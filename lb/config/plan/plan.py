@@ -27,6 +27,7 @@ from lb.config.plan.routes import (
     MirrorPlan,
     NormalizePlan,
     RatePlan,
+    ResponseRewritePlan,
     RetryPlan,
     RewritePlan,
     SplitPlan,
@@ -211,6 +212,7 @@ class RoutePlan(Struct, frozen=True):
     rewrite_host: str = ""
     request_fields: FieldsPlan | None = None
     response_fields: FieldsPlan | None = None
+    response_rewrite: ResponseRewritePlan | None = None  # None = URLs and cookies of answers stay as they are
     response_timeout_ns: int = -1  # as in PoolPlan, whose it replaces; -1 = the pool's
     max_in_flight: int = 0  # exchanges of the route in all workers; 0 = no limit
     retry: RetryPlan | None = None  # None = as `safe_retries` says

@@ -113,6 +113,19 @@ class FieldsPlan(Struct, frozen=True):
     add: tuple[tuple[str, str], ...] = ()
 
 
+class ResponseRewritePlan(Struct, frozen=True):
+    """What becomes of URLs and cookies in the heads of endpoints' answers. Pairs are what stands there, or begins it,
+    and what replaces it."""
+
+    undo: bool  # the route's rewrite is undone
+    inside: str = ""  # how paths begin for the endpoint; "" = as for the client
+    outside: str = ""  # how they begin for the client
+    host: str = ""  # the endpoint's for the route; "" = the client's
+    locations: tuple[tuple[str, str], ...] = ()
+    cookie_paths: tuple[tuple[str, str], ...] = ()
+    cookie_domains: tuple[tuple[str, str], ...] = ()  # lower case; "" = the attribute goes
+
+
 class RetryPlan(Struct, frozen=True):
     """When a request is tried again."""
 

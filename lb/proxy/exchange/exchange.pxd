@@ -120,8 +120,8 @@ cdef class Exchange(Waiter):
     cdef bytes wanted_model
     cdef bytes path_model             # that its path names an inference of, and no source reads; None: none
     cdef bytes granted                # lines of the answer that an authorization server has set; None: it set none
-    # Texts of the route's response_fields (FieldRules.keep), and behind them, where it has some, its fields of the
-    # access log. None: they have no values.
+    # Texts of the route's response_fields (FieldRules.keep); behind them the Host of the request, where its
+    # response_rewrite wants that; then, where it has some, its fields of the access log. None: there is nothing of it.
     cdef tuple kept
     cdef flag state
     cdef flag retries_left
@@ -256,6 +256,7 @@ cdef class Exchange(Waiter):
     cdef int append_endpoint(self, tg_buffer *head) noexcept
     # The route's changes to the fields of an endpoint's answer, where it has some. 0, or -1: the scan has no room.
     cdef int change_answer(self, Scan *scan) noexcept
+    cdef bytes asked_host(self)
     cdef bytes answering(self)
     # Its lines for an answer of our own, likewise. 0 or -1 (no memory).
     cdef int append_changes(self, tg_buffer *head) noexcept

@@ -890,6 +890,9 @@ cdef class Exchange(Waiter):
 
     cdef int change_answer(self, Scan *scan) noexcept:
         cdef bytes address
+        if self.route.response_rewrite is not None and self.route.response_rewrite.concerns(scan):
+            if self.route.response_rewrite.apply(scan, self.asked_host(), self.answering()) < 0:
+                return -1
         if self.route.response_fields is None:
             return 0
         if not self.route.response_fields.valued:
@@ -909,6 +912,12 @@ cdef class Exchange(Waiter):
             return 0
         address = self.answering()
         return self.route.response_fields.append_kept(head, self.kept, <const char *>address, <size_t>len(address))
+
+    cdef bytes asked_host(self):
+        """The Host of the request, where the route's `response_rewrite` wants it; None: it is not known."""
+        if self.kept is None or not self.route.response_rewrite.wants_host:
+            return None
+        return <bytes>self.kept[len(self.kept) - (1 if self.route.log_format is None else 2)]
 
     cdef bytes answering(self):
         """The address of the endpoint that answers; b"": it is none's answer."""

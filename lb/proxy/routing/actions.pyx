@@ -6,7 +6,7 @@ from lb.failure cimport (
     FAIL_BAD_REQUEST, FAIL_NO_MEMORY, FAIL_PATH_TOO_LONG, FAIL_ROUTE_FULL, FAIL_TOO_MANY_FIELDS,
 )
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
-from lb.http.head cimport Scan
+from lb.http.head cimport H_HOST, Field, Scan
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.routing.headers.fields cimport FORMAT_FAILED
 from lb.proxy.routing.rewrite cimport Rewrite
@@ -35,6 +35,8 @@ cdef bint admit(Exchange exchange, Scan *scan) noexcept:
         return route.log_format is None or keep_texts(exchange, scan, NULL)
     if route.values is not None:
         return admit_values(exchange, scan, route)
+    if route.response_rewrite is not None and not keep_texts(exchange, scan, NULL):
+        return False
     if route.rewrite is not None:
         failed = new_target(route.rewrite, scan, NULL)
     if failed == 0 and route.request_fields is not None:
@@ -84,14 +86,18 @@ cdef bint keep_texts(Exchange exchange, Scan *scan, const tg_values *gathered) n
     cdef tuple kept = ()
     cdef int failed = 0
     cdef bint valued = route.response_fields is not None and route.response_fields.valued
-    if not valued and (route.log_format is None or not exchange.recorded()):
+    cdef bint logs = route.log_format is not None and exchange.recorded()
+    cdef bint wants_host = route.response_rewrite is not None and route.response_rewrite.wants_host
+    if not valued and not logs and not wants_host:
         return True
-    if gathered == NULL:
+    if gathered == NULL and (valued or logs):
         gather(&values, exchange, scan)
         gathered = &values
     try:
         if valued:
             kept = route.response_fields.keep(gathered, &failed)
+        if wants_host and failed == 0:
+            kept = kept + (host_of(scan),)
         if route.log_format is not None and failed == 0:
             kept = kept + (logged(exchange, gathered),)
     except MemoryError:
@@ -100,6 +106,15 @@ cdef bint keep_texts(Exchange exchange, Scan *scan, const tg_values *gathered) n
         return refuse_value(exchange, failed, "a header of the answer")
     exchange.kept = kept
     return True
+
+
+cdef bytes host_of(const Scan *scan):
+    """The host that the client asked for, with its port; b"" where it named none."""
+    cdef const Field *field
+    if scan.first[H_HOST] < 0:
+        return b""
+    field = &scan.fields[scan.first[H_HOST]]
+    return field.value[:field.value_length]
 
 
 cdef bytes logged(Exchange exchange, const tg_values *values):

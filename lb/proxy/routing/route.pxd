@@ -15,6 +15,7 @@ from lb.proxy.exchange.http_cache.rules cimport HttpCacheRules
 from lb.proxy.exchange.mirror.mirror cimport Mirror
 from lb.proxy.routing.rate cimport RateLimit
 from lb.proxy.exchange.retry cimport RetryPolicy
+from lb.proxy.routing.response_rewrite cimport ResponseRewrite
 from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
 from lb.proxy.routing.values.format cimport Format, RequestValues
@@ -73,6 +74,7 @@ cdef class Route:
     cdef readonly Rewrite rewrite
     cdef readonly FieldRules request_fields
     cdef readonly FieldRules response_fields
+    cdef readonly ResponseRewrite response_rewrite
     cdef readonly RetryPolicy retry
     cdef readonly HedgePolicy hedge
     cdef readonly HttpCacheRules http_cache  # None: no answers are kept by the rules of HTTP

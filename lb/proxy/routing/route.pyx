@@ -29,6 +29,7 @@ from lb.proxy.exchange.mirror.mirror cimport Mirror
 from lb.proxy.routing.paths cimport PathIndex
 from lb.proxy.routing.rate cimport RateLimit
 from lb.proxy.exchange.retry cimport RetryPolicy
+from lb.proxy.routing.response_rewrite cimport ResponseRewrite
 from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
 from lb.proxy.routing.values.format cimport Format, RequestValues
@@ -143,6 +144,8 @@ cdef class Route:
             self.request_fields = FieldRules(plan.request_fields, maps)
         if plan.response_fields is not None:
             self.response_fields = FieldRules(plan.response_fields, maps)
+        if plan.response_rewrite is not None:
+            self.response_rewrite = ResponseRewrite(plan.response_rewrite)
         if plan.log_fields:
             self.log_format = Format(plan.log_fields, "json", maps)
         self.values = values_of(self, plan.path)
@@ -164,7 +167,7 @@ cdef class Route:
         self.server_calls = plan.server_calls
         self.bare_streams = plan.bare_streams
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
-                         or plan.hedge or self.values is not None)
+                         or plan.hedge or plan.response_rewrite or self.values is not None)
         self.timed = plan.response_timeout_ns >= 0 or plan.retry is not None
 
     cdef int share(self, tools) except -1:
@@ -226,6 +229,7 @@ cdef class Route:
         made.rewrite = self.rewrite
         made.request_fields = self.request_fields
         made.response_fields = self.response_fields
+        made.response_rewrite = self.response_rewrite
         made.log_format = self.log_format
         made.values = values_of(made, path)
         made.cors = self.cors

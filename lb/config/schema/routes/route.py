@@ -31,6 +31,7 @@ from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.http_cache import HttpCache
 from lb.config.schema.routes.match import MatchConfig, maps_of
 from lb.config.schema.routes.rate import RateLimitConfig
+from lb.config.schema.routes.response_rewrite import ResponseRewriteConfig
 from lb.config.schema.routes.retry import Hedge, Retry
 from lb.config.schema.routes.template import Template, groups_of, parts_of, substitution_of
 from lb.config.schema.routes.texts import (
@@ -280,6 +281,9 @@ class RouteConfig(Model):
     """Changes headers of the request for the endpoint."""
     response_headers: FieldsConfig | None = None
     """Changes headers of the answer for the client."""
+    response_rewrite: ResponseRewriteConfig | None = None
+    """Makes redirects and cookies of the endpoints fit what clients see: [Rewrites](howto/routing.md#answers). Default:
+    `location: default` where the route has `rewrite.prefix` or `rewrite.host`, else nothing."""
     mirror: MirrorConfig | None = None
     """Sends copies of requests to another pool as well."""
     cache: RouteCache = RouteCacheConfig()
@@ -477,6 +481,7 @@ class RouteConfig(Model):
             "mirror",
             "request_headers",
             "response_headers",
+            "response_rewrite",
             "retry",
             "hedge",
             "response_timeout",

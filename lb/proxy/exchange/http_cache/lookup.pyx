@@ -559,6 +559,7 @@ cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_store
     made.listener = exchange.listener
     made.route = exchange.route
     made.pool = exchange.pool
+    made.kept = exchange.kept
     made.attempt = attempt
     attempt.owner = made
     made.started = exchange.client.poller.now

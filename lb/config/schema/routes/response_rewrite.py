@@ -1,0 +1,70 @@
+"""What answers say of the endpoint's side is made to fit the client's: redirects and cookies behind a rewrite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from lb.config.plan.routes import ResponseRewritePlan
+from lb.config.schema.base import Model, text
+from lb.config.values import has_values
+
+if TYPE_CHECKING:
+    from lb.config.schema.routes.route import RouteConfig
+
+_LocationPrefix = Annotated[
+    str, *text(r"(?:https?:|/)[!-~]{0,4094}", "is not the beginning of a URL such as http://inside.example.org/app/")
+]
+_NewLocation = Annotated[
+    str, *text(r"(?:https?:|/)[!-~]{0,4094}", "is not the beginning of a URL such as / or https://example.org/")
+]
+_CookiePath = Annotated[str, *text(r"/[!-:<-~]{0,1023}", "is not a cookie's path, which begins with /")]
+_Domain = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
+_CookieDomain = Annotated[str, *text(_Domain, "is not a cookie's domain such as inside.example.org")]
+_NewDomain = Annotated[str, *text(f"(?:{_Domain})?", "is not a domain such as example.org, or empty for none")]
+
+
+class ResponseRewriteConfig(Model):
+    """What becomes of redirects and cookies of the endpoints, which name paths and hosts as the endpoints see them."""
+
+    location: Literal["default", "off"] = "default"
+    """`default`: the fields `Location`, `Content-Location` and `Refresh` lead where the client can follow. The
+    route's `rewrite.prefix` is undone in paths, and in URLs of the host that the client asked for; URLs of
+    `rewrite.host`, or of the endpoint's address, become paths. As NGINX's `proxy_redirect default`, but paths alone
+    are rewritten, too. `off`: they stay as they are, but for `locations`."""
+    locations: Annotated[dict[_LocationPrefix, _NewLocation], Field(max_length=32)] = Field(default_factory=dict)
+    """Beginnings of these fields' URLs, and what replaces them; the first that fits goes before `location`. As pairs
+    of NGINX's `proxy_redirect`: `{"http://": "https://"}`."""
+    cookie_path: Annotated[dict[_CookiePath, _CookiePath], Field(max_length=32)] = Field(default_factory=dict)
+    """Beginnings of `Path` in `Set-Cookie`, and what replaces them; the first that fits. As NGINX's
+    `proxy_cookie_path`. Default: cookies stay as they are."""
+    cookie_domain: Annotated[dict[_CookieDomain, _NewDomain], Field(max_length=32)] = Field(default_factory=dict)
+    """Values of `Domain` in `Set-Cookie`, in any case and with or without a dot in front, and what replaces them; an
+    empty one takes the attribute out, so that the cookie is for the host alone that the client asked. As NGINX's
+    `proxy_cookie_domain`."""
+
+
+def response_rewrite_plan(route: RouteConfig) -> ResponseRewritePlan | None:
+    """What the route's `response_rewrite` and `rewrite` compile to; None: answers stay as they are. A prefix with
+    values of the request has no inverse, nor has a new path or a substitution."""
+    config, rewrite = route.response_rewrite, route.rewrite
+    if config is None and rewrite is None:
+        return None
+    inside, outside = "", ""
+    if rewrite is not None and rewrite.prefix is not None and not has_values(rewrite.prefix):
+        assert route.match.path is not None
+        inside, outside = rewrite.prefix, route.match.path.prefix or ""
+    host = rewrite.host or "" if rewrite is not None else ""
+    if config is None:
+        return ResponseRewritePlan(True, inside, outside, host) if inside or host else None
+    plan = ResponseRewritePlan(
+        undo=config.location == "default",
+        inside=inside,
+        outside=outside,
+        host=host,
+        locations=tuple(config.locations.items()),
+        cookie_paths=tuple(config.cookie_path.items()),
+        cookie_domains=tuple((old.lower(), new) for old, new in config.cookie_domain.items()),
+    )
+    return plan if plan.undo or plan.locations or plan.cookie_paths or plan.cookie_domains else None
