@@ -76,6 +76,7 @@ cdef enum:
     FAIL_FIRST_BYTES_TIMEOUT
     FAIL_NOT_TLS
     FAIL_BAD_CLIENT_HELLO
+    FAIL_LISTENER_FULL
 
     # A session (TCP, upgraded HTTP, UDP) ended other than by its peers' will.
     FAIL_TLS

@@ -43,6 +43,7 @@ from lb.cache.tiers.registry import load
 from lb.config.checks.descriptors import room
 from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
+from lb.proxy.accept.sni import table_of
 from lb.proxy.access.checks import make_check
 from lb.proxy.exchange import authorization, inference_body
 from lb.proxy.exchange.mirror import mirror
@@ -194,10 +195,9 @@ class Proxy:
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
         for listener in streams:
             if listener.protocol == "tcp":
-                tables[listener.name] = pools[listener.pool]
+                tables[listener.name] = table_of(listener, pools)
             elif listener.protocol == "tls":
-                rest = pools[listener.pool] if listener.pool >= 0 else None
-                tables[listener.name] = SniTable(listener.sni_routes, pools, rest)
+                tables[listener.name] = SniTable(listener.sni_routes, pools, table_of(listener, pools))
             else:
                 of_listener = yield from make_routes(
                     listener.routes, pools, unchanged, self.segment, self.tools,
@@ -385,6 +385,7 @@ class Proxy:
                 self.listeners[listener.name].update(
                     listener, self.segment, tables[listener.name], secured[listener.name])
         self.listeners.update(made)
+        self.sniffer.listeners = self.listeners
         self.descriptors = dict(sockets)
         old, self.channels = self.channels, channels
         for key, channel in old.items():

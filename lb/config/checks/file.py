@@ -22,12 +22,12 @@ from lb.config.checks.jobs import check_jobs
 from lb.config.checks.routes import Found as Found
 from lb.config.checks.routes import check_table
 from lb.config.checks.scaling import check_scaling
+from lb.config.checks.streams import check_reference, check_stream
 from lb.config.checks.tls import check_tls
-from lb.config.checks.udp import check_udp_listener
 from lb.config.checks.values import check_maps, check_values
 from lb.config.forms import by_form, members_of
 from lb.config.regular_file import read_regular
-from lb.config.schema.base import did_you_mean, only_for
+from lb.config.schema.base import only_for
 from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig, ServeConfig
 from lb.config.schema.jobs import JobStoreConfig
 from lb.config.schema.listeners.keepalive import check_pool_keepalive
@@ -42,39 +42,11 @@ from lb.config.schema.tracing import check_tracing
 Check = Callable[[Config], list[Found]]
 """A check that a part above this one adds to the loader's own, such as that of the balancing policies."""
 
-_HTTP_ONLY = (
-    "body_timeout",
-    "min_body_rate",
-    "send_timeout",
-    "max_header_bytes",
-    "max_headers",
-    "forwarded",
-    "trusted_proxies",
-    "forwarded_header",
-    "via",
-    "request_id",
-    "retry_buffer",
-    "normalize_path",
-    "aliased_headers",
-    "http2",
-    "upgrades",
-    "upgrade_idle_timeout",
-    "auth",
-    "explain",
-)
 _NONE_AT_ZERO = "not with min: 0 of {}: without requests the pool has no endpoint"
 _NO_CACHE = "there is no cache; add a section cache: {}"
 _PLAIN_HTTP = {"http", "http2"}
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
 _RESULT_FIELDS = ("cache-control", "content-location", "etag")
-_STREAM_ONLY = (
-    "max_connections",
-    "max_connections_per_source",
-    "proxy_protocol",
-    "half_close_timeout",
-    "tcp_keepalive",
-)
-_POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",), "udp": ("udp",)}
 
 
 def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
@@ -121,31 +93,12 @@ def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:
     path = f"listeners.{name}"
-    if listener.protocol != "tls":
-        yield from only_for(listener, path, ("sni_routes",), "only for protocol tls")
-    if listener.protocol == "udp":
-        yield from check_udp_listener(path, listener)
-        yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
-        yield from only_for(listener, path, _STREAM_ONLY, "only for protocols http and tcp")
-        if listener.pool is None:
-            yield f"{path}.pool", "is required for protocol udp"
-        else:
-            yield from _reference(config, broken, f"{path}.pool", listener.pool, "udp")
+    if listener.protocol in ("tcp", "tls", "udp"):
+        yield from check_stream(config, broken, name, listener)
         return
+    yield from only_for(listener, path, ("sni_routes",), "only for protocol tls")
     yield from only_for(listener, path, ("udp",), "only for protocol udp")
-    if listener.protocol == "tls":
-        yield from _passthrough(config, broken, path, listener)
-        return
-    if listener.protocol == "tcp":
-        if listener.routes:
-            yield f"{path}.routes", "only for protocol http; a tcp listener has one pool"
-        yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
-        yield from only_for(listener, path, ("header_timeout",), "only for protocols http and tls")
-        if listener.pool is None:
-            yield f"{path}.pool", "is required for protocol tcp"
-        else:
-            yield from _reference(config, broken, f"{path}.pool", listener.pool, "tcp")
-        return
+    yield from only_for(listener, path, ("pools", "sticky"), "only for protocols tcp, tls and udp; a route has its own")
     yield from only_for(listener, path, ("half_close_timeout",), "only for protocols tcp and tls")
     if listener.pool is not None:
         yield f"{path}.pool", "only for protocols tcp and udp; an http listener has routes"
@@ -163,45 +116,11 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
                 continue  # as most of thousands are: nothing below is about it
             route = members[i].route
             for where, pool in _pools_of(f"{path}.routes[{i}]", route):
-                yield from _reference(config, broken, where, pool, "http")
+                yield from check_reference(config, broken, where, pool, "http")
             yield from _route(config, broken, f"{path}.routes[{i}]", route)
     yield from check_table(path, listener)
     if listener.forwarded_header and listener.forwarded == "off":
         yield f"{path}.forwarded_header", "has no effect with forwarded: off"
-
-
-def _passthrough(config: Config, broken: Set[str], path: str, listener: ListenerConfig) -> Iterator[Found]:
-    if listener.routes:
-        yield f"{path}.routes", "only for protocol http; a tls listener has sni_routes"
-    yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
-    if listener.pool is not None:
-        yield from _reference(config, broken, f"{path}.pool", listener.pool, "tls")
-    elif not listener.sni_routes:
-        yield f"{path}.sni_routes", "a tls listener needs at least one rule, or a pool"
-    taken: dict[str, int] = {}
-    for i, route in enumerate(listener.sni_routes):
-        place = f"{path}.sni_routes[{i}]"
-        yield from _reference(config, broken, f"{place}.pool", route.pool, "tls")
-        for name in route.sni or [""]:
-            if name in taken and taken[name] != i:
-                yield place, f"is never reached: rule {taken[name]} takes every connection for {name or 'any name'}"
-            elif not route.alpn and not route.source:
-                taken[name] = i
-    if listener.pool is not None and "" in taken:
-        yield f"{path}.pool", f"is never reached: rule {taken['']} takes what no other does"
-
-
-def _reference(config: Config, broken: Set[str], path: str, name: str, protocol: str) -> Iterator[Found]:
-    if "pools" in broken or f"pools.{name}" in broken:
-        return
-    if name not in config.pools:
-        yield path, f"there is no pool {name!r}" + did_you_mean(name, config.pools)
-    elif (theirs := config.pools[name].protocol) not in _POOLS_OF[protocol]:
-        allowed = " or ".join(_POOLS_OF[protocol])
-        yield (
-            path,
-            f"the pool {name!r} speaks {theirs}; a listener of protocol {protocol} needs one that speaks {allowed}",
-        )
 
 
 def _pools_of(path: str, route: RouteConfig) -> Iterator[tuple[str, str]]:

@@ -17,8 +17,10 @@ def check_tls(listeners: Mapping[str, ListenerConfig], pools: Mapping[str, PoolC
         path = f"listeners.{name}.tls"
         if listener.protocol == "https" and listener.tls is None:
             yield path, "is required for protocol https: at least certificates with cert and key"
-        elif listener.protocol in ("http", "tls") and listener.tls is not None:
-            yield path, "only for protocols https and tcp; a listener that speaks TLS has protocol https"
+        elif listener.protocol == "http" and listener.tls is not None:
+            yield path, "only for protocols https, tcp and tls; a listener that speaks TLS has protocol https"
+        elif listener.protocol == "tls" and listener.tls is not None and not listener.terminates:
+            yield path, "has no effect: none of sni_routes has tls: terminate"
         elif listener.tls is not None:
             yield from _listener(path, listener, listener.tls)
     for name, pool in pools.items():

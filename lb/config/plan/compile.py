@@ -14,7 +14,7 @@ from lb.config.forms import Member, by_form, members_of
 from lb.config.memory import Memory
 from lb.config.plan.access import ProviderPlan
 from lb.config.plan.caching import ModelCachePlan, PoolCachePlan
-from lb.config.plan.compile_route import compile_normalize, compile_route, key_of
+from lb.config.plan.compile_route import compile_normalize, compile_route, compile_split, key_of
 from lb.config.plan.plan import (
     AccessLogPlan,
     CachePlan,
@@ -238,7 +238,15 @@ def _listener(
         max_connections_per_source=listener.max_connections_per_source,
         proxy_protocol=_proxy_protocol(listener.proxy_protocol),
         sni_routes=tuple(
-            SniRoutePlan(pools[route.pool], tuple(route.sni), tuple(route.alpn), tuple(route.source))
+            SniRoutePlan(
+                pool=pools[route.pool] if route.pool is not None else -1,
+                sni=tuple(route.sni),
+                alpn=tuple(route.alpn),
+                sources=tuple(route.source),
+                split=compile_split(route.pools, route.sticky, pools) if route.pools else None,
+                terminate=route.tls == "terminate",
+                listener=route.listener or "",
+            )
             for route in listener.sni_routes
         ),
         http2=_http2(listener.http2),
@@ -254,6 +262,7 @@ def _listener(
         udp=udp_plan(listener.udp, name, allocator) if listener.protocol == "udp" else None,
         explain=explain_plan(listener.explain),
         keepalive=keepalive_plan(listener.tcp_keepalive) if listener.protocol != "udp" else None,
+        split=compile_split(listener.pools, listener.sticky, pools) if listener.pools else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lb.config.plan.caching import FreshnessPlan
@@ -35,6 +35,7 @@ from lb.config.schema.routes.route import (
     MirrorConfig,
     PathRewriteConfig,
     RouteConfig,
+    ShareConfig,
     content_type,
 )
 from lb.config.schema.routes.template import Template, parts_of, substitution_of, with_captures
@@ -65,7 +66,11 @@ def compile_route(
         client_tags=cached and route.cache is not None and route.cache.client_tags,
         results_by_get=cached and route.cache is not None and route.cache.results_by_get,
         expose_endpoint=route.expose_endpoint,
-        split=_split(route, pools) if route.pools else None,
+        split=(
+            compile_split(route.pools, route.sticky, pools, _numbered(route, route.pool_by or ""))
+            if route.pools
+            else None
+        ),
         mirror=_mirror(route.mirror, pools) if route.mirror is not None else None,
         answer=_answer(route, files),
         rewrite=_rewrite(route, route.rewrite or route.redirect),
@@ -180,9 +185,11 @@ def key_of(key: KeyConfig | None) -> tuple[str, str, int, int]:
     return "source", "", key.source.ipv4_prefix, key.source.ipv6_prefix
 
 
-def _split(route: RouteConfig, pools: Mapping[str, int]) -> SplitPlan:
-    shares = tuple(SharePlan(pools[share.pool], share.weight) for share in route.pools)
-    return SplitPlan(shares, *key_of(route.sticky), by=_numbered(route, route.pool_by or ""))
+def compile_split(
+    shares: Sequence[ShareConfig], sticky: KeyConfig | None, pools: Mapping[str, int], by: str = ""
+) -> SplitPlan:
+    """The plan of `shares`; `by` is a text that names one of them."""
+    return SplitPlan(tuple(SharePlan(pools[each.pool], each.weight) for each in shares), *key_of(sticky), by=by)
 
 
 def _mirror(mirror: MirrorConfig, pools: Mapping[str, int]) -> MirrorPlan:

@@ -247,12 +247,15 @@ class Http2Plan(Struct, frozen=True):
 
 
 class SniRoutePlan(Struct, frozen=True):
-    """A rule of a listener that passes TLS through; all conditions that are given have to hold."""
+    """A rule of a listener that chooses by the ClientHello; all conditions that are given have to hold."""
 
-    pool: int  # index into Plan.pools
+    pool: int  # index into Plan.pools; -1 = a split, or another listener
     sni: tuple[str, ...] = ()  # lower case, "*.example.org" = any one or more labels below; () = any, or none
     alpn: tuple[str, ...] = ()  # one of these is offered; () = any
     sources: tuple[str, ...] = ()  # networks; () = any
+    split: SplitPlan | None = None
+    terminate: bool = False  # TLS ends here; False: it is passed through
+    listener: str = ""  # of protocol https, that takes the connection; "" = none
 
 
 class ProxyProtocolPlan(Struct, frozen=True):
@@ -303,7 +306,7 @@ class ListenerPlan(Struct, frozen=True):
     bind: str
     protocol: str  # http | https | tcp | tls | udp
     series: int
-    pool: int  # tcp and udp: index into Plan.pools; tls: that of what no rule takes, -1 = none; http: -1
+    pool: int  # tcp and udp: index into Plan.pools, -1 = split; tls: that of what no rule takes, -1 = none; http: -1
     routes: Sequence[RoutePlan]  # http: the most particular match wins, of equals the first
     header_timeout_ns: int  # from the first byte of a request's head to its end
     body_timeout_ns: int  # between two reads of a request's body
@@ -331,6 +334,7 @@ class ListenerPlan(Struct, frozen=True):
     udp: UdpPlan | None = None  # protocol udp
     explain: ExplainPlan | None = None  # None = no choice is explained
     keepalive: KeepalivePlan | None = None  # of accepted connections; None = off
+    split: SplitPlan | None = None  # in place of `pool`
 
     def route_series(self) -> Iterator[tuple[str, int]]:
         """Name and series of each route."""

@@ -21,7 +21,8 @@ from lb.config.schema.jobs import JobsConfig
 from lb.config.schema.limits import LimitsConfig
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
-from lb.config.schema.listeners.tcp import ProxyProtocolConfig, SendProxyConfig, SniRouteConfig
+from lb.config.schema.listeners.sni import SniRouteConfig
+from lb.config.schema.listeners.tcp import ProxyProtocolConfig, SendProxyConfig
 from lb.config.schema.listeners.tls import CertificateConfig, PoolTlsConfig, TlsConfig
 from lb.config.schema.maps import MapConfig
 from lb.config.schema.pools.agent import AgentConfig

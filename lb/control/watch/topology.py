@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lb.config.plan.plan import ListenerPlan, Plan, RoutePlan
+from lb.config.plan.plan import ListenerPlan, Plan, RoutePlan, SniRoutePlan
 
 _MOST = 500  # routes that are listed
 
@@ -26,18 +26,23 @@ def topology(plan: Plan) -> dict[str, Any]:
 
 def _pools_of(plan: Plan, listener: ListenerPlan) -> list[str]:
     """Those that sessions go to without a route."""
-    numbers = [listener.pool, *(rule.pool for rule in listener.sni_routes)]
+    numbers = _numbers(listener)
+    for rule in listener.sni_routes:
+        numbers += _numbers(rule)
     return _names(plan, numbers)
 
 
+def _numbers(place: ListenerPlan | SniRoutePlan | RoutePlan) -> list[int]:
+    return [place.pool] if place.split is None else [share.pool for share in place.split.shares]
+
+
 def _route(plan: Plan, listener: ListenerPlan, route: RoutePlan) -> dict[str, Any]:
-    numbers = [route.pool] if route.split is None else [share.pool for share in route.split.shares]
     return {
         "name": route.name,
         "listener": listener.name,
         "host": route.host,
         "path": route.path,
-        "pools": _names(plan, numbers),
+        "pools": _names(plan, _numbers(route)),
     }
 
 

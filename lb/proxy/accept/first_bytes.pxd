@@ -30,12 +30,14 @@ cdef enum:
     R_NOT_TLS
     R_HELLO                           # TLS, but no ClientHello that may be understood
     R_NO_ROUTE
+    R_FULL                            # the listener that takes the connection has its max_connections
     R_COUNT
 
 
 cdef class FirstBytes:
     """What the first bytes said; kept by a tunnel until it has told its endpoint."""
     cdef Pool pool                    # chosen by the ClientHello, or None
+    cdef bint terminate               # TLS ends here, as the ClientHello chose
     cdef bint proxied                 # `ends` are those of a PROXY header
     cdef tg_ends ends
     cdef tg_buffer header             # the PROXY header as it came, when it holds more than addresses
@@ -66,6 +68,7 @@ cdef class Sniffer(Stream):
     cdef int consume(self, size_t size) noexcept
     cdef int believe(self, tg_proxy *header, size_t size) noexcept
     cdef void header_done(self) noexcept
+    cdef void pass_to(self, Listener target) noexcept
     cdef void hand_over(self) noexcept
     cdef void refuse(self, int reason) noexcept
     cdef void refuse_with_alert(self, int reason, int description) noexcept
@@ -76,5 +79,6 @@ cdef class Sniffer(Stream):
 
 cdef class SniffingAcceptor(Acceptor):
     cdef Poller poller
-    cdef uint64_t refused[7]          # R_COUNT
+    cdef public object listeners      # the worker's listeners by name, some of which take connections of others
+    cdef uint64_t refused[8]          # R_COUNT
     cdef unsigned char work[16384]    # HELLO_MAX: a ClientHello's pieces are joined here

@@ -5,8 +5,8 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy
 from posix.unistd cimport close
 from lb.failure cimport (
-    FAIL_BAD_CLIENT_HELLO, FAIL_NOT_TLS, FAIL_NO_ROUTE, FAIL_FIRST_BYTES_TIMEOUT, FAIL_PROXY_MALFORMED,
-    FAIL_PROXY_MISSING, FAIL_PROXY_UNTRUSTED, failure_of, tg_failure,
+    FAIL_BAD_CLIENT_HELLO, FAIL_FIRST_BYTES_TIMEOUT, FAIL_LISTENER_FULL, FAIL_NOT_TLS, FAIL_NO_ROUTE,
+    FAIL_PROXY_MALFORMED, FAIL_PROXY_MISSING, FAIL_PROXY_UNTRUSTED, failure_of, tg_failure,
 )
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free
 from lb.net.tls.client_hello cimport HELLO_MORE, HELLO_NOT_TLS, HELLO_RAW, hello_parse, tg_hello
@@ -20,7 +20,8 @@ from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
 from lb.proxy.accept.listener cimport Acceptor, Listener
-from lb.proxy.accept.sni cimport SniTable
+from lb.proxy.accept.sni cimport SniRule, SniTable
+from lb.proxy.routing.split cimport pool_for
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, set_object, set_text, tg_access, wall_ns,
 )
@@ -35,12 +36,13 @@ cdef enum:
     LINGER_NS = 1_000_000_000
     # Alerts: RFC 8446 section 6.2
     DECODE_ERROR = 50
+    INTERNAL_ERROR = 80
     UNRECOGNIZED_NAME = 112
 
 # The kinds of failures (lb.failure), by R_….
 cdef int[R_COUNT] REFUSED = [
     FAIL_PROXY_UNTRUSTED, FAIL_PROXY_MISSING, FAIL_PROXY_MALFORMED, FAIL_FIRST_BYTES_TIMEOUT, FAIL_NOT_TLS,
-    FAIL_BAD_CLIENT_HELLO, FAIL_NO_ROUTE,
+    FAIL_BAD_CLIENT_HELLO, FAIL_NO_ROUTE, FAIL_LISTENER_FULL,
 ]
 
 
@@ -201,7 +203,7 @@ cdef class Sniffer(Stream):
         return 0
 
     cdef void header_done(self) noexcept:
-        if not self.listener.passthrough:
+        if not self.listener.reads_hello:
             self.hand_over()
             return
         self.move(P_HELLO)
@@ -212,6 +214,7 @@ cdef class Sniffer(Stream):
     cdef void look_for_hello(self) noexcept:
         cdef tg_hello hello
         cdef tg_ip ip
+        cdef SniRule rule
         cdef int found
         cdef Py_ssize_t n = self.peek(HELLO_RAW)
         if n == IO_AGAIN:
@@ -233,13 +236,26 @@ cdef class Sniffer(Stream):
         self.first_bytes.sni_length = hello.sni_length
         memcpy(self.first_bytes.sni, hello.sni, hello.sni_length)
         ip_parse(&ip, self.ip, <size_t>self.ip_length)   # a Unix socket has none: then it is that of family 0
-        self.first_bytes.pool = (<SniTable>self.listener.table).find(&hello, &ip)
-        if self.first_bytes.pool is None:
+        rule = (<SniTable>self.listener.table).find(&hello, &ip)
+        if rule is None:
             self.refuse_with_alert(R_NO_ROUTE, UNRECOGNIZED_NAME)
-            return
-        self.hand_over()
+        elif rule.table is not None:
+            self.first_bytes.terminate = rule.terminate
+            self.first_bytes.pool = pool_for(rule.table, self.ip, <size_t>self.ip_length)
+            self.hand_over()
+        else:
+            self.pass_to(<Listener>self.home.listeners[rule.listener])
 
     # The end.
+
+    cdef void pass_to(self, Listener target) noexcept:
+        """The connection is another listener's from now on, with a place among that one's."""
+        if not target.take_over():
+            self.refuse_with_alert(R_FULL, INTERNAL_ERROR)
+            return
+        self.listener.uncounted_closed()
+        self.listener = target                    # all listeners have one set of connections
+        self.hand_over()
 
     cdef void hand_over(self) noexcept:
         cdef int fd = self.sock
@@ -273,7 +289,7 @@ cdef class Sniffer(Stream):
         record.wall_ns = wall_ns()
         record.port = <uint16_t>self.port
         set_text(record, A_CLIENT, self.ip, <size_t>self.ip_length)
-        if listener.passthrough:
+        if listener.reads_hello:
             method = b"TLS"
         set_text(record, A_METHOD, method, 3)
         set_text(record, A_HOST, self.first_bytes.sni, self.first_bytes.sni_length)

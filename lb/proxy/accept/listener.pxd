@@ -26,7 +26,7 @@ cdef struct Http2Limits:
 cdef class Listener(Source):
     cdef readonly str name
     cdef readonly str protocol
-    cdef object table                 # RouteTable (http), Pool (tcp) or SniTable (tls)
+    cdef object table                 # RouteTable (http), Pool or Split (tcp), or SniTable (tls)
     cdef object factory               # makes the connection: factory.accepted(listener, fd)
     cdef AccessLog access
     cdef object connections           # the worker's set of all client connections
@@ -60,7 +60,7 @@ cdef class Listener(Source):
     cdef public object sniffer        # the SniffingAcceptor
     cdef object first_bytes           # its FirstBytes, or None
     cdef bint sniffs
-    cdef bint passthrough             # TLS that is not ended here: a ClientHello is awaited
+    cdef bint reads_hello             # a ClientHello says where connections go
     cdef Networks proxy_from          # who may send a PROXY header; None = nobody is asked
     cdef bint proxy_unix
     cdef bint proxy_required
@@ -84,6 +84,8 @@ cdef class Listener(Source):
     cdef uint64_t open(self) noexcept
     # A place for one more, which is counted: to be given back when none comes. False: there is none now.
     cdef bint claim(self) noexcept
+    # A place for a connection that another listener has accepted; that one gives its own back. False: there is none.
+    cdef bint take_over(self) noexcept
     cdef void unclaim(self) noexcept
     cdef void stop(self) noexcept
     cdef void complain(self, const char *what) noexcept

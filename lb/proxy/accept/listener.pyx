@@ -99,8 +99,8 @@ cdef class Acceptor:
 
 
 cdef class Listener(Source):
-    """`plan` is a ListenerPlan; `table` its RouteTable (http), Pool (tcp) or SniTable (tls); `connections` the worker's
-    set of them; `tls` what secures them, or None. `sniffer` is to be set before the start."""
+    """`plan` is a ListenerPlan; `table` its RouteTable (http), Pool or Split (tcp), or SniTable (tls). `connections` is
+    the worker's set of them, `tls` what secures them, or None. `sniffer` is to be set before the start."""
 
     def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections,
                  AccessLog access, ServerContext tls=None):
@@ -140,8 +140,8 @@ cdef class Listener(Source):
             self.sources.share(SharedSources(segment), hash64_bytes(self.name.encode()))
         elif not self.max_per_source:
             self.sources.withdraw()
-        self.passthrough = plan.protocol == "tls"
-        self.sniffs = self.passthrough or proxy is not None
+        self.reads_hello = plan.protocol == "tls"
+        self.sniffs = self.reads_hello or proxy is not None
         self.proxy_from = None if proxy is None else Networks(proxy.networks)
         self.proxy_unix = proxy is not None and proxy.unix
         self.proxy_required = proxy is not None and proxy.required
@@ -244,6 +244,20 @@ cdef class Listener(Source):
             if self.open() > self.max_connections:
                 self.unclaim()
                 return False
+        return True
+
+    cdef bint take_over(self) noexcept:
+        global held
+        if self.open() >= self.max_connections:
+            return False
+        tg_add(&self.series[SERIES_STARTED], 1)
+        held += 1
+        if self.segment.header.workers > 1:
+            tg_fence_full()
+            if self.open() > self.max_connections:
+                self.unclaim()
+                return False
+        tg_add(&self.series[LISTENER_CONNECTIONS], 1)
         return True
 
     cdef void unclaim(self) noexcept:

@@ -1,4 +1,4 @@
-"""Routes of a listener that passes TLS through: which pool gets a connection, by its ClientHello and its source.
+"""Rules of a `tls` listener: where a connection goes, by its ClientHello and its source, and whether TLS ends here.
 
 The most exact name decides: the name itself, then the longest `*.` pattern above it, then the routes without a name;
 among those of one name the first in the file whose ALPN and source fit, and when none fits, the next less exact name is
@@ -8,7 +8,6 @@ tried.
 from libc.stdint cimport uint32_t
 from lb.net.tls.client_hello cimport tg_hello
 from lb.net.ip cimport Networks, tg_ip
-from lb.upstream.pool cimport Pool
 
 
 cdef struct tg_name:
@@ -18,7 +17,9 @@ cdef struct tg_name:
 
 
 cdef class SniRule:
-    cdef Pool pool
+    cdef object table                 # Pool or Split; None = another listener takes the connection
+    cdef bint terminate               # TLS ends here
+    cdef readonly str listener        # name of that listener
     cdef tuple alpn                   # of bytes; empty = any
     cdef Networks sources             # None = any
 
@@ -33,7 +34,7 @@ cdef class SniTable:
     cdef Py_ssize_t patterns          # and of patterns
     cdef Py_ssize_t count
 
-    # The pool that gets the connection, or None. `source` of family 0 is no address (a Unix socket).
-    cdef Pool find(self, const tg_hello *hello, const tg_ip *source)
-    cdef Pool among(self, Py_ssize_t low, Py_ssize_t high, const char *name, size_t n, const tg_hello *hello,
-                    const tg_ip *source)
+    # The rule that takes the connection, or None. `source` of family 0 is no address (a Unix socket).
+    cdef SniRule find(self, const tg_hello *hello, const tg_ip *source)
+    cdef SniRule among(self, Py_ssize_t low, Py_ssize_t high, const char *name, size_t n, const tg_hello *hello,
+                       const tg_ip *source)

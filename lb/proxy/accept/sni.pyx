@@ -1,11 +1,11 @@
-"""Routes of a listener that passes TLS through: see sni.pxd."""
+"""Rules of a `tls` listener: see sni.pxd."""
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp
 from lb.net.tls.client_hello cimport hello_offers, tg_hello
 from lb.net.ip cimport Networks, tg_ip
-from lb.upstream.pool cimport Pool
+from lb.proxy.routing.split cimport Split
 
 
 cdef inline int compare(const tg_name *entry, const char *name, size_t n) noexcept nogil:
@@ -17,10 +17,12 @@ cdef inline int compare(const tg_name *entry, const char *name, size_t n) noexce
 
 
 cdef class SniRule:
-    """A rule of a plan (`SniRoutePlan`), bound to its pool. Raises ValueError for a source that is no network."""
+    """A rule of a plan (`SniRoutePlan`), bound to its pools. Raises ValueError for a source that is no network."""
 
-    def __init__(self, Pool pool not None, alpn, sources):
-        self.pool = pool
+    def __init__(self, table, alpn=(), sources=(), bint terminate=False, str listener=""):
+        self.table = table
+        self.terminate = terminate
+        self.listener = listener
         self.alpn = tuple([name.encode() for name in alpn])
         self.sources = Networks(sources) if sources else None
 
@@ -39,15 +41,16 @@ cdef class SniRule:
 
 
 cdef class SniTable:
-    """`plans` are SniRoutePlans, `pools` those of the plan, `rest` the pool of what no rule takes, or None."""
+    """`plans` are SniRoutePlans, `pools` those of the plan, `rest` the Pool or Split of what no rule takes, or None."""
 
-    def __cinit__(self, plans, pools, Pool rest):
+    def __cinit__(self, plans, pools, rest):
         cdef Py_ssize_t i
         cdef Py_ssize_t at = 0
         cdef const char *base
         rules, exact, patterns, nameless = [], [], [], []
         for number, plan in enumerate(plans):
-            rules.append(SniRule(pools[plan.pool], plan.alpn, plan.sources))
+            table = None if plan.listener else table_of(plan, pools)
+            rules.append(SniRule(table, plan.alpn, plan.sources, plan.terminate, plan.listener))
             for name in plan.sni:
                 if name.startswith("*."):
                     patterns.append((name[2:].encode("ascii"), number))
@@ -57,7 +60,7 @@ cdef class SniTable:
                 nameless.append((b"", number))
         if rest is not None:
             nameless.append((b"", len(rules)))
-            rules.append(SniRule(rest, (), ()))
+            rules.append(SniRule(rest))
         # Sorted by name, and those of one name in the order of the file.
         entries = [*sorted(exact), *sorted(patterns), *nameless]
         self.rules = tuple(rules)
@@ -78,28 +81,28 @@ cdef class SniTable:
     def __dealloc__(self):
         free(self.entries)
 
-    cdef Pool find(self, const tg_hello *hello, const tg_ip *source):
+    cdef SniRule find(self, const tg_hello *hello, const tg_ip *source):
         cdef const char *name = <const char *>hello.sni
         cdef const char *end = name + hello.sni_length
         cdef const char *dot
-        cdef Pool pool
+        cdef SniRule rule
         cdef Py_ssize_t nameless = self.exact + self.patterns
         if hello.sni_length:
-            pool = self.among(0, self.exact, name, hello.sni_length, hello, source)
-            if pool is not None:
-                return pool
+            rule = self.among(0, self.exact, name, hello.sni_length, hello, source)
+            if rule is not None:
+                return rule
             while self.patterns:
                 dot = <const char *>memchr(name, 46, <size_t>(end - name))
                 if dot == NULL:
                     break
                 name = dot + 1
-                pool = self.among(self.exact, nameless, name, <size_t>(end - name), hello, source)
-                if pool is not None:
-                    return pool
+                rule = self.among(self.exact, nameless, name, <size_t>(end - name), hello, source)
+                if rule is not None:
+                    return rule
         return self.among(nameless, self.count, b"", 0, hello, source)
 
-    cdef Pool among(self, Py_ssize_t low, Py_ssize_t high, const char *name, size_t n, const tg_hello *hello,
-                    const tg_ip *source):
+    cdef SniRule among(self, Py_ssize_t low, Py_ssize_t high, const char *name, size_t n, const tg_hello *hello,
+                       const tg_ip *source):
         """The first rule of exactly this name, among the entries from `low` to before `high`, that fits."""
         cdef Py_ssize_t end = high, middle
         cdef SniRule rule
@@ -112,6 +115,13 @@ cdef class SniTable:
         while low < end and compare(&self.entries[low], name, n) == 0:
             rule = <SniRule>self.rules[self.entries[low].rule]
             if rule.fits(hello, source):
-                return rule.pool
+                return rule
             low += 1
         return None
+
+
+def table_of(plan, pools):
+    """The Pool that a ListenerPlan or SniRoutePlan names, or the Split of those that it names; None for neither."""
+    if plan.split is not None:
+        return Split(plan.split, pools)
+    return pools[plan.pool] if plan.pool >= 0 else None

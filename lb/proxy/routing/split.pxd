@@ -1,4 +1,4 @@
-"""Requests shared among pools by weight: canaries and splits."""
+"""Requests, connections and sessions shared among pools by weight: canaries and splits."""
 
 from libc.stdint cimport uint64_t
 from lb.net.source_key cimport tg_prefixes
@@ -19,4 +19,13 @@ cdef class Split:
     cdef dict named                   # name -> Pool
 
     cdef Pool choose(self, tg_facts *facts)
+    # That of a connection from the address `ip` as text; a Unix socket has none.
+    cdef Pool choose_for(self, const char *ip, size_t n)
+    # That of a key, and that of a place below the sum of the weights.
+    cdef Pool at_key(self, uint64_t key)
+    cdef Pool at(self, uint64_t place)
     cdef Pool by_name(self, tg_facts *facts)
+
+
+# The pool that `table` gives a connection from the address `ip`: a Pool itself, or one of a Split.
+cdef Pool pool_for(object table, const char *ip, size_t n)

@@ -1,15 +1,21 @@
-"""Requests shared among pools by weight: see split.pxd.
+"""Requests, connections and sessions shared among pools by weight: see split.pxd.
 
 By chance, each request on its own; or by a key, so that one user stays with one version. A key's place does not depend
 on the weights: when a canary goes from 5 to 10 percent, those that were with it stay.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from libc.stdint cimport uint64_t
+from lb.net.source_key cimport hash_source
 from lb.proxy.random cimport random_below, spread
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.proxy.routing.conditions cimport gather_facts, key_of, tg_facts
 from lb.proxy.routing.values.format cimport Format, RequestValues, tg_values
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE, Pool
+
+if TYPE_CHECKING:
+    from lb.config.plan.routes import SplitPlan
 
 cdef enum:
     MOST = 64                         # pools of a split; as many bounds has split.pxd
@@ -25,7 +31,10 @@ cdef class Split:
     """The split of a plan (`SplitPlan`); `pools` are those of the plan, `path_kind` and `path` the route's, `maps` as
     in Format. Raises ValueError where nobody has a weight."""
 
-    def __init__(self, plan, pools, path_kind="", path="", maps=None):
+    def __init__(
+        self, plan: SplitPlan, pools: Sequence[Any], path_kind: str = "", path: str = "",
+        maps: Mapping[str, Any] | None = None
+    ) -> None:
         cdef uint64_t total = 0
         cdef Pool pool
         if len(plan.shares) > MOST:
@@ -47,19 +56,28 @@ cdef class Split:
 
     cdef Pool choose(self, tg_facts *facts):
         cdef uint64_t total = self.bounds[self.count - 1]
-        cdef uint64_t key = 0, place
-        cdef int i
+        cdef uint64_t key = 0
         cdef Pool named
         if self.by is not None:
             named = self.by_name(facts)
             if named is not None:
                 return named
         if self.key_kind != KEY_NONE and key_of(facts, self.key_kind, self.key_name, &self.prefixes, &key):
-            # The key as a fraction of 1, times the total: the same fraction whatever the weights. Spread first, since a
-            # policy may choose the endpoint by the same hash.
-            place = ((spread(key) >> 32) * total) >> 32
-        else:
-            place = random_below(total)
+            return self.at_key(key)
+        return self.at(random_below(total))
+
+    cdef Pool choose_for(self, const char *ip, size_t n):
+        if self.key_kind == KEY_SOURCE and n:
+            return self.at_key(hash_source(ip, n, &self.prefixes))
+        return self.at(random_below(self.bounds[self.count - 1]))
+
+    cdef Pool at_key(self, uint64_t key):
+        # The key as a fraction of 1, times the total: the same fraction whatever the weights. Spread first, since a
+        # policy may choose the endpoint by the same hash.
+        return self.at(((spread(key) >> 32) * self.bounds[self.count - 1]) >> 32)
+
+    cdef Pool at(self, uint64_t place):
+        cdef int i
         for i in range(self.count):
             if place < self.bounds[i]:
                 return <Pool>self.pools[i]
@@ -73,3 +91,9 @@ cdef class Split:
         if self.by.append(&name, &values) < 0:
             return None
         return <Pool>self.named.get(tg_buffer_head(&name)[:tg_buffer_size(&name)])
+
+
+cdef Pool pool_for(object table, const char *ip, size_t n):
+    if type(table) is Split:
+        return (<Split>table).choose_for(ip, n)
+    return <Pool?>table

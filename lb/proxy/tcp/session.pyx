@@ -31,6 +31,7 @@ from lb.endpoints.choice cimport Choice
 from lb.proxy.accept.proxy_header_writer cimport write_proxy_header
 from lb.proxy.accept.listener cimport Listener
 from lb.proxy.accept.first_bytes cimport FirstBytes
+from lb.proxy.routing.split cimport pool_for
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
 )
@@ -456,7 +457,7 @@ cdef class TunnelAcceptor(Acceptor):
         if first_bytes is not None and first_bytes.pool is not None:
             tunnel.pool = first_bytes.pool  # by the ClientHello
         else:
-            tunnel.pool = <Pool>listener.table
+            tunnel.pool = pool_for(listener.table, ip, <size_t>ip_length)
         tunnel.client = side
         tunnel.attempt = Attempt.__new__(Attempt)
         tunnel.last = -1
@@ -472,7 +473,7 @@ cdef class TunnelAcceptor(Acceptor):
         (<set>listener.connections).add(tunnel)
         if tunnel.pool.key_kind != KEY_NONE:
             tunnel.key = hash_source(ip, <size_t>ip_length, &tunnel.pool.prefixes)
-        if listener.tls is not None:
+        if listener.tls is not None and (first_bytes is None or first_bytes.pool is None or first_bytes.terminate):
             try:
                 side.tls = listener.new_tls()
             except MemoryError:
@@ -519,7 +520,7 @@ cdef void log_access(Tunnel tunnel, uint64_t took) noexcept:
     if tunnel.endpoint is not None:
         record.bytes_out = tunnel.endpoint.bytes_read
     set_text(record, A_CLIENT, tunnel.ip, <size_t>tunnel.ip_length)
-    if tunnel.listener.passthrough:
+    if tunnel.listener.reads_hello:
         set_text(record, A_METHOD, b"TLS", 3)
     else:
         set_text(record, A_METHOD, b"TCP", 3)

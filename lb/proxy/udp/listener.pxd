@@ -3,12 +3,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 from lb.net.datagram cimport tg_flow_key
 from lb.shared.segment cimport Segment
-from lb.proxy.udp.pool cimport UdpPool
+from lb.proxy.udp.pool cimport UdpPool, UdpSplit
 from lb.proxy.udp.session cimport UdpSocket
 
 
 cdef class UdpListener(UdpSocket):
-    cdef UdpPool upstream
+    cdef UdpPool upstream             # of new sessions; None = one of `split`
+    cdef UdpSplit split
     cdef Segment segment
     cdef unsigned int series_index
     cdef uint64_t max_sessions        # over all workers

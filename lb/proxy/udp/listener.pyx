@@ -29,7 +29,7 @@ from lb.shared.segment_words cimport (
 )
 from lb.shared.source_counts cimport SharedSources
 from lb.proxy.accept.source_limits cimport Sources
-from lb.proxy.udp.pool cimport UdpPool
+from lb.proxy.udp.pool cimport UdpPool, UdpSplit
 from lb.proxy.udp.session cimport UdpBuffers, UdpSession, UdpSocket
 from lb.telemetry.accesslog cimport AccessLog
 
@@ -48,7 +48,7 @@ cdef class UdpListener(UdpSocket):
 
     def __init__(
         self, Poller poller, UdpBuffers buffers, AccessLog access, plan: ListenerPlan, Segment segment,
-        UdpPool upstream
+        upstream: UdpPool | UdpSplit
     ):
         self.poller = poller
         self.buffers = buffers
@@ -63,10 +63,11 @@ cdef class UdpListener(UdpSocket):
         if tg_flows_reserve(&self.flows, wanted) < 0:
             raise MemoryError
 
-    def update(self, plan: ListenerPlan, Segment segment, UdpPool upstream) -> None:
+    def update(self, plan: ListenerPlan, Segment segment, upstream: UdpPool | UdpSplit) -> None:
         """Take over a new plan. Sessions keep their endpoint; limits and times are those of the new plan at once."""
         self.name = plan.name
-        self.upstream = upstream
+        self.split = upstream if isinstance(upstream, UdpSplit) else None
+        self.upstream = None if self.split is not None else upstream
         self.segment = segment
         self.series_index = plan.series
         self.series = segment.series(plan.series)
@@ -208,6 +209,7 @@ cdef class UdpListener(UdpSocket):
 
     cdef void *begin(self, const tg_flow_key *key, uint64_t hashed) noexcept:
         cdef UdpSession session
+        cdef UdpPool upstream = self.upstream if self.split is None else self.split.choose(key)
         cdef uint32_t family
         cdef uint64_t network = tg_network_of(key, &family)
         cdef int fd, index = -1
@@ -224,7 +226,7 @@ cdef class UdpListener(UdpSocket):
             # Without a limit it is memory that was not there.
             self.refuse(UDP_LISTENER_DROPPED_SOURCE if self.max_per_source else UDP_LISTENER_DROPPED_RESOURCES)
             return NULL
-        fd = self.upstream.connect(key, self.poller.now, &index)
+        fd = upstream.connect(key, self.poller.now, &index)
         if fd < 0:
             self.retire()
             self.sources.leave_network(network, family)
@@ -234,13 +236,13 @@ cdef class UdpListener(UdpSocket):
             self.poller.add_input(session, fd)
         except OSError:                       # the system's limit of watched descriptors, or memory
             close(fd)
-            self.upstream.pool.release(index, self.poller.now, 0, True, 0, 0, 0)
+            upstream.pool.release(index, self.poller.now, 0, True, 0, 0, 0)
             self.retire()
             self.sources.leave_network(network, family)
             self.refuse(UDP_LISTENER_DROPPED_RESOURCES)
             return NULL
         session.home = self
-        session.upstream = self.upstream
+        session.upstream = upstream
         session.index = index
         session.started = self.poller.now
         session.flow.key = key[0]
@@ -254,7 +256,7 @@ cdef class UdpListener(UdpSocket):
         self.buffers.sessions += 1
         tg_add(&self.series[LISTENER_CONNECTIONS], 1)
         tg_add(&self.words[SERIES_STARTED], 1)
-        tg_add(&self.upstream.words[index][SERIES_STARTED], 1)
+        tg_add(&upstream.words[index][SERIES_STARTED], 1)
         return <void *>session
 
     cdef void refuse(self, int word) noexcept:

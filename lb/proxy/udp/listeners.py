@@ -12,8 +12,9 @@ from typing import Any
 from msgspec import Struct
 
 from lb.config.plan.plan import ListenerPlan, Plan
+from lb.proxy.routing.split import Split
 from lb.proxy.udp.listener import UdpListener
-from lb.proxy.udp.pool import UdpPool
+from lb.proxy.udp.pool import UdpPool, UdpSplit
 from lb.proxy.udp.session import UdpBuffers
 from lb.shared.segment import Segment
 
@@ -25,7 +26,7 @@ class Prepared(Struct, frozen=True):
 
     plan: ListenerPlan
     fd: int
-    upstream: UdpPool
+    upstream: UdpPool | UdpSplit
     listener: UdpListener
     new: bool
 
@@ -51,7 +52,7 @@ class UdpListeners:
             if listener.udp is None:
                 continue
             fd = sockets[listener.name]
-            upstream = UdpPool(plan.pools[listener.pool], pools[listener.pool], self._segment)
+            upstream = self._upstream(plan, listener, pools)
             old = self._current.get(listener.name)
             if old is not None and old.fd == fd:
                 old.listener.reserve(listener.udp.max_sessions)
@@ -62,6 +63,13 @@ class UdpListeners:
             made = UdpListener(self._poller, self._buffers, self._access, listener, self._segment, upstream)
             prepared[listener.name] = Prepared(listener, fd, upstream, made, new=True)
         return prepared
+
+    def _upstream(self, plan: Plan, listener: ListenerPlan, pools: Sequence[Any]) -> UdpPool | UdpSplit:
+        if listener.split is None:
+            return UdpPool(plan.pools[listener.pool], pools[listener.pool], self._segment)
+        numbers = {share.pool for share in listener.split.shares}
+        made = {plan.pools[i].name: UdpPool(plan.pools[i], pools[i], self._segment) for i in numbers}
+        return UdpSplit(Split(listener.split, pools), made)
 
     def commit(self, prepared: dict[str, Prepared]) -> None:
         """Take what `prepare` gave into use. Raises OSError when the kernel refuses, with what was in use going on."""

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from lb.net.datagram cimport tg_flow_key
+from lb.proxy.routing.split cimport Split
 from lb.upstream.pool cimport Pool
 
 
@@ -21,3 +22,12 @@ cdef class UdpPool:
     cdef int choose(self, uint64_t now, uint64_t key) noexcept
     # Whether it was not there lately; `second` is that of now.
     cdef bint missed(self, int index, uint32_t second) noexcept
+
+
+cdef class UdpSplit:
+    """Pools that share the sessions of a udp listener by weight."""
+    cdef Split split
+    cdef dict pools                   # name -> UdpPool
+
+    # That of a new session for the flow `key`.
+    cdef UdpPool choose(self, const tg_flow_key *key)

@@ -19,6 +19,7 @@ from lb.shared.segment_words cimport (
 from lb.net.source_key cimport hash_source
 from lb.net.stream cimport Address
 from lb.endpoints.choice cimport Choice
+from lb.proxy.routing.split cimport Split
 from lb.upstream.pool cimport KEY_NONE, Pool
 
 if TYPE_CHECKING:
@@ -108,3 +109,16 @@ cdef class UdpPool:
 
     cdef bint down(self, int index) noexcept:
         return tg_load32(&self.pool.endpoints.records[index].health) == TG_HEALTH_DOWN
+
+
+cdef class UdpSplit:
+    """`split` is a Split of the pools of `pools`, which has each one's UdpPool by its name."""
+
+    def __init__(self, Split split, pools: dict[str, UdpPool]) -> None:
+        self.split = split
+        self.pools = pools
+
+    cdef UdpPool choose(self, const tg_flow_key *key):
+        cdef char text[46]
+        cdef Pool pool = self.split.choose_for(text, <size_t>tg_flow_text(key, text))
+        return <UdpPool>self.pools[pool.name]

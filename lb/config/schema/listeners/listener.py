@@ -14,9 +14,11 @@ from lb.config.schema.listeners.hop import Network, Pseudonym
 from lb.config.schema.listeners.http2 import Http2Config
 from lb.config.schema.listeners.keepalive import TcpKeepalive, TcpKeepaliveConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
-from lb.config.schema.listeners.tcp import ProxyProtocolConfig, SniRouteConfig
+from lb.config.schema.listeners.sni import Shares, SniRouteConfig
+from lb.config.schema.listeners.tcp import ProxyProtocolConfig
 from lb.config.schema.listeners.tls import TlsConfig
 from lb.config.schema.listeners.udp import UdpConfig
+from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.match import Normalize, NormalizeConfig
 from lb.config.schema.routes.route import RouteConfig
 from lb.config.units import GIB, HOUR, KIB, MIB, MINUTE, SECOND, Duration, FileContext, Size
@@ -41,17 +43,24 @@ class ListenerConfig(Model):
 
     protocol: Literal["http", "https", "tcp", "tls", "udp"]
     """`http` understands HTTP/1.1 and HTTP/2 and routes by request; `https` is the same through TLS; `tcp` passes bytes
-    through to one pool, `udp` datagrams; `tls` passes TLS through undecrypted, to the pool that the name in the
-    ClientHello (SNI) leads to. What is said of `http` below holds for `https`, too."""
+    through to one pool, `udp` datagrams; `tls` chooses by the ClientHello, and passes TLS through undecrypted or ends
+    it, as the rule for the name (SNI) says. What is said of `http` below holds for `https`, too."""
     bind: Bind
     """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. Port 0 takes a free port. `[::]` is every IPv6 address and no IPv4 one:
     for both, have a listener for each."""
     tls: TlsConfig | None = None
-    """How TLS is ended here. Needed for protocol `https`; with protocol `tcp` the bytes inside of TLS are passed on.
-    Default: no TLS."""
+    """How TLS is ended here. Needed for protocol `https`, and for `tls` where one of `sni_routes` says
+    `tls: terminate`; with protocol `tcp` the bytes inside of TLS are passed on. Default: no TLS."""
     pool: str | None = None
-    """Name of the pool that takes the connections or sessions. Needed for `tcp` and `udp`; for `tls` it
-    takes those that no rule does, which otherwise are refused with the alert `unrecognized_name`."""
+    """Name of the pool that takes the connections or sessions. Needed for `tcp` and `udp`, unless there are `pools`;
+    for `tls` it takes those that no rule does, which otherwise are refused with the alert `unrecognized_name`."""
+    pools: Shares = []
+    """Pools that share the connections or sessions by weight, in place of `pool`: for canaries and splits. A pool
+    without an endpoint that can take one refuses its share. `tcp`, `tls` and `udp` only."""
+    sticky: KeyConfig | None = None
+    """What keeps a client with one of the `pools`: `source: true`, or its network. Shares may then change, and a client
+    moves only when its own share does. Default: each connection or session goes to one of them at random. `tcp`, `tls`
+    and `udp` only."""
     routes: RouteList = []
     """The rules that say what becomes of a request. Of those that match, the most particular takes it, wherever it
     stands (see docs/howto/routing.md); of equals the first. Protocol `http` only, and needed there; a request that
@@ -65,7 +74,8 @@ class ListenerConfig(Model):
     PHP servers take both for one. `drop` does not pass them on, `reject` answers 400, `pass` leaves them as they are
     (for endpoints that tell them apart). Other names with underscores are always passed on. `http` only."""
     sni_routes: list[SniRouteConfig] = []
-    """The rules that choose a pool by the ClientHello. Protocol `tls` only."""
+    """The rules that choose by the ClientHello where a connection goes, and whether TLS ends here. Protocol `tls`
+    only."""
     proxy_protocol: ProxyProtocolConfig | None = None
     """Reads the client's address from a PROXY protocol header. Default: no header is expected, and the client is who
     connects. The address counts for everything: limits, affinity, source networks, logs and `X-Forwarded-For`."""
@@ -143,3 +153,8 @@ class ListenerConfig(Model):
     as they are. Not for `udp`; without effect on Unix sockets."""
     udp: UdpConfig = UdpConfig()
     """Sessions and datagrams. `udp` only."""
+
+    @property
+    def terminates(self) -> bool:
+        """Whether one of `sni_routes` ends TLS here."""
+        return any(route.tls == "terminate" for route in self.sni_routes)

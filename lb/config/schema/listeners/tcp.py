@@ -1,12 +1,12 @@
-"""Connections below HTTP: the PROXY protocol, both ways, and routes of TLS that is passed through."""
+"""The PROXY protocol, both ways, and the types that rules about connections are written in."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from lb.config.advice.literal import host_advice, token_list_advice
+from lb.config.advice.literal import host_advice
 from lb.config.network import parse_network
 from lb.config.schema.base import Boolean, Model, advised, problem, text
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
@@ -25,7 +25,7 @@ def _peer(value: str) -> str:
     return value if value == UNIX else _network(value)
 
 
-def _one_or_more(value: Any) -> Any:
+def one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
@@ -56,25 +56,6 @@ class ProxyProtocolConfig(Model):
     first, as in HTTP and TLS."""
     timeout: Duration = Field(default=5 * SECOND, ge=10 * MILLISECOND, le=10 * MINUTE)
     """Longest time for the header to come; then the connection is closed."""
-
-
-class SniRouteConfig(Model):
-    """One rule of a `tls` listener; all that is given has to hold. Among rules that fit, the one with the most exact
-    name decides: the name itself, then the longest `*.` pattern, then rules without a name; then the order in the
-    file."""
-
-    sni: Annotated[list[ServerName], BeforeValidator(_one_or_more, json_schema_input_type=str | list[ServerName])] = []
-    """Names that the client asks for in its ClientHello (SNI): `example.org`, or `*.example.org` for any name below
-    `example.org`. Default: any, and clients that name none."""
-    alpn: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=255), advised(token_list_advice)]],
-        BeforeValidator(_one_or_more, json_schema_input_type=str | list[str]),
-    ] = []
-    """Application protocols, such as `h2`, of which the client offers at least one. Default: any."""
-    source: Annotated[list[Network], BeforeValidator(_one_or_more, json_schema_input_type=str | list[Network])] = []
-    """Networks of the client's address. Default: any."""
-    pool: str
-    """Name of the pool that takes the connections."""
 
 
 class SendProxyConfig(Model):

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PoolPlan, RoutePlan
-from lb.config.plan.routes import SAFE_HEDGES, safe_retries
+from lb.config.plan.routes import SAFE_HEDGES, SplitPlan, safe_retries
 from lb.errors import ClientError
 from lb.proxy.client.request_target import read_target
 from lb.proxy.exchange.explain.pool import Question, explain_pool
@@ -77,7 +77,9 @@ def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
             source = ip_address(_source(listener, asked, str(source)))
             index, route = _route(tables, listener, asked, str(source), answer)
         elif listener.protocol == "tls":
-            raise ClientError(f"listener {listener.name} passes TLS through: ask for a pool of its sni_routes instead")
+            raise ClientError(f"listener {listener.name} chooses by the ClientHello: ask for a pool of its sni_routes")
+        elif listener.split is not None:
+            index = _share(tables.plan, listener.split, asked, "listener", answer)
         else:
             index = listener.pool
     if index >= 0:
@@ -159,13 +161,18 @@ def _route(
         return -1, plan
     if plan.split is None:
         return plan.pool, plan
-    shares = ", ".join(f"{tables.plan.pools[share.pool].name} {share.weight}" for share in plan.split.shares)
-    wanted = _pool_index(tables.plan, asked.pool)
-    if wanted in [share.pool for share in plan.split.shares]:
-        answer["reason"] = f"the route splits ({shares}); this is the share that was asked for"
-        return wanted, plan
-    answer["reason"] = f"the route splits: {shares}; name one of these pools to see its choice"
-    return -1, plan
+    return _share(tables.plan, plan.split, asked, "route", answer), plan
+
+
+def _share(plan: Plan, split: SplitPlan, asked: Described, what: str, answer: dict[str, Any]) -> int:
+    """The pool of a split that was asked for, -1 where none was; says so in the answer."""
+    shares = ", ".join(f"{plan.pools[share.pool].name} {share.weight}" for share in split.shares)
+    wanted = _pool_index(plan, asked.pool)
+    if wanted in [share.pool for share in split.shares]:
+        answer["reason"] = f"the {what} splits ({shares}); this is the share that was asked for"
+        return wanted
+    answer["reason"] = f"the {what} splits: {shares}; name one of these pools to see its choice"
+    return -1
 
 
 def _retries(route: RoutePlan, plan: Plan) -> dict[str, Any]:
