@@ -28,7 +28,6 @@ from lb.config.plan.compile import worker_count
 from lb.config.plan.plan import EndpointSpec, Plan, PoolPlan
 from lb.config.problems import read
 from lb.config.schema.file import CacheConfig, Config, ShutdownConfig
-from lb.config.schema.pools.affinity import session_sets
 from lb.config.units import SECOND
 from lb.control import signals
 from lb.control.admin import readings, status
@@ -61,7 +60,7 @@ from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
 from lb.control.quotas.keeper import QuotaKeeper
 from lb.control.registry import ADMIN, DOWN, ENABLED, MAINTENANCE, UP, Registry
-from lb.control.reload import ReloadResult, decide, short_of_room
+from lb.control.reload import ReloadResult, decide, sets_wanted, short_of_room
 from lb.control.running import between
 from lb.control.servers.launcher import Launcher
 from lb.control.servers.managed import ManagedPools
@@ -569,7 +568,7 @@ class Master:
         for address in self.sockets.unclaimed:
             log.warning("no listener uses the socket %s passed by the service manager", address)
         cache_size = config.cache.size if config.cache else 0
-        sessions = session_sets(pool.affinity.learn for pool in config.pools.values())
+        sessions = sets_wanted(config)
         before = await asyncio.to_thread(self._load_cache, config.cache)
         secret = before.head.secret if before is not None else None
         disk = await self._open_disk(config.cache, secret)

@@ -9,6 +9,7 @@ from msgspec.structs import asdict
 
 from lb.config.schema.file import Config
 from lb.config.schema.jobs import JobsConfig
+from lb.config.schema.listeners.udp import lasting
 from lb.config.schema.pools.affinity import session_sets
 
 
@@ -70,9 +71,15 @@ def _place(jobs: JobsConfig) -> dict[str, Any]:
     return {"path": jobs.path, "store": jobs.store}
 
 
+def sets_wanted(config: Config) -> int:
+    """Sets of the table of learned sessions that `config` asks for."""
+    lasting_flows = (x.udp.max_sessions for x in config.listeners.values() if x.protocol == "udp" and lasting(x.udp))
+    return session_sets((pool.affinity for pool in config.pools.values()), sum(lasting_flows))
+
+
 def short_of_room(config: Config, sets: int) -> tuple[str, ...]:
     """What `config` needs a restart for, when the segment has `sets` sets of learned sessions."""
-    wanted = session_sets(pool.affinity.learn for pool in config.pools.values())
+    wanted = sets_wanted(config)
     if wanted <= sets:
         return ()
     return (f"affinity.learn.max: room for {4 * sets} sessions in all pools until a restart, then {4 * wanted}",)

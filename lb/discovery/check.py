@@ -28,7 +28,7 @@ def check_specs(name: str, pool: PoolConfig, specs: Sequence[EndpointSpec]) -> N
             raise DiscoveryError(f"{spec.address} has a weight or a limit that is none")
         if spec.priority < 0:
             raise DiscoveryError(f"{spec.address} has a priority below 0")
-    endpoints = [EndpointConfig.model_construct(address=spec.address) for spec in specs]
+    endpoints = [EndpointConfig.model_construct(address=s.address, server_id=s.server_id or None) for s in specs]
     for _, text in check_endpoints("", name, pool, endpoints):
         raise DiscoveryError(text)
     address_without_name = unnamed(pool, endpoints)

@@ -53,8 +53,9 @@ typedef struct {
     uint32_t scope;            /* interface of a link-local IPv6 address */
     uint16_t port;             /* the client's, in network byte order */
     uint16_t family;           /* AF_INET or AF_INET6 */
+    uint32_t endpoint;         /* 1 + slot of the endpoint that the datagrams name (QUIC), where another session has the flow, else 0 */
 } tg_flow_key;
-_Static_assert(sizeof(tg_flow_key) == 40, "tg_flow_key has padding");
+_Static_assert(sizeof(tg_flow_key) == 44, "tg_flow_key has padding");
 
 static inline int tg_flow_same(const tg_flow_key *a, const tg_flow_key *b) { return !memcmp(a, b, sizeof(*a)); }
 
@@ -181,6 +182,12 @@ static inline int tg_request_key(tg_requests *r, unsigned i, int wildcard, tg_fl
     return key->port ? 0 : -1; /* port 0 is a forgery: no socket has it */
 }
 
+/* Whether the flow does not tell where its datagrams went to: its socket has one address. */
+static inline int tg_flow_local_unknown(const tg_flow_key *key) {
+    static const unsigned char none[16];
+    return !memcmp(key->local, none, sizeof(none));
+}
+
 /* The network that a client is counted by, as lb/proxy/accept/source_limits has it: the address of an IPv4 client, also on a socket of
  * IPv6, else its first half. An IPv6 client has a whole /64 to itself and may use any of its addresses (RFC 4941, RFC 7934). */
 static inline uint64_t tg_network_of(const tg_flow_key *key, uint32_t *family) {
@@ -207,6 +214,15 @@ static inline int tg_flow_text(const tg_flow_key *key, char into[46]) {
     into[0] = 0;
     inet_ntop(key->family, key->address, into, 46);
     return (int)strlen(into);
+}
+
+/* Bytes of the datagram in slot i. */
+static inline const unsigned char *tg_request_data(const tg_requests *r, unsigned i) {
+    return (const unsigned char *)r->data + (size_t)i * TG_SLOT;
+}
+
+static inline const unsigned char *tg_answer_data(const tg_answers *a, unsigned i) {
+    return (const unsigned char *)a->data + (size_t)i * TG_SLOT;
 }
 
 static inline int tg_flow_port(const tg_flow_key *key) { return ntohs(key->port); }
@@ -357,20 +373,26 @@ static inline int tg_datagram_connect(int family, const void *address, uint32_t 
     return fd;
 }
 
-/* Makes a bound socket ready: *wildcard says whether it has every address; then the kernel tells which was meant. 0, or
- * minus an errno. */
-static inline int tg_datagram_prepare(int fd, int *wildcard) {
+/* Makes a bound socket ready: *wildcard says whether it has every address; then the kernel tells which was meant. `own`
+ * gets its address as `local`, its port and its family. 0, or minus an errno. */
+static inline int tg_datagram_prepare(int fd, int *wildcard, tg_flow_key *own) {
     tg_sockaddr name;
     socklen_t length = sizeof(name);
     int one = 1, failed = 0;
     if (getsockname(fd, &name.any, &length) < 0)
         return -errno;
     *wildcard = 0;
+    memset(own, 0, sizeof(*own));
+    own->family = name.any.sa_family;
     if (name.any.sa_family == AF_INET) {
+        own->port = name.v4.sin_port;
+        memcpy(own->local, &name.v4.sin_addr, sizeof(name.v4.sin_addr));
         *wildcard = name.v4.sin_addr.s_addr == htonl(INADDR_ANY);
         if (*wildcard)
             failed = setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof(one));
     } else if (name.any.sa_family == AF_INET6) {
+        own->port = name.v6.sin6_port;
+        memcpy(own->local, &name.v6.sin6_addr, sizeof(name.v6.sin6_addr));
         *wildcard = IN6_IS_ADDR_UNSPECIFIED(&name.v6.sin6_addr);
         if (*wildcard)
             failed = setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof(one));

@@ -29,6 +29,7 @@ cdef extern from "datagram.h" nogil:
         uint32_t scope
         uint16_t port
         uint16_t family
+        uint32_t endpoint
     ctypedef struct tg_requests:
         mmsghdr messages[64]
         unsigned char next[64]
@@ -44,6 +45,7 @@ cdef extern from "datagram.h" nogil:
     int tg_failure_of(int error) noexcept
     bint tg_flow_same(const tg_flow_key *a, const tg_flow_key *b) noexcept
     int tg_flow_text(const tg_flow_key *key, char *into) noexcept
+    bint tg_flow_local_unknown(const tg_flow_key *key) noexcept
     int tg_flow_port(const tg_flow_key *key) noexcept
     uint64_t tg_network_of(const tg_flow_key *key, uint32_t *family) noexcept
 
@@ -52,6 +54,9 @@ cdef extern from "datagram.h" nogil:
     int tg_requests_receive(tg_requests *r, int fd, size_t limit) noexcept
     void tg_request_reset(tg_requests *r, unsigned int i) noexcept
     int tg_request_key(tg_requests *r, unsigned int i, bint wildcard, tg_flow_key *key) noexcept
+
+    const unsigned char *tg_request_data(const tg_requests *r, unsigned int i) noexcept
+    const unsigned char *tg_answer_data(const tg_answers *a, unsigned int i) noexcept
 
     void tg_train_add(tg_train *t, unsigned int at, const tg_requests *r, unsigned int i) noexcept
     size_t tg_train_size(const tg_train *t, unsigned int first, unsigned int end) noexcept
@@ -65,4 +70,4 @@ cdef extern from "datagram.h" nogil:
     int tg_answers_send(tg_answers *a, int fd, unsigned int first) noexcept
 
     int tg_datagram_connect(int family, const void *address, uint32_t length) noexcept
-    int tg_datagram_prepare(int fd, int *wildcard) noexcept
+    int tg_datagram_prepare(int fd, int *wildcard, tg_flow_key *own) noexcept

@@ -12,9 +12,10 @@ from lb.cli.doctor.machine import Machine, _files
 from lb.config.checks.descriptors import limit_for, room, shortage
 from lb.config.load import load
 from lb.config.plan.compile import compile_plan
-from lb.config.plan.plan import UdpPlan
+from lb.config.plan.plan import QuicPlan, UdpPlan
 from lb.config.schema.file import Config
 from lb.config.units import KIB, MINUTE, SECOND
+from lb.control.reload import sets_wanted
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -24,8 +25,8 @@ def test_the_example() -> None:
     plan = compiled("udp.yaml", numbers=numbers)
     dns, syslog = plan.listeners
     series = numbers.series_of
-    assert dns.udp == UdpPlan(series["udp-listener", "dns"], 10_000, 1000, 4 * KIB, 1, 0)
-    assert syslog.udp == UdpPlan(series["udp-listener", "syslog"], 20_000, 0, 64 * KIB, 0, 1000)
+    assert dns.udp == UdpPlan(series["udp-listener", "dns"], 10_000, 1000, 4 * KIB, 1, 0, lasting=False)
+    assert syslog.udp == UdpPlan(series["udp-listener", "syslog"], 20_000, 0, 64 * KIB, 0, 1000, lasting=False)
     assert (dns.idle_timeout_ns, syslog.idle_timeout_ns) == (5 * SECOND, MINUTE)
     assert (dns.pool, syslog.pool, dns.routes) == (0, 1, ())
     assert dns.series == series["listener", "dns"] != series["udp-listener", "dns"]
@@ -100,3 +101,28 @@ pools:
 """
     )
     assert load(path).listeners.keys() == {"a", "b"}
+
+
+def test_a_pool_of_quic() -> None:
+    config = Config.model_validate(
+        {
+            "listeners": {"d": {"bind": "127.0.0.1:0", "protocol": "udp", "pool": "p"}},
+            "pools": {
+                "p": {
+                    "protocol": "udp",
+                    "policy": {"type": "maglev", "key": {"source": {"port": True, "destination": True}}},
+                    "affinity": {"quic": {"server_id_length": 3}},
+                    "endpoints": [{"address": "127.0.0.1:1", "server_id": "0A0b0C"}, "127.0.0.1:2"],
+                }
+            },
+        }
+    )
+    plan = compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed={})
+    (pool,) = plan.pools
+    assert pool.quic == QuicPlan(key_length=8, server_id_length=3, idle_ns=2 * MINUTE)
+    assert [e.server_id for e in pool.endpoints] == ["0a0b0c", ""]
+    assert (pool.policy.key, pool.policy.source_port, pool.policy.source_destination) == ("source", True, True)
+    assert plan.listeners[0].udp is not None
+    assert plan.listeners[0].udp.lasting
+    # Half of the sets' places stay free, with the flows of the listener and the pool's connection ids.
+    assert sets_wanted(config) * 4 >= 10_000 + 100_000

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.config.schema.file import Config
-from lb.config.schema.pools.affinity import session_sets
-from lb.control.reload import decide, short_of_room
+from lb.control.reload import decide, sets_wanted, short_of_room
 from lb.control.workers.backoff import SECOND, Restarts, RestartSettings
 
 
@@ -111,7 +110,7 @@ def test_room_for_learned_sessions_is_made_at_the_start() -> None:
         return config(pools={**pools, "p": {"protocol": "tcp", "endpoints": ["127.0.0.1:2"]}})
 
     def sets(config: Config) -> int:
-        return session_sets(pool.affinity.learn for pool in config.pools.values())
+        return sets_wanted(config)
 
     # At least a quarter of a set of eight for each session, and a power of two.
     assert [sets(learning(*most)) for most in ((), (1,), (65_536,), (65_537,), (65_536, 1), (4_000_000,) * 2)] == [

@@ -7,6 +7,7 @@ import random
 
 import pytest
 from datapath import SECOND, settle
+from msgspec.structs import replace
 from ports import free_port
 from udp_site import UdpSite, silent
 from udp_site import site as site
@@ -76,6 +77,34 @@ async def test_affinity_by_source(site: UdpSite) -> None:
     for source in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
         assert len({await site.client(gate.target, source).ask(b"?") for _ in range(8)}) == 1
     assert len({await site.client(gate.target, f"127.0.1.{i}").ask(b"?") for i in range(1, 30)}) == 3
+
+
+async def test_affinity_by_tuple(site: UdpSite) -> None:
+    endpoints = [site.endpoint(lambda data, name=name: [name]) for name in (b"a", b"b", b"c")]
+
+    async def seen(policy: PolicyPlan, sources: list[tuple[str, int]], hosts: list[str]) -> list[bytes]:
+        """The endpoint for each way from one of `sources` to one of `hosts`."""
+        gate = site.gate([e.address for e in endpoints], "0.0.0.0", pool={"policy": policy})
+        found = []
+        for source, port in sources:
+            for host in hosts:
+                client = site.client((host, gate.port), source, port)
+                found.append(await client.ask(b"?"))
+                client.close()
+        return found
+
+    free = [free_port() for _ in range(20)]
+    here, there = ["127.0.0.1"], [f"127.0.3.{i}" for i in range(1, 21)]
+    by_port, three, five = (
+        replace(MAGLEV, source_port=port, source_destination=destination)
+        for port, destination in ((True, False), (False, True), (True, True))
+    )
+    assert len(set(await seen(by_port, [("127.0.0.9", port) for port in free], here))) == 3
+    assert len(set(await seen(by_port, [("127.0.0.9", free[0])], there))) == 1
+    assert len(set(await seen(three, [("127.0.0.9", port) for port in free], here))) == 1
+    assert len(set(await seen(three, [("127.0.0.9", free[0])], there))) == 3
+    assert len(set(await seen(five, [("127.0.0.9", port) for port in free], here))) == 3
+    assert len(set(await seen(five, [("127.0.0.9", free[0])], there))) == 3
 
 
 async def test_answers_come_from_the_address_that_was_asked(site: UdpSite) -> None:

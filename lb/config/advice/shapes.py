@@ -135,6 +135,7 @@ FORMS: dict[str, str] = {
     "CorsConfig": '{allow_origins: ["https://app.example.org"]}',
     "AffinityConfig": "{cookie: {name: lb}}",
     "LearnConfig": "{cookie: JSESSIONID}",
+    "QuicConfig": "{server_id_length: 2}",
     "DiscoverConfig": "{dns: {name: models.internal, port: 8001}}",
     "DnsSourceConfig": "{name: models.internal, port: 8001}",
     "ExplainConfig": f"{{trusted: {_NETWORKS}}}",

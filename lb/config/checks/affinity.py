@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lb.config.checks.routes import Found
 from lb.config.schema.base import only_for
-from lb.config.schema.file import PoolConfig
+from lb.config.schema.file import EndpointConfig, PoolConfig
 
 # These are how cookies come and go, not what names a session.
 _COOKIE_FIELDS = ("cookie", "set-cookie")
+
+
+def check_server_ids(path: str, pool: PoolConfig, endpoints: Sequence[EndpointConfig]) -> Iterator[Found]:
+    """The problems of the ids that `endpoints`, whose list stands at `path`, have in connection ids of QUIC."""
+    quic = pool.affinity.quic
+    length = 0 if quic is None else quic.server_id_length
+    seen: dict[str, int] = {}
+    for i, endpoint in enumerate(endpoints):
+        place = f"{path}[{i}].server_id"
+        if endpoint.server_id is None:
+            continue
+        if length == 0:
+            yield place, "has no effect without affinity.quic.server_id_length of the pool"
+        elif len(endpoint.server_id) != 2 * length:
+            yield place, f"has {len(endpoint.server_id) // 2} bytes, and affinity.quic.server_id_length says {length}"
+        elif (first := seen.setdefault(endpoint.server_id.lower(), i)) != i:
+            yield place, f"is that of endpoint {first} already"
 
 
 def check_affinity(path: str, pool: PoolConfig) -> Iterator[Found]:
@@ -18,6 +35,8 @@ def check_affinity(path: str, pool: PoolConfig) -> Iterator[Found]:
     bytes_only = pool.protocol in ("tcp", "udp")
     if pool.protocol != "oip":
         yield from only_for(affinity, path, ("sequence",), "only for protocol oip")
+    if affinity.quic is not None and pool.protocol != "udp":
+        yield f"{path}.quic", "only for protocol udp"
     if affinity.cookie is not None:
         if bytes_only:
             yield f"{path}.cookie", f"not for protocol {pool.protocol}, which has no cookies"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lb.config.address import HostPort, UnixPath, parse_address
+from lb.config.checks.affinity import check_server_ids
 from lb.config.schema.listeners.tls import PoolTlsConfig
 from lb.config.schema.pools.pool import EndpointConfig, PoolConfig
 
@@ -27,6 +28,7 @@ def check_endpoints(
             yield place, f"the names of pool and address are longer than {KEY_MAX - 1} bytes together"
         if pool.protocol == "udp" and isinstance(address, UnixPath):
             yield place, "an endpoint of protocol udp has an IP address or a host name"
+    yield from check_server_ids(path, pool, endpoints)
 
 
 def unnamed(pool: PoolConfig, endpoints: Sequence[EndpointConfig]) -> str | None:

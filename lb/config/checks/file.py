@@ -24,6 +24,7 @@ from lb.config.checks.routes import check_table
 from lb.config.checks.scaling import check_scaling
 from lb.config.checks.streams import check_reference, check_stream
 from lb.config.checks.tls import check_tls
+from lb.config.checks.udp import check_source_key, check_udp_listener
 from lb.config.checks.values import check_maps, check_values
 from lb.config.forms import by_form, members_of
 from lb.config.regular_file import read_regular
@@ -229,6 +230,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.policy.key.model", "only for pools of protocol oip"
     if pool.policy.key is not None and pool.protocol in ("tcp", "udp") and not pool.policy.key.source:
         yield f"{path}.policy.key", f"a pool of protocol {pool.protocol} knows only source: true"
+    if pool.policy.key is not None and pool.protocol != "udp":
+        yield from check_source_key(f"{path}.policy.key", pool.policy.key)
     if pool.outlier is not None and pool.outlier.base_ejection_time > pool.outlier.max_ejection_time:
         yield f"{path}.outlier.base_ejection_time", "is longer than max_ejection_time"
     yield from check_cost(f"{path}.cost", pool.cost, pool.protocol)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lb.config.address import UnixPath, parse_bind
-from lb.config.schema.file import ListenerConfig
+from lb.config.schema.base import only_for
+from lb.config.schema.file import KeyConfig, ListenerConfig
 
 Found = tuple[str, str]
+
+
+def check_source_key(path: str, key: KeyConfig) -> Iterator[Found]:
+    """What the `source` of a key, which stands at `path`, cannot say where requests or connections are balanced."""
+    if key.source is not None:
+        yield from only_for(key.source, f"{path}.source", ("port", "destination"), "only for pools of protocol udp")
 
 
 def check_udp_listener(path: str, listener: ListenerConfig) -> Iterator[Found]:

@@ -53,7 +53,7 @@ from lb.config.schema.listeners.tcp import UNIX, ProxyProtocolConfig
 from lb.config.schema.listeners.tls import NOTHING, Material, answer_files, pool_tls_plan, tls_plan
 from lb.config.schema.listeners.udp import udp_plan
 from lb.config.schema.maps import maps_plan
-from lb.config.schema.pools.affinity import cookie_plan, learn_plan, sequence_plan
+from lb.config.schema.pools.affinity import cookie_plan, learn_plan, quic_plan, sequence_plan
 from lb.config.schema.pools.cost import cost_plan
 from lb.config.schema.pools.failover import groups_of
 from lb.config.schema.pools.outlier import outlier_plan
@@ -405,6 +405,7 @@ def _pool(
                 max_in_flight=spec.max_in_flight or pool.max_in_flight or 0,
                 priority=spec.priority,
                 zone=spec.zone,
+                server_id=spec.server_id,
             )
             for spec in specs
         ),
@@ -431,6 +432,7 @@ def _pool(
         sequence=sequence_plan(pool.protocol, pool.affinity),
         cookie=cookie_plan(pool.affinity, material),
         learn=learn_plan(pool.affinity, lambda: allocator.series("sessions", name)),
+        quic=quic_plan(pool.affinity),
         cost=cost_plan(pool.cost, pool.protocol),
         cache_rows=tuple(pool.cache.rows) if pool.cache is not None else (),
         keepalive=pool_keepalive_plan(pool.tcp_keepalive, pool.protocol, pool.connect_timeout),
@@ -450,5 +452,15 @@ def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
 
 
 def _policy(policy: PolicyConfig) -> PolicyPlan:
-    kind, name, *prefixes = key_of(policy.key)
-    return PolicyPlan(policy.type, kind, name, policy.options or None, *prefixes)
+    kind, name, ipv4, ipv6 = key_of(policy.key)
+    source = policy.key.source if policy.key is not None else None
+    return PolicyPlan(
+        policy.type,
+        kind,
+        name,
+        policy.options or None,
+        ipv4,
+        ipv6,
+        source_port=source is not None and source.port,
+        source_destination=source is not None and source.destination,
+    )

@@ -49,6 +49,8 @@ class PolicyPlan(Struct, frozen=True):
     options: dict[str, Any] | None = None
     ipv4_prefix: int = 32  # bits of a source that count, where that is the key
     ipv6_prefix: int = 128
+    source_port: bool = False  # counts, too (udp)
+    source_destination: bool = False  # and where the datagrams went to does (udp)
 
 
 class EndpointPlan(Struct, frozen=True):
@@ -63,6 +65,7 @@ class EndpointPlan(Struct, frozen=True):
     max_in_flight: int = 0  # over all workers; 0 = no limit
     priority: int = 0  # 0 first
     zone: str = ""  # "" = none is known
+    server_id: str = ""  # in connection ids of QUIC, as hexadecimal digits; "" = it has none (udp)
 
 
 class KeepalivePlan(Struct, frozen=True):
@@ -83,6 +86,7 @@ class EndpointSpec(Struct, frozen=True):
     max_in_flight: int = 0  # as in EndpointPlan; 0 = the pool's
     priority: int = 0  # as in EndpointPlan
     zone: str = ""  # as in EndpointPlan
+    server_id: str = ""  # as in EndpointPlan
 
 
 class QueuePlan(Struct, frozen=True):
@@ -135,6 +139,14 @@ class LearnPlan(Struct, frozen=True):
     series: int
 
 
+class QuicPlan(Struct, frozen=True):
+    """How datagrams of QUIC are brought to the endpoint that has their connection."""
+
+    key_length: int  # bytes of a connection id that are looked up
+    server_id_length: int  # bytes; 0 = connection ids name no endpoint
+    idle_ns: int  # a connection id without a datagram
+
+
 class CostPlan(Struct, frozen=True):
     """What a request of a pool counts for, where that is not 1."""
 
@@ -172,6 +184,7 @@ class PoolPlan(Struct, frozen=True):
     sequence: SequencePlan | None = None  # None = a sequence is as good as any request
     cookie: CookiePlan | None = None  # None = it gives none
     learn: LearnPlan | None = None  # None = it learns no sessions
+    quic: QuicPlan | None = None  # None = its datagrams are of any protocol (udp)
     cost: CostPlan | None = None  # None = a request is a request
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
     keepalive: KeepalivePlan | None = None  # of its connections; None = off
@@ -277,6 +290,7 @@ class UdpPlan(Struct, frozen=True):
     responses: int  # answers to each datagram of a client, -1 = not known
     requests: int  # a client's datagrams in a session, 0 = any number
     receive_buffer: int = 0  # of each worker's socket; 0 = the kernel's default
+    lasting: bool = True  # sessions outlive their worker: its successor goes on with their endpoints
 
 
 class HopPlan(Struct, frozen=True):

@@ -167,7 +167,8 @@ def _before(plan: Plan | None, pool: str) -> tuple[EndpointSpec, ...]:
     for known in plan.pools if plan is not None else ():
         if known.name == pool:
             return tuple(
-                EndpointSpec(e.address, e.weight, e.host, e.max_in_flight, e.priority, e.zone) for e in known.endpoints
+                EndpointSpec(e.address, e.weight, e.host, e.max_in_flight, e.priority, e.zone, e.server_id)
+                for e in known.endpoints
             )
     return ()
 

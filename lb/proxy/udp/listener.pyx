@@ -13,8 +13,8 @@ from posix.unistd cimport close
 from lb.failure cimport FAIL_UDP_CLOSED, FAIL_UDP_DOWN
 from lb.shared.atomics cimport tg_fence_full
 from lb.net.datagram cimport (
-    MSG_TRUNC, TG_BATCH, mmsghdr, tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_network_of, tg_request_key,
-    tg_request_reset, tg_requests, tg_requests_receive,
+    MSG_TRUNC, TG_BATCH, mmsghdr, tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_network_of, tg_request_data,
+    tg_request_key, tg_request_reset, tg_requests, tg_requests_receive,
 )
 from lb.net.flows cimport tg_flow, tg_flows_add, tg_flows_find, tg_flows_reserve
 from lb.shared.hashing cimport hash64_keyed
@@ -67,7 +67,8 @@ cdef class UdpListener(UdpSocket):
         """Take over a new plan. Sessions keep their endpoint; limits and times are those of the new plan at once."""
         self.name = plan.name
         self.split = upstream if isinstance(upstream, UdpSplit) else None
-        self.upstream = None if self.split is not None else upstream
+        self.members = [upstream] if self.split is None else list(self.split.pools.values())
+        self.by_id = any([(<UdpPool>member).quic is not None for member in self.members])
         self.segment = segment
         self.series_index = plan.series
         self.series = segment.series(plan.series)
@@ -86,7 +87,7 @@ cdef class UdpListener(UdpSocket):
     def start(self, int fd) -> None:
         """Take datagrams from the bound socket `fd`, which now belongs to the listener. Raises OSError, with `fd`
         closed."""
-        cdef int failure = tg_datagram_prepare(fd, &self.wildcard)
+        cdef int failure = tg_datagram_prepare(fd, &self.wildcard, &self.own)
         try:
             if failure < 0:
                 raise OSError(-failure, os.strerror(-failure))
@@ -148,8 +149,12 @@ cdef class UdpListener(UdpSocket):
             if tg_request_key(requests, i, self.wildcard, &key) < 0:
                 tg_add(&self.words[UDP_LISTENER_DROPPED_ERROR], 1)
                 continue
+            if self.by_id:
+                found = self.session_by_id(&key, tg_request_data(requests, i), message.msg_len)
+                if found == NULL:
+                    continue
             # Datagrams of one client often come in a row.
-            if found == NULL or not tg_flow_same(&key, &previous):
+            elif found == NULL or not tg_flow_same(&key, &previous):
                 found = self.session_of(&key)
                 if found == NULL:
                     continue
@@ -171,15 +176,81 @@ cdef class UdpListener(UdpSocket):
 
     cdef void *session_of(self, const tg_flow_key *key) noexcept:
         cdef uint64_t hashed = hash64_keyed(key, sizeof(tg_flow_key), self.buffers.secret)
-        cdef tg_flow *flow = tg_flows_find(&self.flows, key, hashed)
+        cdef void *found = self.alive(tg_flows_find(&self.flows, key, hashed))
+        return found if found != NULL else self.begin(key, hashed, None, -1)
+
+    cdef void *alive(self, tg_flow *flow) noexcept:
         cdef UdpSession session
-        if flow != NULL:
-            session = <UdpSession>flow.owner
-            # An endpoint that is down answers nobody. Not while the session has slots of a batch: they would be lost.
-            if session.tail >= 0 or not session.upstream.down(session.index):
-                return flow.owner
-            session.finish(DATAGRAM_ENDED_DOWN, FAIL_UDP_DOWN, True)
-        return self.begin(key, hashed)
+        if flow == NULL:
+            return NULL
+        session = <UdpSession>flow.owner
+        # An endpoint that is down answers nobody. Not while the session has slots of a batch: they would be lost.
+        if session.tail >= 0 or not session.upstream.down(session.index):
+            return flow.owner
+        session.finish(DATAGRAM_ENDED_DOWN, FAIL_UDP_DOWN, True)
+        return NULL
+
+    cdef void *session_by_id(self, const tg_flow_key *key, const unsigned char *data, size_t size) noexcept:
+        cdef UdpPool upstream
+        cdef uint64_t cid, hashed = hash64_keyed(key, sizeof(tg_flow_key), self.buffers.secret)
+        cdef void *found = self.alive(tg_flows_find(&self.flows, key, hashed))
+        cdef UdpSession session
+        cdef tg_flow_key named
+        cdef int index = -1
+        if found != NULL:
+            session = <UdpSession>found
+            if session.cid and session.upstream.quic is not None:
+                cid = session.upstream.quic.destination(data, size, &index)
+                if cid == session.cid:
+                    session.confirm()
+                    return found
+        upstream = self.pool_by_id(data, size, &index)
+        if upstream is None:
+            return found if found != NULL else self.begin(key, hashed, None, -1)
+        if found == NULL:
+            return self.begin(key, hashed, upstream, index)
+        if session.upstream.slots[session.index] == upstream.slots[index]:
+            return found
+        # The flow is another connection's, too: of the client that had the address before, or of the same one.
+        named = key[0]
+        named.endpoint = upstream.slots[index] + 1
+        hashed = hash64_keyed(&named, sizeof(tg_flow_key), self.buffers.secret)
+        found = self.alive(tg_flows_find(&self.flows, &named, hashed))
+        return found if found != NULL else self.begin(&named, hashed, upstream, index)
+
+    cdef UdpPool pool_by_id(self, const unsigned char *data, size_t size, int *index):
+        """The pool with the endpoint that the datagram's connection id belongs to, and that endpoint; None: nobody's."""
+        cdef UdpPool member
+        cdef uint64_t cid
+        for member in self.members:
+            if member.quic is None:
+                continue
+            cid = member.quic.destination(data, size, index)
+            if cid and index[0] < 0:
+                index[0] = member.quic.find(cid, self.poller.now)
+            if index[0] >= 0 and member.keeps(index[0], self.poller.now):
+                return member
+        index[0] = -1
+        return None
+
+    cdef UdpPool pool_of(self, const tg_flow_key *key, uint64_t *kept, int *wanted):
+        """The pool of a new session, with the key of its flow and the endpoint that the flow had with another worker."""
+        cdef UdpPool member
+        if key.endpoint:
+            return self.split.choose(key) if self.split is not None else <UdpPool>self.members[0]
+        for member in self.members:
+            if member.flows is None:
+                break
+            kept[0] = member.flows.key_of(key)
+            wanted[0] = member.flows.find(kept[0], self.poller.now)
+            if wanted[0] >= 0:
+                return member
+        if self.split is None:
+            return <UdpPool>self.members[0]
+        member = self.split.choose(key)
+        if member.flows is not None:
+            kept[0] = member.flows.key_of(key)
+        return member
 
     cdef uint64_t sessions_open(self) noexcept:
         """Sessions of all workers."""
@@ -207,9 +278,9 @@ cdef class UdpListener(UdpSocket):
     cdef void retire(self) noexcept:
         tg_add(&self.series[SERIES_STARTED], <uint64_t>-1)
 
-    cdef void *begin(self, const tg_flow_key *key, uint64_t hashed) noexcept:
+    cdef void *begin(self, const tg_flow_key *key, uint64_t hashed, UdpPool upstream, int wanted) noexcept:
         cdef UdpSession session
-        cdef UdpPool upstream = self.upstream if self.split is None else self.split.choose(key)
+        cdef uint64_t kept = 0
         cdef uint32_t family
         cdef uint64_t network = tg_network_of(key, &family)
         cdef int fd, index = -1
@@ -226,7 +297,11 @@ cdef class UdpListener(UdpSocket):
             # Without a limit it is memory that was not there.
             self.refuse(UDP_LISTENER_DROPPED_SOURCE if self.max_per_source else UDP_LISTENER_DROPPED_RESOURCES)
             return NULL
-        fd = upstream.connect(key, self.poller.now, &index)
+        if upstream is None:
+            upstream = self.pool_of(key, &kept, &wanted)
+        elif upstream.flows is not None and not key.endpoint:
+            kept = upstream.flows.key_of(key)
+        fd = upstream.connect(key, &self.own, wanted, self.poller.now, &index)
         if fd < 0:
             self.retire()
             self.sources.leave_network(network, family)
@@ -250,6 +325,9 @@ cdef class UdpListener(UdpSocket):
         session.flow.owner = <void *>session
         session.link.owner = <void *>session
         session.bound = True
+        session.kept = kept
+        if kept:
+            upstream.flows.begin(kept, index, self.poller.now)
         tg_flows_add(&self.flows, &session.flow)
         link_append(&self.sessions, &session.link)
         self.open += 1

@@ -66,9 +66,9 @@ class UdpListeners:
 
     def _upstream(self, plan: Plan, listener: ListenerPlan, pools: Sequence[Any]) -> UdpPool | UdpSplit:
         if listener.split is None:
-            return UdpPool(plan.pools[listener.pool], pools[listener.pool], self._segment)
+            return UdpPool(plan.pools[listener.pool], pools[listener.pool], self._segment, listener)
         numbers = {share.pool for share in listener.split.shares}
-        made = {plan.pools[i].name: UdpPool(plan.pools[i], pools[i], self._segment) for i in numbers}
+        made = {plan.pools[i].name: UdpPool(plan.pools[i], pools[i], self._segment, listener) for i in numbers}
         return UdpSplit(Split(listener.split, pools), made)
 
     def commit(self, prepared: dict[str, Prepared]) -> None:

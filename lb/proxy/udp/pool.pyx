@@ -9,21 +9,27 @@ from typing import TYPE_CHECKING
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
 from lb.shared.atomics cimport tg_fetch_add32, tg_load32, tg_load32_relaxed, tg_store32_relaxed
-from lb.net.datagram cimport TG_FAIL_FULL, TG_FAIL_PEER, tg_datagram_connect, tg_failure_of, tg_flow_key, tg_flow_text
+from lb.net.datagram cimport (
+    TG_FAIL_FULL, TG_FAIL_PEER, tg_datagram_connect, tg_failure_of, tg_flow_key, tg_flow_local_unknown, tg_flow_text,
+)
 from lb.shared.segment cimport TG_HEALTH_DOWN, Segment, tg_add, tg_endpoint
 from lb.shared.segment_words cimport (
     ENDPOINT_CONNECT_ERRORS, UDP_LISTENER_DROPPED_ERROR, UDP_LISTENER_DROPPED_NO_ENDPOINT,
     UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_UNREACHABLE,
 )
+from lb.shared.hashing cimport hash64
 from lb.net.source_key cimport hash_source
 from lb.net.stream cimport Address
 from lb.endpoints.choice cimport Choice
 from lb.proxy.routing.split cimport Split
+from lb.proxy.udp.affinity cimport FlowAffinity, QuicAffinity
 from lb.upstream.pool cimport KEY_NONE, Pool
+from lb.upstream.queue cimport TAKEN_FULL
 
 if TYPE_CHECKING:
-    from lb.config.plan.plan import PoolPlan
+    from lb.config.plan.plan import ListenerPlan, PoolPlan
 
 cdef enum:
     GONE_MOST = 8                     # endpoints that were not there, passed over in one choice
@@ -31,21 +37,30 @@ cdef enum:
 
 
 cdef class UdpPool:
-    """`plan` is the PoolPlan of `pool`, whose channels are Addresses."""
+    """`plan` is the PoolPlan of `pool`, whose channels are Addresses; `listener` the one that it is used by. Raises
+    MemoryError."""
 
-    def __init__(self, plan: PoolPlan, Pool pool, Segment segment):
+    def __init__(self, plan: PoolPlan, Pool pool, Segment segment, listener: ListenerPlan):
         cdef int i
         if self.words != NULL:
             raise RuntimeError("a UdpPool is initialised once")
         self.pool = pool
         self.words = <uint64_t **>calloc(len(plan.endpoints) + 1, sizeof(uint64_t *))
-        if self.words == NULL:
+        self.slots = <uint32_t *>calloc(len(plan.endpoints) + 1, sizeof(uint32_t))
+        if self.words == NULL or self.slots == NULL:
             raise MemoryError
         for i, endpoint in enumerate(plan.endpoints):
             self.words[i] = segment.series(endpoint.datagrams)
+            self.slots[i] = endpoint.slot
+        self.key_port, self.key_destination = plan.policy.source_port, plan.policy.source_destination
+        if plan.quic is not None:
+            self.quic = QuicAffinity(plan, pool.endpoints)
+        if listener.udp.lasting:
+            self.flows = FlowAffinity(plan, pool.endpoints, listener.name, listener.idle_timeout_ns)
 
     def __dealloc__(self):
         free(self.words)
+        free(self.slots)
 
     cdef int choose(self, uint64_t now, uint64_t key) noexcept:
         """As Pool.acquire, but past endpoints that were not there lately, if there is another."""
@@ -70,16 +85,46 @@ cdef class UdpPool:
     cdef bint missed(self, int index, uint32_t second) noexcept:
         return tg_load32_relaxed(&self.pool.endpoints.records[index].ejected_until_s) > second
 
-    cdef int connect(self, const tg_flow_key *key, uint64_t now, int *index) noexcept:
+    cdef uint64_t key_of(self, const tg_flow_key *key, const tg_flow_key *own) noexcept:
         cdef char text[46]
-        cdef uint64_t affinity = 0
+        cdef unsigned char parts[28]
+        cdef uint64_t affinity
+        if self.pool.key_kind == KEY_NONE:
+            return 0
+        # The address as text, as for TCP: a client's sessions of both kinds meet at one endpoint.
+        affinity = hash_source(text, <size_t>tg_flow_text(key, text), &self.pool.prefixes)
+        if not self.key_port and not self.key_destination:
+            return affinity
+        memcpy(parts, &affinity, 8)
+        memset(parts + 8, 0, 2)
+        if self.key_port:
+            memcpy(parts + 8, &key.port, 2)
+        if self.key_destination:
+            if tg_flow_local_unknown(key):
+                memcpy(parts + 10, own.local, 16)
+            else:
+                memcpy(parts + 10, key.local, 16)
+            memcpy(parts + 26, &own.port, 2)
+        return hash64(parts, 28 if self.key_destination else 10)
+
+    cdef bint keeps(self, int index, uint64_t now) noexcept:
+        return self.pool.endpoints.keeps(index, 0) and not self.missed(index, <uint32_t>(now // 1_000_000_000))
+
+    cdef int connect(self, const tg_flow_key *key, const tg_flow_key *own, int wanted, uint64_t now,
+                     int *index) noexcept:
+        cdef uint64_t affinity = self.key_of(key, own)
         cdef Address address
-        cdef int fd, kind, _turn
-        if self.pool.key_kind != KEY_NONE:
-            # The address as text, as for TCP: a client's sessions of both kinds meet at one endpoint.
-            affinity = hash_source(text, <size_t>tg_flow_text(key, text), &self.pool.prefixes)
-        for _turn in range(self.pool.retries + 1):
-            index[0] = self.choose(now, affinity)
+        cdef int fd, kind, turn
+        for turn in range(self.pool.retries + 1):
+            index[0] = -1
+            if turn == 0 and wanted >= 0 and self.keeps(wanted, now):
+                index[0] = self.pool.acquire_sticky(wanted, self.pool.new_choice(now, affinity))
+                if index[0] == TAKEN_FULL:
+                    return -UDP_LISTENER_DROPPED_NO_ENDPOINT
+            if index[0] < 0 and key.endpoint:
+                return -UDP_LISTENER_DROPPED_UNREACHABLE
+            if index[0] < 0:
+                index[0] = self.choose(now, affinity)
             if index[0] < 0:
                 return -UDP_LISTENER_DROPPED_NO_ENDPOINT
             address = <Address>self.pool.channels[index[0]]

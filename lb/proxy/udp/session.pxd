@@ -63,6 +63,10 @@ cdef class UdpSession(Source):
     cdef uint64_t bytes_in
     cdef uint64_t bytes_out
     cdef bint over
+    cdef uint64_t kept                # key of the flow's entry in the affinity table, 0 = it has none
+    cdef uint64_t cid                 # key of the connection id that the endpoint has chosen last, 0 = none is known
+    cdef bint cid_learned             # the client has used it, and the affinity table has it
+    cdef uint64_t renew_at            # when the entries of both are to be renewed
 
     # Appends a slot of the batch under way; the first one's caller remembers the session for `forward`.
     cdef void append(self, unsigned int slot) noexcept
@@ -72,11 +76,15 @@ cdef class UdpSession(Source):
     # is why for the access log, and `ok` says that the endpoint did its part.
     cdef void finish(self, int word, int kind, bint ok) noexcept
     cdef void touch(self) noexcept
+    # The client has sent to the connection id `cid`: its entry is made, where it has none.
+    cdef void confirm(self) noexcept
+    cdef void renew(self) noexcept
     cdef void unbind(self) noexcept
     cdef void count_asked(self, unsigned int more) noexcept
     cdef void send(self, unsigned int first, unsigned int end, bint again) noexcept
     cdef void take_answers(self) noexcept
     cdef void pass_on(self, unsigned int first, unsigned int end) noexcept
+    cdef void read_id(self, const unsigned char *data, size_t size) noexcept
     cdef bint complete(self) noexcept
     cdef void refused(self) noexcept
     cdef void log_access(self, uint64_t took, int kind) noexcept

@@ -12,8 +12,8 @@ from libc.string cimport memcpy
 from lb.failure cimport FAIL_NONE, FAIL_UDP_NO_ANSWER, FAIL_UDP_REFUSED, failure_of
 from lb.shared.counters cimport count_duration
 from lb.net.datagram cimport (
-    MSG_TRUNC, TG_BATCH, TG_FAIL_FULL, TG_FAIL_PEER, TG_LAST, tg_answer_put, tg_answers, tg_answers_close,
-    tg_answers_open, tg_answers_receive, tg_answers_send, tg_answers_size, tg_failure_of, tg_flow_key, tg_flow_port,
+    MSG_TRUNC, TG_BATCH, TG_FAIL_FULL, TG_FAIL_PEER, TG_LAST, tg_answer_data, tg_answer_put, tg_answers,
+    tg_answers_close, tg_answers_open, tg_answers_receive, tg_answers_send, tg_answers_size, tg_failure_of, tg_flow_key, tg_flow_port,
     tg_flow_text, tg_network_of, tg_requests_close, tg_requests_open, tg_train_add, tg_train_send, tg_train_size,
 )
 from lb.net.flows cimport tg_flows_free, tg_flows_remove
@@ -35,6 +35,7 @@ from lb.upstream.pool cimport Pool
 cdef enum:
     READS = 16                        # answers of a session that one system call takes
     TURNS = 4                         # such calls before others get their turn
+    RENEWALS = 4                      # of an affinity entry in the time for which it lasts
 
 
 cdef class UdpBuffers:
@@ -124,6 +125,24 @@ cdef class UdpSession(Source):
 
     cdef void touch(self) noexcept:
         self.poller.arm(self, self.poller.now + self.home.idle_timeout)
+        if self.renew_at <= self.poller.now and (self.kept or self.cid_learned):
+            self.renew()
+
+    cdef void renew(self) noexcept:
+        cdef uint64_t now = self.poller.now
+        cdef uint64_t after = self.home.idle_timeout
+        if self.kept:
+            self.upstream.flows.touch(self.kept, now)
+        if self.cid_learned:
+            self.upstream.quic.touch(self.cid, now)
+            after = min(after, self.upstream.quic.idle)
+        self.renew_at = now + after // RENEWALS
+
+    cdef void confirm(self) noexcept:
+        if not self.cid_learned:
+            self.cid_learned = True
+            self.upstream.quic.begin(self.cid, self.index, self.poller.now)
+            self.renew_at = 0
 
     cdef void count_asked(self, unsigned int more) noexcept:
         self.asked += more
@@ -159,6 +178,7 @@ cdef class UdpSession(Source):
         cdef uint64_t *words = self.upstream.words[self.index]
         cdef uint64_t size
         cdef void *found = NULL
+        cdef tg_flow_key key
         cdef int n, kind
         while first < end:
             n = tg_train_send(&home.buffers.train, self.fd, first, end)
@@ -175,7 +195,9 @@ cdef class UdpSession(Source):
                 # The kernel tells of an earlier datagram. These have not been sent: another endpoint may get them.
                 self.refused()
                 if again:
-                    found = home.session_of(&self.flow.key)
+                    key = self.flow.key
+                    key.endpoint = 0          # the one that it names is gone
+                    found = home.session_of(&key)
                 if found == NULL:
                     tg_add(&home.words[UDP_LISTENER_DROPPED_UNREACHABLE], end - first)
                     return
@@ -239,6 +261,8 @@ cdef class UdpSession(Source):
                 tg_add(&home.words[UDP_LISTENER_DROPPED_SIZE], 1)
             else:
                 tg_answer_put(answers, slot, &self.flow.key, home.wildcard)
+                if self.upstream.quic is not None:
+                    self.read_id(tg_answer_data(answers, slot), answers.reads[slot].msg_len)
         self.poller.mark(home)
         if self.answered == 0:
             self.first_answer = self.poller.now
@@ -248,6 +272,14 @@ cdef class UdpSession(Source):
         tg_add(&words[DATAGRAM_READS], 1)
         tg_add(&words[DATAGRAM_RECEIVED], end - first)
         tg_add(&words[DATAGRAM_RECEIVED_BYTES], size)
+
+    cdef void read_id(self, const unsigned char *data, size_t size) noexcept:
+        """The connection id by which the endpoint wants to be called: it is learned when the client has used it, so
+        that forged senders, who do not see it, fill no table."""
+        cdef uint64_t cid = self.upstream.quic.source(data, size)
+        if cid and cid != self.cid:
+            self.cid = cid
+            self.cid_learned = False
 
     cdef bint complete(self) noexcept:
         """Whether every answer that is expected is there, as nginx's proxy_responses and proxy_requests have it."""
@@ -276,6 +308,8 @@ cdef class UdpSession(Source):
             return
         self.over = True
         self.unbind()
+        if self.kept:
+            self.upstream.flows.end(self.kept)
         link_remove(&self.link)
         network = tg_network_of(&self.flow.key, &family)
         home.sources.leave_network(network, family)

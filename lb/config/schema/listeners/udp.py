@@ -42,6 +42,12 @@ class UdpConfig(Model):
     number. With `1` every datagram is balanced on its own, at the price of a socket each."""
 
 
+def lasting(config: UdpConfig) -> bool:
+    """Whether a session belongs to its endpoint until it is silent; one with a known number of answers or questions is
+    over before a worker's death could matter."""
+    return config.responses is None and config.requests is None
+
+
 def udp_plan(config: UdpConfig, name: str, allocator: Allocator) -> UdpPlan:
     """The plan of the udp listener `name`."""
     return UdpPlan(
@@ -52,4 +58,5 @@ def udp_plan(config: UdpConfig, name: str, allocator: Allocator) -> UdpPlan:
         receive_buffer=config.receive_buffer,
         responses=-1 if config.responses is None else config.responses,
         requests=config.requests or 0,
+        lasting=lasting(config),
     )

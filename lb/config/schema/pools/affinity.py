@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lb.config.plan.plan import CookiePlan, LearnPlan, SequencePlan
+from lb.config.plan.plan import CookiePlan, LearnPlan, QuicPlan, SequencePlan
 from lb.config.schema.base import Boolean, FieldName, FilePath, Integer, Model, only_one, text
 from lb.config.schema.listeners.tls import Material
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
@@ -86,6 +86,25 @@ class LearnConfig(Model):
         return self
 
 
+class QuicConfig(Model):
+    """Connections of QUIC, which outlive their client's address (RFC 9000 section 9). A datagram from a new address
+    goes to the endpoint that has its connection id: one that was learned, or one with the endpoint's `server_id`. How
+    it works: [Balance UDP](howto/udp.md#quic). `udp` only."""
+
+    key_length: Integer = Field(default=8, ge=4, le=20)
+    """Bytes at the beginning of a connection id by which it is known. Not more than the shortest connection ids of the
+    endpoints have: those are not learned. With 4 to 7 a connection id in 2^32 to 2^56 may be taken for another."""
+    server_id_length: Integer = Field(default=0, ge=0, le=8)
+    """Bytes of the server id that stands behind the first byte of every connection id that an endpoint issues, in plain
+    text: the unencrypted form of QUIC-LB (draft-ietf-quic-load-balancers). Each endpoint has its `server_id`. Unlike
+    learned connection ids those of NEW_CONNECTION_ID frames are known, which clients use when they move. `0`: none."""
+    idle_timeout: Duration = Field(default=2 * MINUTE, ge=MILLISECOND)
+    """A learned connection id without a datagram for this long is forgotten. Longer than the endpoints' own
+    `max_idle_timeout`."""
+    max: Integer = Field(default=100_000, ge=1, le=4_000_000)
+    """How many learned connection ids to have room for, as `learn.max`."""
+
+
 class AffinityConfig(Model):
     """Which requests stay with the endpoint that had the ones before. Keys that decide by themselves (a header, the
     source) are the `key` of the hashing policies."""
@@ -96,6 +115,9 @@ class AffinityConfig(Model):
     """Sessions of the application, by its own cookie or header. Not with `cookie`. Default: none."""
     sequence: SequenceConfig = SequenceConfig()
     """Sequences of inference requests. `oip` only, where it is on by default."""
+    quic: QuicConfig | None = None
+    """Connections of QUIC: a mapping, which may be empty (`quic: {}`). `udp` only. Default: a datagram goes by its
+    client's address and port alone."""
 
 
 def sequence_plan(protocol: str, affinity: AffinityConfig) -> SequencePlan | None:
@@ -135,7 +157,14 @@ def learn_plan(affinity: AffinityConfig, series: Callable[[], int]) -> LearnPlan
     return LearnPlan("header", learn.header.lower(), learn.idle_timeout, series())
 
 
-def session_sets(learned: Iterable[LearnConfig | None]) -> int:
-    """How many sets of eight sessions the segment has for pools that learn so many."""
-    wanted = sum(learn.max for learn in learned if learn is not None)
+def quic_plan(affinity: AffinityConfig) -> QuicPlan | None:
+    """The plan of a pool's connections of QUIC; None where its datagrams are of any protocol."""
+    quic = affinity.quic
+    return None if quic is None else QuicPlan(quic.key_length, quic.server_id_length, quic.idle_timeout)
+
+
+def session_sets(affinities: Iterable[AffinityConfig], flows: int = 0) -> int:
+    """How many sets of eight sessions the segment has for pools with such an affinity, and for so many flows of udp
+    listeners."""
+    wanted = flows + sum(each.max for a in affinities for each in (a.learn, a.quic) if each is not None)
     return min(max(LEAST_SETS, 1 << (-(-wanted // 4) - 1).bit_length()), MOST_SETS)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config.plan.plan import EndpointSpec
-from lb.config.schema.base import Address, Boolean, FieldName, Integer, Model, Zone, only_one, problem
+from lb.config.schema.base import Address, Boolean, FieldName, Integer, Model, Zone, only_one, problem, text
 from lb.config.schema.listeners.keepalive import PoolTcpKeepalive, PoolTcpKeepaliveConfig
 from lb.config.schema.listeners.tcp import SendProxyConfig, expand_send_proxy
 from lb.config.schema.listeners.tls import PoolTlsConfig
@@ -28,13 +28,20 @@ from lb.config.units import HOUR, MILLISECOND, MINUTE, SECOND, Duration
 
 
 class SourceKeyConfig(Model):
-    """How much of a client's address counts: HAProxy's `balance source` with `hash … ipmask`. Clients of one network
-    then have one key, however often their addresses change within it."""
+    """What of a client's address counts: HAProxy's `balance source` with `hash … ipmask`. Clients of one network
+    then have one key, however often their addresses change within it. For `udp`, `port` and `destination` together are
+    the 5-tuple of other load balancers, `destination` alone is their 3-tuple, `port` alone nginx' `hash
+    $remote_addr$remote_port`."""
 
     ipv4_prefix: Integer = Field(default=32, ge=1, le=32)
     """Bits of an IPv4 address, or one that is mapped into IPv6, which count: 24 for its /24 network."""
     ipv6_prefix: Integer = Field(default=128, ge=1, le=128)
     """Bits of an IPv6 address which count; 64 is what one subscriber has."""
+    port: Boolean = False
+    """Whether the client's port counts, too: each of its sockets is then balanced on its own. `udp` only."""
+    destination: Boolean = False
+    """Whether the address and the port that the client sent to count, too. It matters where several listeners, or a
+    listener with many addresses, lead to the pool. `udp` only."""
 
 
 def _source(value: Any) -> Any:
@@ -91,6 +98,9 @@ def _policy(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
+ServerId = Annotated[str, *text(r"(?:[0-9A-Fa-f]{2}){1,8}", "is not 1 to 8 bytes as hexadecimal digits")]
+
+
 class EndpointConfig(Model):
     """One server of a pool."""
 
@@ -104,13 +114,24 @@ class EndpointConfig(Model):
     priority: Integer = Field(default=0, ge=0, le=65_535)
     """Who is asked first: those with the lowest number, then the others, as the pool's `priorities` say. With 1 and
     `spill: none` there it is a `backup` server of HAProxy or nginx."""
+    server_id: ServerId | None = None
+    """Its id in connection ids of QUIC, as hexadecimal digits (`0a17`), for `affinity.quic.server_id_length`. The
+    server has to be told the same. Default: its connection ids say nothing. `udp` only."""
     zone: Zone | None = None
     """Where it is: a name for its data centre, zone or rack, for the pool's `zones`. Default: unknown, which is another
     zone than any."""
 
     def spec(self, address: str, host: str = "") -> EndpointSpec:
         """The endpoint at `address`, one of those that its own leads to; `host` is the name that did."""
-        return EndpointSpec(address, self.weight, host, self.max_in_flight or 0, self.priority, self.zone or "")
+        return EndpointSpec(
+            address,
+            self.weight,
+            host,
+            self.max_in_flight or 0,
+            self.priority,
+            self.zone or "",
+            (self.server_id or "").lower(),
+        )
 
 
 def _endpoint(value: Any) -> Any:

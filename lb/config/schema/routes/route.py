@@ -377,6 +377,9 @@ class RouteConfig(Model):
             raise problem("pools", "pool_by chooses among pools, which are not given")
         if self.sticky is not None and self.sticky.model:
             raise problem("sticky", "sticky.model is not known when the route is chosen; match the model instead")
+        source = self.sticky.source if self.sticky is not None else None
+        if source is not None and (source.port or source.destination):
+            raise problem("sticky", "sticky.source: port and destination are only for pools of protocol udp")
         if not (self.pool or self.pools):
             self._without_endpoint()
         if self.cors is not None and self.response_headers is not None:
