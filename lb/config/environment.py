@@ -48,6 +48,8 @@ _VALUED = frozenset(
     )
 )  # fmt: skip
 
+_PAGE_TEXTS = (("body",), ("headers",))  # keys of an error page, likewise
+
 # Of another type than the text that a variable gives.
 _TYPE_ERRORS = frozenset(
     ("int_type", "float_type", "bool_type", "duration", "size", "workers", "source", "status", "model_type")
@@ -209,8 +211,14 @@ def _takes_values(location: tuple[int | str, ...]) -> bool:
         return location[2:] == ("key",)
     if location[:1] == ("pools",):
         return location[2:4] == ("health", "steps") and location[5:] == ("send",)
-    if location[:1] != ("listeners",) or location[2:3] != ("routes",):
+    if location[:1] != ("listeners",):
         return False
+    if location[2:3] == ("error_pages",):
+        return location[4:5] in _PAGE_TEXTS
+    if location[2:3] != ("routes",):
+        return False
+    if location[4:5] == ("error_pages",):
+        return location[6:7] in _PAGE_TEXTS
     return location[4:6] in _VALUED or location[4:5] in (("log_fields",), ("pool_by",))
 
 
@@ -218,7 +226,8 @@ def _no_values(text: str) -> str:
     """What is wrong with a text that has values of requests where there are none."""
     return (
         f"{spelled(text)!r} has a value of requests, which are known in the routes' request_headers, response_headers, "
-        "redirect, rewrite, respond, log_fields and pool_by, and in the key of a map; steps of a check have captures"
+        "redirect, rewrite, respond, log_fields and pool_by, in error_pages, and in the key of a map; steps of a check "
+        "have captures"
     )
 
 

@@ -41,6 +41,8 @@ KNOWN = (
     "pool.name",
     "auth.identity",
     "endpoint.address",
+    "error.status",
+    "error.message",
 )
 """Values without a name of their own behind the dot. `lb.proxy.routing.values.format` numbers them in this order."""
 
@@ -49,6 +51,15 @@ FAMILIES = ("header", "cookie", "query", "capture", "map")
 
 LATE = frozenset(("endpoint.address",))
 """Values that are known once an endpoint answers."""
+
+OF_ERRORS = frozenset(("error.status", "error.message"))
+"""Values of an error, which only its page knows."""
+
+IN_ERRORS = OF_ERRORS | {
+    "client.address", "client.port", "request.method", "request.scheme", "request.protocol", "request.id",
+    "listener.name", "route.name", "pool.name",
+}  # fmt: skip
+"""Values that error pages may have. The head of the request is gone by then."""
 
 EARLY = frozenset(
     (

@@ -1,4 +1,4 @@
-"""Answers of routes whose body is in a file."""
+"""Answers of routes, and error pages, whose body is in a file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daemon import Daemon, http_listener
+from ports import free_port
 from traffic import ask_once, request
 from waiting import eventually
 
@@ -27,9 +28,11 @@ async def test_bodies_from_files(start: Start, tmp_path: Path) -> None:
                     "respond": {"file": str(odd), "headers": {"content-type": "application/x-odd"}},
                 },
                 {"respond": {"status": 503, "file": str(page)}},
+                {"match": {"path": {"exact": "/gone"}}, "pool": "gone"},
+                error_pages=[{"on": ["5xx"], "file": str(page)}],
             )
         },
-        "pools": {},
+        "pools": {"gone": {"protocol": "http", "endpoints": [f"127.0.0.1:{free_port()}"]}},
     }
     daemon = start(config)
     port = daemon.port()
@@ -39,6 +42,7 @@ async def test_bodies_from_files(start: Start, tmp_path: Path) -> None:
         return answer.status, answer.headers["content-type"], answer.body
 
     assert await ask("/") == (503, "text/html; charset=utf-8", b"<p>back at ten</p>")
+    assert await ask("/gone") == (502, "text/html; charset=utf-8", b"<p>back at ten</p>")
     assert await ask("/text") == (200, "text/plain; charset=utf-8", "caf\xe9".encode())
     assert await ask("/odd") == (200, "application/x-odd", bytes(range(256)))
 
@@ -49,6 +53,7 @@ async def test_bodies_from_files(start: Start, tmp_path: Path) -> None:
     async with asyncio.timeout(30):
         while (await ask("/"))[2] != b"<p>back at noon</p>":
             await asyncio.sleep(0.1)
+    assert (await ask("/gone"))[2] == b"<p>back at noon</p>"
     for content, why in ((b"x" * ((1 << 20) + 1), "is larger than 1048576 bytes"), (None, "No such file")):
         if content is None:
             page.unlink()

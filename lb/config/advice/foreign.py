@@ -467,6 +467,12 @@ KEYS: tuple[Advice, ...] = (
         "route",
         "response_rewrite: {location: default, cookie_path: {/app/: /}}",
     ),
+    Advice(
+        "errorpage errordocument errorfile errorfiles httperror localreply localreplyconfig proxyintercepterrors"
+        " errorhandlers handleerrors customerrors errors",
+        "route",
+        'error_pages: [{on: [502, 503, 504], body: "<h1>Back soon</h1>"}]',
+    ),
     Advice("corspolicy", "route", 'cors: {allow_origins: ["https://app.example.org"]}'),
     Advice(
         "gzip compression compress brotli encode zstd",

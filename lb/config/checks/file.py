@@ -25,7 +25,7 @@ from lb.config.checks.scaling import check_scaling
 from lb.config.checks.streams import check_reference, check_stream
 from lb.config.checks.tls import check_tls
 from lb.config.checks.udp import check_source_key, check_udp_listener
-from lb.config.checks.values import check_maps, check_values
+from lb.config.checks.values import check_error_pages, check_maps, check_values
 from lb.config.forms import by_form, members_of
 from lb.config.regular_file import read_regular
 from lb.config.schema.base import only_for
@@ -107,6 +107,8 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
         yield f"{path}.routes", "is required for protocol http: at least one route"
     ordinary = {name for name, pool in config.pools.items() if pool.protocol in ("http", "http2", "grpc")}
     members = members_of(listener.routes)
+    for where, problem in check_error_pages(listener, listener.error_pages):
+        yield f"{path}.{where}", problem
     for first, places in by_form(members):
         for where, problem in check_values(config, broken, listener, first):
             for i in places:

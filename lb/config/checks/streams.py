@@ -31,6 +31,7 @@ _HTTP_ONLY = (
     "upgrade_idle_timeout",
     "auth",
     "explain",
+    "error_pages",
 )
 _STREAM_ONLY = (
     "max_connections",

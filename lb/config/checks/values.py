@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
 from lb.config.schema.access import access_of
@@ -12,12 +12,14 @@ from lb.config.values import EARLY, has_values, parse, values_in
 
 if TYPE_CHECKING:
     from lb.config.schema.file import Config, ListenerConfig, RouteConfig
+    from lb.config.schema.routes.error_pages import ErrorPageConfig
 
 Found = tuple[str, str]
 
 
 def check_values(config: Config, broken: Set[str], listener: ListenerConfig, route: RouteConfig) -> Iterator[Found]:
     """Problems of a route's texts and conditions, with their path from the route."""
+    yield from check_error_pages(listener, route.error_pages)
     early = {path.rpartition("maps.")[2] for path, _ in texts_of(route.match)}
     for name in dict.fromkeys(maps_of(route.match)):
         yield from _map(config, broken, "match", name, early=name in early)
@@ -31,6 +33,15 @@ def check_values(config: Config, broken: Set[str], listener: ListenerConfig, rou
                 yield where, f"{value.spelling} needs request_id: true of the listener"
             elif value.name.startswith("tls.client.") and (listener.tls is None or listener.tls.client_auth == "none"):
                 yield where, f"{value.spelling} needs tls of the listener with client_auth: optional or required"
+
+
+def check_error_pages(listener: ListenerConfig, pages: Sequence[ErrorPageConfig]) -> Iterator[Found]:
+    """Problems of the texts of error pages, with their path from the listener or the route that has them."""
+    for i, page in enumerate(pages):
+        for where, text in page.texts():
+            for value in values_in(parse(text)) if has_values(text) else ():
+                if value.name == "request.id" and not listener.request_id:
+                    yield f"error_pages[{i}].{where}", f"{value.spelling} needs request_id: true of the listener"
 
 
 def check_maps(config: Config) -> Iterator[Found]:

@@ -60,6 +60,7 @@ from lb.config.schema.pools.outlier import outlier_plan
 from lb.config.schema.pools.queue import queue_plan
 from lb.config.schema.quotas import quota_plan
 from lb.config.schema.routes.cache import freshness_plan
+from lb.config.schema.routes.error_pages import error_page_plans
 from lb.config.schema.tier import tier_plan
 from lb.config.schema.tracing import tracing_plan
 from lb.config.units import MINUTE
@@ -263,6 +264,7 @@ def _listener(
         explain=explain_plan(listener.explain),
         keepalive=keepalive_plan(listener.tcp_keepalive) if listener.protocol != "udp" else None,
         split=compile_split(listener.pools, listener.sticky, pools) if listener.pools else None,
+        error_pages=error_page_plans(listener.error_pages, material.files),
     )
 
 

@@ -22,9 +22,11 @@ from lb.config.plan.routes import (
     SplitPlan,
 )
 from lb.config.schema.pools.pool import KeyConfig
+from lb.config.schema.routes.bodies import content_type
 from lb.config.schema.routes.cache import RouteCacheConfig, freshness_plan
 from lb.config.schema.routes.cache_key import cache_key_plan
 from lb.config.schema.routes.cors import cors_plan
+from lb.config.schema.routes.error_pages import error_page_plans
 from lb.config.schema.routes.http_cache import http_cache_plan
 from lb.config.schema.routes.match import HOW, Conditions, Group, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.schema.routes.rate import rate_plan
@@ -36,7 +38,6 @@ from lb.config.schema.routes.route import (
     PathRewriteConfig,
     RouteConfig,
     ShareConfig,
-    content_type,
 )
 from lb.config.schema.routes.template import Template, parts_of, substitution_of, with_captures
 from lb.config.values import escaped, has_values, renamed
@@ -90,6 +91,7 @@ def compile_route(
         cors=cors_plan(route.cors),
         bare_streams=route.stream_messages == "mlserver",
         http_cache=http_cache_plan(route.http_cache),
+        error_pages=error_page_plans(route.error_pages, files),
         log_fields=_log_fields(route),
         server_calls=sum(1 << SERVER_CALLS.index(name) for name in set(route.server_calls)),
     )

@@ -20,6 +20,7 @@ from lb.config.plan.routes import (
     AnswerPlan,
     ConditionPlan,
     CorsPlan,
+    ErrorPagePlan,
     FieldsPlan,
     HedgePlan,
     HttpCachePlan,
@@ -244,6 +245,7 @@ class RoutePlan(Struct, frozen=True):
     access: AccessPlan | None = None  # None = anybody, and nothing is said of who it is
     quotas: tuple[tuple[str, str], ...] = ()  # names, and digests of QuotaPlan
     log_fields: str = ""  # a text of JSON: its own fields in the access log
+    error_pages: tuple[ErrorPagePlan, ...] = ()  # before those of the listener
     maps: tuple[str, ...] = ()  # digests of those that its texts and conditions use
 
 
@@ -349,6 +351,7 @@ class ListenerPlan(Struct, frozen=True):
     explain: ExplainPlan | None = None  # None = no choice is explained
     keepalive: KeepalivePlan | None = None  # of accepted connections; None = off
     split: SplitPlan | None = None  # in place of `pool`
+    error_pages: tuple[ErrorPagePlan, ...] = ()  # the first that fits
 
     def route_series(self) -> Iterator[tuple[str, int]]:
         """Name and series of each route."""

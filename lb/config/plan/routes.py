@@ -104,6 +104,17 @@ class AnswerPlan(Struct, frozen=True):
     location: str = ""  # the whole of it; "" = as scheme, host and the route's rewrite say
 
 
+class ErrorPagePlan(Struct, frozen=True):
+    """What clients get in place of an error. Texts may have values of the error (lb.config.values)."""
+
+    statuses: tuple[int, ...]
+    fields: tuple[tuple[str, str], ...]  # Content-Type among them
+    body: bytes
+    text: str = ""  # of the body, where it has values; then there is no `body`
+    status: int = 0  # that the client is told; 0 = that of the error
+    intercept: bool = False  # in place of endpoints' answers, too
+
+
 class FieldsPlan(Struct, frozen=True):
     """Changes to a head's fields, done in the order remove, set, add. Their texts may have values of the request
     (lb.config.values)."""

@@ -177,7 +177,8 @@ class ProviderConfig(RareModel):
         return self
 
     def _check_server(self) -> None:
-        from lb.config.schema.routes.route import FORWARDED, FRAMING  # which needs this module
+        from lb.config.schema.routes.bodies import FRAMING
+        from lb.config.schema.routes.route import FORWARDED  # which needs this module
 
         if self.pool is None:
             raise problem("pool", f"pool is required for type {self.type}: the authorization servers")

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lb.config.plan.routes import MapPlan
 from lb.config.schema.base import Boolean, FilePath, Model, only_one, problem
-from lb.config.values import parse, spelled, values_in
+from lb.config.values import OF_ERRORS, parse, spelled, values_in
 
 if TYPE_CHECKING:
     from lb.config.schema.listeners.tls import Material
@@ -26,7 +26,7 @@ def _key(value: str) -> str:
     except ValueError as error:
         raise problem("text", f"{spelled(value)!r}: {error}") from None
     for one in found:
-        if one.name in ("map", "capture", "endpoint.address"):
+        if one.name in ("map", "capture", "endpoint.address") or one.name in OF_ERRORS:
             raise problem("text", f"{spelled(value)!r}: a map's key cannot have {one.spelling}")
     return value
 

@@ -7,6 +7,7 @@ from lb.net.ip cimport Networks
 from lb.net.keepalive cimport tg_keepalive
 from lb.net.poller cimport Poller, Source
 from lb.shared.segment cimport Segment
+from lb.proxy.routing.error_pages cimport ErrorPages
 from lb.proxy.accept.source_limits cimport Sources
 from lb.net.tls.session cimport Tls
 from lb.net.tls.context cimport ServerContext
@@ -69,6 +70,7 @@ cdef class Listener(Source):
     cdef uint32_t max_per_source      # over all workers; 0 = no limit
     cdef readonly Sources sources     # open connections by network
     cdef tg_keepalive keepalive
+    cdef ErrorPages error_pages       # behind those of routes; None: there are none
     cdef bint on_path                 # it is a Unix socket
     cdef readonly uint64_t over_limit   # connections closed because their network had enough
 

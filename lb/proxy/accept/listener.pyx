@@ -18,6 +18,7 @@ from lb.net.poller cimport Poller, Source
 from lb.shared.segment cimport Segment, tg_add, tg_get
 from lb.shared.segment_words cimport LISTENER_CONNECTIONS, LISTENER_REJECTED, SERIES_FINISHED, SERIES_STARTED
 from lb.shared.source_counts cimport SharedSources
+from lb.proxy.routing.error_pages cimport error_pages
 from lb.proxy.accept.source_limits cimport Sources
 from lb.net.tls.session cimport Tls, new_server_tls
 from lb.net.tls.context cimport ServerContext
@@ -134,6 +135,7 @@ cdef class Listener(Source):
         self.handshake_timeout = plan.tls.handshake_timeout_ns if plan.tls is not None else 0
         self.normalize = normalize_flags(plan.normalize, plan.aliased_headers)
         self.sampler = None if plan.explain is None else Sampler(plan.explain)
+        self.error_pages = error_pages(plan.error_pages)
         self.half_close_timeout = plan.half_close_timeout_ns
         self.max_per_source = plan.max_connections_per_source
         if self.max_per_source and self.sources.table is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from google.protobuf.message import DecodeError
 from msgspec import Struct
 
-from lb.config.schema.routes.route import FRAMING
+from lb.config.schema.routes.bodies import FRAMING
 from lb.wire.external_auth_pb2 import CheckRequest, CheckResponse
 
 _FORBIDDEN = 403

@@ -15,6 +15,8 @@ cdef class Client(Stream):
     cdef unsigned char ip_length
     cdef uint16_t port
 
+    # The connection or stream itself, where this stands in front of it (lb.proxy.client.relay).
+    cdef Client origin(self)
     # Room to keep what the requests of this connection are given for the next hop; NULL: it has none.
     cdef tg_hop_cache *hop_cache(self) noexcept
     # How the client was spoken to: http or https.

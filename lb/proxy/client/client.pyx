@@ -10,6 +10,9 @@ from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
 
 cdef class Client(Stream):
 
+    cdef Client origin(self):
+        return self
+
     cdef tg_hop_cache *hop_cache(self) noexcept:
         return NULL
 

@@ -37,6 +37,7 @@ from lb.net.stream cimport (
 from lb.net.tls.session cimport handshake_turn
 from lb.net.tls.context cimport ALPN_H2, ALPN_HTTP1, ALPN_NONE
 from lb.proxy.routing.headers.aliases cimport hide_trailers
+from lb.proxy.client.rejection cimport dress_rejection
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.rejected cimport count_rejected, log_rejected
 from lb.proxy.exchange.exchange cimport Exchange
@@ -462,7 +463,8 @@ cdef class HttpConnection(Client):
         else:
             log_rejected(self, NULL, 0, kind, False)
         count_rejected(self.listener.series, kind)
-        self.respond_whole(status, &answer.head, &answer.part, 1)
+        dress_rejection(self, answer, status, message)
+        self.respond_whole(answer.status, &answer.head, &answer.part, 1)
 
     cdef void resume_request(self) noexcept:
         self.begin_body_rate()        # the time in which we wanted none of it does not count

@@ -36,6 +36,7 @@ from lb.shared.segment_words cimport LISTENER_REJECTED_REQUESTS_MALFORMED, LISTE
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.routing.headers.aliases cimport hide_trailers
+from lb.proxy.client.rejection cimport dress_rejection
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.rejected cimport count_rejected, log_rejected
 from lb.proxy.exchange.exchange cimport Exchange
@@ -549,6 +550,8 @@ cdef class Http2Request(Client):
         cdef Scan *scan = worker_scan()
         log_rejected(self, scan if scan.head else NULL, 20, kind, self.grpc)
         count_rejected(self.listener.series, kind)
+        if not self.grpc:
+            dress_rejection(self, answer, failure_of(kind).status, message)
         self.respond_whole(answer.status, &answer.head, &answer.part, 1)
 
 

@@ -20,6 +20,7 @@ from lb.proxy.accept.listener cimport Listener
 from lb.proxy.exchange.refusal cimport Refusal
 from lb.proxy.routing.quota cimport QuotaUse
 from lb.proxy.routing.route cimport Route
+from lb.proxy.routing.values.format cimport tg_values
 from lb.telemetry.accesslog cimport tg_access
 from lb.upstream.attempt cimport Attempt, ending
 from lb.upstream.pool cimport Pool
@@ -348,6 +349,10 @@ cdef void time_is_over(Exchange exchange) noexcept
 cdef void refuse_exchange(Exchange exchange, int why) noexcept
 # An answer of our own with `status`: says when to come back, why it was this endpoint, and what other origins may.
 cdef Refusal refusal_of(Exchange exchange, int status, str message)
+# What an error page may say of the exchange and its error, in `values`, which are all zero, for as long as `message`
+# and `text`, 16 bytes, live.
+cdef void gather_error(tg_values *values, Exchange exchange, int status, const char *message, size_t n,
+                       char *text) noexcept
 
 
 # The record of an exchange that is over: the series of its route and endpoint, and a line of the access log.

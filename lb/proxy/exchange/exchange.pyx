@@ -24,7 +24,9 @@ from lb.proxy.exchange.explain.explanation import HEADER_BYTES, LOG_BYTES, Expla
 
 cimport cython
 from cpython.object cimport PyTypeObject
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.failure cimport (
@@ -71,8 +73,13 @@ from lb.proxy.routing.keys cimport find_value
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
 from lb.proxy.exchange.hedge cimport HedgePolicy
 from lb.proxy.exchange.retry cimport RetryPolicy
+from lb.proxy.routing.error_pages cimport ErrorPage, note_error
 from lb.proxy.routing.quota cimport use_quotas
 from lb.proxy.routing.route cimport Route
+from lb.proxy.routing.values.format cimport (
+    V_CLIENT_ADDRESS, V_CLIENT_PORT, V_LISTENER, V_METHOD, V_POOL, V_PROTOCOL, V_REQUEST_ID, V_ROUTE, V_SCHEME,
+    protocol_name, set_name, set_value, tg_values,
+)
 from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,
@@ -1217,6 +1224,7 @@ cdef uint64_t turn_after(Exchange exchange, int status) noexcept:
 
 
 cdef Refusal refusal_of(Exchange exchange, int status, str message):
+    cdef Refusal answer
     cdef tg_buffer fields
     cdef uint64_t after
     cdef int code = grpc_code(status)
@@ -1226,9 +1234,52 @@ cdef Refusal refusal_of(Exchange exchange, int status, str message):
     try:
         after = turn_after(exchange, status)
         append_fields(exchange, status, after, &fields)
-        return refusal(status, code, message, exchange.grpc, &fields, after)
+        answer = refusal(status, code, message, exchange.grpc, &fields, after)
+        if exchange.grpc == SPEAKS_HTTP:
+            dress(exchange, answer, status, message)
+        return answer
     finally:
         tg_buffer_free(&fields)
+
+
+cdef void dress(Exchange exchange, Refusal answer, int status, str message):
+    """Has the answer say the error page for it, where the route or its listener has one."""
+    cdef ErrorPage page = None
+    cdef tg_values values
+    cdef char number[16]
+    cdef const char *text
+    cdef Py_ssize_t n = 0
+    if exchange.route.error_pages is not None:
+        page = exchange.route.error_pages.find(status, False)
+    if page is None and exchange.listener.error_pages is not None:
+        page = exchange.listener.error_pages.find(status, False)
+    if page is None:
+        return
+    text = PyUnicode_AsUTF8AndSize(message, &n)
+    memset(&values, 0, sizeof(values))
+    gather_error(&values, exchange, status, text, <size_t>n, number)
+    page.dress(answer, &values)
+
+
+cdef void gather_error(tg_values *values, Exchange exchange, int status, const char *message, size_t n,
+                       char *text) noexcept:
+    note_error(values, status, message, n, text)
+    values.known[V_CLIENT_ADDRESS].at = exchange.source_address(&values.known[V_CLIENT_ADDRESS].n)
+    if exchange.client.port:
+        values.known[V_CLIENT_PORT].n = <size_t>snprintf(values.port, sizeof(values.port), b"%d",
+                                                         <int>exchange.client.port)
+        values.known[V_CLIENT_PORT].at = values.port
+    if exchange.method != M_OTHER:
+        set_value(&values.known[V_METHOD], method_name(exchange.method))
+    set_value(&values.known[V_SCHEME], exchange.client.scheme())
+    set_value(&values.known[V_PROTOCOL], protocol_name(exchange.version))
+    if exchange.ids != NULL:
+        values.known[V_REQUEST_ID].at = exchange.ids.request_id
+        values.known[V_REQUEST_ID].n = exchange.ids.request_id_length
+    set_name(&values.known[V_LISTENER], exchange.listener.name)
+    set_name(&values.known[V_ROUTE], exchange.route.name)
+    if exchange.pool is not None:
+        set_name(&values.known[V_POOL], exchange.pool.name)
 
 
 cdef void append_fields(Exchange exchange, int status, uint64_t after, tg_buffer *fields) noexcept:

@@ -37,6 +37,7 @@ from lb.proxy.routing.cors cimport drop_cors
 from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_DONE, X_NEW, X_ATTEMPT, X_UPGRADED, Exchange, learn_session, verdict_by_status,
 )
+from lb.proxy.exchange.intercepted cimport intercept
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
 from lb.proxy.routing.headers.forwarded cimport tg_hop
 from lb.upstream.attempt cimport (
@@ -305,6 +306,8 @@ cdef class Http1Attempt(Http1Call):
         if exchange.change_answer(scan) < 0:
             upstream.broken(FAIL_PROTOCOL)       # it has no room left for ours
             return False
+        if status >= 400:
+            intercept(exchange, scan)
         if asks_for_proof(scan):
             self.alone = True
         exchange.status = status
@@ -676,7 +679,7 @@ cdef bint asks_for_proof(const Scan *scan) noexcept nogil:
 
 cdef void keep_to_own(Exchange exchange) noexcept:
     cdef Pool pool = exchange.pool
-    cdef Http1Upstream own = <Http1Upstream>OWN.get(exchange.client)
+    cdef Http1Upstream own = <Http1Upstream>OWN.get(exchange.client.origin())
     cdef int i
     if own is None:
         return
@@ -687,7 +690,7 @@ cdef void keep_to_own(Exchange exchange) noexcept:
 
 
 cdef Http1Upstream take_own(Exchange exchange, Http1Pool channel, bint fresh):
-    cdef Http1Upstream own = <Http1Upstream>OWN.pop(exchange.client, None)
+    cdef Http1Upstream own = <Http1Upstream>OWN.pop(exchange.client.origin(), None)
     if own is None or own.fd < 0:
         return None
     if (own.pool is not channel or channel.closed or fresh or own.hangup
@@ -698,7 +701,7 @@ cdef Http1Upstream take_own(Exchange exchange, Http1Pool channel, bint fresh):
 
 
 cdef void give_own(Exchange exchange, Http1Upstream upstream) noexcept:
-    cdef Client client = exchange.client
+    cdef Client client = exchange.client.origin()
     cdef Http1Pool channel = upstream.pool
     if (not client.may_follow() or channel.closed or upstream.fd < 0 or upstream.pending() or upstream.hangup
             or upstream.unread or upstream.deaf):

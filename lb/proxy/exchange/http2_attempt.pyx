@@ -49,6 +49,7 @@ from lb.proxy.exchange.exchange cimport (
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
 from lb.proxy.exchange.first_message cimport FirstMessage, awaits_message, look_for_timeout, may_name_sequence
 from lb.proxy.routing.headers.forwarded cimport tg_hop, tg_hop_cache
+from lb.proxy.exchange.intercepted cimport intercept
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.mirror.stream cimport mirror_stream
 from lb.proxy.exchange.stream_sequences cimport streams_inferences
@@ -438,6 +439,8 @@ cdef class Http2Attempt(Http2Call):
         if exchange.route.cors is not None:
             drop_cors(scan)
         exchange.change_answer(scan)     # where it has no room left for ours, it goes on without
+        if scan.status >= 400 and not exchange.grpc:
+            intercept(exchange, scan)
         if last:
             self.find_grpc_status(exchange, scan.fields, scan.field_count)
             if self.inference and exchange.grpc_status == UNIMPLEMENTED:

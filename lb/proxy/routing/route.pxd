@@ -9,6 +9,7 @@ from lb.proxy.routing.textmap cimport TextMap
 from lb.proxy.routing.cache_key cimport CacheKeyRule
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.routing.cors cimport Cors
+from lb.proxy.routing.error_pages cimport ErrorPages
 from lb.proxy.routing.headers.fields cimport FieldRules
 from lb.proxy.exchange.hedge cimport HedgePolicy
 from lb.proxy.exchange.http_cache.rules cimport HttpCacheRules
@@ -75,6 +76,7 @@ cdef class Route:
     cdef readonly FieldRules request_fields
     cdef readonly FieldRules response_fields
     cdef readonly ResponseRewrite response_rewrite
+    cdef readonly ErrorPages error_pages  # before those of the listener
     cdef readonly RetryPolicy retry
     cdef readonly HedgePolicy hedge
     cdef readonly HttpCacheRules http_cache  # None: no answers are kept by the rules of HTTP

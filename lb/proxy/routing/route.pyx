@@ -18,6 +18,7 @@ from lb.shared.segment cimport Segment, tg_get
 from lb.shared.segment_words cimport SERIES_FINISHED, SERIES_STARTED
 from lb.proxy.access.guard cimport Guard
 from lb.proxy.routing.textmap cimport TEXT_ABSENT, TextMap
+from lb.proxy.routing.error_pages cimport error_pages
 from lb.proxy.routing.headers.aliases cimport guard_name
 from lb.proxy.routing.conditions cimport WHAT_HEADER, WHAT_MODEL, Condition, facts_of, tg_facts
 from lb.proxy.routing.cors cimport Cors
@@ -38,6 +39,7 @@ from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.config.plan.routes import SAFE_HEDGES, FieldsPlan, safe_retries
 from lb.config.schema.routes.template import Template
 from lb.config.values import has_values
+from lb.proxy.routing.body_encoding import body_encoding
 
 cdef enum:
     STEP = 64                         # routes, in one step of what goes in steps
@@ -146,6 +148,7 @@ cdef class Route:
             self.response_fields = FieldRules(plan.response_fields, maps)
         if plan.response_rewrite is not None:
             self.response_rewrite = ResponseRewrite(plan.response_rewrite)
+        self.error_pages = error_pages(plan.error_pages)
         if plan.log_fields:
             self.log_format = Format(plan.log_fields, "json", maps)
         self.values = values_of(self, plan.path)
@@ -230,6 +233,7 @@ cdef class Route:
         made.request_fields = self.request_fields
         made.response_fields = self.response_fields
         made.response_rewrite = self.response_rewrite
+        made.error_pages = self.error_pages
         made.log_format = self.log_format
         made.values = values_of(made, path)
         made.cors = self.cors
@@ -538,15 +542,6 @@ cdef RequestValues values_of(Route route, str path):
     if route.log_format is not None:
         kinds |= route.log_format.kinds
     return RequestValues(kinds, route.path_kind, path) if kinds else None
-
-
-cdef str body_encoding(dict fields):
-    """How values are written in a body: a browser takes one of another type, or of none, for HTML."""
-    kind = next((value for name, value in fields.items() if name.lower() == "content-type"), "")
-    kind = kind.partition(";")[0].strip().lower()
-    if kind == "application/json" or kind.endswith("+json"):
-        return "json"
-    return "text" if kind == "text/plain" else "html"
 
 
 cdef bint about_models(Route route, str path):

@@ -19,6 +19,7 @@ from lb.config.schema.listeners.tcp import ProxyProtocolConfig
 from lb.config.schema.listeners.tls import TlsConfig
 from lb.config.schema.listeners.udp import UdpConfig
 from lb.config.schema.pools.pool import KeyConfig
+from lb.config.schema.routes.error_pages import ErrorPages
 from lb.config.schema.routes.match import Normalize, NormalizeConfig
 from lb.config.schema.routes.route import RouteConfig
 from lb.config.units import GIB, HOUR, KIB, MIB, MINUTE, SECOND, Duration, FileContext, Size
@@ -148,6 +149,9 @@ class ListenerConfig(Model):
     Default: anybody. `http` only."""
     explain: ExplainConfig | None = None
     """Explanations of the choices made for real requests. Default: none. `http` only."""
+    error_pages: ErrorPages = []
+    """Answers in place of Tidegate's own errors and, where a page says so, of the endpoints', behind those of the
+    route; the first that fits: [Error pages](howto/error-pages.md). `http` only."""
     tcp_keepalive: TcpKeepalive = TcpKeepaliveConfig()
     """How clients that have vanished are noticed: a mapping, or `off`. New connections follow a reload, open ones stay
     as they are. Not for `udp`; without effect on Unix sockets."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from lb.config.units import MILLISECOND, SECOND, Duration
 
 if TYPE_CHECKING:
     from lb.config.schema.file import Config
+    from lb.config.schema.routes.error_pages import ErrorPageConfig
     from lb.config.schema.tier import TierConfig
 
 # What a listener of protocol https speaks, most wanted first.
@@ -154,11 +155,19 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
 
 
 def answer_files(config: Config) -> Iterator[TlsFile]:
-    """Files that have the bodies of routes' answers."""
+    """Files that have the bodies of routes' answers, and of error pages."""
     for name, listener in config.listeners.items():
+        yield from _page_files(f"listeners.{name}", listener.error_pages)
         for first, places in by_form(members_of(listener.routes)):
             if first.respond is not None and first.respond.file is not None:
                 yield TlsFile(f"listeners.{name}.routes[{places[0]}].respond.file", first.respond.file, "body")
+            yield from _page_files(f"listeners.{name}.routes[{places[0]}]", first.error_pages)
+
+
+def _page_files(where: str, pages: Sequence[ErrorPageConfig]) -> Iterator[TlsFile]:
+    for i, page in enumerate(pages):
+        if page.file is not None:
+            yield TlsFile(f"{where}.error_pages[{i}].file", page.file, "body")
 
 
 def _files_of_tier(where: str, tier: TierConfig) -> Iterator[TlsFile]:

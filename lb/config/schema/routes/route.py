@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -26,8 +25,10 @@ from lb.config.schema.base import (
 )
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.quotas import RouteQuotas
+from lb.config.schema.routes.bodies import FRAMING
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
 from lb.config.schema.routes.cors import CorsConfig
+from lb.config.schema.routes.error_pages import ErrorPages
 from lb.config.schema.routes.http_cache import HttpCache
 from lb.config.schema.routes.match import MatchConfig, maps_of
 from lb.config.schema.routes.rate import RateLimitConfig
@@ -45,43 +46,10 @@ from lb.config.schema.routes.texts import (
     checked_text,
 )
 from lb.config.units import KIB, MAX_SIZE, MIB, Duration, Size, format_size
-from lb.config.values import EARLY, ENCODINGS, LATE, Value, has_values, literals_in, parse, values_in
+from lb.config.values import EARLY, ENCODINGS, LATE, OF_ERRORS, Value, has_values, literals_in, parse, values_in
 
-# A rule that touched these could change where a message ends, or who it is for (RFC 9110 section 7.6.1, RFC 9112
-# section 6).
-FRAMING = frozenset(
-    (
-        "connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "proxy-connection", "te",
-        "trailer", "transfer-encoding", "upgrade",
-    )
-)  # fmt: skip
 _WITH_QUERY = ("request.uri", "request.query")
 FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
-
-
-# Of bodies in files: what pages and small resources are. Anything else is application/octet-stream.
-_TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".htm": "text/html; charset=utf-8",
-    ".ico": "image/vnd.microsoft.icon",
-    ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json",
-    ".pem": "application/x-pem-file",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-    ".txt": "text/plain; charset=utf-8",
-    ".webmanifest": "application/manifest+json",
-    ".xml": "application/xml",
-    ".yaml": "application/yaml",
-    ".yml": "application/yaml",
-}
-
-
-def content_type(file: Path) -> str:
-    """The type of the body in a file, by the suffix of its name; without one it is text."""
-    suffix = file.suffix.lower()
-    return _TYPES.get(suffix or ".txt", "application/octet-stream")
 
 
 class ShareConfig(Model):
@@ -284,6 +252,9 @@ class RouteConfig(Model):
     response_rewrite: ResponseRewriteConfig | None = None
     """Makes redirects and cookies of the endpoints fit what clients see: [Rewrites](howto/routing.md#answers). Default:
     `location: default` where the route has `rewrite.prefix` or `rewrite.host`, else nothing."""
+    error_pages: ErrorPages = []
+    """Answers in place of Tidegate's own errors and, where a page says so, of the endpoints'; the first that fits, and
+    then those of the listener: [Error pages](howto/error-pages.md)."""
     mirror: MirrorConfig | None = None
     """Sends copies of requests to another pool as well."""
     cache: RouteCache = RouteCacheConfig()
@@ -442,6 +413,8 @@ class RouteConfig(Model):
                 yield f"respond.headers.{name}", value, False
 
     def _value(self, said: str, value: Value, late: bool) -> None:
+        if value.name in OF_ERRORS:
+            raise problem("value", f"{said} is for error_pages only")
         if value.name in LATE and not late:
             raise problem("value", f"{said} is known once an endpoint answers, in response_headers only")
         if said.startswith("pool_by: ") and value.name not in EARLY:

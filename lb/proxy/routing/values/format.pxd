@@ -31,8 +31,10 @@ cdef enum:                            # in the order of lb.config.values.KNOWN
     V_POOL
     V_IDENTITY
     V_ENDPOINT                        # late: known once an endpoint answers
+    V_ERROR_STATUS                    # of an error page: the status of the error, as a number
+    V_ERROR_MESSAGE
     V_KNOWN                           # how many there are; then those of FAMILIES
-    V_HEADER = 23
+    V_HEADER = 25
     V_COOKIE
     V_PARAMETER
     V_CAPTURE
@@ -56,7 +58,7 @@ cdef struct tg_text:
 cdef struct tg_values:
     # What one request offers. `known` is filled in for the kinds that its route asks for (gather.pxd).
     const Scan *scan
-    tg_text known[23]
+    tg_text known[25]
     const char *captured              # the path that `pieces` are parts of
     tg_piece pieces[REGEX_GROUPS]
     char port[8]
@@ -89,6 +91,11 @@ cdef class Format:
     cdef int append(self, tg_buffer *out, const tg_values *values) noexcept
 
 
+# What a value is: `text` as it is, which may be NULL, or that of a name, which keeps its UTF-8 for as long as it lives.
+cdef void set_value(tg_text *into, const char *text) noexcept nogil
+cdef void set_name(tg_text *into, str text) noexcept
+# As `request.protocol` says it; `version` is of HTTP, times ten.
+cdef const char *protocol_name(int version) noexcept nogil
 # How many late values a text has.
 cdef size_t marks_in(const char *text, size_t n) noexcept nogil
 # Copies `text` behind `out`, which has room, with the endpoint's address in place of marks. Gives the end.

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memmove, memset, strlen
 from lb.http.head cimport H_COOKIE, MAX_FIELDS, Field, Scan, same_name, worker_scan
 from lb.http.http1 cimport Parser, new_request_parser
 from lb.http.regex cimport REGEX_GROUPS, Regex, tg_piece
@@ -184,6 +185,25 @@ cdef class Format:
         if failed == 0 and self.count and self.parts[0].encoding == E_ROOT:
             join_slashes(out, begin)
         return failed
+
+
+cdef void set_value(tg_text *into, const char *text) noexcept nogil:
+    into.at = text
+    into.n = 0 if text == NULL else strlen(text)
+
+
+cdef void set_name(tg_text *into, str text) noexcept:
+    cdef Py_ssize_t n = 0
+    try:
+        into.at = PyUnicode_AsUTF8AndSize(text, &n)
+        into.n = <size_t>n
+    except (MemoryError, UnicodeEncodeError):
+        into.at = NULL
+        into.n = 0
+
+
+cdef const char *protocol_name(int version) noexcept nogil:
+    return b"HTTP/2.0" if version == 20 else b"HTTP/1.0" if version == 10 else b"HTTP/1.1"
 
 
 cdef void join_slashes(tg_buffer *out, size_t begin) noexcept nogil:

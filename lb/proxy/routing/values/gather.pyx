@@ -1,9 +1,8 @@
 """What an exchange offers to the texts of its route: see gather.pxd. What no text asks for is not looked for."""
 
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memset, strlen
+from libc.string cimport memchr, memset
 from lb.http.head cimport H_HOST, Scan
 from lb.http.methods cimport method_text
 from lb.net.tls.certificate cimport CertificateInfo
@@ -14,7 +13,8 @@ from lb.proxy.routing.keys cimport find_value
 from lb.proxy.routing.values.format cimport (
     V_CAPTURE, V_CLIENT_ADDRESS, V_CLIENT_PORT, V_HOST, V_IDENTITY, V_LISTENER, V_METHOD, V_PATH, V_POOL, V_PROTOCOL,
     V_QUERY_STRING, V_REQUEST_ID, V_ROUTE, V_SCHEME, V_TLS_ALPN, V_TLS_CIPHER, V_TLS_COMMON_NAME, V_TLS_FINGERPRINT,
-    V_TLS_ISSUER, V_TLS_SNI, V_TLS_SUBJECT, V_TLS_VERSION, V_URI, tg_text, tg_values,
+    V_TLS_ISSUER, V_TLS_SNI, V_TLS_SUBJECT, V_TLS_VERSION, V_URI, protocol_name, set_name, set_value, tg_text,
+    tg_values,
 )
 from lb.upstream.pool cimport KEY_HEADER
 
@@ -53,13 +53,12 @@ cdef void gather(tg_values *values, Exchange exchange, const Scan *scan) noexcep
     if kinds >> V_METHOD & 1:
         known[V_METHOD].at = method_text(scan, exchange.method, &known[V_METHOD].n)
     if kinds >> V_SCHEME & 1:
-        set_text(&known[V_SCHEME], exchange.client.scheme())
+        set_value(&known[V_SCHEME], exchange.client.scheme())
     if kinds >> V_HOST & 1 and scan.first[H_HOST] >= 0:
         known[V_HOST].at = scan.fields[scan.first[H_HOST]].value
         known[V_HOST].n = without_port(known[V_HOST].at, scan.fields[scan.first[H_HOST]].value_length)
     if kinds >> V_PROTOCOL & 1:
-        set_text(&known[V_PROTOCOL], b"HTTP/2.0" if exchange.version == 20 else b"HTTP/1.0" if exchange.version == 10
-                 else b"HTTP/1.1")
+        set_value(&known[V_PROTOCOL], protocol_name(exchange.version))
     if kinds >> V_REQUEST_ID & 1 and exchange.ids != NULL:
         known[V_REQUEST_ID].at = exchange.ids.request_id
         known[V_REQUEST_ID].n = exchange.ids.request_id_length
@@ -67,10 +66,10 @@ cdef void gather(tg_values *values, Exchange exchange, const Scan *scan) noexcep
         find_value(scan, KEY_HEADER, <const char *>IDENTITY_NAME, <size_t>len(IDENTITY_NAME), &known[V_IDENTITY].at,
                    &known[V_IDENTITY].n)
     if kinds & OF_PLAN:
-        set_object(&known[V_LISTENER], exchange.listener.name)
-        set_object(&known[V_ROUTE], exchange.route.name)
+        set_name(&known[V_LISTENER], exchange.listener.name)
+        set_name(&known[V_ROUTE], exchange.route.name)
         if exchange.pool is not None:
-            set_object(&known[V_POOL], exchange.pool.name)
+            set_name(&known[V_POOL], exchange.pool.name)
     if kinds & (OF_TLS | OF_CERTIFICATE) and exchange.client.tls is not None:
         gather_tls(known, exchange.client.tls, kinds)
 
@@ -78,9 +77,9 @@ cdef void gather(tg_values *values, Exchange exchange, const Scan *scan) noexcep
 cdef void gather_tls(tg_text *known, Tls tls, uint64_t kinds) noexcept:
     cdef CertificateInfo info
     if kinds & OF_TLS:
-        set_text(&known[V_TLS_VERSION], version_text(tls))
-        set_text(&known[V_TLS_CIPHER], cipher_text(tls))
-        set_text(&known[V_TLS_SNI], server_name(tls))
+        set_value(&known[V_TLS_VERSION], version_text(tls))
+        set_value(&known[V_TLS_CIPHER], cipher_text(tls))
+        set_value(&known[V_TLS_SNI], server_name(tls))
         known[V_TLS_ALPN].at = alpn_text(tls, &known[V_TLS_ALPN].n)
     if kinds & OF_CERTIFICATE:
         try:
@@ -88,26 +87,10 @@ cdef void gather_tls(tg_text *known, Tls tls, uint64_t kinds) noexcept:
         except (MemoryError, ValueError):
             return                            # as of a client without a certificate
         if info is not None:
-            set_object(&known[V_TLS_SUBJECT], info.subject)
-            set_object(&known[V_TLS_ISSUER], info.issuer)
-            set_object(&known[V_TLS_COMMON_NAME], info.common_name)
-            set_object(&known[V_TLS_FINGERPRINT], info.fingerprint)
-
-
-cdef inline void set_text(tg_text *into, const char *text) noexcept nogil:
-    into.at = text
-    into.n = 0 if text == NULL else strlen(text)
-
-
-cdef void set_object(tg_text *into, str text) noexcept:
-    """`text` keeps its UTF-8 for as long as it lives."""
-    cdef Py_ssize_t n = 0
-    try:
-        into.at = PyUnicode_AsUTF8AndSize(text, &n)
-        into.n = <size_t>n
-    except (MemoryError, UnicodeEncodeError):
-        into.at = NULL
-        into.n = 0
+            set_name(&known[V_TLS_SUBJECT], info.subject)
+            set_name(&known[V_TLS_ISSUER], info.issuer)
+            set_name(&known[V_TLS_COMMON_NAME], info.common_name)
+            set_name(&known[V_TLS_FINGERPRINT], info.fingerprint)
 
 
 cdef size_t without_port(const char *host, size_t n) noexcept nogil:

@@ -1,0 +1,78 @@
+"""A client in front of another: see relay.pxd."""
+
+from libc.string cimport memcpy
+from lb.http.head cimport Scan
+from lb.net.arena cimport View
+from lb.net.buffer cimport tg_buffer
+from lb.net.stream cimport iovec
+from lb.proxy.client.client cimport Client
+from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
+
+
+cdef class Relay(Client):
+
+    cdef void stand_before(self, Client client) noexcept:
+        self.real = client
+        self.listener = client.listener
+        self.poller = client.poller
+        self.tls = client.tls                 # what the access log says
+        memcpy(self.ip, client.ip, sizeof(self.ip))
+        self.ip_length = client.ip_length
+        self.port = client.port
+
+    cdef Client origin(self):
+        return self.real.origin()
+
+    cdef tg_hop_cache *hop_cache(self) noexcept:
+        return self.real.hop_cache()
+
+    cdef const char *scheme(self) noexcept:
+        return self.real.scheme()
+
+    cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
+        self.real.respond(scan, extra, last)
+
+    cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
+        self.real.respond_whole(status, head, parts, count)
+
+    cdef void respond_body(self, const iovec *parts, int count) noexcept:
+        self.real.respond_body(parts, count)
+
+    cdef bint respond_view(self, View view) noexcept:
+        return False                          # the bytes come by `respond_body` then
+
+    cdef void respond_trailers(self, Scan *scan) noexcept:
+        self.real.respond_trailers(scan)
+
+    cdef void respond_upgrade(self, Scan *scan) noexcept:
+        self.real.respond_upgrade(scan)
+
+    cdef void respond_end(self) noexcept:
+        self.real.respond_end()
+
+    cdef void abort(self) noexcept:
+        self.real.abort()
+
+    cdef bint may_follow(self) noexcept:
+        return self.real.may_follow()
+
+    cdef bint put_off(self) noexcept:
+        return self.real.put_off()
+
+    cdef void resume_request(self) noexcept:
+        self.real.resume_request()
+
+    cdef void answered_early(self) noexcept:
+        self.real.answered_early()
+
+    cdef void send_continue(self) noexcept:
+        self.real.send_continue()
+
+    cdef bint outlives(self) noexcept:
+        return self.real.outlives()
+
+    cdef bint covers(self) noexcept:
+        return self.real.covers()
+
+    cdef size_t backlog(self) noexcept:
+        return self.real.backlog()
