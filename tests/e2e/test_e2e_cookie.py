@@ -106,7 +106,8 @@ async def test_balancers_with_one_key_and_a_key_that_changes(
 ) -> None:
     servers = [await endpoint(f"e{i}") for i in range(3)]
     key = tmp_path / "cookie.key"
-    key.write_bytes(os.urandom(48))
+    first = os.urandom(48)
+    key.write_bytes(first)
     key.chmod(0o600)
     config = config_of(servers, key_file=str(key))
     # In threads, as the endpoints are in this loop: while it stands, checks fill their backlogs.
@@ -119,6 +120,27 @@ async def test_balancers_with_one_key_and_a_key_that_changes(
     assert "key_file" in one.log
     await stays(one.port(), cookie, name)
 
-    key.write_bytes(os.urandom(48))
-    assert (await asyncio.to_thread(one.reload))["ok"]
+    # A list: the first signs, all are valid.
+    new, short = tmp_path / "new.key", tmp_path / "short.key"
+    new.write_bytes(os.urandom(48))
+    short.write_bytes(b"short")
+    for path in (new, short):
+        path.chmod(0o600)
+    key.write_bytes(first)
+    assert not (await asyncio.to_thread(one.reload, config_of(servers, key_file=[str(new), str(short)])))["ok"]
+    assert "key_file[1]" in one.log
+    await stays(one.port(), cookie, name)
+    assert (await asyncio.to_thread(one.reload, config_of(servers, key_file=[str(new), str(key)])))["ok"]
+    same, fresh = await get(one.port(), cookie)
+    assert same == name
+    assert fresh
+    await stays(one.port(), fresh, name)
+    assert (await asyncio.to_thread(two.reload, config_of(servers, key_file=[str(key), str(new)])))["ok"]
+    assert (await get(two.port(), fresh))[0] == name
+    assert (await asyncio.to_thread(one.reload, config_of(servers, key_file=str(new))))["ok"]
+    await stays(one.port(), fresh, name)
     assert (await get(one.port(), cookie))[1]
+
+    new.write_bytes(os.urandom(48))
+    assert (await asyncio.to_thread(one.reload))["ok"]
+    assert (await get(one.port(), fresh))[1]

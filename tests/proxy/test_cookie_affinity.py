@@ -18,7 +18,7 @@ from test_http2_pool import nghttpd
 from lb.config.plan.plan import CookiePlan
 from lb.config.plan.routes import HedgePlan
 
-KEYED = replace(COOKIE, key=b"k" * 32)
+KEYED = replace(COOKIE, keys=(b"k" * 32,))
 
 
 def named(name: str, seen: list[str] | None = None, hold: asyncio.Event | None = None, status: int = 200) -> Handler:
@@ -153,6 +153,27 @@ async def test_a_cookie_is_of_one_pool(site: Site) -> None:
         stranger.gate.segment.set_weight(endpoint.slot, 1)
     site.reload(stranger.gate, pools=(pool,))
     assert (await stranger.get(cookie))[1]
+
+
+async def test_cookies_of_all_keys_are_valid_and_the_first_signs(site: Site) -> None:
+    addresses = [await site.endpoint(named(str(i))) for i in range(3)]
+    old, new = b"o" * 32, b"n" * 32
+
+    async def balancer(*keys: bytes) -> Web:
+        return Web(await site.gate(addresses, pool={"cookie": replace(COOKIE, keys=keys)}), [])
+
+    before, ready, turned, after = [await balancer(*keys) for keys in ((old,), (old, new), (new, old), (new,))]
+    for _ in range(3):  # whichever endpoint it is
+        name, cookie = await before.get()
+        assert await ready.get(cookie) == (name, "")
+        same, fresh = await turned.get(cookie)
+        assert same == name
+        assert fresh not in ("", cookie)  # signed by the key that stays
+        assert await turned.get(fresh) == (name, "")
+        assert await after.get(fresh) == (name, "")
+        assert (await ready.get(fresh))[0] == name  # a balancer that has not turned yet
+        assert (await before.get(fresh))[1]
+        assert (await after.get(cookie))[1]
 
 
 async def test_it_runs_out(site: Site) -> None:

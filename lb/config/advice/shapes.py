@@ -34,6 +34,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("RouteConfig", "quota"): "quota: [day]",
     ("RouteConfig", "server_calls"): "server_calls: [models, settings]",
     ("QuotaConfig", "overrides"): "overrides: {team-a: 1000000}",
+    ("CookieConfig", "key_file"): "key_file: [new.key, old.key]",
     ("RouteConfig", "pools"): "pools: [{pool: app, weight: 90}, {pool: canary, weight: 10}]",
     ("MatchConfig", "method"): "method: [GET, HEAD]",
     ("MatchConfig", "headers"): f"headers: {_HEADERS}",

@@ -119,7 +119,7 @@ class SequencePlan(Struct, frozen=True):
 class CookiePlan(Discreet, frozen=True):
     """The cookie by which clients of a pool stay with an endpoint."""
 
-    HIDDEN: ClassVar[tuple[str, ...]] = ("key",)
+    HIDDEN: ClassVar[tuple[str, ...]] = ("keys",)
 
     name: str
     path: str
@@ -128,7 +128,7 @@ class CookiePlan(Discreet, frozen=True):
     secure: bool
     http_only: bool
     same_site: str  # "" | strict | lax | none
-    key: bytes = b""  # what its file holds; b"" = the segment's
+    keys: tuple[bytes, ...] = ()  # what its files hold: the first signs, all are valid; () = the segment's
 
 
 class LearnPlan(Struct, frozen=True):

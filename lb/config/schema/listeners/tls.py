@@ -142,8 +142,11 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
             yield from _files_towards(f"pools.{name}.tls", pool.tls)
         if pool.health is not None and pool.health.tls is not None:
             yield from _files_towards(f"pools.{name}.health.tls", pool.health.tls)
-        if pool.affinity.cookie is not None and pool.affinity.cookie.key_file is not None:
-            yield TlsFile(f"pools.{name}.affinity.cookie.key_file", pool.affinity.cookie.key_file, "secret")
+        if pool.affinity.cookie is not None:
+            where = f"pools.{name}.affinity.cookie.key_file"
+            files = pool.affinity.cookie.key_file
+            for i, path in enumerate(files):
+                yield TlsFile(f"{where}[{i}]" if len(files) > 1 else where, path, "secret")
     if config.cache is not None and config.cache.tier is not None:
         yield from _files_of_tier("cache.tier", config.cache.tier)
     for where, path, provider in provider_files(config.auth):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lb.config.plan.plan import CookiePlan, LearnPlan, QuicPlan, SequencePlan
-from lb.config.schema.base import Boolean, FieldName, FilePath, Integer, Model, only_one, text
+from lb.config.schema.base import Boolean, FieldName, FilePath, Integer, Model, only_one, problem, text
 from lb.config.schema.listeners.tls import Material
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
 
@@ -38,6 +38,20 @@ class SequenceConfig(Model):
     managed model server has the `drain_timeout` of its `serve` section; `tidegate drain` has no limit."""
 
 
+def _files(value: Any) -> Any:
+    if isinstance(value, list) and not value:
+        raise problem("key_file", "an empty list has no key that signs; leave key_file out for a random one")
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+KeyFiles = Annotated[
+    Annotated[list[FilePath], Field(max_length=8)],
+    BeforeValidator(_files, json_schema_input_type=FilePath | list[FilePath]),
+]
+
+
 class CookieConfig(Model):
     """A cookie by which a client stays with the endpoint that answered it first, as HAProxy's `cookie NAME insert
     indirect nocache` and nginx' `sticky cookie`. It is signed, and names the endpoint without telling its address;
@@ -58,10 +72,11 @@ class CookieConfig(Model):
     """Scripts of a page cannot read it."""
     same_site: Literal["strict", "lax", "none"] | None = None
     """Its `SameSite`. Default: not said, which browsers take for `lax`."""
-    key_file: FilePath | None = None
-    """A file with the key that signs it, at least 32 random bytes; the same for all balancers in front of a service. A
-    changed file is noticed: cookies made with the old key are no longer valid then. Default: a random key, which
-    survives reloads and the death of workers and ends with the daemon."""
+    key_file: KeyFiles = Field(default_factory=list)
+    """A file with the key that signs it, at least 32 random bytes; the same for all balancers in front of a service. Of
+    a list of up to 8 files the first signs, and the cookies of all are valid: a key is
+    [changed](howto/affinity.md#change-the-key) without a client losing its endpoint. A changed file is noticed.
+    Default: a random key, which survives reloads and the death of workers and ends with the daemon."""
 
 
 class LearnConfig(Model):
@@ -142,7 +157,7 @@ def cookie_plan(affinity: AffinityConfig, material: Material) -> CookiePlan | No
         secure=cookie.secure,
         http_only=cookie.http_only,
         same_site=cookie.same_site or "",
-        key=material.files[cookie.key_file].strip() if cookie.key_file is not None else b"",
+        keys=tuple(material.files[path].strip() for path in cookie.key_file),
     )
 
 
