@@ -120,6 +120,7 @@ cdef enum:
     RETRY_RESET = 2                   # it may have: where repeating does no harm
     RETRY_5XX = 4
     RETRY_TIMEOUT = 8
+    RETRY_LIMITED = 16                # 429: the endpoint has refused it
 
 
 cdef struct tg_failure:

@@ -24,7 +24,8 @@ cdef dict COUNTERS = {
     COUNT_NOTHING: "", COUNT_REJECTED: "rejected", COUNT_TIMEOUT: "timeouts", COUNT_UNROUTED: "unrouted",
     COUNT_MALFORMED: "malformed", COUNT_CONNECT_ERROR: "connect errors", COUNT_RESPONSE_ERROR: "response errors",
 }
-cdef dict RETRIES = {RETRY_CONNECT: "connect", RETRY_RESET: "reset", RETRY_5XX: "5xx", RETRY_TIMEOUT: "timeout"}
+cdef dict RETRIES = {RETRY_CONNECT: "connect", RETRY_RESET: "reset", RETRY_5XX: "5xx", RETRY_TIMEOUT: "timeout",
+                     RETRY_LIMITED: "rate-limited"}
 
 cdef enum:
     RETRY_UNPROCESSED = RETRY_CONNECT | RETRY_RESET     # there was a connection, and nothing came of it

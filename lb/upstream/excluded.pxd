@@ -4,6 +4,7 @@ A policy passes over one endpoint, the last that failed. Those that keep an orde
 fro between the first two of it, and never come to the third.
 """
 
+from libc.stdint cimport uint64_t
 from lb.endpoints.choice cimport Choice
 from lb.upstream.pool cimport Pool
 
@@ -15,9 +16,13 @@ cdef struct tg_excluded:
     # Indexes of one pool: whoever goes on to another sets `count` to 0.
     int count
     int endpoints[EXCLUDED_MOST]
+    uint64_t until[EXCLUDED_MOST]     # when each may be asked again, as it said; 0 = it did not say
 
 
 cdef void exclude(tg_excluded *excluded, int index) noexcept nogil
 # As Pool.acquire, past `last`, which has failed (-1: none has), and those before it; where nobody else takes the
-# request, past `last` only.
+# request, past those that may not be asked yet, and at last past `last` only.
 cdef int acquire_past(Pool pool, Choice choice, int last, tg_excluded *excluded) noexcept
+# Endpoint `index` has failed and may not be asked before `until`. When the request may go on: 0 where another endpoint
+# takes it, else when the first of them may be asked again.
+cdef uint64_t exclude_until(tg_excluded *excluded, Choice choice, int index, uint64_t until) noexcept nogil

@@ -1,32 +1,68 @@
 """Past those that have failed: see excluded.pxd."""
 
+from libc.stdint cimport uint64_t
 from lb.endpoints.choice cimport Choice
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport TAKEN_FULL
 
 cdef void exclude(tg_excluded *excluded, int index) noexcept nogil:
-    cdef int i
+    cdef int i, at
     if excluded.count and excluded.endpoints[excluded.count - 1] == index:
         return                                # as when it has waited for its turn since
-    if excluded.count == EXCLUDED_MOST:
+    at = place_of(excluded, index)
+    if at < 0 and excluded.count == EXCLUDED_MOST:
+        at = 0
+    if at >= 0:
         excluded.count -= 1
-        for i in range(EXCLUDED_MOST - 1):
+        for i in range(at, excluded.count):
             excluded.endpoints[i] = excluded.endpoints[i + 1]
+            excluded.until[i] = excluded.until[i + 1]
     excluded.endpoints[excluded.count] = index
+    excluded.until[excluded.count] = 0
     excluded.count += 1
+
+
+cdef int place_of(const tg_excluded *excluded, int index) noexcept nogil:
+    """Where `index` stands among them, -1 where it does not."""
+    cdef int at
+    for at in range(excluded.count):
+        if excluded.endpoints[at] == index:
+            return at
+    return -1
+
+
+cdef uint64_t exclude_until(tg_excluded *excluded, Choice choice, int index, uint64_t until) noexcept nogil:
+    cdef uint64_t soonest = until
+    cdef int i, at
+    exclude(excluded, index)
+    excluded.until[excluded.count - 1] = until
+    for i in range(choice.endpoints.size):
+        if choice.state_weight(i) > 0:
+            at = place_of(excluded, i)
+            if at < 0:
+                return 0
+            soonest = min(soonest, excluded.until[at])
+    return soonest
 
 
 cdef bint others_stand(const tg_excluded *excluded, Choice choice) noexcept nogil:
     """Whether any that was not excluded takes the request, if not now."""
-    cdef int i, at
+    cdef int i
     for i in range(choice.endpoints.size):
-        if choice.state_weight(i) > 0:
-            for at in range(excluded.count):
-                if excluded.endpoints[at] == i:
-                    break
-            else:
-                return True
+        if choice.state_weight(i) > 0 and place_of(excluded, i) < 0:
+            return True
     return False
+
+
+cdef bint rule_out_early(const tg_excluded *excluded, Choice choice) noexcept:
+    """Rules out those that may not be asked yet; whether there are any."""
+    cdef bint any_early = False
+    cdef int i
+    for i in range(excluded.count):
+        if excluded.until[i] > choice.now:
+            choice.rule_out(excluded.endpoints[i])
+            any_early = True
+    return any_early
 
 
 cdef int acquire_past(Pool pool, Choice choice, int last, tg_excluded *excluded) noexcept:
@@ -41,4 +77,9 @@ cdef int acquire_past(Pool pool, Choice choice, int last, tg_excluded *excluded)
         if found >= 0 or (found == TAKEN_FULL and pool.queue is not None and others_stand(excluded, choice)):
             return found                      # the others are only busy: it waits for one of them
         choice.readmit_all()
+        if rule_out_early(excluded, choice):
+            found = pool.acquire(choice)
+            if found >= 0:
+                return found
+            choice.readmit_all()
     return pool.acquire(choice)

@@ -128,7 +128,7 @@ def test_actions() -> None:
     assert made.request_fields == FieldsPlan(("x-b",), (("X-A", "1"),))
     assert made.response_fields == FieldsPlan(add=(("X-C", "2"),))
     assert made.mirror == MirrorPlan(1, 5000, 64, 16 << 20)
-    assert made.retry == RetryPlan(1, ("5xx",), 0, 20, 10, 25_000_000, 250_000_000)
+    assert made.retry == RetryPlan(1, ("5xx",), 0, 20, 10, 25_000_000, 250_000_000, retry_after_ns=10_000_000_000)
     assert (made.response_timeout_ns, made.max_in_flight) == (0, 3)
     split = plan(pool=None, pools=[{"pool": "a", "weight": 9}, {"pool": "b"}], sticky={"header": "X-User"})
     assert (split.pool, split.split) == (-1, SplitPlan((SharePlan(0, 9), SharePlan(1, 1)), "header", "x-user"))

@@ -113,13 +113,11 @@ async def test_a_hedge_goes_on_when_a_proxy_says_so(site: Site) -> None:
 async def test_pushback_of_a_grpc_server(site: Site, pushback: str, attempts: int) -> None:
     gate, a, b = await retried(site, "grpc", ["14"], ["answer"], on=["unavailable"], backoff={"base": 0})
     a.pushback = pushback
-    started = asyncio.get_running_loop().time()
     if attempts == 1:
         with pytest.raises(grpc.aio.AioRpcError):
             await call(gate)
     else:
         assert await call(gate) == b"b"
-        assert asyncio.get_running_loop().time() - started >= 0.05
     assert len(a.seen) + len(b.seen) == attempts
     await idle(gate)
 

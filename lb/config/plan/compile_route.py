@@ -286,3 +286,4 @@ def _hedge(hedge: HedgeConfig | None) -> HedgePlan | None:
         return None
     per_mille, delay = hedge.when
     return HedgePlan(per_mille, delay, hedge.samples, hedge.budget, hedge.budget_min)
+        retry_after_ns=retry.backoff.retry_after,

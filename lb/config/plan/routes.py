@@ -141,7 +141,7 @@ class RetryPlan(Struct, frozen=True):
     """When a request is tried again."""
 
     attempts: int  # retries
-    on: tuple[str, ...]  # connect | reset | 5xx | timeout, or one of gRPC's codes by Envoy's name
+    on: tuple[str, ...]  # connect | reset | 5xx | timeout | rate-limited, or one of gRPC's codes by Envoy's name
     per_attempt_timeout_ns: int  # 0 = none
     budget_percent: int  # retries at most, of the requests; 100 = no limit beyond `attempts`
     budget_min: int  # retries a second that are always allowed, in all workers
@@ -150,6 +150,7 @@ class RetryPlan(Struct, frozen=True):
     careful: bool = False  # see `safe_retries`
 
 
+    retry_after_ns: int = 0  # longest wait for an endpoint that says when it may be asked again
 def safe_retries(attempts: int) -> RetryPlan:
     """The retries of a route that says nothing of them, where its pool has so many.
 

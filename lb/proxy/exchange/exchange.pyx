@@ -98,7 +98,7 @@ from lb.upstream.queue cimport (
 )
 from lb.upstream.affinity.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
 from lb.upstream.tally cimport count_answered, count_failure, count_refusal, status_word, tg_answered
-from lb.upstream.excluded cimport acquire_past
+from lb.upstream.excluded cimport acquire_past, exclude_until
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -535,9 +535,9 @@ cdef class Exchange(Waiter):
             return True                       # it was not processed, and is no work that is done twice
         if policy.careful and not kind & RETRY_RESET and not others_may_do(self):
             return False
-        self.wait = policy.pause(self.attempts) if pushback < 0 else <uint64_t>pushback * MILLISECOND_NS
-        if policy.timers is None or policy.careful:
-            self.wait = 0
+        self.wait = policy.pause(self.attempts)
+        if pushback >= 0 and not heeds(self, <uint64_t>pushback * MILLISECOND_NS, now):
+            return False
         if self.due() != UINT64_MAX and now + self.wait >= self.due():
             return False                      # what failed says more than a deadline that passes in a pause
         if policy.budget.claim(now):
@@ -823,6 +823,7 @@ cdef class Exchange(Waiter):
         self.waits_since = 0
         if hedge.pool is not self.pool:
             rebind(self, hedge.pool)
+        self.pushback = PUSHBACK_NONE         # that was the other endpoint's
         self.attempt.owner = None
         self.attempt = hedge
         self.hedge = None
@@ -1097,6 +1098,19 @@ cdef void turn_budgets(Exchange exchange) noexcept:
         route.retry.budget.begin(exchange.started)
     if route.hedge is not None and route.hedge.careful:
         route.hedge.budget.begin(exchange.started)
+
+
+cdef bint heeds(Exchange exchange, uint64_t pushback, uint64_t now) noexcept:
+    """The endpoint does not want to be asked again for `pushback` ns: others are asked before, and where none is left,
+    the request waits. False: for longer than the route lets it."""
+    cdef uint64_t at = exclude_until(
+        &exchange.excluded, exchange.new_choice(now), exchange.attempt.endpoint, now + pushback)
+    if at <= now:
+        return True
+    if at - now > exchange.route.retry.patience:
+        return False
+    exchange.wait = max(exchange.wait, at - now)
+    return True
 
 
 cdef bint others_may_do(Exchange exchange) noexcept:

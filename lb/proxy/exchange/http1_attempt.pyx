@@ -14,8 +14,7 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
 from lb.failure cimport (
-    FAIL_CONNECT, FAIL_IDLE, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, RETRY_5XX, failure_of, is_good,
-    is_retryable,
+    FAIL_CONNECT, FAIL_IDLE, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, failure_of, is_good,
 )
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.chunks cimport GATHERED, append_chunk
@@ -38,6 +37,7 @@ from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_DONE, X_NEW, X_ATTEMPT, X_UPGRADED, Exchange, learn_session, verdict_by_status,
 )
 from lb.proxy.exchange.intercepted cimport intercept
+from lb.proxy.exchange.retried_answer cimport retry_answer
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
 from lb.proxy.routing.headers.forwarded cimport tg_hop
 from lb.upstream.attempt cimport (
@@ -295,7 +295,7 @@ cdef class Http1Attempt(Http1Call):
             return False
         if self.pool.policy.reads_reports:
             exchange.find_report(scan.fields, scan.field_count)
-        if is_retryable(status) and exchange.retry_attempt(RETRY_5XX, status):
+        if status >= 429 and retry_answer(exchange, scan):
             return False
         if exchange.route.hedge is not None:
             exchange.own_answer()

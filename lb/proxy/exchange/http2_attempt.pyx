@@ -53,6 +53,7 @@ from lb.proxy.exchange.intercepted cimport intercept
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.mirror.stream cimport mirror_stream
 from lb.proxy.exchange.stream_sequences cimport streams_inferences
+from lb.proxy.exchange.retried_answer cimport retry_answer
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_message
 from lb.upstream.attempt cimport A_ANSWERING, A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
 from lb.http.grpc.text cimport (
@@ -473,7 +474,7 @@ cdef class Http2Attempt(Http2Call):
         cdef Field *field
         cdef int i, kind = 0, code = -1
         if not exchange.grpc:
-            return is_retryable(scan.status) and exchange.retry_attempt(RETRY_5XX, scan.status)
+            return scan.status >= 429 and retry_answer(exchange, scan)
         if not last and scan.status == 200:
             return False
         for i in range(scan.field_count):

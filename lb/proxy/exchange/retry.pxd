@@ -12,6 +12,7 @@ cdef class RetryPolicy:
     cdef readonly uint64_t per_attempt_timeout  # ns; 0 = none
     cdef uint64_t base                # of the pause before a retry, ns; 0 = none
     cdef uint64_t longest
+    cdef readonly uint64_t patience   # longest wait for an endpoint that says when it may be asked again, ns
     cdef readonly bint careful        # as routes have it that say nothing (lb.config.plan.routes.safe_retries)
     cdef Timers timers
     cdef RetryBudget budget

@@ -9,7 +9,7 @@ together.
 """
 
 from libc.stdint cimport uint64_t
-from lb.failure cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
+from lb.failure cimport RETRY_5XX, RETRY_CONNECT, RETRY_LIMITED, RETRY_RESET, RETRY_TIMEOUT
 from lb.net.timers cimport Timers
 from lb.shared.segment cimport Segment
 from lb.proxy.exchange.budget cimport Counted, RetryBudget
@@ -21,7 +21,10 @@ cdef enum:
     # takes all with it that it had, which may be what came within some seconds (Finagle's retry budget, too).
     WINDOW = 10
 
-cdef dict KINDS = {"connect": RETRY_CONNECT, "reset": RETRY_RESET, "5xx": RETRY_5XX, "timeout": RETRY_TIMEOUT}
+cdef dict KINDS = {
+    "connect": RETRY_CONNECT, "reset": RETRY_RESET, "5xx": RETRY_5XX, "timeout": RETRY_TIMEOUT,
+    "rate-limited": RETRY_LIMITED,
+}
 # Envoy's names of gRPC's codes.
 cdef dict CODES = {"cancelled": 1, "deadline-exceeded": 4, "resource-exhausted": 8, "internal": 13, "unavailable": 14}
 
@@ -47,6 +50,7 @@ cdef class RetryPolicy:
         if timers is not None and not plan.careful:
             self.base = plan.backoff_base_ns
             self.longest = plan.backoff_max_ns
+            self.patience = plan.retry_after_ns
 
     cdef bint names(self, int kind) noexcept:
         return (self.on & kind) != 0

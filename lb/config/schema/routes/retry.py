@@ -21,6 +21,11 @@ class RetryBackoffConfig(Model):
     """The first bound. `0s`: no pause."""
     max: Duration | None = Field(default=None, le=600_000 * MILLISECOND)
     """The last bound. Default: ten times `base`."""
+    retry_after: Duration = Field(default=10_000 * MILLISECOND, ge=0, le=60_000 * MILLISECOND)
+    """Longest time that a request waits for an endpoint which says by `Retry-After`, or by gRPC's
+    `grpc-retry-pushback-ms`, when it may be asked again. Until then other endpoints are asked, after the usual pause;
+    the request waits where none is left. The client gets the answer where that would be longer than this, or than the
+    deadline. `0s`: no request waits."""
 
     @model_validator(mode="after")
     def _order(self) -> RetryBackoffConfig:
@@ -45,22 +50,23 @@ class RetryConfig(Model):
     on: Annotated[
         list[
             Literal[
-                "connect", "reset", "5xx", "timeout",
+                "connect", "reset", "5xx", "timeout", "rate-limited",
                 "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
             ]
         ],
         Field(min_length=1),
     ] = ["connect", "reset"]  # fmt: skip
     """After what: `connect` no connection came about, `reset` the connection broke before the answer, `5xx` the answer
-    was 502, 503 or 504 (`oip`: the same as `reset`, UNAVAILABLE included), `timeout` `per_attempt_timeout` went by; and
-    by Envoy's names the gRPC codes of an answer without a message: `cancelled`, `deadline-exceeded`, `internal`,
-    `resource-exhausted`, `unavailable`. Naming one says that a call may be repeated after it, whatever its method."""
+    was 502, 503 or 504 (`oip`: the same as `reset`, UNAVAILABLE included), `timeout` `per_attempt_timeout` went by,
+    `rate-limited` the answer was 429; and by Envoy's names the gRPC codes of an answer without a message: `cancelled`,
+    `deadline-exceeded`, `internal`, `resource-exhausted`, `unavailable`. Naming one of these says that a call may be
+    repeated after it, whatever its method."""
     per_attempt_timeout: Duration | None = Field(default=None, ge=MILLISECOND)
     """Longest time from an attempt's request to the beginning of its answer. Default: the route's
     `response_timeout`."""
     backoff: RetryBackoffConfig = RetryBackoffConfig()
-    """The pause before each retry. A gRPC server says by `grpc-retry-pushback-ms` how long it has to be, or that there
-    is to be none (gRFC A6)."""
+    """The pause before each retry, and the longest wait for an endpoint that says when it may be asked again. A gRPC
+    server may also say, by a negative `grpc-retry-pushback-ms`, that there is to be no retry (gRFC A6)."""
     budget: Integer = Field(default=20, ge=0, le=100)
     """Retries at most, in percent of the requests of the last seconds, over all workers, so that retries do not finish
     off a pool that is overloaded; 100 is no limit."""
