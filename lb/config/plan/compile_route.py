@@ -86,6 +86,7 @@ def compile_route(
         safe_retries=route.retry is None,
         safe_hedges=route.hedge is None,
         idempotent=route.idempotent,
+        idempotency_key=route.idempotency_key,
         rate_limit=rate_plan(route.rate_limit),
         priority=PRIORITIES.index(route.priority),
         cors=cors_plan(route.cors),

@@ -236,6 +236,7 @@ class RoutePlan(Struct, frozen=True):
     idempotent: bool = False  # whatever the method
     rate_limit: RatePlan | None = None
     priority: int = 1  # in the queue of its pool: 0 high, 1 normal, 2 low
+    idempotency_key: bool = False  # where a request has an Idempotency-Key
     cors: CorsPlan | None = None  # None = answers say nothing of other origins
     bare_streams: bool = False  # messages of ModelStreamInfer's answers are ModelInferResponse, as MLServer has them
     server_calls: int = 0  # that clients may make: a set of lb.inference.server_calls.Kind

@@ -69,7 +69,7 @@ from lb.proxy.exchange.affinity cimport (
 )
 from lb.proxy.client.client cimport Client
 from lb.proxy.random cimport random_below
-from lb.proxy.routing.keys cimport find_value
+from lb.proxy.routing.keys cimport count_values, find_value
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
 from lb.proxy.exchange.hedge cimport HedgePolicy
 from lb.proxy.exchange.retry cimport RetryPolicy
@@ -91,7 +91,7 @@ from lb.upstream.attempt cimport (
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
 from lb.http.grpc.text cimport GRPC_UNKNOWN, PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.load.load_report cimport take_report
-from lb.upstream.pool cimport HEAD_START, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
+from lb.upstream.pool cimport HEAD_START, KEY_HEADER, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
 from lb.upstream.queue cimport (
     ALL_MODELS_BLOCKED, Q_FULL, Q_HOPELESS, Q_NO_START, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter,
     stand_in_line,
@@ -223,6 +223,8 @@ cdef class Exchange(Waiter):
 
     cdef void begin(self, Scan *scan) noexcept:
         self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE) or self.route.idempotent
+        if not self.idempotent and self.route.idempotency_key:
+            self.idempotent = has_idempotency_key(scan)
         if self.source is not None:
             self.source.begin(self, scan)
             return
@@ -1116,6 +1118,15 @@ cdef bint heeds(Exchange exchange, uint64_t pushback, uint64_t now) noexcept:
 cdef bint others_may_do(Exchange exchange) noexcept:
     """Whether an answer that is an error may be better from another endpoint: there is one, and the request is not
     this one's by what it is."""
+cdef bint has_idempotency_key(const Scan *scan) noexcept:
+    """Whether the request has one key by which its endpoints know it again (draft-ietf-httpapi-idempotency-key-header
+    section 2). Of two nobody knows which of them counts."""
+    cdef const char *value
+    cdef size_t n
+    return (count_values(scan, KEY_HEADER, b"idempotency-key", 15) == 1
+            and find_value(scan, KEY_HEADER, b"idempotency-key", 15, &value, &n) and n != 0)
+
+
     cdef Pool pool = exchange.pool
     return pool.endpoints.size > 1 and not pool.sticky and pool.key_kind == KEY_NONE
 

@@ -81,6 +81,7 @@ cdef class Route:
     cdef readonly HedgePolicy hedge
     cdef readonly HttpCacheRules http_cache  # None: no answers are kept by the rules of HTTP
     cdef readonly bint idempotent     # whatever the method
+    cdef readonly bint idempotency_key  # likewise where a request has an Idempotency-Key
     cdef readonly bint bare_streams   # streams of inferences are answered as by MLServer
     cdef readonly int server_calls    # that clients may make: a set of lb.inference.server_calls.Kind
     cdef readonly Cors cors           # None = nothing is said of other origins

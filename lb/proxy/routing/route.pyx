@@ -168,6 +168,7 @@ cdef class Route:
             self.http_cache = HttpCacheRules(plan.http_cache)
         self.idempotent = plan.idempotent
         self.server_calls = plan.server_calls
+        self.idempotency_key = plan.idempotency_key
         self.bare_streams = plan.bare_streams
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
                          or plan.hedge or plan.response_rewrite or self.values is not None)
@@ -240,6 +241,7 @@ cdef class Route:
         made.http_cache = self.http_cache
         made.idempotent = self.idempotent
         made.server_calls = self.server_calls
+        made.idempotency_key = self.idempotency_key
         made.bare_streams = self.bare_streams
         made.acts = self.acts
         made.timed = self.timed

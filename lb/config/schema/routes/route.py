@@ -303,6 +303,10 @@ class RouteConfig(Model):
     """Whether requests may be repeated, by `retry` and `hedge`, whatever their method: set it for gRPC methods, or for
     POSTs, that do no harm when they are done twice. GET, HEAD, PUT, DELETE, OPTIONS and TRACE may be anyway, and
     inferences but those of a sequence."""
+    idempotency_key: Boolean = False
+    """Whether a request that has an `Idempotency-Key` may be repeated, too, whatever its method (IETF draft
+    idempotency-key-header). Set it where the endpoints keep the promise of that header: a key that one of them has seen
+    is known to all, and is not carried out a second time. Default: `false`, the header changes nothing."""
     jobs: Boolean = False
     """Whether requests may become jobs: one with `Prefer: respond-async` is answered with 202 once it is durable, and
     its answer can be asked for later ([Answer later](howto/answer-later.md)). It needs the section `jobs`. A job may
