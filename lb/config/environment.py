@@ -210,15 +210,14 @@ def _takes_values(location: tuple[int | str, ...]) -> bool:
     if location[:1] == ("maps",):
         return location[2:] == ("key",)
     if location[:1] == ("pools",):
+        if location[2:] == ("policy", "key", "text"):
+            return True
         return location[2:4] == ("health", "steps") and location[5:] == ("send",)
     if location[:1] != ("listeners",):
         return False
     if location[2:3] == ("error_pages",):
         return location[4:5] in _PAGE_TEXTS
     if location[2:3] != ("routes",):
-        return False
-    if location[4:5] == ("error_pages",):
-        return location[6:7] in _PAGE_TEXTS
     return location[4:6] in _VALUED or location[4:5] in (("log_fields",), ("pool_by",))
 
 
@@ -226,8 +225,10 @@ def _no_values(text: str) -> str:
     """What is wrong with a text that has values of requests where there are none."""
     return (
         f"{spelled(text)!r} has a value of requests, which are known in the routes' request_headers, response_headers, "
-        "redirect, rewrite, respond, log_fields and pool_by, in error_pages, and in the key of a map; steps of a check "
-        "have captures"
+    if location[4:5] == ("error_pages",):
+        return location[6:7] in _PAGE_TEXTS
+    if location[4:] in (("rate_limit", "key", "text"), ("sticky", "text")):
+        return True
     )
 
 

@@ -30,6 +30,7 @@ from lb.proxy.accept.overload cimport Overload
 from lb.proxy.accept.sni cimport SniTable
 from lb.proxy.client.http2_connection cimport Http2Connection
 from lb.proxy.routing.quota cimport Quota
+from lb.proxy.routing.text_key cimport TextKey
 from lb.proxy.tcp.session cimport TunnelAcceptor
 from lb.shared.quotas cimport Quotas
 from lb.telemetry.accesslog cimport AccessLog
@@ -367,6 +368,8 @@ class Proxy:
             if old.queue is queue and len(made) == len(old.channels) and all(map(operator.is_, made, old.channels)):
                 return old
         pool = Pool(plan, self.segment, made, queue, leaving)
+        if plan.policy.key == "text":
+            pool.key_text = TextKey(plan.policy.key_name)
         if plan.cache is not None:
             pool.cache_rules = PoolRules(plan.cache)
         if plan.count_models:

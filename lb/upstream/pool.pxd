@@ -32,6 +32,10 @@ cdef enum:
     KEY_QUERY
     KEY_SOURCE
     KEY_MODEL
+    # Made of the request as it came, before its route changes it (lb.proxy.routing.text_keys).
+    KEY_PATH
+    KEY_URI
+    KEY_TEXT
 
 
 cdef enum:
@@ -78,6 +82,9 @@ cdef class Pool:
     cdef PoolModels model_series      # None: it has no inferences (tcp, udp)
     cdef readonly int key_kind
     cdef readonly bytes key_name
+    cdef readonly int key_depth       # directories of a path that count, where that is the key; 0 = all
+    cdef readonly int key_length      # bytes of a path or URI that count, likewise
+    cdef public object key_text       # lb.proxy.routing.text_keys.TextKey; None: its key is no text
     cdef frozenset cached_rows        # models whose batches are cached row by row; None: there are none
     cdef public object cache_rules    # lb.cache.rules.PoolRules; None = its answers are not kept
     cdef bytes cache_key              # of its answers in the result cache: no other pool's are found by it

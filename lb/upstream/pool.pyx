@@ -45,7 +45,7 @@ cdef dict PROTOCOLS = {
 cdef dict REPORTED = {}               # pool -> when the log said last that its policy fails, and how often it did since
 cdef dict KEYS = {
     "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
-    "model": KEY_MODEL,
+    "model": KEY_MODEL, "path": KEY_PATH, "uri": KEY_URI, "text": KEY_TEXT,
 }
 
 
@@ -114,6 +114,7 @@ cdef class Pool:
         self.prefixes.v4, self.prefixes.v6 = plan.policy.ipv4_prefix, plan.policy.ipv6_prefix
         name = plan.policy.key_name
         self.key_name = (name.lower() if plan.policy.key == "header" else name).encode()
+        self.key_depth, self.key_length = plan.policy.key_depth, plan.policy.key_length
         self.cache_key = blake2b(
             f"{plan.cache_epoch}:{plan.name}".encode(), key=segment.cache_secret, digest_size=32,
             person=b"tidegate-answers").digest()

@@ -107,6 +107,9 @@ def test_the_burst_is_what_comes_back_in_a_second(rate: str, burst: int) -> None
         ({"query": "User"}, ("query", "User")),
         ({"source": True}, ("source", "")),
         ({"route": True}, ("", "")),
+        ({"path": True}, ("path", "")),
+        ({"uri": True}, ("uri", "")),
+        ({"text": "a"}, ("text", "a")),
     ],
 )
 def test_keys(key: dict[str, Any], expected: tuple[str, str]) -> None:

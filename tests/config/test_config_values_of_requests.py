@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,30 @@ def test_defaults_go_sixteen_deep() -> None:
         parse(marked("${header.a:-" + text + "}"))
 
 
+def test_keys_may_be_texts_with_values(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    pool = "b: {protocol: http, endpoints: [127.0.0.1:1], policy: {type: maglev, key: {text: '${%s}'}}}"
+    keys = "sticky: {text: '${header.x}'}, rate_limit: {rate: 1/s, key: {text: '${cookie.c}'}}"
+    route = f"{{pools: [{{pool: a}}, {{pool: b}}], {keys}}}"
+    for value, said in (
+        ("request.path", ""),
+        ("auth.identity", "pools.b.policy.key.text: ${auth.identity} needs auth"),
+    ):
+        path.write_text(FILE.replace("{ROUTE}", route) + f"  {pool % value}\n")
+        if said:
+            with pytest.raises(ConfigError, match=re.escape(said)):
+                load(path)
+            continue
+        config = load(path)
+        made = config.listeners["web"].routes[0]
+        limit, key = made.rate_limit, config.pools["b"].policy.key
+        assert limit is not None
+        assert key is not None
+        assert made.sticky is not None
+        texts = [limit.key.text, made.sticky.text, key.text]
+        assert [spelled(text or "") for text in texts] == ["${cookie.c}", "${header.x}", "${request.path}"]
+
+
 @pytest.mark.parametrize(
     "route",
     [
@@ -104,6 +129,11 @@ def test_elsewhere_there_are_no_values(tmp_path: Path, route: str) -> None:
         ("respond: {body: '${pool.name}'}", "a route that answers itself has no pool"),
         ("pool: a, request_headers: {set: {x-a: '${auth.identity}'}}", "needs auth of the route"),
         ("pool: a, request_headers: {set: {x-a: '${capture.1}'}}", "needs match.path.regex or match.path.template"),
+        ("pool: a, rate_limit: {rate: 1/s, key: {text: '${capture.1}'}}", "needs match.path.regex"),
+        ("pool: a, rate_limit: {rate: 1/s, key: {text: '${auth.identity}'}}", "needs auth of the route"),
+        ("pool: a, rate_limit: {rate: 1/s, key: {text: '${map.nope}'}}", "there is no map 'nope'"),
+        ("pools: [{pool: a}], sticky: {text: '${tls.sni}'}", "is known once the route is chosen"),
+        ("pools: [{pool: a}], sticky: {text: '${map.nope}'}", "a key cannot have ${map.nope}"),
         (
             "pool: a, match: {path: {template: '/{b}'}}, request_headers: {set: {x-a: '${capture.c}'}}",
             "has no such name; its names: b",

@@ -53,7 +53,7 @@ def plan_of(routes: list[dict[str, Any]], pools: dict[str, Any], numbers: Number
         name: {"protocol": "http", "avoid_failing": False, **(pool if isinstance(pool, dict) else {"endpoints": pool})}
         for name, pool in pools.items()
     }
-    maps = marked(listener.pop("maps", {}))
+    maps, sections = marked(listener.pop("maps", {})), marked(sections)
     web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": marked(routes), **listener}
     config = Config.model_validate({"listeners": {"web": web}, "pools": sections, "maps": maps})
     files = TlsFiles()

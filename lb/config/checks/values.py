@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lb.config.schema.access import access_of
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.routes.match import maps_of, texts_of
-from lb.config.values import EARLY, has_values, parse, values_in
+from lb.config.values import EARLY, Value, has_values, parse, values_in
 
 if TYPE_CHECKING:
     from lb.config.schema.file import Config, ListenerConfig, RouteConfig
@@ -23,16 +23,30 @@ def check_values(config: Config, broken: Set[str], listener: ListenerConfig, rou
     early = {path.rpartition("maps.")[2] for path, _ in texts_of(route.match)}
     for name in dict.fromkeys(maps_of(route.match)):
         yield from _map(config, broken, "match", name, early=name in early)
+    for name in dict.fromkeys(filter(None, (route.pool, *(share.pool for share in route.pools)))):
+        pool = config.pools.get(name)
+        key = pool.policy.key if pool is not None else None
+        if key is not None and key.text is not None:
+            for value in values_in(parse(key.text, "text")):
+                if said := _needed(value, listener, route):
+                    yield "pool", f"pools.{name}.policy.key.text: {said}"
     for where, text, _ in route.texts():
         for value in values_in(parse(text)) if has_values(text) else ():
             if value.name == "map":
                 yield from _map(config, broken, where, value.argument, early=where == "pool_by")
-            elif value.name == "auth.identity" and access_of(listener.auth, route.auth) is None:
-                yield where, f"{value.spelling} needs auth of the route or of its listener"
-            elif value.name == "request.id" and not listener.request_id:
-                yield where, f"{value.spelling} needs request_id: true of the listener"
-            elif value.name.startswith("tls.client.") and (listener.tls is None or listener.tls.client_auth == "none"):
-                yield where, f"{value.spelling} needs tls of the listener with client_auth: optional or required"
+            elif said := _needed(value, listener, route):
+                yield where, said
+
+
+def _needed(value: Value, listener: ListenerConfig, route: RouteConfig) -> str:
+    """What `value` needs and the route does not have; "" where nothing is missing."""
+    if value.name == "auth.identity" and access_of(listener.auth, route.auth) is None:
+        return f"{value.spelling} needs auth of the route or of its listener"
+    if value.name == "request.id" and not listener.request_id:
+        return f"{value.spelling} needs request_id: true of the listener"
+    if value.name.startswith("tls.client.") and (listener.tls is None or listener.tls.client_auth == "none"):
+        return f"{value.spelling} needs tls of the listener with client_auth: optional or required"
+    return ""
 
 
 def check_error_pages(listener: ListenerConfig, pages: Sequence[ErrorPageConfig]) -> Iterator[Found]:

@@ -454,15 +454,14 @@ def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
 
 
 def _policy(policy: PolicyConfig) -> PolicyPlan:
-    kind, name, ipv4, ipv6 = key_of(policy.key)
+    kind, name, *parts = key_of(policy.key)
     source = policy.key.source if policy.key is not None else None
     return PolicyPlan(
         policy.type,
         kind,
         name,
         policy.options or None,
-        ipv4,
-        ipv6,
+        *parts,
         source_port=source is not None and source.port,
         source_destination=source is not None and source.destination,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from lb.config.plan.caching import FreshnessPlan
 from lb.config.plan.places import MODELS, place_of
 from lb.config.plan.plan import PRIORITIES, RoutePlan
@@ -16,6 +18,7 @@ from lb.config.plan.routes import (
     HedgePlan,
     MirrorPlan,
     NormalizePlan,
+    RatePlan,
     RetryPlan,
     RewritePlan,
     SharePlan,
@@ -87,7 +90,7 @@ def compile_route(
         safe_hedges=route.hedge is None,
         idempotent=route.idempotent,
         idempotency_key=route.idempotency_key,
-        rate_limit=rate_plan(route.rate_limit),
+        rate_limit=_rate(route),
         priority=PRIORITIES.index(route.priority),
         cors=cors_plan(route.cors),
         bare_streams=route.stream_messages == "mlserver",
@@ -175,17 +178,26 @@ def _text(what: str, name: str, match: TextMatch) -> ConditionPlan:
     return ConditionPlan(what, name, "present", "", match.invert != match.absent)
 
 
-def key_of(key: KeyConfig | None) -> tuple[str, str, int, int]:
-    """Kind and name of a key, and the prefixes of a source, as in PolicyPlan."""
+def key_of(key: KeyConfig | None) -> tuple[str, str, int, int, int, int]:
+    """Kind and name of a key, the prefixes of a source, and how much of a path or URI counts, as in PolicyPlan."""
     if key is None:
-        return "", "", 32, 128
-    for kind in ("header", "cookie", "query"):
+        return "", "", 32, 128, 0, 0
+    for kind in ("header", "cookie", "query", "text"):
         value = getattr(key, kind)
         if value is not None:
-            return kind, value.lower() if kind == "header" else value, 32, 128
+            return kind, value.lower() if kind == "header" else value, 32, 128, 0, 0
+    for kind in ("path", "uri"):
+        part = getattr(key, kind)
+        if part is not None:
+            return kind, "", 32, 128, part.depth or 0, part.length or 0
     if key.source is None:
-        return "model", "", 32, 128
-    return "source", "", key.source.ipv4_prefix, key.source.ipv6_prefix
+        return "model", "", 32, 128, 0, 0
+    return "source", "", key.source.ipv4_prefix, key.source.ipv6_prefix, 0, 0
+
+
+def _rate(route: RouteConfig) -> RatePlan | None:
+    plan = rate_plan(route.rate_limit)
+    return replace(plan, key_name=_numbered(route, plan.key_name)) if plan is not None else None
 
 
 def compile_split(
@@ -279,6 +291,7 @@ def _retry(route: RouteConfig) -> RetryPlan | None:
         retry.budget_min,
         retry.backoff.base,
         retry.backoff.longest,
+        retry_after_ns=retry.backoff.retry_after,
     )
 
 
@@ -287,4 +300,3 @@ def _hedge(hedge: HedgeConfig | None) -> HedgePlan | None:
         return None
     per_mille, delay = hedge.when
     return HedgePlan(per_mille, delay, hedge.samples, hedge.budget, hedge.budget_min)
-        retry_after_ns=retry.backoff.retry_after,

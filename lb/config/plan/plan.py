@@ -45,11 +45,13 @@ class PolicyPlan(Struct, frozen=True):
     """How a pool chooses; `type` is a name of the registry in lb.balancing, `options` are the policy's own."""
 
     type: str
-    key: str = ""  # "" | header | cookie | query | source | model
-    key_name: str = ""  # name of the header, cookie or query parameter
+    key: str = ""  # "" | header | cookie | query | source | model | path | uri | text
+    key_name: str = ""  # name of the header, cookie or query parameter; or the text
     options: dict[str, Any] | None = None
     ipv4_prefix: int = 32  # bits of a source that count, where that is the key
     ipv6_prefix: int = 128
+    key_depth: int = 0  # directories of a path that count, where that is the key; 0 = all
+    key_length: int = 0  # bytes of a path or URI that count; 0 = all
     source_port: bool = False  # counts, too (udp)
     source_destination: bool = False  # and where the datagrams went to does (udp)
 
@@ -234,9 +236,9 @@ class RoutePlan(Struct, frozen=True):
     safe_retries: bool = True  # those of lb.config.plan.routes; False = the pool's `retries`, without a budget
     safe_hedges: bool = True  # those of lb.config.plan.routes; False = none
     idempotent: bool = False  # whatever the method
+    idempotency_key: bool = False  # where a request has an Idempotency-Key
     rate_limit: RatePlan | None = None
     priority: int = 1  # in the queue of its pool: 0 high, 1 normal, 2 low
-    idempotency_key: bool = False  # where a request has an Idempotency-Key
     cors: CorsPlan | None = None  # None = answers say nothing of other origins
     bare_streams: bool = False  # messages of ModelStreamInfer's answers are ModelInferResponse, as MLServer has them
     server_calls: int = 0  # that clients may make: a set of lb.inference.server_calls.Kind

@@ -65,10 +65,12 @@ class SplitPlan(Struct, frozen=True):
     """Requests shared among pools; without a key at random."""
 
     shares: tuple[SharePlan, ...]
-    key: str = ""  # "" | header | cookie | query | source
+    key: str = ""  # as in PolicyPlan, but for the model
     key_name: str = ""
     ipv4_prefix: int = 32  # bits of a source that count
     ipv6_prefix: int = 128
+    key_depth: int = 0
+    key_length: int = 0
     by: str = ""  # a text that names one of the pools; "" = none
 
 
@@ -148,9 +150,9 @@ class RetryPlan(Struct, frozen=True):
     backoff_base_ns: int = 0  # bound of the pause before the first retry, drawn at random; 0 = none
     backoff_max_ns: int = 0  # the bound doubles up to this
     careful: bool = False  # see `safe_retries`
-
-
     retry_after_ns: int = 0  # longest wait for an endpoint that says when it may be asked again
+
+
 def safe_retries(attempts: int) -> RetryPlan:
     """The retries of a route that says nothing of them, where its pool has so many.
 
@@ -195,6 +197,6 @@ class RatePlan(Struct, frozen=True):
 
     interval_ns: int
     burst: int
-    key: str  # "" (the whole route) | header | cookie | query | source | identity
-    key_name: str  # name of the header (lower case), cookie or query parameter
+    key: str  # "" (the whole route) | header | cookie | query | source | identity | path | uri | text
+    key_name: str  # name of the header (lower case), cookie or query parameter; or the text
     fields: str  # standard | legacy | off

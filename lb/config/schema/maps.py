@@ -11,24 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from lb.config.plan.routes import MapPlan
-from lb.config.schema.base import Boolean, FilePath, Model, only_one, problem
-from lb.config.values import OF_ERRORS, parse, spelled, values_in
+from lb.config.schema.base import Boolean, FilePath, Model, only_one
+from lb.config.schema.values import checked_key
 
 if TYPE_CHECKING:
     from lb.config.schema.listeners.tls import Material
 
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-def _key(value: str) -> str:
-    try:
-        found = list(values_in(parse(value, "text")))
-    except ValueError as error:
-        raise problem("text", f"{spelled(value)!r}: {error}") from None
-    for one in found:
-        if one.name in ("map", "capture", "endpoint.address") or one.name in OF_ERRORS:
-            raise problem("text", f"{spelled(value)!r}: a map's key cannot have {one.spelling}")
-    return value
 
 
 Entry = Annotated[str, Field(max_length=1024)]
@@ -38,7 +27,7 @@ class MapConfig(Model):
     """A map from what requests say to texts: `${map.NAME}` in texts of routes, `maps` and `map` in their `match`,
     `pool_by` ([values and maps](howto/values.md#maps)). Exactly one of `file` and `entries`."""
 
-    key: Annotated[str, Field(max_length=4096), AfterValidator(_key)]
+    key: Annotated[str, Field(max_length=4096), AfterValidator(checked_key)]
     """What is looked up: a text with values of the request, such as `${request.host}`."""
     file: FilePath | None = None
     """File with an entry on each line: the key, a space, the value; a key alone for a list. Empty lines, and lines that

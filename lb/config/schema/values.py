@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import AfterValidator, Field
 
 from lb.config.schema.base import problem
-from lb.config.values import has_values, literals_in, parse, spelled
+from lb.config.values import OF_ERRORS, has_values, literals_in, parse, spelled, values_in
 
 
 def valued(
@@ -38,6 +38,19 @@ def valued(
 
     form = rf"{pattern}|[\s\S]*\$\{{[\s\S]*"
     return AfterValidator(check), Field(json_schema_extra={"pattern": f"^(?:{form})$"})
+
+
+def checked_key(value: str) -> str:
+    """`value`, a text that something is looked up or hashed by, where no route is known and no endpoint has answered.
+    Raises PydanticCustomError for values that there are not, or are of a route."""
+    try:
+        found = list(values_in(parse(value, "text")))
+    except ValueError as error:
+        raise problem("text", f"{spelled(value)!r}: {error}") from None
+    for one in found:
+        if one.name in ("map", "capture", "endpoint.address") or one.name in OF_ERRORS:
+            raise problem("text", f"{spelled(value)!r}: a key cannot have {one.spelling}")
+    return value
 
 
 def _advise(value: str, advice: tuple[Callable[[str], str], ...]) -> None:

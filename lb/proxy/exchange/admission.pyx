@@ -36,6 +36,7 @@ from lb.proxy.exchange.http_cache.lookup cimport through_http_cache
 from lb.proxy.exchange.inference_attempt cimport InferenceAttempt
 from lb.proxy.exchange.inference_body cimport InferContext
 from lb.proxy.exchange.pool_call cimport asks_pool, new_pool_call
+from lb.proxy.exchange.request_key cimport find_request_key, within_rate
 from lb.proxy.routing.last_hop cimport answers_last_hop
 from lb.proxy.routing.normalize cimport (
     NORMAL_HIDE_ALIASES, NORMAL_READINGS, NORMAL_REFUSE_ALIASES, is_target, normalize,
@@ -45,7 +46,7 @@ from lb.proxy.routing.readings cimport reads_alike
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, SPEAKS_WEB, SPEAKS_WEB_TEXT, speaks_grpc
 from lb.proxy.routing.route cimport Route, RouteTable
 from lb.upstream.attempt cimport Attempt
-from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
+from lb.upstream.pool cimport KEY_PATH, POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
 
 from lb.inference.errors import OipError
 
@@ -268,14 +269,14 @@ cdef class Admission:
         if exchange.preflight:
             give_preflight(exchange, scan)
             return
-        if exchange.route.rate is not None and not exchange.route.rate.by_identity and not exchange.admit(scan):
+        if exchange.route.rate is not None and not exchange.route.rate.by_identity and not within_rate(exchange, scan):
             return
         if exchange.route.guard is not None and not authenticate(exchange, scan, self, go_on):
             return
         self.proceed(exchange, scan)
 
     cdef void proceed(self, Exchange exchange, Scan *scan) noexcept:
-        if exchange.route.rate is not None and exchange.route.rate.by_identity and not exchange.admit(scan):
+        if exchange.route.rate is not None and exchange.route.rate.by_identity and not within_rate(exchange, scan):
             return
         if exchange.route.quotas is not None and not exchange.take_quotas(scan):
             return
@@ -286,6 +287,8 @@ cdef class Admission:
         if exchange.method == M_OPTIONS or exchange.method == M_TRACE:
             if answers_last_hop(exchange, scan):
                 return
+        if exchange.pool is not None and exchange.pool.key_kind >= KEY_PATH:
+            find_request_key(exchange, scan)
         if exchange.route.acts and not apply_actions(exchange, scan):
             return
         if not scan.complete and scan.version > 10 and scan.first[H_EXPECT] >= 0 and exchange.route.answer is None:

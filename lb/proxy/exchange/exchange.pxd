@@ -201,8 +201,8 @@ cdef class Exchange(Waiter):
     cdef const char *source_address(self, size_t *n) noexcept
     # Within the quotas that the route has. False: answered with 429.
     cdef bint take_quotas(self, const Scan *scan) noexcept
-    # Within the rate limit that the route has. False: answered with 429.
-    cdef bint admit(self, Scan *scan) noexcept
+    # Within the rate limit that the route has; `key` is what the text of its key says. False: answered with 429.
+    cdef bint admit(self, Scan *scan, const char *key, size_t key_length) noexcept
 
     # The endpoint.
 

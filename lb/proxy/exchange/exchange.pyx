@@ -91,7 +91,7 @@ from lb.upstream.attempt cimport (
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
 from lb.http.grpc.text cimport GRPC_UNKNOWN, PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.load.load_report cimport take_report
-from lb.upstream.pool cimport HEAD_START, KEY_HEADER, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
+from lb.upstream.pool cimport HEAD_START, KEY_HEADER, KEY_NONE, KEY_PATH, POOL_HTTP, POOL_OIP, Pool
 from lb.upstream.queue cimport (
     ALL_MODELS_BLOCKED, Q_FULL, Q_HOPELESS, Q_NO_START, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter,
     stand_in_line,
@@ -234,10 +234,11 @@ cdef class Exchange(Waiter):
         if self.attempt.begin(scan):
             self.pick()
 
-    cdef bint admit(self, Scan *scan) noexcept:
+    cdef bint admit(self, Scan *scan, const char *key, size_t key_length) noexcept:
         cdef size_t n
         cdef const char *source = self.source_address(&n)
-        if self.route.rate is None or self.route.rate.admit(scan, source, n, self.started, &self.rate):
+        if self.route.rate is None or self.route.rate.admit(
+                scan, key, key_length, source, n, self.started, &self.rate):
             return True
         self.request_complete = scan.complete     # then the connection can go on
         self.fail(FAIL_RATE_LIMIT, "too many requests; Retry-After says when to ask again")
@@ -302,6 +303,8 @@ cdef class Exchange(Waiter):
             self.read_affinity(scan)
         if pool.key_kind == KEY_NONE:
             return 0
+        if pool.key_kind >= KEY_PATH:
+            return self.key                   # found before the route changed anything
         if find_value(scan, pool.key_kind, <const char *>pool.key_name, <size_t>len(pool.key_name), &text, &n):
             return hash64(text, n)
         text = self.source_address(&n)
@@ -820,12 +823,12 @@ cdef class Exchange(Waiter):
         if hedge is None:
             return False
         self.hedged = HEDGE_WON               # its answer will be taken, whatever it is
+        self.pushback = PUSHBACK_NONE         # that was the other endpoint's
         tg_add(&self.route.series[ROUTE_HEDGE_RESULTS_WON], 1)
         self.route.hedge.ended(True)
         self.waits_since = 0
         if hedge.pool is not self.pool:
             rebind(self, hedge.pool)
-        self.pushback = PUSHBACK_NONE         # that was the other endpoint's
         self.attempt.owner = None
         self.attempt = hedge
         self.hedge = None
@@ -1115,9 +1118,6 @@ cdef bint heeds(Exchange exchange, uint64_t pushback, uint64_t now) noexcept:
     return True
 
 
-cdef bint others_may_do(Exchange exchange) noexcept:
-    """Whether an answer that is an error may be better from another endpoint: there is one, and the request is not
-    this one's by what it is."""
 cdef bint has_idempotency_key(const Scan *scan) noexcept:
     """Whether the request has one key by which its endpoints know it again (draft-ietf-httpapi-idempotency-key-header
     section 2). Of two nobody knows which of them counts."""
@@ -1127,6 +1127,9 @@ cdef bint has_idempotency_key(const Scan *scan) noexcept:
             and find_value(scan, KEY_HEADER, b"idempotency-key", 15, &value, &n) and n != 0)
 
 
+cdef bint others_may_do(Exchange exchange) noexcept:
+    """Whether an answer that is an error may be better from another endpoint: there is one, and the request is not
+    this one's by what it is."""
     cdef Pool pool = exchange.pool
     return pool.endpoints.size > 1 and not pool.sticky and pool.key_kind == KEY_NONE
 

@@ -55,7 +55,7 @@ cdef bint admit_values(Exchange exchange, Scan *scan, Route route) noexcept:
     """The same where the route's texts have values: they are of the request as it came."""
     cdef tg_values values
     cdef int failed = 0
-    gather(&values, exchange, scan)
+    gather(&values, exchange, scan, route.values)
     if not keep_texts(exchange, scan, &values):
         return False
     if route.request_fields is not None:
@@ -91,7 +91,7 @@ cdef bint keep_texts(Exchange exchange, Scan *scan, const tg_values *gathered) n
     if not valued and not logs and not wants_host:
         return True
     if gathered == NULL and (valued or logs):
-        gather(&values, exchange, scan)
+        gather(&values, exchange, scan, route.values)
         gathered = &values
     try:
         if valued:

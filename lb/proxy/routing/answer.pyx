@@ -47,7 +47,7 @@ cdef void give_made(Exchange exchange, Scan *scan, Answer answer) noexcept:
     cdef int failed = 0
     cdef bytes body = answer.body, to = answer.host
     memset(&head, 0, sizeof(head))
-    gather(&values, exchange, scan)
+    gather(&values, exchange, scan, exchange.route.values)
     try:
         if answer.body_format is not None:
             body = made(answer.body_format, &values, &failed)

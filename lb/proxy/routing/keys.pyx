@@ -6,7 +6,7 @@ from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
 )
 from lb.http.head cimport H_COOKIE, Field, Scan, same_name
-from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_QUERY
+from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_PATH, KEY_QUERY, KEY_URI
 
 
 cdef bint find_value(
@@ -32,7 +32,33 @@ cdef bint find_value(
         if query != NULL:
             return find_pair(query + 1, scan.target_length - <size_t>(query + 1 - scan.target), 38, name, n, value,
                              length)
+    elif kind == KEY_PATH or kind == KEY_URI:
+        value[0] = scan.target
+        length[0] = first_part(scan.target, scan.target_length, kind == KEY_URI, 0, 0)
+        return length[0] != 0
     return False
+
+
+cdef size_t first_part(const char *target, size_t n, bint query, int depth, int most) noexcept nogil:
+    cdef const char *end = <const char *>memchr(target, 63, n)
+    cdef size_t path = n if end == NULL else <size_t>(end - target)
+    cdef size_t i
+    cdef int slashes = 0
+    if depth:
+        for i in range(path):
+            if target[i] == 47:
+                slashes += 1
+                if slashes > depth:
+                    n = path = i
+                    break
+    if not query:
+        n = path
+    return min(n, <size_t>most) if most else n
+
+
+def key_of_target(target: bytes, query: bool, depth: int, most: int) -> bytes:
+    """`first_part` as bytes, for explanations."""
+    return target[:first_part(<const char *>target, <size_t>len(target), query, depth, most)]
 
 
 cdef bint find_pair(const char *text, size_t size, char separator, const char *name, size_t n,

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from lb.shared.buckets cimport Buckets, tg_limit, tg_verdict
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
+from lb.proxy.routing.text_key cimport TextKey
 
 
 cdef enum:
@@ -18,15 +19,19 @@ cdef class RateLimit:
     cdef uint64_t salt                # tells this route's buckets from those of the others
     cdef readonly int kind            # KEY_* of lb.upstream.pool; KEY_NONE = one bucket for the whole route
     cdef readonly bytes name          # of the header, cookie or parameter
+    cdef readonly TextKey text        # None: the key is no text
     cdef readonly bint by_identity    # it can be counted only once that is known
     cdef readonly int form
     cdef bytes lines                  # the fields that are always the same
     cdef bytes item                   # "RateLimit: "NAME"" up to the numbers
 
-    # Takes a token for the request, whose client is at `source` (text). False: refuse it with 429.
-    cdef bint admit(self, const Scan *scan, const char *source, size_t n, uint64_t now, tg_verdict *verdict) noexcept
+    # Takes a token for the request, whose client is at `source` (text); `key` is what the text of its key says, of
+    # `key_length` bytes. False: refuse it with 429.
+    cdef bint admit(self, const Scan *scan, const char *key, size_t key_length, const char *source, size_t n,
+                    uint64_t now, tg_verdict *verdict) noexcept
     # The field lines that tell the client what it has left. 0, or -1 when memory is out.
     cdef int append_fields(self, tg_buffer *out, const tg_verdict *verdict) noexcept
     # The same for an answer 429, with Retry-After.
     cdef int append_refusal(self, tg_buffer *out, const tg_verdict *verdict) noexcept
-    cdef uint64_t key_of(self, const Scan *scan, const char *source, size_t n) noexcept
+    cdef uint64_t key_of(self, const Scan *scan, const char *text, size_t text_length, const char *source,
+                         size_t n) noexcept

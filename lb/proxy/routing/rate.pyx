@@ -12,7 +12,11 @@ from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.http.head cimport Scan
 from lb.http.head_text cimport append_number, append_text
 from lb.proxy.routing.keys cimport find_value
-from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE
+from lb.proxy.routing.text_key cimport TextKey
+from lb.proxy.routing.values.format cimport V_IDENTITY
+from lb.upstream.pool cimport (
+    KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_PATH, KEY_QUERY, KEY_SOURCE, KEY_TEXT, KEY_URI,
+)
 
 from lb.config.plan.access import IDENTITY
 
@@ -26,7 +30,7 @@ cdef enum:
 
 cdef dict KINDS = {
     "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
-    "identity": KEY_HEADER,
+    "identity": KEY_HEADER, "path": KEY_PATH, "uri": KEY_URI, "text": KEY_TEXT,
 }
 cdef dict FORMS = {"off": RATE_FIELDS_OFF, "standard": RATE_FIELDS_STANDARD, "legacy": RATE_FIELDS_LEGACY}
 
@@ -37,14 +41,18 @@ cdef inline uint64_t seconds(uint64_t ns) noexcept nogil:
 
 
 cdef class RateLimit:
-    """`plan` is a RatePlan, `route` the route's name. Raises ValueError for a rate that cannot be counted."""
+    """`plan` is a RatePlan of the route `route`, whose path is `path`, of `path_kind`; `maps` are as in Format. Raises
+    ValueError for a rate that cannot be counted."""
 
-    def __init__(self, plan, str route, Buckets buckets not None):
+    def __init__(self, plan, str route, Buckets buckets not None, path_kind="", path="", maps=None):
         self.buckets = buckets
         self.limit = make_limit(plan.interval_ns, plan.burst)
         self.kind = KINDS[plan.key]
         self.by_identity = plan.key == "identity"
         self.name = IDENTITY.encode() if self.by_identity else plan.key_name.encode()
+        if self.kind == KEY_TEXT:
+            self.text = TextKey(plan.key_name, maps, path_kind, path)
+            self.by_identity = self.text.wanted.kinds >> V_IDENTITY & 1
         self.form = FORMS[plan.fields]
         self.salt = buckets.key(b"route:" + route.encode())
         window = max(<uint64_t>1, seconds(self.limit.depth))
@@ -54,32 +62,36 @@ cdef class RateLimit:
         elif self.form == RATE_FIELDS_LEGACY:
             self.lines = f"RateLimit-Limit: {plan.burst}\r\n".encode()
 
-    cdef uint64_t key_of(self, const Scan *scan, const char *source, size_t n) noexcept:
+    cdef uint64_t key_of(self, const Scan *scan, const char *text, size_t text_length, const char *source,
+                         size_t n) noexcept:
         cdef const char *value
         cdef size_t length
         cdef uint64_t key
         cdef unsigned char address[16]
-        cdef char text[64]
+        cdef char copy[64]
         if self.kind == KEY_NONE:
             return self.salt
-        if self.kind != KEY_SOURCE and find_value(scan, self.kind, <const char *>self.name, <size_t>len(self.name),
-                                                  &value, &length):
+        if self.kind == KEY_TEXT and text_length:
+            key = self.buckets.key_of(text, text_length)
+        elif self.kind != KEY_SOURCE and find_value(scan, self.kind, <const char *>self.name, <size_t>len(self.name),
+                                                    &value, &length):
             key = self.buckets.key_of(value, length)
         else:
             # A request without the key is known by where it comes from, like that of a pool's policy.
             key = 0
-            if n < sizeof(text) and memchr(source, 58, n) != NULL:
-                memcpy(text, source, n)
-                text[n] = 0
-                if inet_pton(AF_INET6, text, address) == 1:
+            if n < sizeof(copy) and memchr(source, 58, n) != NULL:
+                memcpy(copy, source, n)
+                copy[n] = 0
+                if inet_pton(AF_INET6, copy, address) == 1:
                     key = self.buckets.key_of(address, NETWORK_BYTES)
             if key == 0:
                 key = self.buckets.key_of(source, n)
         key ^= self.salt
         return key if key else 1
 
-    cdef bint admit(self, const Scan *scan, const char *source, size_t n, uint64_t now, tg_verdict *verdict) noexcept:
-        self.buckets.take(self.key_of(scan, source, n), &self.limit, now, verdict)
+    cdef bint admit(self, const Scan *scan, const char *key, size_t key_length, const char *source, size_t n,
+                    uint64_t now, tg_verdict *verdict) noexcept:
+        self.buckets.take(self.key_of(scan, key, key_length, source, n), &self.limit, now, verdict)
         return verdict.admitted
 
     cdef int append_fields(self, tg_buffer *out, const tg_verdict *verdict) noexcept:

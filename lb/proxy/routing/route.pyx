@@ -114,7 +114,8 @@ cdef class Route:
         if plan.access is not None:
             self.guard = Guard(plan.access, tools.providers if tools is not None else {})
         if plan.rate_limit is not None:
-            self.rate = RateLimit(plan.rate_limit, plan.name, Buckets(segment))
+            self.rate = RateLimit(
+                plan.rate_limit, plan.name, Buckets(segment), plan.path_kind, plan.path, maps)
         if plan.quotas:
             self.quotas = tuple([tools.quotas[name] for name, _ in plan.quotas])
         for method in plan.methods:
@@ -167,8 +168,8 @@ cdef class Route:
         if plan.http_cache is not None:
             self.http_cache = HttpCacheRules(plan.http_cache)
         self.idempotent = plan.idempotent
-        self.server_calls = plan.server_calls
         self.idempotency_key = plan.idempotency_key
+        self.server_calls = plan.server_calls
         self.bare_streams = plan.bare_streams
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
                          or plan.hedge or plan.response_rewrite or self.values is not None)
@@ -240,8 +241,8 @@ cdef class Route:
         made.cors = self.cors
         made.http_cache = self.http_cache
         made.idempotent = self.idempotent
-        made.server_calls = self.server_calls
         made.idempotency_key = self.idempotency_key
+        made.server_calls = self.server_calls
         made.bare_streams = self.bare_streams
         made.acts = self.acts
         made.timed = self.timed

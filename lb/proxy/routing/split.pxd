@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.net.source_key cimport tg_prefixes
 from lb.proxy.routing.conditions cimport tg_facts
+from lb.proxy.routing.text_key cimport TextKey
 from lb.proxy.routing.values.format cimport Format, RequestValues
 from lb.upstream.pool cimport Pool
 
@@ -14,6 +15,9 @@ cdef class Split:
     cdef int key_kind
     cdef tg_prefixes prefixes         # of the source, where that is the key
     cdef bytes key_name
+    cdef int key_depth                # as in Pool
+    cdef int key_length
+    cdef TextKey key_text             # None: its key is no text
     cdef Format by                    # a text that names the pool; None: there is none
     cdef RequestValues wanted         # what that asks for
     cdef dict named                   # name -> Pool
@@ -25,6 +29,8 @@ cdef class Split:
     cdef Pool at_key(self, uint64_t key)
     cdef Pool at(self, uint64_t place)
     cdef Pool by_name(self, tg_facts *facts)
+    # The key that keeps like requests together. False: the request has none.
+    cdef bint find_key(self, tg_facts *facts, uint64_t *key) noexcept
 
 
 # The pool that `table` gives a connection from the address `ip`: a Pool itself, or one of a Split.

@@ -12,7 +12,12 @@ from lb.proxy.random cimport random_below, spread
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.proxy.routing.conditions cimport gather_facts, key_of, tg_facts
 from lb.proxy.routing.values.format cimport Format, RequestValues, tg_values
-from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE, Pool
+from lb.proxy.routing.keys cimport first_part
+from lb.proxy.routing.text_key cimport TextKey
+from lb.shared.hashing cimport hash64
+from lb.upstream.pool cimport (
+    KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_PATH, KEY_QUERY, KEY_SOURCE, KEY_TEXT, KEY_URI, Pool,
+)
 
 if TYPE_CHECKING:
     from lb.config.plan.routes import SplitPlan
@@ -24,6 +29,7 @@ cdef tg_buffer name                   # that a text has for a request, until it 
 
 cdef dict KEYS = {
     "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
+    "path": KEY_PATH, "uri": KEY_URI, "text": KEY_TEXT,
 }
 
 
@@ -48,6 +54,9 @@ cdef class Split:
             raise ValueError("a split needs a weight above 0")
         self.key_kind = KEYS[plan.key]
         self.key_name = plan.key_name.encode()
+        self.key_depth, self.key_length = plan.key_depth, plan.key_length
+        if self.key_kind == KEY_TEXT:
+            self.key_text = TextKey(plan.key_name)
         if plan.by:
             self.by = Format(plan.by, "text", maps)
             self.wanted = RequestValues(self.by.kinds, path_kind, path)
@@ -62,7 +71,7 @@ cdef class Split:
             named = self.by_name(facts)
             if named is not None:
                 return named
-        if self.key_kind != KEY_NONE and key_of(facts, self.key_kind, self.key_name, &self.prefixes, &key):
+        if self.key_kind != KEY_NONE and self.find_key(facts, &key):
             return self.at_key(key)
         return self.at(random_below(total))
 
@@ -82,6 +91,21 @@ cdef class Split:
             if place < self.bounds[i]:
                 return <Pool>self.pools[i]
         return <Pool>self.pools[self.count - 1]
+
+    cdef bint find_key(self, tg_facts *facts, uint64_t *key) noexcept:
+        cdef tg_values values
+        cdef const char *text = facts.scan.target
+        cdef size_t n = facts.scan.target_length
+        if self.key_kind < KEY_PATH:
+            return key_of(facts, self.key_kind, self.key_name, &self.prefixes, key)
+        if self.key_kind != KEY_TEXT:
+            n = first_part(text, n, self.key_kind == KEY_URI, self.key_depth, self.key_length)
+        else:
+            gather_facts(&values, facts, self.key_text.wanted)
+            if not self.key_text.find(&values, &text, &n):
+                return False
+        key[0] = hash64(text, n)
+        return n != 0
 
     cdef Pool by_name(self, tg_facts *facts):
         """The pool that the text of `by` names, if it is one of these; else None."""

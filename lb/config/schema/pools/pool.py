@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.base import Address, Boolean, FieldName, Integer, Model, Zone, only_one, problem, text
@@ -24,6 +24,7 @@ from lb.config.schema.pools.queue import QueueConfig
 from lb.config.schema.pools.scaling import ScalingConfig
 from lb.config.schema.pools.serve import ServeConfig
 from lb.config.schema.pools.slow_start import SlowStartConfig, expand_slow_start
+from lb.config.schema.values import checked_key
 from lb.config.units import HOUR, MILLISECOND, MINUTE, SECOND, Duration
 
 
@@ -52,9 +53,30 @@ def _source(value: Any) -> Any:
     return value
 
 
+class TargetKeyConfig(Model):
+    """How much of a path or a URI counts, as in HAProxy's `balance uri`. Requests that differ behind it have one
+    key."""
+
+    depth: Integer | None = Field(default=None, ge=1, le=100)
+    """Directories from the beginning: with 2, `/a/b/c` and `/a/b/d` have one key. Default: all."""
+    length: Integer | None = Field(default=None, ge=1, le=65_535)
+    """Bytes from the beginning. Default: all."""
+
+
+def _target(value: Any) -> Any:
+    if isinstance(value, bool):
+        return {} if value else None
+    if value is not None and not isinstance(value, dict | TargetKeyConfig):
+        raise problem("target", "must be true, or a mapping with depth and length")
+    return value
+
+
+TargetKey = Annotated[TargetKeyConfig | None, BeforeValidator(_target, json_schema_input_type=bool | TargetKeyConfig)]
+
+
 class KeyConfig(Model):
     """What a request is recognised by, for policies that send like requests to one endpoint. Exactly one of the
-    five."""
+    eight."""
 
     header: FieldName | None = None
     """Value of this request header."""
@@ -70,10 +92,18 @@ class KeyConfig(Model):
     model: Boolean = False
     """Name of the model that is asked for (`model: true`), so that each endpoint keeps few models warm. `oip`
     only."""
+    path: TargetKey = None
+    """Path of the request (`path: true`), as it came, in its normal form, or its beginning (`path: {depth: 2}`): for
+    endpoints that keep what they have read."""
+    uri: TargetKey = None
+    """The same with the query (HAProxy's `balance uri whole`, nginx' `hash $request_uri`)."""
+    text: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(checked_key)] | None = None
+    """A text with [values of the request](howto/values.md), such as `${request.host}${request.path}` or
+    `${header.x-user:-${client.address}}`. The values that maps and captures give are not for keys."""
 
     @model_validator(mode="after")
     def _one(self) -> KeyConfig:
-        only_one(self, ("header", "cookie", "query", "source", "model"))
+        only_one(self, ("header", "cookie", "query", "source", "model", "path", "uri", "text"))
         return self
 
 

@@ -13,7 +13,7 @@ from lb.config.schema.base import Boolean, FieldName, Integer, Model, only_one, 
 from lb.config.units import DAY, HOUR, MINUTE, SECOND
 
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
-_KEYS = ("header", "cookie", "query", "source", "identity", "route")
+_KEYS = ("header", "cookie", "query", "source", "identity", "route", "path", "uri", "text")
 # What a bucket may hold, in time: far inside the 2**62 ns that lb/shared/buckets can count.
 _LONGEST = 365 * DAY
 
@@ -33,8 +33,8 @@ Rate = Annotated[str, BeforeValidator(_rate), *text(_FORM, _NOT_ONE)]
 
 
 class RateKeyConfig(Model):
-    """Whose requests are counted together. Exactly one of the six. A request without the header, cookie or parameter
-    counts for its source."""
+    """Whose requests are counted together. Exactly one of the nine. A request without the header, cookie, parameter
+    or text counts for its source."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [k]} for k in _KEYS]})
 
@@ -52,6 +52,13 @@ class RateKeyConfig(Model):
     their credential is looked at, so that guesses count, too."""
     route: Boolean = False
     """Nothing (`route: true`): all requests of the route share one limit."""
+    path: Boolean = False
+    """Path of the request (`path: true`), in its normal form: all clients together."""
+    uri: Boolean = False
+    """Path and query (`uri: true`): all clients together."""
+    text: str | None = Field(default=None, min_length=1, max_length=4096)
+    """A text with [values of the request](howto/values.md), such as `${client.address}${request.path}` for each client
+    and path apart. `${auth.identity}` in it counts like `identity`."""
 
     @model_validator(mode="after")
     def _one(self) -> RateKeyConfig:

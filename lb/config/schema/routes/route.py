@@ -355,6 +355,10 @@ class RouteConfig(Model):
         source = self.sticky.source if self.sticky is not None else None
         if source is not None and (source.port or source.destination):
             raise problem("sticky", "sticky.source: port and destination are only for pools of protocol udp")
+        if self.sticky is not None and self.sticky.text is not None:
+            for value in values_in(parse(self.sticky.text, "text")):
+                if value.name not in EARLY:
+                    raise problem("sticky", f"sticky.text: {value.spelling} is known once the route is chosen")
         if not (self.pool or self.pools):
             self._without_endpoint()
         if self.cors is not None and self.response_headers is not None:
@@ -400,6 +404,8 @@ class RouteConfig(Model):
         """Each text that may have values, with its key, and whether that may have late ones."""
         if self.pool_by is not None:
             yield "pool_by", self.pool_by, False
+        if self.rate_limit is not None and self.rate_limit.key.text is not None:
+            yield "rate_limit.key.text", self.rate_limit.key.text, False
         for name, value in self.log_fields.items():
             yield f"log_fields.{name}", value, False
         for where, fields in (("request_headers", self.request_headers), ("response_headers", self.response_headers)):

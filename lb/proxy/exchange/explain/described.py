@@ -5,6 +5,7 @@ It asks the tables and policies of the plan in force, changes nothing, and is of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PoolPlan, RoutePlan
+from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PolicyPlan, PoolPlan, RoutePlan
 from lb.config.plan.routes import SAFE_HEDGES, SplitPlan, safe_retries
 from lb.errors import ClientError
 from lb.proxy.client.request_target import read_target
 from lb.proxy.exchange.explain.pool import Question, explain_pool
 from lb.proxy.routing.headers.forwarded import source_of
+from lb.proxy.routing.keys import key_of_target
 from lb.proxy.routing.normalize import normal_target
 from lb.proxy.routing.readings import request_reads_alike
+from lb.proxy.routing.text_key import TextKey
 from lb.shared.hashing import hash64_bytes
 
 _GRPC = "/inference.GRPCInferenceService/"
@@ -84,6 +87,8 @@ def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
             index = listener.pool
     if index >= 0:
         plan = tables.plan.pools[index]
+        if answer["route"] is not None:
+            asked = replace(asked, target=answer["route"]["target"])  # in its normal form, as keys are made of it
         key, hashed = _key(plan, asked, str(source))
         model, version = _model(asked)
         question = Question(
@@ -235,7 +240,7 @@ def _key(plan: PoolPlan, asked: Described, source: str) -> tuple[dict[str, str] 
     value, place = asked.key, "given"
     if value is None:
         place = f"{policy.key} {policy.key_name}".strip()
-        value = _value(policy.key, policy.key_name, asked)
+        value = _made(policy, asked, source) or _value(policy.key, policy.key_name, asked)
     if value is None and policy.key == "model" and not asked.target.startswith(_GRPC):
         return {"from": "no model", "value": ""}, 0
     if value is None:
@@ -245,6 +250,30 @@ def _key(plan: PoolPlan, asked: Described, source: str) -> tuple[dict[str, str] 
             network = _network(source, policy.ipv4_prefix, policy.ipv6_prefix)
             return {"from": place, "value": str(network)}, hash64_bytes(network.network_address.packed)
     return {"from": place, "value": value}, hash64_bytes(value.encode())
+
+
+def _made(policy: PolicyPlan, asked: Described, source: str) -> str | None:
+    """The key of a path, a URI or a text; None where the key is another, or there is none in the request."""
+    target = asked.target.encode()
+    if policy.key in ("path", "uri"):
+        key = key_of_target(target, policy.key == "uri", policy.key_depth, policy.key_length)
+        return key.decode("utf-8", "replace") or None
+    if policy.key != "text":
+        return None
+    path, _, query = target.partition(b"?")
+    host = asked.host or next((v for n, v in asked.headers if n.lower() == "host"), "localhost")
+    known = {
+        "client.address": source.encode(),
+        "request.method": asked.method.encode(),
+        "request.host": re.sub(":[0-9]*$", "", host, flags=re.ASCII).encode(),
+        "request.path": path,
+        "request.query": query,
+        "request.uri": target,
+    }
+    try:
+        return TextKey(policy.key_name).text_of(asked.text(target), known).decode("utf-8", "replace") or None
+    except ValueError:
+        return None  # what no request can be, or too long for a key
 
 
 def _network(source: str, v4: int, v6: int) -> IPv4Network | IPv6Network:

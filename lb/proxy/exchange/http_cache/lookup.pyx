@@ -567,6 +567,7 @@ cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_store
     made.version = exchange.version
     made.method = exchange.method
     made.cache = CACHE_REFRESHED
+    made.key = exchange.key                   # one of the request as it came
     fill = new_fill(cache, made, (<char *>primary)[:32], url, ASKED_BY_GET, b"stale")
     append_fields(&fill.request, scan, 0)
     tg_buffer_append(&fill.old, <const char *>stored, tg_buffer_size(&cache.found))

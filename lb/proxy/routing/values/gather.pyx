@@ -13,8 +13,8 @@ from lb.proxy.routing.keys cimport find_value
 from lb.proxy.routing.values.format cimport (
     V_CAPTURE, V_CLIENT_ADDRESS, V_CLIENT_PORT, V_HOST, V_IDENTITY, V_LISTENER, V_METHOD, V_PATH, V_POOL, V_PROTOCOL,
     V_QUERY_STRING, V_REQUEST_ID, V_ROUTE, V_SCHEME, V_TLS_ALPN, V_TLS_CIPHER, V_TLS_COMMON_NAME, V_TLS_FINGERPRINT,
-    V_TLS_ISSUER, V_TLS_SNI, V_TLS_SUBJECT, V_TLS_VERSION, V_URI, protocol_name, set_name, set_value, tg_text,
-    tg_values,
+    V_TLS_ISSUER, V_TLS_SNI, V_TLS_SUBJECT, V_TLS_VERSION, V_URI, RequestValues, protocol_name, set_name, set_value,
+    tg_text, tg_values,
 )
 from lb.upstream.pool cimport KEY_HEADER
 
@@ -29,8 +29,8 @@ cdef enum:
     OF_PLAN = 1 << V_LISTENER | 1 << V_ROUTE | 1 << V_POOL
 
 
-cdef void gather(tg_values *values, Exchange exchange, const Scan *scan) noexcept:
-    cdef uint64_t kinds = exchange.route.values.kinds
+cdef void gather(tg_values *values, Exchange exchange, const Scan *scan, RequestValues wanted) noexcept:
+    cdef uint64_t kinds = wanted.kinds
     cdef const char *path_end
     cdef tg_text *known = values.known
     cdef size_t n = scan.target_length
@@ -44,7 +44,7 @@ cdef void gather(tg_values *values, Exchange exchange, const Scan *scan) noexcep
         if path_end != NULL:
             known[V_QUERY_STRING].at = path_end + 1
             known[V_QUERY_STRING].n = n - known[V_PATH].n - 1
-        exchange.route.values.capture(values, scan.target, known[V_PATH].n)
+        wanted.capture(values, scan.target, known[V_PATH].n)
     if kinds >> V_CLIENT_ADDRESS & 1:
         known[V_CLIENT_ADDRESS].at = exchange.source_address(&known[V_CLIENT_ADDRESS].n)
     if kinds >> V_CLIENT_PORT & 1 and exchange.client.port:

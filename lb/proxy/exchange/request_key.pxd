@@ -1,0 +1,11 @@
+"""Keys of a request as it came: those of pools and rate limits by path, URI or text. They are found before the route
+changes path and headers, so that they do not depend on where else it leads."""
+
+from lb.http.head cimport Scan
+from lb.proxy.exchange.exchange cimport Exchange
+
+# Finds `exchange.key` by the pool's key, which is KEY_PATH, KEY_URI or KEY_TEXT; that of a request without it is its
+# source's.
+cdef void find_request_key(Exchange exchange, const Scan *scan) noexcept
+# Exchange.admit, by the key of the route's limit. False: answered with 429.
+cdef bint within_rate(Exchange exchange, Scan *scan) noexcept
