@@ -13,6 +13,8 @@ GET  /api/v1/cache/top    its most requested entries
 POST /api/v1/cache/purge  what of it is not to be answered with any more
 GET  /api/v1/jobs     the last jobs
 POST /api/v1/jobs     a job is queued anew or cancelled
+GET  /api/v1/canaries   canaries, and how far they have come
+POST /api/v1/canaries   one is promoted, taken back, or begins anew
 GET  /api/v1/quotas   quotas, and what clients have used of them
 POST /api/v1/quotas   a client has all of its quotas again
 …    /api/v1/changes, settings, scale, certificates/reload, config   see lb.control.admin.runtime_api
@@ -176,6 +178,16 @@ class AdminClient:
         body = {"reset": key, "quota": quota, "dry_run": dry_run}
         found: list[dict[str, Any]] = self._asked("POST", "/api/v1/quotas", body)["reset"]
         return found
+
+    def canaries(self) -> list[dict[str, Any]]:
+        """The canaries, each with its history. Raises AdminError."""
+        found: list[dict[str, Any]] = self._asked("GET", "/api/v1/canaries")["canaries"]
+        return found
+
+    def change_canary(self, route: str, action: str, dry_run: bool) -> dict[str, Any]:
+        """Has a canary promoted (`promote`), taken back (`abort`) or begin anew (`retry`): {canary, changed, dry_run}.
+        Raises AdminError."""
+        return self._asked("POST", "/api/v1/canaries", {"route": route, "action": action, "dry_run": dry_run})
 
     def changes(self) -> list[dict[str, Any]]:
         """What has been changed at run time and is in force. Raises AdminError."""

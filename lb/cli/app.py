@@ -321,6 +321,20 @@ def quota(options: Options) -> int:
     return 0
 
 
+def canary(options: Options) -> int:
+    """Show canaries, promote one, take it back, or have it begin anew.
+
+    `show` names the phase of each, its share of the requests and why; of one route also the history. `promote` gives
+    it all requests, `abort` none, `retry` begins with its first step.
+    """
+    from lb.cli import canary as commands
+
+    client = _client(options)
+    if options.action == "show":
+        return commands.show(client, options.route, options.json)
+    return commands.change(client, options.route, options.action, options.dry_run)
+
+
 def cache(options: Options) -> int:
     """Show the result cache, purge it, fill it, and find out what it may do.
 
@@ -747,6 +761,22 @@ def command_parser() -> argparse.ArgumentParser:
     made.add_argument("--quota", metavar="NAME", help=named)
     made.add_argument("--dry-run", action="store_true", help="Say what it has used, and change nothing.")
     _daemon_options(made)
+
+    of_canaries = command(canary).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    text = "Show each canary: phase, share of the requests, and why; of one route also the history."
+    made = of_canaries.add_parser("show", help=text, description=text, allow_abbrev=False)
+    made.add_argument("route", metavar="ROUTE", nargs="?", help="Only the canary of this route.")
+    _daemon_options(made)
+    _json_option(made, "them")
+    for action, text in (
+        ("promote", "Give the canary of a route all of its requests."),
+        ("abort", "Take the canary of a route back: it gets no requests."),
+        ("retry", "Have the canary of a route begin anew, with its first step."),
+    ):
+        made = of_canaries.add_parser(action, help=text, description=text, allow_abbrev=False)
+        made.add_argument("route", metavar="ROUTE", help="Name of the route, as `show` has it.")
+        _dry_run_option(made)
+        _daemon_options(made)
 
     # Nothing that follows is an option of ours.
     text = "List, inspect, verify or purge the model cache (`tidegate models cache --help`)."

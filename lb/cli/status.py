@@ -92,6 +92,9 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
     quotas = document.get("quotas") or {}
     if quotas.get("trouble"):
         yield Text(f"quotas: {quotas['file']} cannot be written: {quotas['trouble']}", "red")
+    for row in document.get("canaries", ()):
+        text = f"canary {row['pool']} of route {row['route']}: {row['phase']}, {row['percent']:g} %: {row['reason']}"
+        yield Text(text, "red" if row["phase"] == "aborted" else "")
     for worker in document["workers"]:
         trouble = (worker.get("stats") or {}).get("access_log_trouble")
         if trouble:

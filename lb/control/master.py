@@ -36,6 +36,7 @@ from lb.control.cache.cdns import Cdns
 from lb.control.cache.model_watch import ModelWatch, WatchedPool
 from lb.control.cache.operations import CacheOperations
 from lb.control.cache.shared_tier import SharedTier
+from lb.control.canary.keeper import Canaries
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.changes import Settings
 from lb.control.configuration import load_configuration
@@ -135,6 +136,7 @@ class Master:
     jobs: JobsSupervisor
     settings: Settings
     quotas: QuotaKeeper
+    canaries: Canaries
     watch: Watch
     launcher: Launcher
     warm: Launcher
@@ -381,6 +383,7 @@ class Master:
             text=self.publisher.loaded.text,
             segment=os.dup(self.segment.fd) if self.config.quotas else -1,
         )
+        await self.canaries.save()
         await self.quotas.save()  # what is counted from now on is found in the segment
         try:
             become(handover.before, handover, {**os.environ, **self._notifier.environment()})
@@ -693,6 +696,15 @@ class Master:
             self.pool_calls.answer,
             self._wake,
         )
+        self.canaries = Canaries(
+            state_directory(),
+            lambda pool: self.publisher.counts(pool),
+            lambda pool: self.publisher.takes_requests(pool),
+            lambda: self.publisher.shares_changed(),
+            self._clock,
+        )
+        await asyncio.to_thread(self.canaries.load)
+        cleanup.push_async_callback(self.canaries.save)
         tickets = TicketRing(self._clock.now())
         parts = Parts(
             self.segment,
@@ -712,6 +724,7 @@ class Master:
             self.server_calls,
             self.counts,
             self.engines,
+            self.canaries,
         )
         config = self._take_settings(config, handover)
         set_level(config.log.level)
@@ -729,6 +742,7 @@ class Master:
         await self.jobs.wait_ready()
         self.cdns.apply(config.cache)
         self.certificates.started()
+        self.canaries.follow(config)
         await self.watch.apply(config)
         for factory in self._options.services:
             service = factory(self)
@@ -745,6 +759,7 @@ class Master:
             self.watch.run(),
             self._restore(before),
             self.quotas.run(),
+            self.canaries.run(),
         ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))
 
@@ -1014,6 +1029,7 @@ class Master:
             self.publisher.operated.settle()
             self.jobs.apply(decision.config)
             self.cdns.apply(decision.config.cache)
+            self.canaries.follow(self.config)
             await self.watch.apply(decision.config)
         except TidegateError as error:
             log.error("reload failed, the old configuration stays: %s", error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from lb.control.canary.keeper import Canaries
 from lb.control.endpoints.discovered import DiscoveredPools
 from lb.control.endpoints.inference_counts import InferenceCounts
 from lb.control.endpoints.models import ModelReadiness
@@ -43,3 +44,4 @@ class Parts(Struct, frozen=True):
     server_calls: ServerCalls
     counts: InferenceCounts
     engines: EnginePools
+    canaries: Canaries

@@ -175,6 +175,19 @@ class Publisher:
                 self._parts.registry.drain(slot)
         self._changed.set()
 
+    def shares_changed(self) -> None:
+        """The canary of a route has another share of its requests."""
+        self._changed.set()
+
+    def takes_requests(self, pool: str) -> bool:
+        """Whether an endpoint of a pool does, or one is started for the first request."""
+        plan = self._pools.get(pool)
+        registry, segment = self._parts.registry, self._parts.segment
+        return plan is not None and (
+            plan.on_demand
+            or any(segment.health(e.slot) != DOWN and not registry.kept_away(e.slot) for e in plan.endpoints)
+        )
+
     def models_told(self, target: Target, models: Models, begun: int) -> None:
         """What a check learned of an endpoint's models; the workers are told of new ones by a plan."""
         if self._parts.models.report(target, models, begun):
@@ -340,6 +353,7 @@ class Publisher:
             tickets=self._parts.tickets.keys,
             models=self._listed_models(loaded.config),
             memory=self._memory,
+            canaries=self._parts.canaries.share,
         )
         epochs = self._parts.managed.epochs()
         loads = self._parts.server_calls.epoch

@@ -133,6 +133,19 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
         (),
         [((), quotas.get("save_errors", 0))],
     )
+    canaries = status.get("canaries", ())
+    yield gauge(
+        "canary_percent",
+        "Share of the route's requests that its canary gets",
+        ("route", "pool"),
+        (((row["route"], row["pool"]), row["percent"]) for row in canaries),
+    )
+    yield gauge(
+        "canary_phase",
+        "1 for the phase in which the canary is: waiting, progressing, promoted or aborted",
+        ("route", "pool", "phase"),
+        (((row["route"], row["pool"], row["phase"]), 1) for row in canaries),
+    )
     yield gauge(
         "worker_connections", "Connections of clients that the worker has open", ("worker",),
         (((str(w["index"]),), (w["stats"] or {}).get("connections", 0)) for w in workers),

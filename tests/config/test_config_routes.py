@@ -7,7 +7,9 @@ from typing import Any
 
 import msgpack
 import pytest
+from pydantic import ValidationError
 
+from lb.config.checks.file import check_config
 from lb.config.checks.routes import check_table
 from lb.config.load import load
 from lb.config.plan.compile import compile_plan
@@ -24,6 +26,7 @@ from lb.config.plan.routes import (
     SharePlan,
     SplitPlan,
 )
+from lb.config.schema.file import Config
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.routes.match import NormalizeConfig
 from lb.config.schema.routes.route import RouteConfig
@@ -200,3 +203,40 @@ def test_the_example_survives_the_wire_and_plain_routes_are_small_on_it() -> Non
     assert len(own) == len(RoutePlan.OWN)
     rest = msgpack.unpackb(form)
     assert rest.keys() == {"path_kind", "methods", "cache", "timeout_ns", "max_body"}
+
+
+def test_a_canary() -> None:
+    pools = {name: {"protocol": protocol, "endpoints": ["127.0.0.1:1"]} for name, protocol in
+             (("a", "http"), ("b", "http"), ("calls", "grpc"))}  # fmt: skip
+
+    def problems(**route: Any) -> list[str]:
+        document = {
+            "listeners": {"web": {"bind": "127.0.0.1:0", "protocol": "http", "routes": [route]}},
+            "pools": pools,
+        }
+        try:
+            config = Config.model_validate(document)
+        except ValidationError as error:
+            return [detail["msg"] for detail in error.errors()]
+        return [text for _, text in check_config(config)]
+
+    assert problems(pool="a", canary={"pool": "b"}, sticky={"cookie": "u"}, mirror={"pool": "b"}) == []
+    assert problems(pool="a", canary={"pool": "b", "steps": [0.1, 100]}) == []
+    for canary, problem in (
+        ({"pool": "c"}, "there is no pool 'c'"),
+        ({"pool": "a"}, "is the baseline itself"),
+        ({"pool": "calls"}, "must speak what the baseline speaks: http"),
+        ({"pool": "b", "steps": [5, 5]}, "5 after 5; each has to be larger"),
+        ({"pool": "b", "steps": [50, 101]}, "less than or equal to 100"),
+        ({"pool": "b", "steps": []}, "at least 1 item"),
+        ({"pool": "b", "interval": 1}, "greater than or equal"),
+    ):
+        assert problem in " ".join(problems(pool="a", canary=canary)), canary
+    assert "canary is only for a route with pool" in problems(pools=[{"pool": "a"}], canary={"pool": "b"})[0]
+    shares = {0.0: (0, 1_000_000), 0.5: (5000, 995_000), 100.0: (1_000_000, 0)}
+    route = RouteConfig.model_validate({"pool": "a", "canary": {"pool": "b"}})
+    for share, weights in shares.items():
+        made = compile_route(route, "r", 0, {"a": 0, "b": 1}, False, {}, share)
+        assert made.pool == -1
+        assert made.split is not None
+        assert [(each.pool, each.weight) for each in made.split.shares] == [(1, weights[0]), (0, weights[1])]

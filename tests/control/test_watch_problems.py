@@ -89,6 +89,11 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("discovery_stale", "warning", document(pools=[pool(discovery=ENGINE)])),
     ("engine_stale", "warning", document(pools=[pool(engine=ENGINE)])),
     ("quota_file", "warning", document(quotas={"file": "/q", "trouble": "database or disk is full"})),
+    (
+        "canary_aborted",
+        "warning",
+        document(canaries=[{"route": "r", "pool": "next", "phase": "aborted", "reason": "5 % of its answers failed"}]),
+    ),
     ("access_log", "warning", document(workers=[{**worker(), "stats": {"access_log_trouble": "No space left"}}])),
     ("open_files_short", "warning", document(open_files={"shortage": "too few"})),
 ]

@@ -387,7 +387,7 @@ KEYS: tuple[Advice, ...] = (
         within="route",
     ),
     Advice(
-        "backends upstreams clusters services weightedclusters split trafficsplit canary weighted splitclients"
+        "backends upstreams clusters services weightedclusters split trafficsplit weighted splitclients"
         " backendrefs targets",
         "route",
         "pools: [{pool: app, weight: 90}, {pool: canary, weight: 10}]",

@@ -113,7 +113,9 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
         for where, problem in check_values(config, broken, listener, first):
             for i in places:
                 yield f"{path}.routes[{i}].{where}", problem
-        plain = first.mirror is None and first.model_fields_set.isdisjoint(("cache", "http_cache"))
+        plain = (
+            first.mirror is None and first.canary is None and first.model_fields_set.isdisjoint(("cache", "http_cache"))
+        )
         for i in places:
             if plain and members[i].pool in ordinary:
                 continue  # as most of thousands are: nothing below is about it
@@ -134,6 +136,8 @@ def _pools_of(path: str, route: RouteConfig) -> Iterator[tuple[str, str]]:
         yield f"{path}.pools[{i}].pool", share.pool
     if route.mirror is not None:
         yield f"{path}.mirror.pool", route.mirror.pool
+    if route.canary is not None:
+        yield f"{path}.canary.pool", route.canary.pool
 
 
 def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> Iterator[Found]:
@@ -164,8 +168,13 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
                 f"{path}.mirror.pool",
                 f"must speak what the route's pools speak: {' and '.join(sorted(protocols))}",
             )
-        if route.mirror.pool in route.pool_names:
+        if route.mirror.pool in route.pool_names and (route.canary is None or route.mirror.pool != route.canary.pool):
             yield f"{path}.mirror.pool", "answers the route already: it would get each request twice"
+    if route.canary is not None and route.canary.pool in config.pools and route.pool in config.pools:
+        if config.pools[route.canary.pool].protocol != config.pools[route.pool].protocol:
+            yield f"{path}.canary.pool", f"must speak what the baseline speaks: {config.pools[route.pool].protocol}"
+        if route.canary.pool == route.pool:
+            yield f"{path}.canary.pool", "is the baseline itself"
 
 
 def _inference(path: str, route: RouteConfig, tags_header: str | None) -> Iterator[Found]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,8 +99,9 @@ class PlanMemory:
     def _clear(self) -> None:
         self.routes: Memory[str, tuple[Member, int, bytes]] = Memory()
         # By the id of the first route of a form, which keeps it from others, whether the route is cached, and whether
-        # its requests are our own; and the listener where that asks for something itself.
-        self.forms: Memory[tuple[int, bool, bool, str], tuple[RouteConfig, bytes]] = Memory()
+        # its requests are our own; the listener where that asks for something itself; and the name of a route with a
+        # canary, and the canary's share.
+        self.forms: Memory[tuple[int, bool, bool, str, str, float], tuple[RouteConfig, bytes]] = Memory()
 
     def begin(
         self,
@@ -151,6 +152,7 @@ def compile_plan(
     tickets: tuple[bytes, ...] = (),
     models: Mapping[str, tuple[str, ...]] | None = None,
     memory: PlanMemory | None = None,
+    canaries: Callable[[str, RouteConfig], float] = lambda name, route: 0.0,
 ) -> Plan:
     """The plan of `config`.
 
@@ -158,6 +160,7 @@ def compile_plan(
     and what the host names of a pool resolve to (lb.discovery.static). A pool that is not in it has the endpoints of
     the file, none if it is managed. `material` is what the files of TLS sections hold, `tickets` the keys of session
     tickets, `models` those of each pool whose readiness is known.
+    `canaries` says which share of its requests the canary of a route gets, in percent, by the route's name.
     `memory` has the routes of the plan before; those that did not change are taken from it. Raises ConfigError when the
     file's endpoints hold a host name.
     """
@@ -175,7 +178,7 @@ def compile_plan(
         generation=generation,
         workers=workers,
         listeners=tuple(
-            _listener(config, n, li, indices, allocator, material, memory, providers, quotas)
+            _listener(config, n, li, indices, allocator, material, memory, providers, quotas, canaries)
             for n, li in config.listeners.items()
         ),
         pools=tuple(
@@ -216,6 +219,7 @@ def _listener(
     memory: PlanMemory,
     providers: Mapping[str, ProviderPlan],
     quotas: Mapping[str, QuotaPlan],
+    canaries: Callable[[str, RouteConfig], float],
 ) -> ListenerPlan:
     return ListenerPlan(
         name=name,
@@ -223,7 +227,9 @@ def _listener(
         protocol=listener.protocol,
         series=allocator.series("listener", name),
         pool=pools[listener.pool] if listener.pool is not None else -1,
-        routes=Packed(RoutePlan, _routes(config, name, listener.routes, pools, allocator, memory, providers, quotas)),
+        routes=Packed(
+            RoutePlan, _routes(config, name, listener.routes, pools, allocator, memory, providers, quotas, canaries)
+        ),
         header_timeout_ns=listener.header_timeout,
         body_timeout_ns=listener.body_timeout,
         idle_timeout_ns=listener.idle_timeout,
@@ -310,6 +316,7 @@ def _routes(
     memory: PlanMemory,
     providers: Mapping[str, ProviderPlan],
     quotas: Mapping[str, QuotaPlan],
+    canaries: Callable[[str, RouteConfig], float],
 ) -> list[bytes]:
     """The routes of a listener, packed."""
     items = []
@@ -319,10 +326,12 @@ def _routes(
         name = member.name or f"{listener}/{i}"
         series = series_of("route", name)
         known = known_of(name)
-        if known is None or known[0] is not member or known[1] != series:
-            its = _form(config, listener, member, name, series, pools, memory, providers, quotas, ours)
+        canary = member.first.canary is not None  # its share is not the file's, and changes without it
+        if known is None or known[0] is not member or known[1] != series or canary:
+            share = canaries(name, member.route) if canary else None
+            its = _form(config, listener, member, name, series, pools, memory, providers, quotas, ours, share)
             host, _, _, path = member.place
-            pool = -1 if member.pool is None else pools[member.pool]
+            pool = -1 if member.pool is None or canary else pools[member.pool]
             known = keep(name, (member, series, joined((name, series, pool, host, path), its)))
         items.append(known[2])
     return items
@@ -339,15 +348,18 @@ def _form(
     providers: Mapping[str, ProviderPlan],
     quotas: Mapping[str, QuotaPlan],
     ours: bool,
+    share: float | None,
 ) -> bytes:
-    """What the plans of the routes of a form have in common, packed. `ours`: requests come from ourselves."""
+    """What the plans of the routes of a form have in common, packed. `ours`: requests come from ourselves. `share`: of
+    its canary, which makes it a form of its own; None where it has none."""
     cached = config.cache is not None and _cached(config, member)
     default = config.listeners[listener].auth
-    key = id(member.first), cached, ours, listener if default is not None else ""
+    own = "" if share is None else name
+    key = id(member.first), cached, ours, listener if default is not None else "", own, share or 0.0
     known = memory.forms.get(key)
     if known is None:
         plan = replace(
-            compile_route(member.route, name, series, pools, cached, memory.files),
+            compile_route(member.route, name, series, pools, cached, memory.files, share or 0.0),
             access=access_plan(access_of(default, member.first.auth), providers, ours),
             quotas=tuple((each, quotas[each].digest) for each in member.first.quota),
             maps=tuple(memory.maps[name].digest for name in member.first.map_names if name in memory.maps),

@@ -45,17 +45,26 @@ from lb.config.schema.routes.route import (
 from lb.config.schema.routes.template import Template, parts_of, substitution_of, with_captures
 from lb.config.values import escaped, has_values, renamed
 
+_PER_PERCENT = 10_000  # millionths
+
 
 def compile_route(
-    route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cached: bool, files: Mapping[Path, bytes]
+    route: RouteConfig,
+    name: str,
+    series: int,
+    pools: Mapping[str, int],
+    cached: bool,
+    files: Mapping[Path, bytes],
+    canary: float = 0.0,
 ) -> RoutePlan:
     """The plan of `route`; `pools` maps names to indices. `cached`: there is a cache for its answers. `files` has what
-    files of bodies hold; KeyError where it was read for another configuration."""
+    files of bodies hold; KeyError where it was read for another configuration. `canary` is the share of the requests
+    that its canary gets, in percent."""
     host, host_regex, path_kind, path = place_of(route.match)
     return RoutePlan(
         name=name,
         series=series,
-        pool=pools[route.pool] if route.pool is not None else -1,
+        pool=pools[route.pool] if route.pool is not None and route.canary is None else -1,
         host=host,
         host_regex=host_regex,
         path_kind=path_kind,
@@ -70,11 +79,7 @@ def compile_route(
         client_tags=cached and route.cache is not None and route.cache.client_tags,
         results_by_get=cached and route.cache is not None and route.cache.results_by_get,
         expose_endpoint=route.expose_endpoint,
-        split=(
-            compile_split(route.pools, route.sticky, pools, _numbered(route, route.pool_by or ""))
-            if route.pools
-            else None
-        ),
+        split=_split(route, pools, canary) if route.pools or route.canary is not None else None,
         mirror=_mirror(route.mirror, pools) if route.mirror is not None else None,
         answer=_answer(route, files),
         rewrite=_rewrite(route, route.rewrite or route.redirect),
@@ -207,8 +212,20 @@ def compile_split(
     return SplitPlan(tuple(SharePlan(pools[each.pool], each.weight) for each in shares), *key_of(sticky), by=by)
 
 
+def _split(route: RouteConfig, pools: Mapping[str, int], canary: float) -> SplitPlan:
+    if route.pool is None or route.canary is None:
+        return compile_split(route.pools, route.sticky, pools, _numbered(route, route.pool_by or ""))
+    weight = round(canary * _PER_PERCENT)
+    # The canary first: who is with it by `sticky` stays so while its share grows.
+    shares = (
+        SharePlan(pools[route.canary.pool], weight),
+        SharePlan(pools[route.pool], 100 * _PER_PERCENT - weight),
+    )
+    return SplitPlan(shares, *key_of(route.sticky), by=_numbered(route, route.pool_by or ""))
+
+
 def _mirror(mirror: MirrorConfig, pools: Mapping[str, int]) -> MirrorPlan:
-    per_million = max(1, round(mirror.percent * 10_000))
+    per_million = max(1, round(mirror.percent * _PER_PERCENT))
     return MirrorPlan(pools[mirror.pool], per_million, mirror.max_in_flight, mirror.max_bytes)
 
 

@@ -12,6 +12,7 @@ from lb.config.schema.file import (
     AlertsConfig,
     BodyMatchConfig,
     CacheConfig,
+    CanaryConfig,
     CertificateConfig,
     Config,
     CorsConfig,
@@ -256,6 +257,11 @@ weight: 5
     MirrorConfig: """
 pool: chat-next
 percent: 1
+""",
+    CanaryConfig: """
+pool: chat-next
+steps: [1, 10, 50]
+interval: 5m
 """,
     RewriteConfig: """
 path: /v2/models/{model}/infer

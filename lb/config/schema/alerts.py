@@ -35,6 +35,7 @@ Condition = Literal[
     "discovery_stale",
     "engine_stale",
     "quota_file",
+    "canary_aborted",
     "access_log",
     "open_files_short",
 ]

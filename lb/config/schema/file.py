@@ -46,6 +46,7 @@ from lb.config.schema.pools.signals import MetricConfig, SignalConfig
 from lb.config.schema.purge import PurgeConfig
 from lb.config.schema.quotas import QuotaConfig, QuotaKeyConfig
 from lb.config.schema.routes.cache import FreshnessConfig, RouteCacheConfig
+from lb.config.schema.routes.canary import CanaryConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.match import (
     Conditions,
@@ -84,6 +85,7 @@ __all__ = [
     "BehaviorConfig",
     "BodyMatchConfig",
     "CacheConfig",
+    "CanaryConfig",
     "CertificateConfig",
     "Conditions",
     "Config",

@@ -7,6 +7,7 @@
          /apis/external.metrics.k8s.io/v1beta1 …   what pools need, for Kubernetes (lb.control.admin.external_metrics)
          /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
          /api/v1/cache …   the result cache (lb.control.admin.cache_api)
+         /api/v1/canaries   canaries and their history (lb.control.admin.canary_api)
          /api/v1/jobs   jobs (lb.control.admin.jobs_api)
          /api/v1/quotas   what clients have used of quotas (lb.control.admin.quotas_api)
          /api/v1/reload   the last reload, by whom, and what it changed
@@ -41,6 +42,7 @@ from lb.control import counters, sockets
 from lb.control.admin import external_metrics, readings
 from lb.control.admin.cache_api import CacheApi
 from lb.control.admin.callers import Audit, Caller, Callers
+from lb.control.admin.canary_api import CanaryApi
 from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.jobs_api import JobsApi
 from lb.control.admin.operator import CALLER, operator_of
@@ -153,6 +155,7 @@ class AdminServer:
                 web.get("/api/v1/endpoint", self._left),
                 web.post("/api/v1/endpoint", self._operate),
                 *CacheApi(self._master).routes(),
+                *CanaryApi(self._master).routes(),
                 *JobsApi(self._master).routes(),
                 *QuotasApi(self._master).routes(),
                 *RuntimeApi(self._master).routes(),

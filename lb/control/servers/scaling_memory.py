@@ -69,7 +69,7 @@ class ScalingMemory:
         if whole == self._saved:
             return
         try:
-            _replace(self.path, whole)
+            replace_file(self.path, whole)
         except OSError as error:
             if not self._told:
                 self._told = True
@@ -86,7 +86,8 @@ def _head(rule: str) -> bytes:
     return _FORMAT + rule.encode()
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """The file has `content`, or what it had, whatever happens. Blocks; raises OSError."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with open(descriptor, "wb") as stream:

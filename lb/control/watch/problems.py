@@ -7,7 +7,7 @@ The dashboard's verdict, the alerts and `GET /api/v1/overview` have the same lis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -41,6 +41,7 @@ CONDITIONS: dict[str, str] = {
     "discovery_stale": "A source of endpoints does not answer.",
     "engine_stale": "The engine of a pool does not answer.",
     "quota_file": "What is counted of quotas cannot be written to its file.",
+    "canary_aborted": "A canary was taken back.",
     "access_log": "Records of the access log are lost.",
     "open_files_short": "The limit of open files is too low for the configuration.",
 }
@@ -79,6 +80,7 @@ def find(status: Mapping[str, Any], history: History) -> list[Problem]:
         *_reload(status),
         *_jobs(status.get("jobs")),
         *_quotas(status.get("quotas")),
+        *_canaries(status.get("canaries", ())),
     ]
     return sorted(found, key=lambda problem: problem.severity != "critical")
 
@@ -242,3 +244,9 @@ def _jobs(jobs: Mapping[str, Any] | None) -> Iterator[Problem]:
 def _quotas(quotas: Mapping[str, Any] | None) -> Iterator[Problem]:
     if quotas and quotas["trouble"]:
         yield Problem("quota_file", "warning", {}, f"{quotas['file']}: {quotas['trouble']}")
+
+
+def _canaries(canaries: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
+    for row in canaries:
+        if row["phase"] == "aborted":
+            yield Problem("canary_aborted", "warning", {"route": row["route"], "pool": row["pool"]}, row["reason"])

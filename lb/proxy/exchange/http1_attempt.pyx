@@ -118,7 +118,8 @@ cdef class Http1Attempt(Http1Call):
                 exchange.wants_body = self.upstream.pending() < HIGH_WATER
                 if not exchange.wants_body:
                     exchange.arm_wait()       # nobody else watches an endpoint that takes no more of it
-        if exchange.request_complete and exchange.route.mirror is not None and not self.upgrading:
+        if (exchange.request_complete and exchange.route.mirror is not None and not self.upgrading
+                and exchange.route.mirror.pool is not exchange.pool):
             exchange.route.mirror.offer(exchange.client.poller, &self.request, self.replayable, exchange.key,
                                         exchange.head_method)
 

@@ -182,6 +182,8 @@ cdef class Http2Attempt(Http2Call):
         """The request is complete and with its first endpoint. Of a pool of models only inferences are copied."""
         if exchange.route.mirror is None or exchange.attempts != 1 or (self.inference and not self.unary_inference):
             return
+        if exchange.route.mirror.pool is exchange.pool:       # a canary that answers for clients already
+            return
         mirror_stream(exchange.route.mirror, exchange.client.poller, self, exchange.key, exchange.grpc != 0)
 
     # The endpoint.

@@ -81,7 +81,8 @@ cdef class InferenceAttempt(GrpcCall):
         exchange.grpc_status = -1
         if self.streams:
             return
-        if body.request is not None and exchange.route.mirror is not None and exchange.attempts == 1:
+        if (body.request is not None and exchange.route.mirror is not None and exchange.attempts == 1
+                and exchange.route.mirror.pool is not exchange.pool):
             mirror_inference(exchange.route.mirror, exchange.client.poller, self.parts, self.part_count,
                              self.message_size, INFER_PATH, INFER_PATH_LENGTH, exchange.key)
         if exchange.route.hedge is not None:

@@ -27,6 +27,7 @@ from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.quotas import RouteQuotas
 from lb.config.schema.routes.bodies import FRAMING
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
+from lb.config.schema.routes.canary import CanaryConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.error_pages import ErrorPages
 from lb.config.schema.routes.http_cache import HttpCache
@@ -237,8 +238,8 @@ class RouteConfig(Model):
     `${map.tenants}` or `${header.x-pool}`. Where it names none of them, they share the request by weight; one of weight
     0 answers by its name only."""
     sticky: KeyConfig | None = None
-    """What requests are told apart by when `pools` share them, so that like ones go to the same pool. A request without
-    it goes at random. Default: all at random."""
+    """What requests are told apart by when `pools`, or `pool` and `canary`, share them, so that like ones go to the
+    same pool. A request without it goes at random. Default: all at random."""
     redirect: RedirectConfig | None = None
     """Sends the client elsewhere."""
     respond: RespondConfig | None = None
@@ -257,6 +258,8 @@ class RouteConfig(Model):
     then those of the listener: [Error pages](howto/error-pages.md)."""
     mirror: MirrorConfig | None = None
     """Sends copies of requests to another pool as well."""
+    canary: CanaryConfig | None = None
+    """Has another pool take over from `pool` step by step, and back as soon as it is worse."""
     cache: RouteCache = RouteCacheConfig()
     """Whether answers may come from the result cache (`true`, `false`), or a mapping that says how long they are kept
     and which requests share them. It matters only for pools of protocol `oip` and only when the file has a `cache`
@@ -346,8 +349,12 @@ class RouteConfig(Model):
             )
         if self.pools and not any(share.weight for share in self.pools):
             raise problem("pools", "pools: none has a weight above 0")
-        if self.sticky is not None and not self.pools:
-            raise problem("sticky", "sticky is only for pools, which share the requests" + _stay(self.sticky))
+        if self.canary is not None and not self.pool:
+            raise problem("canary", "canary is only for a route with pool, which is the baseline")
+        if self.sticky is not None and not self.pools and self.canary is None:
+            raise problem(
+                "sticky", "sticky is only for pools, or pool and canary, which share the requests" + _stay(self.sticky)
+            )
         if self.pool_by is not None and not self.pools:
             raise problem("pools", "pool_by chooses among pools, which are not given")
         if self.sticky is not None and self.sticky.model:
@@ -465,6 +472,7 @@ class RouteConfig(Model):
         for name in (
             "rewrite",
             "mirror",
+            "canary",
             "request_headers",
             "response_headers",
             "response_rewrite",
@@ -504,5 +512,7 @@ class RouteConfig(Model):
 
     @property
     def pool_names(self) -> list[str]:
-        """The pools that may answer."""
-        return [self.pool] if self.pool is not None else [share.pool for share in self.pools]
+        """The pools that may answer, that of a canary last."""
+        if self.pool is None:
+            return [share.pool for share in self.pools]
+        return [self.pool] if self.canary is None else [self.pool, self.canary.pool]
