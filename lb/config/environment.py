@@ -218,6 +218,11 @@ def _takes_values(location: tuple[int | str, ...]) -> bool:
     if location[2:3] == ("error_pages",):
         return location[4:5] in _PAGE_TEXTS
     if location[2:3] != ("routes",):
+        return False
+    if location[4:5] == ("error_pages",):
+        return location[6:7] in _PAGE_TEXTS
+    if location[4:] in (("rate_limit", "key", "text"), ("sticky", "text")):
+        return True
     return location[4:6] in _VALUED or location[4:5] in (("log_fields",), ("pool_by",))
 
 
@@ -225,10 +230,8 @@ def _no_values(text: str) -> str:
     """What is wrong with a text that has values of requests where there are none."""
     return (
         f"{spelled(text)!r} has a value of requests, which are known in the routes' request_headers, response_headers, "
-    if location[4:5] == ("error_pages",):
-        return location[6:7] in _PAGE_TEXTS
-    if location[4:] in (("rate_limit", "key", "text"), ("sticky", "text")):
-        return True
+        "redirect, rewrite, respond, log_fields and pool_by, in error_pages, in the key of a map and the text of a "
+        "key; steps of a check have captures"
     )
 
 

@@ -232,7 +232,7 @@ GUESSES = [
     ("pool", "policy: {name: round_robin}", "write policy: round_robin", "policy: round_robin"),
     ("pool", "policy: adaptive", "policy: auto", "policy: auto"),
     ("pool", "policy: {round_robin: {}}", "write policy: round_robin", "policy: round_robin"),
-    ("pool", "policy: {type: maglev, key: {host: true}}", "write header: x-session", ""),
+    ("pool", "policy: {type: maglev, key: {host: true}}", 'write text: "${request.host}"', ""),
     ("tls", "protocols: [TLSv1.2, TLSv1.3]", "write min_version: tls1.2", "min_version: tls1.2"),
     ("tls", "ssl_protocols: TLSv1.3", "write min_version: tls1.3", "min_version: tls1.3"),
     ("pool tls", "verify: false", "write insecure_skip_verify: true", "insecure_skip_verify: true"),

@@ -301,7 +301,7 @@ KEYS: tuple[Advice, ...] = (
     ),
     Advice(
         "defaultbackend usebackend backend backends upstream upstreams cluster proxypass reverseproxy service services"
-        " target targets to forward servers endpoints pools defaultpool grpcpass",
+        " target targets to forward servers endpoints defaultpool grpcpass",
         "listener",
         "routes: [{pool: app}]",
         within="listener",

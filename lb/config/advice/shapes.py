@@ -17,6 +17,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("Config", "listeners"): 'listeners: {web: {bind: "0.0.0.0:8080", protocol: http, routes: [{pool: app}]}}',
     ("Config", "pools"): 'pools: {app: {protocol: http, endpoints: ["10.0.0.1:8080"]}}',
     ("ListenerConfig", "routes"): "routes: [{match: {path: {prefix: /v2/}}, pool: app}]",
+    ("ListenerConfig", "pools"): "pools: [{pool: app, weight: 90}, {pool: canary, weight: 10}]",
     ("ListenerConfig", "sni_routes"): "sni_routes: [{sni: [example.org], pool: app}]",
     ("ListenerConfig", "trusted_proxies"): f"trusted_proxies: {_NETWORKS}",
     ("ListenerConfig", "upgrades"): "upgrades: [websocket]",

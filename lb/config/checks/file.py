@@ -24,7 +24,7 @@ from lb.config.checks.routes import check_table
 from lb.config.checks.scaling import check_scaling
 from lb.config.checks.streams import check_reference, check_stream
 from lb.config.checks.tls import check_tls
-from lb.config.checks.udp import check_source_key, check_udp_listener
+from lb.config.checks.udp import check_source_key
 from lb.config.checks.values import check_error_pages, check_maps, check_values
 from lb.config.forms import by_form, members_of
 from lb.config.regular_file import read_regular

@@ -466,14 +466,17 @@ def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
 
 
 def _policy(policy: PolicyConfig) -> PolicyPlan:
-    kind, name, *parts = key_of(policy.key)
+    kind, name, ipv4, ipv6, depth, length = key_of(policy.key)
     source = policy.key.source if policy.key is not None else None
     return PolicyPlan(
         policy.type,
         kind,
         name,
         policy.options or None,
-        *parts,
+        ipv4,
+        ipv6,
+        depth,
+        length,
         source_port=source is not None and source.port,
         source_destination=source is not None and source.destination,
     )
