@@ -100,6 +100,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("CorsConfig", "allow_methods"): "allow_methods: [GET, POST]",
     ("CorsConfig", "allow_headers"): "allow_headers: [content-type]",
     ("CorsConfig", "expose_headers"): "expose_headers: [x-request-id]",
+    ("SniRouteConfig", "pools"): "pools: [{pool: app, weight: 90}, {pool: canary, weight: 10}]",
     ("SniRouteConfig", "sni"): "sni: [example.org]",
     ("SniRouteConfig", "alpn"): "alpn: [h2]",
     ("SniRouteConfig", "source"): f"source: {_NETWORKS}",
