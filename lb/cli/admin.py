@@ -17,6 +17,8 @@ GET  /api/v1/canaries   canaries, and how far they have come
 POST /api/v1/canaries   one is promoted, taken back, or begins anew
 GET  /api/v1/quotas   quotas, and what clients have used of them
 POST /api/v1/quotas   a client has all of its quotas again
+GET  /api/v1/tables   stick tables, and entries of one
+POST /api/v1/tables   entries are cleared, or set
 …    /api/v1/changes, settings, scale, certificates/reload, config   see lb.control.admin.runtime_api
 """
 
@@ -188,6 +190,16 @@ class AdminClient:
         """Has a canary promoted (`promote`), taken back (`abort`) or begin anew (`retry`): {canary, changed, dry_run}.
         Raises AdminError."""
         return self._asked("POST", "/api/v1/canaries", {"route": route, "action": action, "dry_run": dry_run})
+
+    def tables(self, table: str | None, key: str | None, filter_: str | None, last: int) -> dict[str, Any]:
+        """The stick tables, and entries of one. Raises AdminError."""
+        wanted = {"last": str(last), "table": table, "key": key, "filter": filter_}
+        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        return self._asked("GET", f"/api/v1/tables?{query}")
+
+    def change_table(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Clears entries, or sets one: a Change of lb.control.admin.tables_api. Raises AdminError."""
+        return self._asked("POST", "/api/v1/tables", body)
 
     def changes(self) -> list[dict[str, Any]]:
         """What has been changed at run time and is in force. Raises AdminError."""

@@ -335,6 +335,23 @@ def canary(options: Options) -> int:
     return commands.change(client, options.route, options.action, options.dry_run)
 
 
+def table(options: Options) -> int:
+    """Show what stick tables have counted, clear entries, or set one.
+
+    `show` names the entries first that were used last. `clear` forgets entries by key, by a comparison, or all.
+    """
+    from lb.cli import tables as commands
+
+    client = _client(options)
+    if options.action == "show":
+        commands.show(client, options.table, options.key, options.filter, options.last, options.json)
+    elif options.action == "clear":
+        commands.clear(client, options.table, options.key, options.filter, options.all, options.dry_run)
+    else:
+        commands.put(client, options.table, options.key, options.values, options.dry_run)
+    return 0
+
+
 def cache(options: Options) -> int:
     """Show the result cache, purge it, fill it, and find out what it may do.
 
@@ -777,6 +794,32 @@ def command_parser() -> argparse.ArgumentParser:
         made.add_argument("route", metavar="ROUTE", help="Name of the route, as `show` has it.")
         _dry_run_option(made)
         _daemon_options(made)
+
+    of_tables = command(table).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    text = "Show the stick tables, or the entries of one."
+    made = of_tables.add_parser("show", help=text, description=text, allow_abbrev=False)
+    made.add_argument("table", metavar="NAME", nargs="?", help="Name of the table. Default: the only one, else all.")
+    made.add_argument("--key", metavar="KEY", help="Only the entry of this key.")
+    comparison = "Only entries for which a comparison holds, such as 'request_rate>100'."
+    made.add_argument("--filter", metavar="FIELD>NUMBER", help=comparison)
+    made.add_argument("--last", type=_at_least(1), default=20, metavar="N", help="How many entries. Default: 20.")
+    _daemon_options(made)
+    _json_option(made, "them")
+    text = "Forget entries of a table; of one with requests under way, what it has counted."
+    made = of_tables.add_parser("clear", help=text, description=text, allow_abbrev=False)
+    made.add_argument("table", metavar="NAME", help="Name of the table.")
+    made.add_argument("key", metavar="KEY", nargs="?", help="The entry, as `show` names it.")
+    made.add_argument("--filter", metavar="FIELD>NUMBER", help=comparison)
+    made.add_argument("--all", action="store_true", help="All of the table.")
+    made.add_argument("--dry-run", action="store_true", help="Say how many there are, and change nothing.")
+    _daemon_options(made)
+    text = "Set counters of a key, or its number gpt0."
+    made = of_tables.add_parser("set", help=text, description=text, allow_abbrev=False)
+    made.add_argument("table", metavar="NAME", help="Name of the table.")
+    made.add_argument("key", metavar="KEY", help="The entry; it is made where there is none.")
+    made.add_argument("values", metavar="FIELD=NUMBER", nargs="+", help="What it gets, such as gpt0=1.")
+    made.add_argument("--dry-run", action="store_true", help="Change nothing.")
+    _daemon_options(made)
 
     # Nothing that follows is an option of ours.
     text = "List, inspect, verify or purge the model cache (`tidegate models cache --help`)."

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from lb.config.plan.tables import FIELDS
+
 OPEN, ELSE, CLOSE = "\U000f0010", "\U000f0011", "\U000f0012"
 _SPELLED = str.maketrans({OPEN: "${", ELSE: ":-", CLOSE: "}"})
 _MARK = re.compile(f"([{OPEN}{ELSE}{CLOSE}])")
@@ -46,7 +48,7 @@ KNOWN = (
 )
 """Values without a name of their own behind the dot. `lb.proxy.routing.values.format` numbers them in this order."""
 
-FAMILIES = ("header", "cookie", "query", "capture", "map")
+FAMILIES = ("header", "cookie", "query", "capture", "map", "table")
 """Values that are one of many: `header.x-user`."""
 
 LATE = frozenset(("endpoint.address",))
@@ -64,7 +66,7 @@ IN_ERRORS = OF_ERRORS | {
 EARLY = frozenset(
     (
         "client.address", "request.method", "request.host", "request.path", "request.query", "request.uri", "header",
-        "cookie", "query", "capture", "map",
+        "cookie", "query", "capture", "map", "table",
     )
 )  # fmt: skip
 """Values that are known when a route is looked for."""
@@ -73,6 +75,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII)
 _PARAMETER = re.compile(r"[!-~]{1,256}", re.ASCII)
 _CAPTURE = re.compile(r"[0-9]|[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 _MAP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_TABLE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,62}}\.({'|'.join(FIELDS)})", re.ASCII)
 _NESTED = 16  # defaults inside of defaults
 
 _URL_BEGIN = re.compile(r"https?://", re.ASCII)
@@ -190,7 +193,14 @@ def _value(name: str, encoding: str, otherwise: Parts) -> Value:
     if name in KNOWN:
         return Value(name, "", encoding, otherwise)
     family, _, argument = name.partition(".")
-    form = {"header": _TOKEN, "cookie": _TOKEN, "query": _PARAMETER, "capture": _CAPTURE, "map": _MAP}.get(family)
+    form = {
+        "header": _TOKEN,
+        "cookie": _TOKEN,
+        "query": _PARAMETER,
+        "capture": _CAPTURE,
+        "map": _MAP,
+        "table": _TABLE,
+    }.get(family)
     if form is None:
         raise ValueError(f"there is no value ${{{name[:64]}}}{_near(name)}")
     if not form.fullmatch(argument):
@@ -203,6 +213,7 @@ _ARTICLE = {
     "cookie": "a cookie",
     "query": "a parameter of the query",
     "map": "a map",
+    "table": f"a table and of what it stores: NAME.requests, or instead of requests {', '.join(FIELDS[1:])}",
     "capture": "a capture: a number from 0 to 9, or a name of the route's path",
 }
 

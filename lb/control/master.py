@@ -74,6 +74,7 @@ from lb.control.servers.runtime import runtime_directory
 from lb.control.servers.scaling_memory import state_directory
 from lb.control.sockets import SocketTable
 from lb.control.stored_sockets import StoredSockets
+from lb.control.tables import TableKeeper, stick_sets
 from lb.control.tickets import TicketRing
 from lb.control.upgrade.handover import (
     ChangedSetting,
@@ -137,6 +138,7 @@ class Master:
     settings: Settings
     quotas: QuotaKeeper
     canaries: Canaries
+    tables: TableKeeper
     watch: Watch
     launcher: Launcher
     warm: Launcher
@@ -577,9 +579,11 @@ class Master:
         disk = await self._open_disk(config.cache, secret)
         self.segment = Segment.create(
             workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions,
+            stick_sets=stick_sets(config.tables),
             cache_secret=disk.secret if disk is not None else secret,
         )  # fmt: skip
         cleanup.callback(self.segment.close)
+        self.tables = TableKeeper(self.segment, self._clock)
         self.quotas = QuotaKeeper(self.segment)
         cleanup.push_async_callback(self.quotas.close)
         await self.quotas.apply(config)
@@ -725,6 +729,7 @@ class Master:
             self.counts,
             self.engines,
             self.canaries,
+            self.tables,
         )
         config = self._take_settings(config, handover)
         set_level(config.log.level)

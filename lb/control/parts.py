@@ -15,6 +15,7 @@ from lb.control.logs import AccessLog
 from lb.control.registry import Registry
 from lb.control.servers.managed import ManagedPools
 from lb.control.sockets import SocketTable
+from lb.control.tables import TableKeeper
 from lb.control.tickets import TicketRing
 from lb.control.workers.fleet import Fleet
 from lb.health.agents import AgentMonitor
@@ -45,3 +46,4 @@ class Parts(Struct, frozen=True):
     counts: InferenceCounts
     engines: EnginePools
     canaries: Canaries
+    tables: TableKeeper

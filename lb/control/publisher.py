@@ -117,6 +117,7 @@ class Publisher:
                     sockets = [_descriptors(staged, worker) for worker in range(self._workers)]
                     await parts.fleet.publish(Publication(plan, sockets, config.log.level, plan.to_wire()))
                 parts.registry.commit(initial, self._clock.now())
+                parts.tables.commit(plan.tables)
                 undo.pop_all()
             parts.sockets.commit(staged)
             parts.sockets.set_receive_buffers(
@@ -335,6 +336,7 @@ class Publisher:
         with contextlib.ExitStack() as undo:
             self._parts.registry.begin()
             undo.callback(self._parts.registry.rollback)
+            undo.callback(self._parts.tables.rollback)
             yield undo
 
     def _compile(self, loaded: Loaded) -> Plan:
@@ -354,6 +356,7 @@ class Publisher:
             models=self._listed_models(loaded.config),
             memory=self._memory,
             canaries=self._parts.canaries.share,
+            places=self._parts.tables.places(loaded.config.tables),
         )
         epochs = self._parts.managed.epochs()
         loads = self._parts.server_calls.epoch

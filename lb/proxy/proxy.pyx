@@ -33,6 +33,7 @@ from lb.proxy.routing.quota cimport Quota
 from lb.proxy.routing.text_key cimport TextKey
 from lb.proxy.tcp.session cimport TunnelAcceptor
 from lb.shared.quotas cimport Quotas
+from lb.shared.stick_tables cimport StickTable
 from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.connections.http1 cimport Http1Pool
 from lb.upstream.connections.http2 cimport Http2Channel
@@ -46,7 +47,7 @@ from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
 from lb.proxy.accept.sni import table_of
 from lb.proxy.access.checks import make_check
-from lb.proxy.exchange import authorization, inference_body
+from lb.proxy.exchange import authorization, inference_body, tracking
 from lb.proxy.exchange.mirror import mirror
 from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes
@@ -191,7 +192,10 @@ class Proxy:
             each.name: self.make_provider(each, pools) for each in plan.providers
         }
         self.tools.quotas = {each.name: Quota(each, self.quotas) for each in plan.quotas}
-        self.tools.maps = {each.name: (each.key, self.make_map(each)) for each in plan.maps}
+        maps = {each.name: (each.key, self.make_map(each)) for each in plan.maps}
+        self.tools.tables = {each.name: (each.key, self.make_table(each)) for each in plan.tables}
+        maps.update({("table", name): table for name, table in self.tools.tables.items()})
+        self.tools.maps = maps
         udp = self.udp.prepare(plan, sockets, pools)
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
         for listener in streams:
@@ -257,6 +261,11 @@ class Proxy:
         """The map of a plan: the one in use, if nothing of it changed."""
         old = self.tools.maps.get(plan.name)
         return old[1] if old is not None and old[1].block == plan.block else Lookup(plan.block)
+
+    def make_table(self, plan):
+        """The table of a plan: the one in use, if nothing of it changed."""
+        old = self.tools.tables.get(plan.name)
+        return old[1] if old is not None and old[1].digest == plan.digest else StickTable(self.segment, plan)
 
     def close_providers(self):
         """Threads of providers that are in force no more end."""
@@ -522,6 +531,7 @@ class Proxy:
             "refused_overload": self.overload.refused,
             **mirror.counts(),
             **authorization.counts(),
+            **tracking.counts(),
         }
 
     def tier_status(self) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 12u
+#define TG_LAYOUT_VERSION 13u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -75,6 +75,12 @@ typedef struct {
     uint32_t quota_sets; /* a power of two */
     uint32_t reserved_quotas;
     unsigned char quota_secret[16]; /* the same for quotas */
+    uint64_t sticks_offset;
+    uint32_t stick_sets; /* a power of two */
+    uint32_t reserved_sticks;
+    uint64_t stick_counts_offset;
+    uint64_t stick_counts_stride;   /* bytes from one worker's column to the next */
+    unsigned char stick_secret[16]; /* the same for stick tables */
 } tg_header;
 
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
@@ -253,6 +259,36 @@ typedef struct {
     _Alignas(64) _Atomic uint64_t used; /* anything was ever counted */
     _Atomic uint64_t evicted;           /* clients that made room for others before their window's end */
 } tg_quota_head;
+
+/* Stick tables: sets as of quotas. A table has a range of consecutive sets, which the master gives it. */
+#define TG_STICK_WAYS 7u
+#define TG_STICK_KEY 88u
+#define TG_STICK_TABLES 32u
+#define TG_STICK_COUNTERS 6u
+typedef struct {
+    _Alignas(64) _Atomic uint64_t owner;  /* the process that has the lock: worker plus 2, the master 1; 0 = nobody */
+    _Atomic uint64_t keys[TG_STICK_WAYS]; /* hash of the key; 0 = free */
+} tg_stick_set;
+
+/* An entry. Requests that are under way are counted apart, in a column of each worker: see lb/shared/stick_tables.pxd. */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t used_ns; /* monotonic: when it was tracked last */
+    _Atomic uint64_t counters[TG_STICK_COUNTERS];
+    _Atomic uint64_t rates[2 * TG_STICK_COUNTERS]; /* of each counter the window that runs, and the one before */
+    _Atomic uint64_t gpt0;
+    uint32_t length; /* of the key */
+    uint32_t reserved;
+    char key[TG_STICK_KEY];
+} tg_stick;
+
+/* The lines before the sets; the records are behind them. */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t used; /* anything was ever tracked */
+    struct {
+        _Atomic uint64_t evicted; /* entries that made room for others before they expired */
+        _Atomic uint64_t refused; /* keys that got no entry: all of their set were in use */
+    } tables[TG_STICK_TABLES];
+} tg_stick_head;
 
 /* Single-writer counter: a plain add that another process may read at any time. */
 static inline void tg_add(uint64_t *word, uint64_t n) { __atomic_store_n(word, *word + n, __ATOMIC_RELAXED); }

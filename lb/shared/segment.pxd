@@ -28,12 +28,15 @@ cdef class Segment:
     cdef int32_t *outstanding_of(self, int worker, uint32_t slot) noexcept nogil
     # A worker's column of counts of sources.
     cdef uint32_t *source_counts_of(self, uint32_t worker) noexcept nogil
+    # A worker's column of requests that it has under way of entries of stick tables.
+    cdef uint32_t *stick_counts_of(self, uint32_t worker) noexcept nogil
 
     cdef void unmap(self) noexcept
     cdef int map(self, int fd, uint64_t size) except -1
     cdef int check_open(self) except -1
     cdef void clear_sources(self, uint32_t worker) noexcept
     cdef void unlock_quotas(self, uint32_t worker) noexcept
+    cdef void clear_sticks(self, uint32_t worker) noexcept
     cdef int check_series(self, index) except -1
     cdef tg_endpoint *record(self, slot) except NULL
     cdef void reset(self, tg_endpoint *record) noexcept

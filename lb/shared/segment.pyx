@@ -95,13 +95,15 @@ cdef class Segment:
     def create(
         cls, workers: int, endpoint_capacity: int = 4096, series_capacity: int = 4096, cache_size: int = 0,
         bucket_sets: int = 16384, sequence_sets: int = 16384, session_sets: int = 16384, cost_sets: int = 256,
-        source_sets: int = 32768, models: int = 1024, quota_sets: int = 8192, cache_secret: bytes | None = None
+        source_sets: int = 32768, models: int = 1024, quota_sets: int = 8192, stick_sets: int = 1,
+        cache_secret: bytes | None = None
     ) -> Self:
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
         the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight entries for sequences,
         `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
         that of sets of seven networks whose connections are limited, `models` that of models that are counted apart,
-        `quota_sets` that of sets of seven clients with a quota, all powers of two.
+        `quota_sets` that of sets of seven clients with a quota, `stick_sets` that of sets of seven entries of stick
+        tables, all powers of two.
 
         `cache_secret` are 32 bytes under which the keys of cached answers were made; by default random ones.
 
@@ -121,6 +123,7 @@ cdef class Segment:
             "source_sets": source_sets,
             "models": models,
             "quota_sets": quota_sets,
+            "stick_sets": stick_sets,
         })
         try:
             fd = os.memfd_create("tidegate", os.MFD_ALLOW_SEALING)
@@ -232,6 +235,12 @@ cdef class Segment:
         return self.header.session_sets
 
     @property
+    def stick_sets(self) -> int:
+        """Number of sets of entries of stick tables."""
+        self.check_open()
+        return self.header.stick_sets
+
+    @property
     def cache_secret(self) -> bytes:
         """The 32 random bytes that key the digest of cached requests."""
         self.check_open()
@@ -273,6 +282,9 @@ cdef class Segment:
 
     cdef uint32_t *source_counts_of(self, uint32_t worker) noexcept nogil:
         return <uint32_t *> (self.base + self.header.source_counts_offset + worker * self.header.source_counts_stride)
+
+    cdef uint32_t *stick_counts_of(self, uint32_t worker) noexcept nogil:
+        return <uint32_t *> (self.base + self.header.stick_counts_offset + worker * self.header.stick_counts_stride)
 
     # The words.
 
@@ -441,7 +453,8 @@ cdef class Segment:
 
     def clear_worker(self, worker: int) -> list[tuple[int, int, int]]:
         """Take over what a dead worker had running: its in-flight and outstanding columns, and finished = started in
-        its stripe; its connections count no more in the limits per source; its locks are free.
+        its stripe; its connections count no more in the limits per source, nor its requests in stick tables; its locks
+        are free.
 
         The endpoints may go on with that work for a moment, so that it still counts as in flight. Gives (slot, number,
         cost) of each endpoint, for `forget` once they must have noticed. Only for a worker whose process is gone: the
@@ -465,6 +478,7 @@ cdef class Segment:
                 tg_store64_relaxed(words + SERIES_FINISHED, words[SERIES_STARTED])
         self.clear_sources(worker)
         self.unlock_quotas(worker)
+        self.clear_sticks(worker)
         return lost
 
     def source_table_full(self) -> int:
@@ -495,6 +509,21 @@ cdef class Segment:
         if not tg_load64_relaxed(&head.used):
             return
         for i in range(self.header.quota_sets):
+            if tg_load64_relaxed(&sets[i].owner) == worker + 2:
+                tg_store64(&sets[i].owner, 0)
+
+    cdef void clear_sticks(self, uint32_t worker) noexcept:
+        """An entry that it left half made under a lock has no key, and so is free."""
+        cdef tg_stick_head *head = <tg_stick_head *> (self.base + self.header.sticks_offset)
+        cdef tg_stick_set *sets = <tg_stick_set *> (head + 1)
+        cdef uint32_t *counts = self.stick_counts_of(worker)
+        cdef uint64_t i
+        if not tg_load64_relaxed(&head.used):
+            return
+        for i in range(<uint64_t> self.header.stick_sets * TG_STICK_WAYS):
+            if tg_load32_relaxed(&counts[i]):
+                tg_store32_relaxed(&counts[i], 0)
+        for i in range(self.header.stick_sets):
             if tg_load64_relaxed(&sets[i].owner) == worker + 2:
                 tg_store64(&sets[i].owner, 0)
 

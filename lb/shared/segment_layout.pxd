@@ -80,6 +80,11 @@ cdef extern from "segment.h" nogil:
         uint64_t quotas_offset
         uint32_t quota_sets
         unsigned char quota_secret[16]
+        uint64_t sticks_offset
+        uint32_t stick_sets
+        uint64_t stick_counts_offset
+        uint64_t stick_counts_stride
+        unsigned char stick_secret[16]
     enum: TG_BUCKET_WAYS
     enum: TG_AFFINITY_WAYS
     enum: TG_SOURCE_WAYS
@@ -89,6 +94,10 @@ cdef extern from "segment.h" nogil:
     enum: TG_MODEL_NAME
     enum: TG_QUOTA_WAYS
     enum: TG_QUOTA_NAME
+    enum: TG_STICK_WAYS
+    enum: TG_STICK_KEY
+    enum: TG_STICK_TABLES
+    enum: TG_STICK_COUNTERS
     const uint64_t TG_CURVE_LIMIT
     # The words are _Atomic in C: read and write them only through lb.shared.atomics.
     ctypedef struct tg_bucket_set:
@@ -138,6 +147,22 @@ cdef extern from "segment.h" nogil:
     ctypedef struct tg_quota_head:
         uint64_t used
         uint64_t evicted
+    ctypedef struct tg_stick_set:
+        uint64_t owner
+        uint64_t keys[7]
+    ctypedef struct tg_stick:
+        uint64_t used_ns
+        uint64_t counters[6]
+        uint64_t rates[12]
+        uint64_t gpt0
+        uint32_t length
+        char key[88]
+    ctypedef struct tg_stick_losses:
+        uint64_t evicted
+        uint64_t refused
+    ctypedef struct tg_stick_head:
+        uint64_t used
+        tg_stick_losses tables[32]
     ctypedef struct tg_endpoint:
         char key[128]
         uint32_t health

@@ -54,8 +54,12 @@ cdef void place(tg_header *header) noexcept nogil:
     header.models_offset = header.source_counts_offset + workers * header.source_counts_stride
     header.quotas_offset = header.models_offset + pages(
         sizeof(tg_model_head) + header.models * (<uint64_t> TG_MODEL_SLOTS * sizeof(uint64_t) + TG_MODEL_NAME))
-    header.cache_offset = header.quotas_offset + pages(
+    header.sticks_offset = header.quotas_offset + pages(
         sizeof(tg_quota_head) + header.quota_sets * (sizeof(tg_quota_set) + TG_QUOTA_WAYS * sizeof(tg_quota)))
+    header.stick_counts_offset = header.sticks_offset + pages(
+        sizeof(tg_stick_head) + header.stick_sets * (sizeof(tg_stick_set) + TG_STICK_WAYS * sizeof(tg_stick)))
+    header.stick_counts_stride = pages(<uint64_t> header.stick_sets * TG_STICK_WAYS * sizeof(uint32_t))
+    header.cache_offset = header.stick_counts_offset + workers * header.stick_counts_stride
     header.cache_size = pages(header.cache_size)
     header.size = header.cache_offset + header.cache_size
 
@@ -86,6 +90,7 @@ cdef int lay_out(tg_header *header, workers, endpoint_capacity, series_capacity,
     header.source_sets = sets["source_sets"]
     header.models = sets["models"]
     header.quota_sets = sets["quota_sets"]
+    header.stick_sets = sets["stick_sets"]
     place(header)
     draw(header.cache_secret, sizeof(header.cache_secret))
     draw(header.bucket_secret, sizeof(header.bucket_secret))
@@ -94,6 +99,7 @@ cdef int lay_out(tg_header *header, workers, endpoint_capacity, series_capacity,
     draw(header.source_secret, sizeof(header.source_secret))
     draw(header.model_secret, sizeof(header.model_secret))
     draw(header.quota_secret, sizeof(header.quota_secret))
+    draw(header.stick_secret, sizeof(header.stick_secret))
     return 0
 
 
@@ -123,6 +129,7 @@ cdef int check_layout(const tg_header *header, uint64_t size, fd) except -1:
         or not is_sets(header.source_sets)
         or not is_models(header.models)
         or not is_sets(header.quota_sets)
+        or not is_sets(header.stick_sets)
     ):
         raise TidegateError("shared segment has an impossible header")
     memcpy(&expected, header, sizeof(expected))
@@ -144,6 +151,9 @@ cdef int check_layout(const tg_header *header, uint64_t size, fd) except -1:
         or expected.source_counts_stride != header.source_counts_stride
         or expected.models_offset != header.models_offset
         or expected.quotas_offset != header.quotas_offset
+        or expected.sticks_offset != header.sticks_offset
+        or expected.stick_counts_offset != header.stick_counts_offset
+        or expected.stick_counts_stride != header.stick_counts_stride
         or expected.cache_offset != header.cache_offset
         or expected.cache_size != header.cache_size
         or expected.size != header.size

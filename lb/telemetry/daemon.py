@@ -127,6 +127,32 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
         (),
         [((), quotas.get("evicted", 0))],
     )
+    tables = status.get("tables", ())
+    for name, text in (
+        ("evictions", "Entries of the stick table that made room for others before they expired"),
+        (
+            "refusals",
+            "Requests that were not counted in the stick table, as all entries that their key could have were in use",
+        ),
+    ):
+        field = "evicted" if name == "evictions" else "refused"
+        yield counter(f"table_{name}", text, ("table",), (((row["name"],), row[field]) for row in tables))
+    yield gauge(
+        "table_capacity",
+        "Entries that the stick table may have",
+        ("table",),
+        (((row["name"],), row["capacity"]) for row in tables),
+    )
+    for name, text in (
+        ("table_denied", "Requests that a rule of stick tables has denied"),
+        ("table_tarpitted", "Those of them whose refusal was held back"),
+    ):
+        rows = (((str(w["index"]),), (w["stats"] or {}).get(name, 0)) for w in workers)
+        yield counter(f"{name.replace('table_', 'table_rules_')}", text, ("worker",), rows)
+    yield gauge(
+        "tarpit_requests", "Requests whose refusal is held back now", ("worker",),
+        (((str(w["index"]),), (w["stats"] or {}).get("tarpit_held", 0)) for w in workers),
+    )  # fmt: skip
     yield counter(
         "quota_save_errors",
         "Times that the counts of quotas could not be written to their file",

@@ -12,6 +12,7 @@ from lb.config.advice.literal import instead_of_pattern, redirect_of_url
 
 _HEADERS = "{x-team: blue}"
 _NETWORKS = "[10.0.0.0/8]"
+_RULE = "{when: {clients: {request_rate: {above: 100}}}, deny: 429}"
 
 LISTS: dict[tuple[str, str], str] = {
     ("Config", "listeners"): 'listeners: {web: {bind: "0.0.0.0:8080", protocol: http, routes: [{pool: app}]}}',
@@ -54,11 +55,21 @@ LISTS: dict[tuple[str, str], str] = {
     ("AdminConfig", "tokens"): "tokens: [{name: grafana, role: viewer, file: /etc/tidegate/viewer.token}]",
     ("Config", "auth"): "auth: {keys: {type: api_key, file: /etc/tidegate/keys}}",
     ("Config", "quotas"): "quotas: {day: {requests: 100000, per: day, key: {source: true}}}",
+    ("Config", "tables"): 'tables: {clients: {key: "${client.address}", store: [request_rate(10s)]}}',
+    ("TableConfig", "store"): "store: [request_rate(10s), errors]",
+    ("ListenerConfig", "track"): "track: [clients]",
+    ("RouteConfig", "track"): "track: [clients]",
+    ("ListenerConfig", "table_rules"): f"table_rules: [{_RULE}]",
+    ("RouteConfig", "table_rules"): f"table_rules: [{_RULE}]",
+    ("TableRuleConfig", "when"): "when: {clients: {request_rate: {above: 100}}}",
+    ("TableRuleConfig", "set_gpt0"): "set_gpt0: {clients: 1}",
+    ("TableRuleConfig", "increment_gpc0"): "increment_gpc0: [clients]",
     ("Config", "maps"): 'maps: {tenants: {key: "${request.host}", file: /etc/tidegate/tenants.map}}',
     ("MapConfig", "entries"): "entries: {a.example.org: gold}",
     ("TextMatch", "one_of"): "one_of: [a, b]",
     ("RouteConfig", "log_fields"): 'log_fields: {tenant: "${header.x-tenant}"}',
     ("MatchConfig", "maps"): "maps: {tenants: gold}",
+    ("MatchConfig", "tables"): "tables: {clients: {gpt0: 1}}",
     ("MatchConfig", "any"): "any: [{headers: {x-a: a}}, {source: [10.0.0.0/8]}]",
     ("MatchConfig", "none"): "none: [{headers: {x-a: a}}, {source: [10.0.0.0/8]}]",
     ("Conditions", "headers"): "headers: {x-tenant: acme}",
@@ -68,6 +79,8 @@ LISTS: dict[tuple[str, str], str] = {
     ("Conditions", "source"): f"source: {_NETWORKS}",
     ("Conditions", "not_source"): f"not_source: {_NETWORKS}",
     ("Conditions", "maps"): "maps: {tenants: gold}",
+    ("Conditions", "tables"): "tables: {clients: {gpt0: 1}}",
+    ("Group", "tables"): "tables: {clients: {gpt0: 1}}",
     ("Group", "headers"): "headers: {x-tenant: acme}",
     ("Group", "query"): 'query: {version: "2"}',
     ("Group", "cookies"): 'cookies: {beta: "1"}',
@@ -130,6 +143,9 @@ LISTS: dict[tuple[str, str], str] = {
     ("AlarmConfig", "steps"): "steps: [{adjustment: 1}]",
 }
 FORMS: dict[str, str] = {
+    "TableConfig": '{key: "${client.address}", store: [request_rate(10s)]}',
+    "TableRuleConfig": "{when: {clients: {request_rate: {above: 100}}}, deny: 429}",
+    "CompareConfig": "{above: 100}",
     "AdminConfig": "{bind: 127.0.0.1:9900}",
     "AgentConfig": "{port: 9999}",
     "BodyMatchConfig": "{contains: ok}",

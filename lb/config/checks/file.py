@@ -23,6 +23,7 @@ from lb.config.checks.routes import Found as Found
 from lb.config.checks.routes import check_table
 from lb.config.checks.scaling import check_scaling
 from lb.config.checks.streams import check_reference, check_stream
+from lb.config.checks.tables import check_tables
 from lb.config.checks.tls import check_tls
 from lb.config.checks.udp import check_source_key
 from lb.config.checks.values import check_error_pages, check_maps, check_values
@@ -65,6 +66,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *check_access(config, broken),
         *check_quotas(config, broken),
         *check_maps(config),
+        *check_tables(config, broken),
         *check_tls(config.listeners, config.pools),
         *check_explain({name: listener.explain for name, listener in config.listeners.items()}, config.log.access),
     ]

@@ -32,6 +32,8 @@ _HTTP_ONLY = (
     "auth",
     "explain",
     "error_pages",
+    "track",
+    "table_rules",
 )
 _STREAM_ONLY = (
     "max_connections",

@@ -34,6 +34,8 @@ def check_values(config: Config, broken: Set[str], listener: ListenerConfig, rou
         for value in values_in(parse(text)) if has_values(text) else ():
             if value.name == "map":
                 yield from _map(config, broken, where, value.argument, early=where == "pool_by")
+            elif value.name == "table":
+                yield from of_table(config, broken, where, value.argument, early=where == "pool_by")
             elif said := _needed(value, listener, route):
                 yield where, said
 
@@ -56,6 +58,21 @@ def check_error_pages(listener: ListenerConfig, pages: Sequence[ErrorPageConfig]
             for value in values_in(parse(text)) if has_values(text) else ():
                 if value.name == "request.id" and not listener.request_id:
                     yield f"error_pages[{i}].{where}", f"{value.spelling} needs request_id: true of the listener"
+
+
+def of_table(config: Config, broken: Set[str], where: str, argument: str, early: bool) -> Iterator[Found]:
+    """Problems of `NAME.FIELD` of a table. `early`: it is read before a route is chosen."""
+    name, _, field = argument.rpartition(".")
+    table = config.tables.get(name)
+    if table is None:
+        if "tables" not in broken and f"tables.{name}" not in broken:
+            yield where, f"there is no table {name!r}" + did_you_mean(name, config.tables)
+        return
+    if field not in table.names:
+        yield where, f"tables.{name} does not store {field}"
+    for value in values_in(parse(table.key, "text")) if early else ():
+        if value.name not in EARLY:
+            yield where, f"tables.{name}.key: {value.spelling} is known once the route is chosen"
 
 
 def check_maps(config: Config) -> Iterator[Found]:

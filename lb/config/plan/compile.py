@@ -32,6 +32,7 @@ from lb.config.plan.plan import (
 )
 from lb.config.plan.quotas import QuotaPlan
 from lb.config.plan.routes import MapPlan
+from lb.config.plan.tables import TablePlace, TablePlan
 from lb.config.plan.wire import Packed, form, joined
 from lb.config.schema.access import AccessConfig, access_of, access_plan, kept_claims, provider_plan
 from lb.config.schema.disk import disk_plan
@@ -61,6 +62,7 @@ from lb.config.schema.pools.queue import queue_plan
 from lb.config.schema.quotas import quota_plan
 from lb.config.schema.routes.cache import freshness_plan
 from lb.config.schema.routes.error_pages import error_page_plans
+from lb.config.schema.tables import places_in_order, rule_plan, table_plan
 from lb.config.schema.tier import tier_plan
 from lb.config.schema.tracing import tracing_plan
 from lb.config.units import MINUTE
@@ -87,12 +89,13 @@ class Allocator(Protocol):
 class PlanMemory:
     """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
     one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, the
-    cache's defaults, the providers of identities, what listeners ask for, the quotas, the maps, and what files of
-    bodies hold."""
+    cache's defaults, the providers of identities, what listeners ask for, the quotas, the maps, the tables, and what
+    files of bodies hold."""
 
     def __init__(self) -> None:
         self._around: tuple[Any, ...] = ()
         self.maps: Mapping[str, MapPlan] = {}  # of the plan that is made
+        self.tables: Mapping[str, TablePlan] = {}  # the same
         self.files: Mapping[Path, bytes] = {}  # of this round
         self._clear()
 
@@ -109,10 +112,11 @@ class PlanMemory:
         providers: Mapping[str, ProviderPlan],
         quotas: Mapping[str, QuotaPlan],
         maps: Mapping[str, MapPlan],
+        tables: Mapping[str, TablePlan],
         material: Material,
     ) -> None:
-        """Ends the round before, whatever came of its plan, and begins that of `config` with its `providers`, `quotas`
-        and `maps`, and what its files hold."""
+        """Ends the round before, whatever came of its plan, and begins that of `config` with its `providers`, `quotas`,
+        `maps` and `tables`, and what its files hold."""
         self.files = material.files
         # Not those of certificates, which change without a change of any route.
         bodies = {file.path: material.files.get(file.path) for file in answer_files(config)}
@@ -122,8 +126,9 @@ class PlanMemory:
             providers,
             quotas,
             tuple(each.digest for each in maps.values()),
+            tuple(each.digest for each in tables.values()),
             bodies,
-            tuple((name, listener.auth) for name, listener in config.listeners.items()),
+            tuple((name, it.auth, it.track, it.table_rules) for name, it in config.listeners.items()),
         )
         if around == self._around:
             self.routes.keep()
@@ -132,6 +137,7 @@ class PlanMemory:
             self._clear()
         self._around = around
         self.maps = maps
+        self.tables = tables
 
 
 def worker_count(config: Config) -> int:
@@ -153,6 +159,7 @@ def compile_plan(
     models: Mapping[str, tuple[str, ...]] | None = None,
     memory: PlanMemory | None = None,
     canaries: Callable[[str, RouteConfig], float] = lambda name, route: 0.0,
+    places: Mapping[str, TablePlace] | None = None,
 ) -> Plan:
     """The plan of `config`.
 
@@ -161,6 +168,7 @@ def compile_plan(
     the file, none if it is managed. `material` is what the files of TLS sections hold, `tickets` the keys of session
     tickets, `models` those of each pool whose readiness is known.
     `canaries` says which share of its requests the canary of a route gets, in percent, by the route's name.
+    `places` are those of tables in the segment; by default one is behind the other.
     `memory` has the routes of the plan before; those that did not change are taken from it. Raises ConfigError when the
     file's endpoints hold a host name.
     """
@@ -172,7 +180,9 @@ def compile_plan(
     }
     quotas = {name: quota_plan(name, quota) for name, quota in config.quotas.items()}
     maps = maps_plan(config.maps, material)
-    memory.begin(config, providers, quotas, maps, material)
+    at = places_in_order(config.tables) if places is None else places
+    tables = {name: table_plan(name, table, at[name]) for name, table in config.tables.items()}
+    memory.begin(config, providers, quotas, maps, tables, material)
     indices = {name: i for i, name in enumerate(config.pools)}
     return Plan(
         generation=generation,
@@ -197,6 +207,7 @@ def compile_plan(
         tickets=tickets if any(listener.tls is not None for listener in config.listeners.values()) else (),
         providers=tuple(providers.values()),
         quotas=tuple(quotas.values()),
+        tables=tuple(tables.values()),
         maps=tuple(maps.values()),
     )
 
@@ -353,15 +364,24 @@ def _form(
     """What the plans of the routes of a form have in common, packed. `ours`: requests come from ourselves. `share`: of
     its canary, which makes it a form of its own; None where it has none."""
     cached = config.cache is not None and _cached(config, member)
-    default = config.listeners[listener].auth
+    around = config.listeners[listener]
+    bound = around.auth is not None or around.track or around.table_rules
     own = "" if share is None else name
-    key = id(member.first), cached, ours, listener if default is not None else "", own, share or 0.0
+    key = id(member.first), cached, ours, listener if bound else "", own, share or 0.0
     known = memory.forms.get(key)
     if known is None:
         plan = replace(
             compile_route(member.route, name, series, pools, cached, memory.files, share or 0.0),
-            access=access_plan(access_of(default, member.first.auth), providers, ours),
+            access=access_plan(access_of(around.auth, member.first.auth), providers, ours),
             quotas=tuple((each, quotas[each].digest) for each in member.first.quota),
+            track=(track := tuple(dict.fromkeys((*around.track, *member.first.track)))),
+            table_rules=(rules := tuple(map(rule_plan, (*around.table_rules, *member.first.table_rules)))),
+            tables=tuple(
+                memory.tables[name].digest
+                for name in dict.fromkeys(
+                    (*track, *(each.table for rule in rules for each in rule.when), *member.first.table_names)
+                )
+            ),
             maps=tuple(memory.maps[name].digest for name in member.first.map_names if name in memory.maps),
         )
         known = memory.forms.put(key, (member.first, form(plan)))

@@ -43,6 +43,7 @@ from lb.config.schema.routes.route import (
     ShareConfig,
 )
 from lb.config.schema.routes.template import Template, parts_of, substitution_of, with_captures
+from lb.config.schema.tables import comparisons_of
 from lb.config.values import escaped, has_values, renamed
 
 _PER_PERCENT = 10_000  # millionths
@@ -149,6 +150,8 @@ def _conditions(match: MatchConfig | Conditions) -> Iterator[ConditionPlan]:
         yield _text("query", name, text)
     for name, text in match.maps.items():
         yield _text("map", name, text)
+    for each in comparisons_of(match.tables):
+        yield ConditionPlan("table", each.table, "comparison", comparison=each)
 
 
 def _group(group: Conditions) -> tuple[ConditionPlan, ...]:

@@ -33,6 +33,7 @@ from lb.config.plan.routes import (
     RewritePlan,
     SplitPlan,
 )
+from lb.config.plan.tables import TablePlan, TableRulePlan
 from lb.config.plan.tier import TierPlan
 from lb.config.plan.tls import PoolTlsPlan, TlsPlan
 from lb.config.plan.wire import Packed, plain, typed
@@ -249,6 +250,9 @@ class RoutePlan(Struct, frozen=True):
     quotas: tuple[tuple[str, str], ...] = ()  # names, and digests of QuotaPlan
     log_fields: str = ""  # a text of JSON: its own fields in the access log
     error_pages: tuple[ErrorPagePlan, ...] = ()  # before those of the listener
+    track: tuple[str, ...] = ()  # tables that its requests count in
+    table_rules: tuple[TableRulePlan, ...] = ()
+    tables: tuple[str, ...] = ()  # digests of all tables that it has to do with
     maps: tuple[str, ...] = ()  # digests of those that its texts and conditions use
 
 
@@ -412,6 +416,7 @@ class Plan(Discreet, frozen=True):
     tickets: tuple[bytes, ...] = ()  # keys of TLS session tickets, newest first
     providers: tuple[ProviderPlan, ...] = ()  # of identities, that routes name
     quotas: tuple[QuotaPlan, ...] = ()  # that routes name
+    tables: tuple[TablePlan, ...] = ()  # that routes and texts name
     maps: tuple[MapPlan, ...] = ()  # that texts and conditions of routes name
 
     def to_wire(self) -> dict[str, Any]:

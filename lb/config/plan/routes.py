@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from lb.config.plan.tables import ComparisonPlan
+
 # What routes may let clients do to model servers: a bit of RoutePlan.server_calls each, in this order.
 SERVER_CALLS = ("models", "settings", "shared_memory")
 
@@ -23,14 +25,15 @@ class NormalizePlan(Struct, frozen=True):
 class ConditionPlan(Struct, frozen=True):
     """One condition of a route besides host, path and method."""
 
-    what: str  # header | query | cookie | source | grpc | model | host | path | method | map | any
+    what: str  # header | query | cookie | source | grpc | model | host | path | method | map | table | any
     name: str = ""  # of the header (lower case), parameter or cookie
-    how: str = "present"  # present | exact | prefix | suffix | contains | regex | one_of | map
+    how: str = "present"  # present | exact | prefix | suffix | contains | regex | one_of | map | comparison
     value: str = ""  # map: the name of one that has the text
     invert: bool = False
     networks: tuple[str, ...] = ()  # source: "10.0.0.0/8", "fd00::/8"
     texts: tuple[str, ...] = ()  # one_of
     groups: tuple[tuple[ConditionPlan, ...], ...] = ()  # any: all conditions of one group hold
+    comparison: ComparisonPlan | None = None  # table
 
 
 class MapPlan(Struct, frozen=True):

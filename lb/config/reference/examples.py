@@ -14,6 +14,7 @@ from lb.config.schema.file import (
     CacheConfig,
     CanaryConfig,
     CertificateConfig,
+    CompareConfig,
     Config,
     CorsConfig,
     DiscoverConfig,
@@ -58,6 +59,8 @@ from lb.config.schema.file import (
     ShareConfig,
     ShutdownConfig,
     SniRouteConfig,
+    TableConfig,
+    TableRuleConfig,
     TextMatch,
     TierConfig,
     TierTlsConfig,
@@ -460,6 +463,19 @@ overrides: {team-a: 1000000}
 """,
     QuotaKeyConfig: """
 identity: true
+""",
+    TableConfig: """
+key: ${client.address}
+size: 100000
+expire: 10m
+store: [request_rate(10s), error_rate(1m), concurrent, gpt0]
+""",
+    TableRuleConfig: """
+when: {clients: {request_rate: {above: 100}}}
+deny: 429
+""",
+    CompareConfig: """
+above: 100
 """,
     RateKeyConfig: """
 cookie: session

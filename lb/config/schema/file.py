@@ -71,6 +71,7 @@ from lb.config.schema.routes.route import (
     RouteConfig,
     ShareConfig,
 )
+from lb.config.schema.tables import CompareConfig, TableConfig, TableRuleConfig
 from lb.config.schema.tier import TierConfig, TierTlsConfig
 from lb.config.schema.tracing import TracingConfig
 from lb.config.units import HOUR, KIB, MIB, MILLISECOND, SECOND, TIB, Duration, FileContext, Size
@@ -87,6 +88,7 @@ __all__ = [
     "CacheConfig",
     "CanaryConfig",
     "CertificateConfig",
+    "CompareConfig",
     "Conditions",
     "Config",
     "CorsConfig",
@@ -149,6 +151,8 @@ __all__ = [
     "StepAdjustmentConfig",
     "StepConfig",
     "StepScalingConfig",
+    "TableConfig",
+    "TableRuleConfig",
     "TargetTrackingConfig",
     "TextMatch",
     "TierConfig",
@@ -295,6 +299,8 @@ class Config(Model):
     """Ways to prove who a request is from, by name, for `auth` of routes. Default: none."""
     quotas: dict[Name, QuotaConfig] = Field(default={}, max_length=64)
     """How much each client may ask for in a day or a month, by name, for `quota` of routes. Default: none."""
+    tables: Annotated[dict[Name, TableConfig], Field(max_length=16)] = {}
+    """Stick tables, by name. Default: none."""
     maps: Annotated[dict[Name, MapConfig], Field(max_length=256)] = {}
     """Maps from what requests say to texts, by name. Default: none."""
     cache: CacheConfig | None = None

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+Key = Annotated[str, Field(max_length=4096), AfterValidator(checked_key)]
+"""What is looked up in a map, or counted together in a table: a text with values of the request."""
+
 Entry = Annotated[str, Field(max_length=1024)]
 
 
@@ -27,7 +30,7 @@ class MapConfig(Model):
     """A map from what requests say to texts: `${map.NAME}` in texts of routes, `maps` and `map` in their `match`,
     `pool_by` ([values and maps](howto/values.md#maps)). Exactly one of `file` and `entries`."""
 
-    key: Annotated[str, Field(max_length=4096), AfterValidator(checked_key)]
+    key: Key
     """What is looked up: a text with values of the request, such as `${request.host}`."""
     file: FilePath | None = None
     """File with an entry on each line: the key, a space, the value; a key alone for a list. Empty lines, and lines that

@@ -48,7 +48,7 @@ def checked_key(value: str) -> str:
     except ValueError as error:
         raise problem("text", f"{spelled(value)!r}: {error}") from None
     for one in found:
-        if one.name in ("map", "capture", "endpoint.address") or one.name in OF_ERRORS:
+        if one.name in ("map", "table", "capture", "endpoint.address") or one.name in OF_ERRORS:
             raise problem("text", f"{spelled(value)!r}: a key cannot have {one.spelling}")
     return value
 

@@ -10,6 +10,7 @@
          /api/v1/canaries   canaries and their history (lb.control.admin.canary_api)
          /api/v1/jobs   jobs (lb.control.admin.jobs_api)
          /api/v1/quotas   what clients have used of quotas (lb.control.admin.quotas_api)
+         /api/v1/tables   what stick tables have counted (lb.control.admin.tables_api)
          /api/v1/reload   the last reload, by whom, and what it changed
          /api/v1/overview …   what the dashboard shows (lb.control.admin.watch_api)
     POST /api/v1/reload
@@ -50,6 +51,7 @@ from lb.control.admin.origin import is_cross_site, is_local
 from lb.control.admin.pages import FILES, POLICY, page
 from lb.control.admin.quotas_api import QuotasApi
 from lb.control.admin.runtime_api import RuntimeApi
+from lb.control.admin.tables_api import TablesApi
 from lb.control.admin.watch_api import WatchApi
 from lb.control.datagrams import drops_by_listener
 from lb.control.endpoints.leaving import LeavingError
@@ -158,6 +160,7 @@ class AdminServer:
                 *CanaryApi(self._master).routes(),
                 *JobsApi(self._master).routes(),
                 *QuotasApi(self._master).routes(),
+                *TablesApi(self._master).routes(),
                 *RuntimeApi(self._master).routes(),
                 *WatchApi(self._master).routes(),
                 web.get(external_metrics.PATH, self._external_metrics),

@@ -43,6 +43,7 @@ from lb.proxy.routing.normalize cimport (
 )
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.routing.readings cimport reads_alike
+from lb.proxy.exchange.tracking cimport track
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, SPEAKS_WEB, SPEAKS_WEB_TEXT, speaks_grpc
 from lb.proxy.routing.route cimport Route, RouteTable
 from lb.upstream.attempt cimport Attempt
@@ -269,6 +270,9 @@ cdef class Admission:
         if exchange.preflight:
             give_preflight(exchange, scan)
             return
+        if (exchange.route.tracking is not None and not exchange.route.tracking.by_identity
+                and not track(exchange, scan)):
+            return
         if exchange.route.rate is not None and not exchange.route.rate.by_identity and not within_rate(exchange, scan):
             return
         if exchange.route.guard is not None and not authenticate(exchange, scan, self, go_on):
@@ -276,6 +280,8 @@ cdef class Admission:
         self.proceed(exchange, scan)
 
     cdef void proceed(self, Exchange exchange, Scan *scan) noexcept:
+        if exchange.route.tracking is not None and exchange.route.tracking.by_identity and not track(exchange, scan):
+            return
         if exchange.route.rate is not None and exchange.route.rate.by_identity and not within_rate(exchange, scan):
             return
         if exchange.route.quotas is not None and not exchange.take_quotas(scan):

@@ -19,6 +19,7 @@ from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.proxy.accept.listener cimport Listener
 from lb.proxy.exchange.refusal cimport Refusal
 from lb.proxy.routing.quota cimport QuotaUse
+from lb.proxy.routing.stick cimport Tracked
 from lb.proxy.routing.route cimport Route
 from lb.proxy.routing.values.format cimport tg_values
 from lb.telemetry.accesslog cimport tg_access
@@ -174,6 +175,7 @@ cdef class Exchange(Waiter):
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
     cdef QuotaUse quota_use           # of its quotas; None = it has none
+    cdef Tracked tracked              # what it counts in of stick tables; None = in nothing
 
     cdef void move(self, int state) noexcept
 

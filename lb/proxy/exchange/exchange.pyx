@@ -1055,6 +1055,8 @@ cdef class Exchange(Waiter):
         elif self.affinity.key and self.pool.sessions is not None:
             self.pool.sessions.touch(self.affinity.key, self.client.poller.now)
         count_exchange(self, duration)
+        if self.tracked is not None:
+            end_tracked(self)
         if self.recorded():
             log_exchange(self, duration)
         if self.explained:
@@ -1343,6 +1345,16 @@ cdef int told_status(Exchange exchange) noexcept:
             or exchange.status == CLIENT_GONE):
         return exchange.status
     return 200
+
+
+cdef void end_tracked(Exchange exchange) noexcept:
+    """Counts what has come of it in the stick tables of its route."""
+    cdef int status = exchange.cut if exchange.cut else told_status(exchange)
+    cdef int code = exchange.counted_grpc_status()
+    cdef bint failure = status >= 500 or is_fault(code)
+    cdef bint error = not failure and (400 <= status < 500 and status != CLIENT_GONE
+                                       or code > 0 and code != GRPC_CANCELLED)
+    exchange.tracked.end(error, failure, exchange.bytes_in, exchange.bytes_out)
 
 
 cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:

@@ -154,6 +154,7 @@ class HedgeTools:
         self.timers = timers
         self.known = WeakValueDictionary()
         self.shared = WeakKeyDictionary()     # Pool -> its RetryPolicy and HedgePolicy
+        self.tables = {}                      # name -> text of the key, and lb.shared.stick_tables.StickTable
         self.maps = {}                        # name -> text of the key, and lb.proxy.routing.values.lookup.Lookup
         self.providers = {}                   # name -> lb.proxy.access.provider.Provider, for routes that are made now
         self.quotas = {}                      # name -> lb.proxy.routing.quota.Quota, the same

@@ -6,6 +6,7 @@ from libc.string cimport memchr
 from lb.http.head cimport Scan
 from lb.http.regex cimport Regex
 from lb.net.source_key cimport tg_prefixes
+from lb.proxy.routing.stick cimport Comparison
 from lb.proxy.routing.values.format cimport Format, RequestValues, tg_values
 from lb.proxy.routing.values.lookup cimport Lookup
 
@@ -21,6 +22,7 @@ cdef enum:                            # what a condition is about
     WHAT_PATH
     WHAT_METHOD
     WHAT_MAP
+    WHAT_TABLE
     WHAT_ANY                          # one of several groups
 
 
@@ -51,7 +53,8 @@ cdef class Condition:
     cdef bytes networks               # 17 bytes each: address and number of bits
     cdef Lookup lookup                # of texts, one of which it has to be
     cdef frozenset methods            # names
-    cdef Format text                  # of a map: its value
+    cdef Format text                  # of a map: its value; of a table: its key
+    cdef Comparison comparison        # of a table
     cdef RequestValues wanted         # what that asks for
     cdef tuple groups                 # of tuples of Condition
 

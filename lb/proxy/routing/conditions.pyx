@@ -13,10 +13,12 @@ from lb.http.head cimport H_CONTENT_TYPE, H_COOKIE, Field, Scan
 from lb.http.methods cimport method_text
 from lb.http.regex cimport Regex
 from lb.net.source_key cimport hash_source, tg_prefixes
+from lb.proxy.routing.stick cimport Comparison
 from lb.proxy.routing.values.format cimport (
     V_CAPTURE, V_CLIENT_ADDRESS, V_HOST, V_METHOD, V_PATH, V_QUERY_STRING, V_URI, Format, RequestValues, tg_values,
 )
 from lb.proxy.routing.values.lookup cimport Lookup
+from lb.shared.stick_tables cimport stick_now
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_QUERY, KEY_SOURCE
 
 from lb.config.values import CLOSE, OPEN
@@ -49,11 +51,12 @@ cdef enum:
 
 cdef dict WHAT = {
     "header": WHAT_HEADER, "query": WHAT_QUERY, "cookie": WHAT_COOKIE, "source": WHAT_SOURCE, "grpc": WHAT_GRPC,
-    "model": WHAT_MODEL, "host": WHAT_HOST, "path": WHAT_PATH, "method": WHAT_METHOD, "map": WHAT_MAP, "any": WHAT_ANY,
+    "model": WHAT_MODEL, "host": WHAT_HOST, "path": WHAT_PATH, "method": WHAT_METHOD, "map": WHAT_MAP,
+    "table": WHAT_TABLE, "any": WHAT_ANY,
 }
 cdef dict HOW = {
     "present": HOW_PRESENT, "exact": HOW_EXACT, "prefix": HOW_PREFIX, "suffix": HOW_SUFFIX, "contains": HOW_CONTAINS,
-    "regex": HOW_REGEX, "one_of": HOW_ONE_OF, "map": HOW_ONE_OF,
+    "regex": HOW_REGEX, "one_of": HOW_ONE_OF, "map": HOW_ONE_OF, "comparison": HOW_PRESENT,
 }
 
 cdef const char *V4_MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
@@ -152,6 +155,10 @@ cdef class Condition:
         if self.what == WHAT_MAP:
             self.text = Format(f"{OPEN}map.{plan.name}{CLOSE}", "text", maps)
             self.wanted = RequestValues(self.text.kinds, path_kind, path)
+        if self.what == WHAT_TABLE:
+            self.comparison = Comparison(plan.comparison, {plan.name: maps["table", plan.name]}, maps)
+            self.text = self.comparison.key
+            self.wanted = RequestValues(self.text.kinds, path_kind, path)
         self.groups = tuple([
             tuple([Condition(each, maps, path_kind, path) for each in group]) for group in plan.groups
         ])
@@ -238,6 +245,9 @@ cdef class Condition:
         tg_buffer_clear(&mapped)
         if self.text.append(&mapped, &values) < 0 or tg_buffer_size(&mapped) == 0:
             return False                      # the map has nothing for it
+        if self.what == WHAT_TABLE:
+            return self.comparison.accepts(self.comparison.table.look(
+                tg_buffer_head(&mapped), tg_buffer_size(&mapped), self.comparison.field, stick_now()))
         return self.accepts(tg_buffer_head(&mapped), tg_buffer_size(&mapped))
 
     cdef bint accepts(self, const char *text, size_t n) noexcept:

@@ -19,6 +19,7 @@ from lb.proxy.exchange.retry cimport RetryPolicy
 from lb.proxy.routing.response_rewrite cimport ResponseRewrite
 from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
+from lb.proxy.routing.stick cimport Tracking
 from lb.proxy.routing.values.format cimport Format, RequestValues
 from lb.upstream.pool cimport Pool
 
@@ -61,6 +62,7 @@ cdef class Route:
     cdef readonly Guard guard         # who may ask; None = anybody, and nothing is said of who it is
     cdef readonly RateLimit rate      # None = as often as they like
     cdef readonly tuple quotas        # of Quota; None = as much as they like
+    cdef readonly Tracking tracking   # None = it has nothing to do with stick tables
     cdef readonly uint64_t methods    # set of llhttp methods, and M_OTHER where there are others; 0 = any
     cdef readonly frozenset other_methods  # names, as bytes
     cdef readonly tuple conditions    # of Condition; None = none

@@ -33,6 +33,7 @@ from lb.proxy.exchange.retry cimport RetryPolicy
 from lb.proxy.routing.response_rewrite cimport ResponseRewrite
 from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.split cimport Split
+from lb.proxy.routing.stick cimport Tracking
 from lb.proxy.routing.values.format cimport Format, RequestValues
 from lb.upstream.pool cimport KEY_NONE, Pool
 
@@ -118,6 +119,8 @@ cdef class Route:
                 plan.rate_limit, plan.name, Buckets(segment), plan.path_kind, plan.path, maps)
         if plan.quotas:
             self.quotas = tuple([tools.quotas[name] for name, _ in plan.quotas])
+        if plan.track or plan.table_rules:
+            self.tracking = Tracking(plan.track, plan.table_rules, tools.tables, maps)
         for method in plan.methods:
             name = method.encode("ascii")
             number = method_number(<const char *>name, <size_t>len(name))
@@ -224,6 +227,7 @@ cdef class Route:
         made.priority = self.priority
         made.guard = self.guard
         made.quotas = self.quotas
+        made.tracking = self.tracking
         made.expose_endpoint = self.expose_endpoint
         made.methods = self.methods
         made.other_methods = self.other_methods
@@ -544,6 +548,8 @@ cdef RequestValues values_of(Route route, str path):
         kinds |= route.response_fields.kinds
     if route.log_format is not None:
         kinds |= route.log_format.kinds
+    if route.tracking is not None:
+        kinds |= route.tracking.kinds
     return RequestValues(kinds, route.path_kind, path) if kinds else None
 
 

@@ -22,6 +22,7 @@ from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.routes.error_pages import ErrorPages
 from lb.config.schema.routes.match import Normalize, NormalizeConfig
 from lb.config.schema.routes.route import RouteConfig
+from lb.config.schema.tables import TableRules, Track
 from lb.config.units import GIB, HOUR, KIB, MIB, MINUTE, SECOND, Duration, FileContext, Size
 
 _IDLE = {"tcp": HOUR, "tls": HOUR, "udp": MINUTE}
@@ -147,6 +148,13 @@ class ListenerConfig(Model):
     auth: RouteAccess = None
     """Who may send requests of the routes that have no `auth` of their own; `auth: none` of a route lets anybody.
     Default: anybody. `http` only."""
+    track: Track = []
+    """Stick tables of the section `tables` that the requests of all routes count in: a name, or up to four with those
+    of the route. A request that no route takes counts nowhere; a last route that answers 404 itself changes that.
+    `http` only."""
+    table_rules: TableRules = []
+    """Rules by what tables have counted, for the requests of all routes. They are asked before `auth` and limits.
+    `http` only."""
     explain: ExplainConfig | None = None
     """Explanations of the choices made for real requests. Default: none. `http` only."""
     error_pages: ErrorPages = []

@@ -26,6 +26,7 @@ from lb.config.schema.base import (
     text,
 )
 from lb.config.schema.routes.template import Template
+from lb.config.schema.tables import TableMatch
 
 # Those that llhttp parses, without PRI, which is no request of HTTP/1.1.
 # fmt: off
@@ -236,6 +237,9 @@ class Conditions(Model):
     maps: Annotated[dict[Name, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Values of maps of the section `maps`, by the map's name: what it has for the request. Where it has nothing, the
     value is not there."""
+    tables: TableMatch = Field(default_factory=dict)
+    """What stick tables of the section `tables` have counted of the request's key, by the table's name: `{clients:
+    {request_rate: {above: 100}}}`. The request itself is not counted yet."""
 
     @model_validator(mode="after")
     def _some(self) -> Conditions:
@@ -287,6 +291,9 @@ class MatchConfig(Model):
     maps: Annotated[dict[Name, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Values of maps of the section `maps`, by the map's name: what it has for the request. Where it has nothing, the
     value is not there."""
+    tables: TableMatch = Field(default_factory=dict)
+    """What stick tables of the section `tables` have counted of the request's key, by the table's name: `{clients:
+    {request_rate: {above: 100}}}`. The request itself is not counted yet."""
     any: Annotated[list[Group], Field(max_length=64)] = Field(default_factory=list)
     """Groups of conditions of which one has to hold."""
     none: Annotated[list[Group], Field(max_length=64)] = Field(default_factory=list)
@@ -324,6 +331,15 @@ def maps_of(match: MatchConfig | Conditions) -> Iterator[str]:
             yield one.map
     for group in (*getattr(match, "any", ()), *getattr(match, "none", ())):
         yield from maps_of(group)
+
+
+def tables_of(match: MatchConfig | Conditions, path: str = "") -> Iterator[tuple[str, str]]:
+    """The tables that a match and its groups use, each with its path from there."""
+    for name in match.tables:
+        yield name, f"{path}tables.{name}"
+    for section in ("any", "none"):
+        for i, group in enumerate(getattr(match, section, ())):
+            yield from tables_of(group, f"{path}{section}[{i}].")
 
 
 class NormalizeConfig(Model):

@@ -31,7 +31,7 @@ from lb.config.schema.routes.canary import CanaryConfig
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.error_pages import ErrorPages
 from lb.config.schema.routes.http_cache import HttpCache
-from lb.config.schema.routes.match import MatchConfig, maps_of
+from lb.config.schema.routes.match import MatchConfig, maps_of, tables_of
 from lb.config.schema.routes.rate import RateLimitConfig
 from lb.config.schema.routes.response_rewrite import ResponseRewriteConfig
 from lb.config.schema.routes.retry import Hedge, Retry
@@ -46,6 +46,7 @@ from lb.config.schema.routes.texts import (
     checked_name,
     checked_text,
 )
+from lb.config.schema.tables import TableRules, Track
 from lb.config.units import KIB, MAX_SIZE, MIB, Duration, Size, format_size
 from lb.config.values import EARLY, ENCODINGS, LATE, OF_ERRORS, Value, has_values, literals_in, parse, values_in
 
@@ -285,6 +286,10 @@ class RouteConfig(Model):
     """How much each client may ask for in a day or a month: the name of a quota of the section `quotas`, or up to four
     names. A request counts once it has passed `auth` and `rate_limit`, whatever its answer; a job counts when it is
     accepted. Default: no limit."""
+    track: Track = []
+    """Stick tables of the section `tables` that its requests count in, beside those of the listener."""
+    table_rules: TableRules = []
+    """Rules by what tables have counted, behind those of the listener."""
     max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
     """Most requests of this route under way, in all workers together; further ones are answered with 503. Default: no
     limit."""
@@ -397,6 +402,18 @@ class RouteConfig(Model):
                 raise problem("value", f"{where}: {error}") from None
             for value in values_in(parts):
                 self._value(f"{where}: {value.spelling}", value, late)
+
+    @property
+    def table_names(self) -> list[str]:
+        """The tables that its own keys, texts and conditions use, each once."""
+        names = dict.fromkeys((*self.track, *(name for name, _ in tables_of(self.match))))
+        for rule in self.table_rules:
+            names |= dict.fromkeys((*rule.when, *rule.set_gpt0, *rule.increment_gpc0))
+        for _, one, _ in self.texts():
+            if has_values(one):
+                found = (value for value in values_in(parse(one)) if value.name == "table")
+                names |= dict.fromkeys(value.argument.rpartition(".")[0] for value in found)
+        return list(names)
 
     @property
     def map_names(self) -> list[str]:

@@ -39,6 +39,7 @@ cdef enum:                            # in the order of lb.config.values.KNOWN
     V_PARAMETER
     V_CAPTURE
     V_MAP
+    V_TABLE
     V_LITERAL
 
 cdef enum:
@@ -69,12 +70,12 @@ cdef struct tg_part:
     int encoding
     const char *text                  # literal, or the argument of a family
     size_t n
-    int number                        # of a capture
+    int number                        # of a capture, or of a table's field
     const tg_part *otherwise          # of the Format of its default, which `nested` keeps; NULL = none
     int otherwise_count
-    const tg_part *key                # of a map: those of its key, likewise
+    const tg_part *key                # of a map or table: those of its key, likewise
     int key_count
-    void *lookup                      # the Lookup of a map, which `lookups` keeps
+    void *lookup                      # the Lookup of a map, or the StickTable, which `lookups` keeps
 
 
 cdef class Format:

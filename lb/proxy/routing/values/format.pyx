@@ -7,6 +7,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset, strlen
 from lb.http.head cimport H_COOKIE, MAX_FIELDS, Field, Scan, same_name, worker_scan
+from lb.http.head_text cimport append_number
 from lb.http.http1 cimport Parser, new_request_parser
 from lb.http.regex cimport REGEX_GROUPS, Regex, tg_piece
 from lb.net.buffer cimport (
@@ -15,8 +16,10 @@ from lb.net.buffer cimport (
 from lb.proxy.routing.keys cimport find_value
 from lb.proxy.routing.paths cimport template_pieces
 from lb.proxy.routing.values.lookup cimport Lookup
+from lb.shared.stick_tables cimport StickTable, stick_now
 from lb.upstream.pool cimport KEY_COOKIE, KEY_QUERY
 
+from lb.config.plan.tables import FIELDS
 from lb.config.schema.routes.template import Template
 from lb.config.values import FAMILIES, KNOWN, Value, parse
 
@@ -36,7 +39,7 @@ cdef dict ENCODINGS = {
     "html": E_HTML, "json": E_JSON,
 }
 cdef dict KINDS = {name: number for number, name in enumerate((*KNOWN, *FAMILIES))}
-assert len(KNOWN) == V_KNOWN and KINDS["map"] == V_MAP
+assert len(KNOWN) == V_KNOWN and KINDS["table"] == V_TABLE
 
 cdef enum:
     # Bits of PLAIN: bytes that an encoding leaves as they are.
@@ -83,15 +86,16 @@ fill_plain()
 cdef class Format:
     """`text`, a text of the plan with its marks, for a place of `encoding` (lb.config.values.parse).
 
-    `maps` has the worker's maps by name: the text of the key, and the Lookup. Raises ValueError as `parse` does, and
-    for a capture that is no number, KeyError for a map that there is not, MemoryError.
+    `maps` has the worker's maps by name: the text of the key, and the Lookup; and under ("table", NAME) its stick
+    tables: the text of the key, and the StickTable. Raises ValueError as `parse` does, and for a capture that is no
+    number, KeyError for a map or a table that there is not, MemoryError.
     """
 
     def __init__(
         self,
         text: str,
         encoding: str = "field",
-        maps: Mapping[str, tuple[str, Lookup]] | None = None,
+        maps: Mapping[str | tuple[str, str], tuple[str, Lookup | StickTable]] | None = None,
         parts: tuple[str | Value, ...] | None = None,
     ) -> None:
         cdef int i
@@ -99,6 +103,7 @@ cdef class Format:
         cdef Format inner
         cdef bytes data
         cdef Lookup lookup
+        cdef StickTable table
         if self.parts != NULL:
             raise ValueError("a Format is made once")
         if parts is None:
@@ -132,6 +137,16 @@ cdef class Format:
                     part.lookup = <void *>lookup
                     nested.append(inner)
                     lookups.append(lookup)
+                if part.kind == V_TABLE:
+                    name, _, field = item.argument.rpartition(".")
+                    key, table = maps["table", name]
+                    part.number = FIELDS.index(field)
+                    inner = Format(key, "text", maps)
+                    self.kinds |= inner.kinds
+                    part.key, part.key_count = inner.parts, inner.count
+                    part.lookup = <void *>table
+                    nested.append(inner)
+                    lookups.append(table)
                 if item.otherwise:
                     inner = Format("", encoding, maps, item.otherwise)
                     self.kinds |= inner.kinds
@@ -249,6 +264,8 @@ cdef int append_value(const tg_part *part, tg_buffer *out, const tg_values *valu
         return append_field(part, out, values.scan)
     if kind == V_MAP:
         return append_mapped(part, out, values)
+    if kind == V_TABLE:
+        return append_counted(part, out, values)
     if kind == V_ENDPOINT:
         return tg_buffer_append(out, b"\0", 1)
     if kind < V_KNOWN:
@@ -274,6 +291,19 @@ cdef int append_mapped(const tg_part *part, tg_buffer *out, const tg_values *val
     found = (<Lookup>part.lookup).find(tg_buffer_head(out) + begin, tg_buffer_size(out) - begin, &text, &n)
     out.end -= tg_buffer_size(out) - begin
     return put(out, text, n, part.encoding, V_MAP) if found and n else 0
+
+
+cdef int append_counted(const tg_part *part, tg_buffer *out, const tg_values *values) noexcept:
+    """What a stick table has counted of its key, which is made behind `out` and taken off again."""
+    cdef size_t begin = tg_buffer_size(out)
+    cdef uint64_t number
+    cdef int failed = append_parts(part.key, part.key_count, out, values, begin)
+    if failed:
+        return failed
+    number = (<StickTable>part.lookup).look(
+        tg_buffer_head(out) + begin, tg_buffer_size(out) - begin, part.number, stick_now())
+    out.end -= tg_buffer_size(out) - begin
+    return append_number(out, <unsigned long>number)
 
 
 cdef int append_field(const tg_part *part, tg_buffer *out, const Scan *scan) noexcept nogil:

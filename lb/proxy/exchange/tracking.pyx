@@ -1,0 +1,120 @@
+"""Stick tables in the course of an exchange: see tracking.pxd.
+
+A *tarpit* (HAProxy's term) holds a refusal back, so that a client that sends one request after the other gets nowhere.
+The exchange stays new meanwhile, has no endpoint, and keeps nothing of its body. A worker holds TARPIT_ROOM at most;
+further ones are refused at once.
+"""
+
+from lb.failure cimport FAIL_NO_MEMORY, FAIL_TABLE_RULE, FAIL_TOO_MANY_FIELDS
+from lb.http.head cimport Scan
+from lb.net.poller cimport Timed
+from lb.net.stream cimport iovec
+from lb.proxy.exchange.exchange cimport X_NEW, BodySource, Exchange
+from lb.proxy.routing.stick cimport RULE_DENIED, RULE_NO_MEMORY, RULE_PASSED, tg_rule
+from lb.proxy.routing.values.format cimport tg_values
+from lb.proxy.routing.values.gather cimport gather
+
+cdef enum:
+    TARPIT_ROOM = 4096                # exchanges of a worker
+
+cdef int held = 0                     # of them
+cdef unsigned long long tarpitted = 0
+cdef unsigned long long denied = 0
+
+
+def counts():
+    """Counts of this worker since it started, for the status page; `tarpit_held` is of now."""
+    return {"table_denied": denied, "table_tarpitted": tarpitted, "tarpit_held": held}
+
+
+cdef class TarpitTimer(Timed):
+    cdef Tarpit tarpit                # None: it is of no use any more
+
+    cdef void on_timer(self) noexcept:
+        if self.tarpit is not None:
+            self.tarpit.over()
+
+
+cdef class Tarpit(BodySource):
+    """Of an exchange whose refusal is held back."""
+    cdef Exchange exchange            # None: it does not wait any more
+    cdef TarpitTimer timer
+    cdef int status
+
+    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
+        if last:
+            exchange.request_complete = True
+        else:
+            exchange.wants_body = False       # its client waits with the rest
+
+    cdef void over(self) noexcept:
+        cdef Exchange exchange = self.exchange
+        self.let_go()
+        if exchange is not None and exchange.state == X_NEW and exchange.source is self:
+            exchange.source = None
+            deny(exchange, self.status)
+
+    cdef void leave(self, Exchange exchange) noexcept:
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
+        global held
+        if self.exchange is None:
+            return
+        held -= 1
+        self.exchange.client.poller.disarm(self.timer)
+        self.exchange = None
+        self.timer.tarpit = None
+        self.timer = None
+
+
+cdef void deny(Exchange exchange, int status) noexcept:
+    exchange.fail_with(FAIL_TABLE_RULE, status, "Forbidden" if status == 403 else "too many requests"
+                       if status == 429 else "Service Unavailable")
+
+
+cdef bint track(Exchange exchange, Scan *scan) noexcept:
+    cdef tg_values values
+    cdef tg_rule what
+    cdef int result = RULE_NO_MEMORY
+    global denied
+    gather(&values, exchange, scan)
+    try:
+        exchange.tracked = exchange.route.tracking.track(&values, &result, &what)
+    except MemoryError:
+        pass
+    if result == RULE_PASSED:
+        return True
+    exchange.request_complete = scan.complete     # then the connection can go on
+    if result == RULE_DENIED:
+        denied += 1
+        if what.tarpit == 0 or not hold_back(exchange, &what):
+            deny(exchange, what.status)
+    elif result == RULE_NO_MEMORY:
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+    else:
+        exchange.fail(FAIL_TOO_MANY_FIELDS, "a key of the tables would be too long")
+    return False
+
+
+cdef bint hold_back(Exchange exchange, const tg_rule *what) noexcept:
+    cdef Tarpit tarpit
+    global held, tarpitted
+    if held >= TARPIT_ROOM:
+        return False
+    try:
+        tarpit = Tarpit.__new__(Tarpit)
+        tarpit.timer = TarpitTimer.__new__(TarpitTimer)
+    except MemoryError:
+        return False
+    tarpit.timer.tarpit = tarpit
+    tarpit.status = what.status
+    tarpit.exchange = exchange
+    if exchange.source is not None:
+        exchange.source.leave(exchange)
+    exchange.source = tarpit
+    exchange.client.poller.disarm(exchange)   # the time that its route allows is not for this
+    held += 1
+    tarpitted += 1
+    exchange.client.poller.arm(tarpit.timer, exchange.started + what.tarpit)
+    return True
