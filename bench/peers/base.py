@@ -68,6 +68,7 @@ class Task:
     `endpoints`: so many of the servers, the first ones, are in the files at first; 0 = all.
     `access`: requests prove who they are from (bench/peers/access.py), by a key or by a signed token; "" = nobody asks.
     `jobs`: requests that ask for it become jobs, in a file beside the configuration.
+    `compress`: answers of JSON are compressed with gzip, at the proxy's default level, for clients that accept it.
     `proxies`: so many of the program run side by side before the same servers, each with its share of the load.
     """
 
@@ -90,6 +91,7 @@ class Task:
     endpoints: int = 0
     access: Literal["", "api_key", "jwt"] = ""
     jobs: bool = False
+    compress: bool = False
     proxies: int = 1
 
 

@@ -49,6 +49,8 @@ class Envoy:
             raise Cannot("its cache keeps answers to GET only")
         if task.job == "http_cache":
             raise Cannot("its cache filter is work in progress, by its documentation")
+        if task.compress:
+            raise Cannot("its compression is not set up here")
         if task.job == "udp" and task.checks:
             raise Cannot("it has no health checks by UDP")
         if task.job == "udp" and task.balance == "least_request":

@@ -145,6 +145,8 @@ def _frontend(setup: Setup) -> str:
             "    http-request set-header X-Forwarded-Host %[req.hdr(host)]",
             f"    http-request set-header X-Forwarded-Port {setup.port}",
         ]
+    if task.compress:
+        lines += ["    filter compression", "    compression algo gzip", "    compression type application/json"]
     if task.routes > 1:
         lines += [
             "    # A map is a tree by prefix: one look-up whatever the number of rules, where each use_backend with a",

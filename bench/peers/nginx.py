@@ -77,6 +77,12 @@ _CACHE = """        proxy_cache answers;
 """
 
 
+_GZIP = """        gzip on;
+        gzip_types application/json;
+        gzip_proxied any;
+        gzip_vary on;
+"""
+
 _HTTP_CACHE = """        proxy_cache answers;
         proxy_cache_valid 200 1h;
         proxy_cache_lock on;
@@ -159,6 +165,8 @@ def _http(setup: Setup) -> str:
     server += _GRPC if task.job in _H2 else _PROXY
     if task.failover:
         server += _FAILOVER
+    if task.compress:
+        server += _GZIP
     zone = ""
     if task.job == "cache":
         zone = _CACHE_ZONE.format(directory=setup.directory)

@@ -107,6 +107,7 @@ def _routes(task: Task) -> str:
         options += f", hedge: {{after: {task.hedge}}}" if task.hedge else ""
         options += ", auth: clients" if task.access else ""
         options += ", jobs: true" if task.jobs else ""
+        options += ", compression: true" if task.compress else ""
         return f"    routes: [{{pool: servers{options}{cached}}}]\n"
     rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers{cached}" for i in range(task.routes))
     return "    routes:\n" + "".join(f"      - {{{rule}}}\n" for rule in rules)

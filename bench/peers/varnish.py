@@ -108,6 +108,8 @@ class Varnish:
             raise Cannot(_CANNOT[task.job])
         if task.tls:
             raise Cannot("it takes no TLS")
+        if task.compress:
+            raise Cannot("its compression is not set up here")
         if task.failover:
             raise Cannot("it repeats no request whose body it has passed on")
         if task.balance == "least_request":

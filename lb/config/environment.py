@@ -230,8 +230,8 @@ def _no_values(text: str) -> str:
     """What is wrong with a text that has values of requests where there are none."""
     return (
         f"{spelled(text)!r} has a value of requests, which are known in the routes' request_headers, response_headers, "
-        "redirect, rewrite, respond, log_fields and pool_by, in error_pages, in the key of a map or a table and the text "
-        "of a key; steps of a check have captures"
+        "redirect, rewrite, respond, log_fields and pool_by, in error_pages, in the key of a map or a table and the "
+        "text of a key; steps of a check have captures"
     )
 
 

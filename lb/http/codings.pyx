@@ -62,11 +62,26 @@ cdef void accept_codings(tg_accepted *accepted, const char *value, size_t n) noe
                 accepted.gzip = weight + 1
             elif same_name(value + start, name - start, b"deflate"):
                 accepted.deflate = weight + 1
+            elif same_name(value + start, name - start, b"br"):
+                accepted.br = weight + 1
+            elif same_name(value + start, name - start, b"zstd"):
+                accepted.zstd = weight + 1
             elif same_name(value + start, name - start, b"identity"):
                 accepted.identity = weight + 1
             elif same_name(value + start, name - start, b"*"):
                 accepted.any = weight + 1
         start = end + 1
+
+
+cdef int accepted_weight(const tg_accepted *accepted, const char *coding) noexcept nogil:
+    cdef int weight = 0
+    if coding[0] == c'g':
+        weight = accepted.gzip
+    elif coding[0] == c'b':
+        weight = accepted.br
+    elif coding[0] == c'z':
+        weight = accepted.zstd
+    return weight if weight else accepted.any
 
 
 cdef int best_coding(const tg_accepted *accepted) noexcept nogil:

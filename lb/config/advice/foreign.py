@@ -475,8 +475,10 @@ KEYS: tuple[Advice, ...] = (
     ),
     Advice("corspolicy", "route", 'cors: {allow_origins: ["https://app.example.org"]}'),
     Advice(
-        "gzip compression compress brotli encode zstd",
-        note="answers are passed on as the endpoints compress them",
+        "gzip compress compressor brotli encode zstd gziptypes gzipminlength gzipcomplevel gzipproxied"
+        " filtercompression gzipvary brotlitypes compressiontype compressionalgo",
+        "route",
+        "compression: {codings: [gzip], types: [text/html, application/json]}",
     ),
     Advice(
         "waf lua plugin plugins middlewares middleware filters httpfilters wasm script njs",

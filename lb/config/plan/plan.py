@@ -18,6 +18,7 @@ from lb.config.plan.discreet import Discreet
 from lb.config.plan.quotas import QuotaPlan
 from lb.config.plan.routes import (
     AnswerPlan,
+    CompressionPlan,
     ConditionPlan,
     CorsPlan,
     ErrorPagePlan,
@@ -253,6 +254,7 @@ class RoutePlan(Struct, frozen=True):
     track: tuple[str, ...] = ()  # tables that its requests count in
     table_rules: tuple[TableRulePlan, ...] = ()
     tables: tuple[str, ...] = ()  # digests of all tables that it has to do with
+    compression: CompressionPlan | None = None  # None = answers pass as they are
     maps: tuple[str, ...] = ()  # digests of those that its texts and conditions use
 
 

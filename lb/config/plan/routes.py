@@ -120,6 +120,15 @@ class ErrorPagePlan(Struct, frozen=True):
     intercept: bool = False  # in place of endpoints' answers, too
 
 
+class CompressionPlan(Struct, frozen=True):
+    """Which answers are compressed, and how."""
+
+    codings: tuple[tuple[str, int], ...]  # names with levels, the most wanted first
+    types: tuple[str, ...]  # lower case: "text/html", "text/*", "*"
+    min_length: int  # bytes of an answer whose length is known
+    private: bool = False  # cookies and credentials do not matter
+
+
 class FieldsPlan(Struct, frozen=True):
     """Changes to a head's fields, done in the order remove, set, add. Their texts may have values of the request
     (lb.config.values)."""

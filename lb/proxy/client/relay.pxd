@@ -1,11 +1,13 @@
 """A client in front of another: what changes answers on their way, once the exchange has begun."""
 
 from lb.proxy.client.client cimport Client
+from lb.proxy.exchange.exchange cimport Exchange
 
 
 cdef class Relay(Client):
     """Passes everything on to `real`; those that change something are made of it."""
     cdef Client real
+    cdef Exchange exchange            # whose client it is; None when that is over, so that they do not hold each other
 
-    # Stands in front of `client` from now on.
-    cdef void stand_before(self, Client client) noexcept
+    # Is the client of `exchange`, in front of that which it has, from now on.
+    cdef void stand_before(self, Exchange exchange) noexcept

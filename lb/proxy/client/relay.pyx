@@ -6,13 +6,17 @@ from lb.net.arena cimport View
 from lb.net.buffer cimport tg_buffer
 from lb.net.stream cimport iovec
 from lb.proxy.client.client cimport Client
+from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
 
 
 cdef class Relay(Client):
 
-    cdef void stand_before(self, Client client) noexcept:
+    cdef void stand_before(self, Exchange exchange) noexcept:
+        cdef Client client = exchange.client
         self.real = client
+        self.exchange = exchange
+        exchange.client = self
         self.listener = client.listener
         self.poller = client.poller
         self.tls = client.tls                 # what the access log says
@@ -33,6 +37,7 @@ cdef class Relay(Client):
         self.real.respond(scan, extra, last)
 
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
+        self.exchange = None
         self.real.respond_whole(status, head, parts, count)
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
@@ -48,9 +53,11 @@ cdef class Relay(Client):
         self.real.respond_upgrade(scan)
 
     cdef void respond_end(self) noexcept:
+        self.exchange = None
         self.real.respond_end()
 
     cdef void abort(self) noexcept:
+        self.exchange = None
         self.real.abort()
 
     cdef bint may_follow(self) noexcept:
@@ -69,7 +76,10 @@ cdef class Relay(Client):
         self.real.send_continue()
 
     cdef bint outlives(self) noexcept:
-        return self.real.outlives()
+        if self.real.outlives():
+            return True
+        self.exchange = None                  # nobody is told of its end
+        return False
 
     cdef bint covers(self) noexcept:
         return self.real.covers()

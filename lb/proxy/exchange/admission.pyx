@@ -24,6 +24,7 @@ from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.cors cimport preflight_method
 from lb.proxy.exchange.authentication cimport authenticate
 from lb.proxy.exchange.cached_call cimport new_cached_call
+from lb.proxy.exchange.compressor cimport compress
 from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
 from lb.proxy.routing.headers.fields cimport find_agent
 from lb.proxy.routing.headers.forwarded cimport tg_ids
@@ -295,6 +296,8 @@ cdef class Admission:
                 return
         if exchange.pool is not None and exchange.pool.key_kind >= KEY_PATH:
             find_request_key(exchange, scan)
+        if exchange.route.compression is not None and not exchange.grpc and exchange.source is None:
+            compress(exchange, scan)          # by what the client says, before the route changes it
         if exchange.route.acts and not apply_actions(exchange, scan):
             return
         if not scan.complete and scan.version > 10 and scan.first[H_EXPECT] >= 0 and exchange.route.answer is None:

@@ -108,6 +108,7 @@ cdef enum:
     GRPC_DEADLINE_EXCEEDED = 4
     GRPC_RESOURCE_EXHAUSTED = 8
     GRPC_UNAVAILABLE = 14
+    HIGH_WATER = 64 * 1024            # bytes that wait for the client before the endpoint is held back
     MILLISECOND_NS = 1_000_000
     SECOND_NS = 1_000_000_000
     EARLY_NS = 5 * MILLISECOND_NS     # by so much a deadline may pass sooner for a server, which is told whole ms
@@ -944,8 +945,11 @@ cdef class Exchange(Waiter):
                                       preflight)
 
     cdef void client_drained(self) noexcept:
-        if self.attempt is not None:
-            self.attempt.client_drained()
+        if self.attempt is None:
+            return
+        if self.route.compression is not None and self.client.backlog() > HIGH_WATER:
+            return                            # the compressor has more to do, and says when it has not
+        self.attempt.client_drained()
 
     # The end.
 

@@ -10,7 +10,6 @@ from lb.proxy.routing.error_pages cimport ErrorPage
 cdef class Intercepted(Relay):
     """The client gets the page with the head of the endpoint's answer; what the endpoint says itself is read away, so
     that its connection can go on, or, where that is much, given up."""
-    cdef Exchange exchange
     cdef ErrorPage page
     cdef size_t size                  # bytes of the page that the client gets
     cdef bytes length                 # the same as text

@@ -39,10 +39,8 @@ cdef void intercept(Exchange exchange, Scan *scan) noexcept:
     if page is None or scan.field_count + MOST_ADDED >= MAX_FIELDS:
         return
     made = Intercepted.__new__(Intercepted)
-    made.stand_before(exchange.client)
-    made.exchange = exchange
     made.page = page
-    exchange.client = made
+    made.stand_before(exchange)
 
 
 cdef class Intercepted(Relay):
@@ -116,7 +114,7 @@ cdef class Intercepted(Relay):
             exchange.cancel()
             exchange.let_go(exchange.status < 500)
             exchange.record()
-            self.real.respond_end()
+            self.respond_end()
 
     cdef void respond_trailers(self, Scan *scan) noexcept:
         if self.page is None:
@@ -124,9 +122,9 @@ cdef class Intercepted(Relay):
 
     cdef void abort(self) noexcept:
         if self.page is None:
-            self.real.abort()
+            Relay.abort(self)
         else:
-            self.real.respond_end()           # the client has all of its answer
+            self.respond_end()                # the client has all of its answer
 
     cdef size_t backlog(self) noexcept:
         return self.real.backlog() if self.page is None else 0

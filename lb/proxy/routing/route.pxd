@@ -7,6 +7,7 @@ from lb.shared.segment cimport Segment
 from lb.proxy.access.guard cimport Guard
 from lb.proxy.routing.textmap cimport TextMap
 from lb.proxy.routing.cache_key cimport CacheKeyRule
+from lb.proxy.routing.compression cimport CompressionRules
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.error_pages cimport ErrorPages
@@ -78,6 +79,7 @@ cdef class Route:
     cdef readonly FieldRules request_fields
     cdef readonly FieldRules response_fields
     cdef readonly ResponseRewrite response_rewrite
+    cdef readonly CompressionRules compression
     cdef readonly ErrorPages error_pages  # before those of the listener
     cdef readonly RetryPolicy retry
     cdef readonly HedgePolicy hedge

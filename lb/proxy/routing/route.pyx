@@ -20,6 +20,7 @@ from lb.proxy.access.guard cimport Guard
 from lb.proxy.routing.textmap cimport TEXT_ABSENT, TextMap
 from lb.proxy.routing.error_pages cimport error_pages
 from lb.proxy.routing.headers.aliases cimport guard_name
+from lb.proxy.routing.compression cimport CompressionRules
 from lb.proxy.routing.conditions cimport WHAT_HEADER, WHAT_MODEL, Condition, facts_of, tg_facts
 from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.headers.fields cimport FieldRules
@@ -152,6 +153,8 @@ cdef class Route:
             self.response_fields = FieldRules(plan.response_fields, maps)
         if plan.response_rewrite is not None:
             self.response_rewrite = ResponseRewrite(plan.response_rewrite)
+        if plan.compression is not None:
+            self.compression = CompressionRules(plan.compression)
         self.error_pages = error_pages(plan.error_pages)
         if plan.log_fields:
             self.log_format = Format(plan.log_fields, "json", maps)
@@ -239,6 +242,7 @@ cdef class Route:
         made.request_fields = self.request_fields
         made.response_fields = self.response_fields
         made.response_rewrite = self.response_rewrite
+        made.compression = self.compression
         made.error_pages = self.error_pages
         made.log_format = self.log_format
         made.values = values_of(made, path)

@@ -28,6 +28,7 @@ from lb.config.schema.quotas import RouteQuotas
 from lb.config.schema.routes.bodies import FRAMING
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
 from lb.config.schema.routes.canary import CanaryConfig
+from lb.config.schema.routes.compression import Compression
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.error_pages import ErrorPages
 from lb.config.schema.routes.http_cache import HttpCache
@@ -257,6 +258,9 @@ class RouteConfig(Model):
     error_pages: ErrorPages = []
     """Answers in place of Tidegate's own errors and, where a page says so, of the endpoints'; the first that fits, and
     then those of the listener: [Error pages](howto/error-pages.md)."""
+    compression: Compression = None
+    """Compresses answers of pools of protocol `http` and `http2` for clients that accept it: a mapping, or `true` for
+    one without keys ([Compress answers](howto/compression.md)). Default: `false`, answers pass as they are."""
     mirror: MirrorConfig | None = None
     """Sends copies of requests to another pool as well."""
     canary: CanaryConfig | None = None
@@ -497,6 +501,7 @@ class RouteConfig(Model):
             "hedge",
             "response_timeout",
             "http_cache",
+            "compression",
         ):
             if getattr(self, name) is not None:
                 raise problem("route", f"{name} is only for routes with a pool, not for redirect or respond")

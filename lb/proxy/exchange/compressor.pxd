@@ -1,0 +1,33 @@
+"""Answers that are compressed on their way to the client."""
+
+from lb.http.head cimport Scan
+from lb.net.buffer cimport tg_buffer
+from lb.proxy.client.relay cimport Relay
+from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.routing.compression cimport CompressionRules
+
+
+cdef class Compressor(Relay):
+    """Between an exchange, or its cache, and the client. What comes is compressed in pieces, with the turns of others
+    in between; what an encoder holds back goes out when the endpoint pauses."""
+    cdef CompressionRules rules
+    cdef int coding                   # index of the rules' codings; -1 = the client wants none of them
+    cdef object encoder               # of lb.http.encoders; None: the answer passes as it is
+    cdef tg_buffer rest               # bytes that were not compressed yet
+    cdef bint streams                 # the answer's length is not known: it may pause at any time
+    cdef bint holding                 # the encoder may hold something back
+    cdef bint ending                  # the answer is complete; it ends when `rest` is empty
+
+    # Compresses up to a piece, `size` bytes at most, and passes it on. False: the answer was cut off.
+    cdef bint put(self, const char *data, size_t size) noexcept
+    # Passes on what the encoder holds back, with the end of the coding where the answer is complete. False likewise.
+    cdef bint flush(self, bint finish) noexcept
+    cdef bint pass_on(self, bytes data) noexcept
+    cdef bint change_head(self, Scan *scan, const tg_buffer *extra) noexcept
+    cdef void finish(self) noexcept
+    # No memory, or the encoder fails: nobody can decode the rest.
+    cdef void fail(self) noexcept
+
+
+# A request is about to ask an endpoint, or a cache: its answer may be compressed.
+cdef void compress(Exchange exchange, const Scan *scan) noexcept
