@@ -15,6 +15,7 @@ GET  /api/v1/jobs     the last jobs
 POST /api/v1/jobs     a job is queued anew or cancelled
 GET  /api/v1/canaries   canaries, and how far they have come
 POST /api/v1/canaries   one is promoted, taken back, or begins anew
+GET  /api/v1/mirrors   what comparing answers of mirrors has found
 GET  /api/v1/quotas   quotas, and what clients have used of them
 POST /api/v1/quotas   a client has all of its quotas again
 GET  /api/v1/tables   stick tables, and entries of one
@@ -184,6 +185,12 @@ class AdminClient:
     def canaries(self) -> list[dict[str, Any]]:
         """The canaries, each with its history. Raises AdminError."""
         found: list[dict[str, Any]] = self._asked("GET", "/api/v1/canaries")["canaries"]
+        return found
+
+    def mirrors(self, route: str | None) -> list[dict[str, Any]]:
+        """What comparing answers of mirrors has found, of one route or of all. Raises AdminError."""
+        query = "" if route is None else f"?{urlencode({'route': route})}"
+        found: list[dict[str, Any]] = self._asked("GET", f"/api/v1/mirrors{query}")["mirrors"]
         return found
 
     def change_canary(self, route: str, action: str, dry_run: bool) -> dict[str, Any]:

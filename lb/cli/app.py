@@ -352,6 +352,18 @@ def table(options: Options) -> int:
     return 0
 
 
+def mirror(options: Options) -> int:
+    """Show what comparing the answers of mirrors with the originals has found.
+
+    `report` counts equal and different answers by route, names the largest differences by model and output, and the
+    last answers that differ.
+    """
+    from lb.cli import mirror as commands
+
+    commands.report(_client(options), options.route, options.last, options.json)
+    return 0
+
+
 def cache(options: Options) -> int:
     """Show the result cache, purge it, fill it, and find out what it may do.
 
@@ -820,6 +832,16 @@ def command_parser() -> argparse.ArgumentParser:
     made.add_argument("values", metavar="FIELD=NUMBER", nargs="+", help="What it gets, such as gpt0=1.")
     made.add_argument("--dry-run", action="store_true", help="Change nothing.")
     _daemon_options(made)
+
+    of_mirrors = command(mirror).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    text = "Show equal and different answers by route, the largest differences, and the last answers that differ."
+    made = of_mirrors.add_parser("report", help=text, description=text, allow_abbrev=False)
+    made.add_argument("route", metavar="ROUTE", nargs="?", help="Only this route.")
+    made.add_argument(
+        "--last", type=_at_least(1), default=20, metavar="N", help="How many rows of a table at most. Default: 20."
+    )
+    _daemon_options(made)
+    _json_option(made, "them")
 
     # Nothing that follows is an option of ours.
     text = "List, inspect, verify or purge the model cache (`tidegate models cache --help`)."

@@ -39,6 +39,7 @@ from lb.control.cache.shared_tier import SharedTier
 from lb.control.canary.keeper import Canaries
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.changes import Settings
+from lb.control.comparisons import Comparisons
 from lb.control.configuration import load_configuration
 from lb.control.endpoints.asking import Asked
 from lb.control.endpoints.discovered import DiscoveredPools
@@ -174,6 +175,7 @@ class Master:
         self._becoming: asyncio.Task[None] | None = None  # the program that is installed
         self.upgrades = 0  # in this process
         self.last_upgrade: Outcome | None = None
+        self.comparisons = Comparisons()
         self._slots = 0  # of the cache's tags
         self._was_ready: set[tuple[str, str, str]] = set()  # pool, endpoint, model: the first time changes nothing
 
@@ -699,12 +701,14 @@ class Master:
             self._recover_cache,
             self.pool_calls.answer,
             self._wake,
+            self.comparisons.add,
         )
         self.canaries = Canaries(
             state_directory(),
             lambda pool: self.publisher.counts(pool),
             lambda pool: self.publisher.takes_requests(pool),
             lambda: self.publisher.shares_changed(),
+            self.comparisons.counts,
             self._clock,
         )
         await asyncio.to_thread(self.canaries.load)
@@ -748,6 +752,7 @@ class Master:
         self.cdns.apply(config.cache)
         self.certificates.started()
         self.canaries.follow(config)
+        self.comparisons.follow(config)
         await self.watch.apply(config)
         for factory in self._options.services:
             service = factory(self)
@@ -1035,6 +1040,7 @@ class Master:
             self.jobs.apply(decision.config)
             self.cdns.apply(decision.config.cache)
             self.canaries.follow(self.config)
+            self.comparisons.follow(self.config)
             await self.watch.apply(decision.config)
         except TidegateError as error:
             log.error("reload failed, the old configuration stays: %s", error)

@@ -48,7 +48,7 @@ from lb.errors import TidegateError
 from lb.proxy.accept.sni import table_of
 from lb.proxy.access.checks import make_check
 from lb.proxy.exchange import authorization, inference_body, tracking
-from lb.proxy.exchange.mirror import mirror
+from lb.proxy.exchange.mirror import mirror, report
 from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes
 from lb.proxy.routing.values.lookup import Lookup
@@ -533,6 +533,10 @@ class Proxy:
             **authorization.counts(),
             **tracking.counts(),
         }
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        """What comparisons of mirrors' answers have found since the last time (lb.proxy.exchange.mirror.report)."""
+        return report.taken()
 
     def tier_status(self) -> dict[str, Any] | None:
         """How the cache tier is (lb.cache.tiers.tier.TierStatus); None where there is none."""

@@ -159,6 +159,16 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
         (),
         [((), quotas.get("save_errors", 0))],
     )
+    yield counter(
+        "mirror_comparisons",
+        "Answers to copies compared with their originals', by result; skipped: too large, compressed, or none came",
+        ("route", "result"),
+        (
+            ((row["route"], result), row[result])
+            for row in status.get("comparisons", ())
+            for result in ("equal", "different", "skipped")
+        ),
+    )
     canaries = status.get("canaries", ())
     yield gauge(
         "canary_percent",

@@ -115,6 +115,9 @@ class StandInProxy:
     def stats(self) -> dict[str, int]:
         return {"served": self._served, "connections": len(self._connections)}
 
+    def comparisons(self) -> list[dict[str, Any]]:
+        return []
+
     def tier_status(self) -> dict[str, Any] | None:
         return None
 

@@ -67,6 +67,9 @@ class SlowPath:
     def stats(self) -> dict[str, int]:
         return {}
 
+    def comparisons(self) -> list[dict[str, Any]]:
+        return []
+
     def tier_status(self) -> dict[str, Any] | None:
         return None
 

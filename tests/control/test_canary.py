@@ -11,7 +11,7 @@ import pytest
 from lb.clock import Clock
 from lb.config.schema.file import Config
 from lb.config.schema.routes.canary import CanaryConfig
-from lb.control.canary.analysis import BUCKETS, Observed, Tally, bucket_of, judge
+from lb.control.canary.analysis import BUCKETS, Compared, Observed, Tally, bucket_of, judge
 from lb.control.canary.evidence import ALPHA, lower_bound, upper_bound
 from lb.control.canary.keeper import Canaries
 from lb.control.canary.rollout import Rollout
@@ -90,6 +90,21 @@ def test_what_is_worse(canary: Tally, baseline: Tally, found: str | None, proven
     findings = judge(Observed(canary, baseline), limits(), Tally())
     assert [(f.what, f.proven) for f in findings] == ([] if found is None else [(found, proven)])
     assert all(f.text for f in findings)
+
+
+def test_answers_that_differ() -> None:
+    def found(answers: int, different: int, **given: Any) -> list[tuple[str, bool]]:
+        seen = Observed(compared=Compared(answers, different))
+        return [(f.what, f.proven) for f in judge(seen, limits(**given), Tally())]
+
+    assert found(100, 100) == []
+    assert found(0, 0, max_difference=0) == []
+    assert found(1000, 10, max_difference=1) == []
+    assert found(1000, 15, max_difference=1) == [("difference", False)]
+    assert found(100, 20, max_difference=1) == [("difference", True)]
+    assert found(1000, 1, max_difference=0) == [("difference", True)]  # of none allowed, one is too many
+    assert Compared(5, 1).since(Compared(9, 2)) == Compared()
+    assert Compared(9, 2).since(Compared(5, 1)) == Compared(4, 1)
 
 
 def test_latency_by_its_quantile_and_beyond_the_histogram() -> None:
@@ -230,8 +245,15 @@ class World:
     def __init__(self, folder: Path | None) -> None:
         self.clock, self.told, self.usable, self.over = Hand(), 0, True, 0
         self.failing: set[str] = set()
+        self.different = 0
         self.failed = dict.fromkeys(("old", "next", "other"), 0)
-        self.canaries = Canaries(folder, self.counts, lambda pool: self.usable, self.changed, self.clock, lambda: WALL)
+        self.canaries = Canaries(
+            folder, self.counts, lambda pool: self.usable, self.changed, self.compared, self.clock, lambda: WALL
+        )
+
+    def compared(self, route: str) -> tuple[int, int]:
+        assert route == "chat"
+        return self.over, self.different
 
     def changed(self) -> None:
         self.told += 1

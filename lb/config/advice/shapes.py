@@ -195,6 +195,7 @@ FORMS: dict[str, str] = {
     "MatchConfig": "{path: {prefix: /v2/}}",
     "MirrorConfig": "{pool: canary}",
     "CanaryConfig": "{pool: canary}",
+    "CompareConfig": "{absolute: 0.0001, relative: 0.01}",
     "ModelMatch": "{exact: digits}",
     "TextMatch": "{present: true}",
     "TierConfig": '{type: redis, servers: ["10.0.0.5:6379"], secret_file: cache.secret}',

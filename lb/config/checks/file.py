@@ -174,9 +174,16 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
             )
         if route.mirror.pool in route.pool_names and (route.canary is None or route.mirror.pool != route.canary.pool):
             yield f"{path}.mirror.pool", "answers the route already: it would get each request twice"
+        if route.mirror.compare is not None and protocols != {"oip"}:
+            yield f"{path}.mirror.compare", "only for pools of protocol oip"
     if route.canary is not None and route.canary.pool in config.pools and route.pool in config.pools:
         if config.pools[route.canary.pool].protocol != config.pools[route.pool].protocol:
             yield f"{path}.canary.pool", f"must speak what the baseline speaks: {config.pools[route.pool].protocol}"
+        compared = route.mirror is not None and route.mirror.compare is not None
+        if route.canary.max_difference is not None and (
+            route.mirror is None or not compared or route.mirror.pool != route.canary.pool
+        ):
+            yield f"{path}.canary.max_difference", "needs a mirror of the route to the canary's pool with compare"
         if route.canary.pool == route.pool:
             yield f"{path}.canary.pool", "is the baseline itself"
 

@@ -13,6 +13,7 @@ from lb.config.plan.plan import PRIORITIES, RoutePlan
 from lb.config.plan.routes import (
     SERVER_CALLS,
     AnswerPlan,
+    ComparePlan,
     ConditionPlan,
     FieldsPlan,
     HedgePlan,
@@ -231,7 +232,11 @@ def _split(route: RouteConfig, pools: Mapping[str, int], canary: float) -> Split
 
 def _mirror(mirror: MirrorConfig, pools: Mapping[str, int]) -> MirrorPlan:
     per_million = max(1, round(mirror.percent * _PER_PERCENT))
-    return MirrorPlan(pools[mirror.pool], per_million, mirror.max_in_flight, mirror.max_bytes)
+    compare = mirror.compare
+    compared = None
+    if compare is not None:
+        compared = ComparePlan(compare.absolute, compare.relative, compare.nan_equal, compare.max_answer)
+    return MirrorPlan(pools[mirror.pool], per_million, mirror.max_in_flight, mirror.max_bytes, compared)
 
 
 def _answer(route: RouteConfig, files: Mapping[Path, bytes]) -> AnswerPlan | None:

@@ -77,6 +77,15 @@ class SplitPlan(Struct, frozen=True):
     by: str = ""  # a text that names one of the pools; "" = none
 
 
+class ComparePlan(Struct, frozen=True):
+    """Answers to copies compared with those of their originals."""
+
+    absolute: float
+    relative: float
+    nan_equal: bool
+    max_answer: int  # bytes
+
+
 class MirrorPlan(Struct, frozen=True):
     """Copies of a route's requests for another pool."""
 
@@ -84,6 +93,7 @@ class MirrorPlan(Struct, frozen=True):
     per_million: int  # of the requests
     max_in_flight: int  # copies under way, per worker
     max_bytes: int  # of all of them together, per worker
+    compare: ComparePlan | None = None  # None = answers are thrown away
 
 
 class RewritePlan(Struct, frozen=True):

@@ -261,6 +261,10 @@ weight: 5
 pool: chat-next
 percent: 1
 """,
+    CompareConfig: """
+absolute: 0.0001
+relative: 0.01
+""",
     CanaryConfig: """
 pool: chat-next
 steps: [1, 10, 50]

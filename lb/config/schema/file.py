@@ -61,6 +61,7 @@ from lb.config.schema.routes.match import (
 from lb.config.schema.routes.rate import RateKeyConfig, RateLimitConfig
 from lb.config.schema.routes.retry import HedgeConfig, RetryBackoffConfig, RetryConfig
 from lb.config.schema.routes.route import (
+    CompareConfig,
     FieldsConfig,
     MirrorConfig,
     PathRewriteConfig,

@@ -8,6 +8,7 @@
          /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
          /api/v1/cache …   the result cache (lb.control.admin.cache_api)
          /api/v1/canaries   canaries and their history (lb.control.admin.canary_api)
+         /api/v1/mirrors   what comparing answers of mirrors has found (lb.control.admin.mirror_api)
          /api/v1/jobs   jobs (lb.control.admin.jobs_api)
          /api/v1/quotas   what clients have used of quotas (lb.control.admin.quotas_api)
          /api/v1/tables   what stick tables have counted (lb.control.admin.tables_api)
@@ -46,6 +47,7 @@ from lb.control.admin.callers import Audit, Caller, Callers
 from lb.control.admin.canary_api import CanaryApi
 from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.jobs_api import JobsApi
+from lb.control.admin.mirror_api import MirrorApi
 from lb.control.admin.operator import CALLER, operator_of
 from lb.control.admin.origin import is_cross_site, is_local
 from lb.control.admin.pages import FILES, POLICY, page
@@ -159,6 +161,7 @@ class AdminServer:
                 *CacheApi(self._master).routes(),
                 *CanaryApi(self._master).routes(),
                 *JobsApi(self._master).routes(),
+                *MirrorApi(self._master).routes(),
                 *QuotasApi(self._master).routes(),
                 *TablesApi(self._master).routes(),
                 *RuntimeApi(self._master).routes(),

@@ -1,6 +1,6 @@
-"""Whether a canary is worse than its baseline: by errors and by latency.
+"""Whether a canary is worse than its baseline: by errors, by latency, and by answers that differ.
 
-Each is a share of answers: those that failed, and those that took longer than a limit. The canary is
+Each is a share of answers: those that failed, those that took longer than a limit, those that differ. The canary is
 worse where even the least share that its answers leave possible (lb.control.canary.evidence) is beyond the limit. It
 looks worse where the share itself is. Between the two more answers decide.
 """
@@ -36,20 +36,37 @@ class Tally(Struct, frozen=True):
         return self.errors / self.requests if self.requests else 0.0
 
 
+class Compared(Struct, frozen=True):
+    """Answers of the canary that were compared with those of the baseline, and how many of them differ."""
+
+    answers: int = 0
+    different: int = 0
+
+    def __add__(self, other: Compared) -> Compared:
+        return Compared(self.answers + other.answers, self.different + other.different)
+
+    def since(self, before: Compared) -> Compared:
+        """What has come since then; nothing where the counts have begun anew."""
+        if self.answers < before.answers:
+            return Compared()
+        return Compared(self.answers - before.answers, self.different - before.different)
+
+
 class Observed(Struct, frozen=True):
     """What happened in a span of time."""
 
     canary: Tally = Tally()
     baseline: Tally = Tally()
+    compared: Compared = Compared()
 
     def __add__(self, other: Observed) -> Observed:
-        return Observed(self.canary + other.canary, self.baseline + other.baseline)
+        return Observed(self.canary + other.canary, self.baseline + other.baseline, self.compared + other.compared)
 
 
 class Finding(Struct, frozen=True):
     """Something that is beyond its limit; `proven`: more answers would not change that."""
 
-    what: Literal["errors", "latency"]
+    what: Literal["errors", "latency", "difference"]
     proven: bool
     text: str
 
@@ -57,7 +74,11 @@ class Finding(Struct, frozen=True):
 def judge(seen: Observed, limits: CanaryConfig, before: Tally) -> list[Finding]:
     """What is wrong with the canary. `before` is the baseline of earlier, for a canary that gets all requests."""
     baseline = seen.baseline if seen.baseline.requests >= limits.min_requests else seen.baseline + before
-    return [*_errors(seen.canary, baseline, limits), *_latency(seen.canary, baseline, limits)]
+    return [
+        *_errors(seen.canary, baseline, limits),
+        *_latency(seen.canary, baseline, limits),
+        *_difference(seen.compared, limits),
+    ]
 
 
 def _errors(canary: Tally, baseline: Tally, limits: CanaryConfig) -> Iterator[Finding]:
@@ -89,6 +110,16 @@ def _latency(canary: Tally, baseline: Tally, limits: CanaryConfig) -> Iterator[F
         f" {limits.max_latency_ratio:g} times the baseline's p{limits.latency_quantile:g}"
     )
     yield Finding("latency", lower_bound(slow, count) > 1 - quantile, text)
+
+
+def _difference(compared: Compared, limits: CanaryConfig) -> Iterator[Finding]:
+    if limits.max_difference is None:
+        return
+    allowed = limits.max_difference / 100
+    if compared.different <= allowed * compared.answers:
+        return
+    text = f"{_share(compared.different, compared.answers)} compared answers differ"
+    yield Finding("difference", lower_bound(compared.different, compared.answers) > allowed, text)
 
 
 def bucket_of(durations: Sequence[int], quantile: float) -> int:

@@ -15,7 +15,7 @@ from lb.clock import Clock
 from lb.config.forms import members_of
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.file import Config, RouteConfig
-from lb.control.canary.analysis import Observed, Tally
+from lb.control.canary.analysis import Compared, Observed, Tally
 from lb.control.canary.rollout import Action, Kept, Rollout, history_of
 from lb.control.servers.scaling_memory import replace_file
 from lb.control.servers.traffic import Counts, TrafficMeter
@@ -48,17 +48,23 @@ class _Watched:
     def __init__(self, rollout: Rollout) -> None:
         self.rollout = rollout
         self._canary, self._baseline = _Meter(), _Meter()
+        self._known: Compared | None = None
 
-    def look(self, counts: Callable[[str], Counts | None], usable: bool, now: int, wall: float) -> bool:
+    def look(
+        self, counts: Callable[[str], Counts | None], compared: Compared, usable: bool, now: int, wall: float
+    ) -> bool:
         rollout = self.rollout
         canary = self._canary.look(counts(rollout.config.pool), now)
         baseline = self._baseline.look(counts(rollout.baseline), now)
-        return rollout.look(Observed(canary, baseline), usable, now, wall)
+        known, self._known = self._known, compared
+        more = compared.since(known) if known is not None else Compared()
+        return rollout.look(Observed(canary, baseline, more), usable, now, wall)
 
 
 class Canaries:
     """By the names of their routes. `counts` has the counters of a pool, `usable` says whether an endpoint of it takes
-    requests, `changed` is told that a share is another one; `wall` is Unix time in seconds. Without a `folder` nothing
+    requests, `changed` is told that a share is another one, `compared` has the answers of a route that a mirror to the
+    canary has had compared, and those of them that differ; `wall` is Unix time in seconds. Without a `folder` nothing
     outlives the daemon."""
 
     def __init__(
@@ -67,6 +73,7 @@ class Canaries:
         counts: Callable[[str], Counts | None],
         usable: Callable[[str], bool],
         changed: Callable[[], None],
+        compared: Callable[[str], tuple[int, int]],
         clock: Clock,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -74,6 +81,7 @@ class Canaries:
         self._counts = counts
         self._usable = usable
         self._changed = changed
+        self._compared = compared
         self._clock = clock
         self._wall = wall
         self._watched: dict[str, _Watched] = {}
@@ -145,7 +153,8 @@ class Canaries:
         moved = False
         for name, watched in self._watched.items():
             rollout = watched.rollout
-            if watched.look(self._counts, self._usable(rollout.config.pool), now, wall):
+            usable = self._usable(rollout.config.pool)
+            if watched.look(self._counts, Compared(*self._compared(name)), usable, now, wall):
                 self._tell(name, rollout)
                 moved = True
         if moved:

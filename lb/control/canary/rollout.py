@@ -139,6 +139,8 @@ class Rollout:
                 "errors": seen.canary.errors,
                 "baseline_requests": seen.baseline.requests,
                 "baseline_errors": seen.baseline.errors,
+                "compared": seen.compared.answers,
+                "different": seen.compared.different,
             },
         }
 

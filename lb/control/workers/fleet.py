@@ -82,9 +82,11 @@ class Fleet:
         recover: Callable[[int], None] = lambda worker: None,
         answer: Callable[[str, str, bytes], Awaitable[tuple[int, str, bytes]]] = _unanswered,
         wake: Callable[[str], None] = lambda pool: None,
+        compared: Callable[[list[dict[str, Any]]], None] = lambda found: None,
     ) -> None:
         self._recover = recover
         self._wake = wake
+        self._compared = compared
         self._starts: dict[str, Start] = {}  # pool -> what was told last, for workers that come up
         self._answer = answer
         self._answering: set[asyncio.Task[None]] = set()
@@ -375,6 +377,7 @@ class Fleet:
             case "beat":
                 member.busy, member.stats = message["busy"], message["stats"]
                 member.tier = message["tier"]
+                self._compared(message["comparisons"])
             case "applied":
                 self._applied(member, message["generation"], message["error"])
             case "explained" | "counted":

@@ -7,6 +7,7 @@ from lb.net.stream cimport iovec
 from lb.proxy.exchange.cached_call cimport CachedCall
 from lb.proxy.exchange.exchange cimport Exchange, flag
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
+from lb.proxy.exchange.mirror.comparison cimport Comparison
 from lb.upstream.connections.http2_call cimport Http2Call
 
 
@@ -15,6 +16,7 @@ cdef class Http2Attempt(Http2Call):
     cdef WebCodec web                 # of a client that speaks gRPC-Web, else None
     cdef CachedCall cached            # of an answer that may go into the result cache; else None
     cdef StreamMessages messages      # of an answer to ModelStreamInfer, which may need another form; else None
+    cdef Comparison comparison        # of its answer with that to a mirror's copy; else None
     cdef char timeout[12]             # the value of grpc-timeout
     cdef flag head_seen
     cdef flag sized                   # the answer's head has said how long it is

@@ -184,7 +184,8 @@ cdef class Http2Attempt(Http2Call):
             return
         if exchange.route.mirror.pool is exchange.pool:       # a canary that answers for clients already
             return
-        mirror_stream(exchange.route.mirror, exchange.client.poller, self, exchange.key, exchange.grpc != 0)
+        self.comparison = mirror_stream(exchange.route.mirror, exchange.client.poller, self, exchange.key,
+                                        exchange.grpc != 0)
 
     # The endpoint.
 
@@ -277,6 +278,8 @@ cdef class Http2Attempt(Http2Call):
             return FAIL_PROTOCOL
         part.iov_base = <void *>data
         part.iov_len = size
+        if self.comparison is not None:
+            self.comparison.take_original(data, size)
         if self.messages is not None and not self.translate(exchange, &part):
             return 0
         if self.cached is not None:
@@ -297,7 +300,7 @@ cdef class Http2Attempt(Http2Call):
         cdef Exchange exchange = <Exchange>self.owner
         # The messages of a stream may have to be in another form, and an answer may be kept.
         if (not self.head_seen or self.web is not None or self.messages is not None or self.cached is not None
-                or not exchange.client.respond_view(view)):
+                or self.comparison is not None or not exchange.client.respond_view(view)):
             return self.take_data(view.data, view.size, held)
         exchange.bytes_out += view.size
         self.hold(exchange, view.size, held)
@@ -353,6 +356,8 @@ cdef class Http2Attempt(Http2Call):
         if self.again:
             self.forget_answer(exchange)
         elif kind == 0:
+            if self.comparison is not None and exchange.grpc_status >= 0:
+                self.comparison.original_ended(exchange.grpc_status)
             if self.cached is not None and self.cached.combining:
                 self.cached.combine(exchange)
                 return

@@ -7,6 +7,7 @@ from lb.http.trace cimport TRACEPARENT_SIZE
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.exchange.inference_body cimport InferenceBody
+from lb.proxy.exchange.mirror.comparison cimport Comparison
 from lb.upstream.connections.grpc_call cimport GrpcCall
 
 
@@ -14,6 +15,7 @@ from lb.upstream.connections.grpc_call cimport GrpcCall
 cdef class InferenceAttempt(GrpcCall):
     cdef iovec single                 # the message of a management call
     cdef uint64_t due                 # its deadline, which the endpoint knows as grpc-timeout
+    cdef Comparison comparison        # of its answer with that to a mirror's copy; else None
     cdef size_t held                  # bytes of a stream's answer that the endpoint may not send anew yet
 
     cdef char[TRACEPARENT_SIZE] traceparent

@@ -83,8 +83,9 @@ cdef class InferenceAttempt(GrpcCall):
             return
         if (body.request is not None and exchange.route.mirror is not None and exchange.attempts == 1
                 and exchange.route.mirror.pool is not exchange.pool):
-            mirror_inference(exchange.route.mirror, exchange.client.poller, self.parts, self.part_count,
-                             self.message_size, INFER_PATH, INFER_PATH_LENGTH, exchange.key)
+            self.comparison = mirror_inference(exchange.route.mirror, exchange.client.poller, self.parts,
+                                               self.part_count, self.message_size, INFER_PATH, INFER_PATH_LENGTH,
+                                               exchange.key)
         if exchange.route.hedge is not None:
             exchange.watch()
             exchange.arm_look()
@@ -254,6 +255,9 @@ cdef class InferenceAttempt(GrpcCall):
             if exchange.route.hedge is not None:
                 exchange.own_answer()
             exchange.status = 200
+            if self.comparison is not None:
+                self.comparison.take_original(tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
+                self.comparison.original_ended(0)
             if exchange.pool.sessions is not None:
                 learn_session(exchange, 200, NULL, 0)
             exchange.let_go(True)
@@ -287,6 +291,8 @@ cdef class InferenceAttempt(GrpcCall):
         if body.repeatable() and exchange.retry_granted(RETRY_RESET | RETRY_5XX if going else 0, status):
             exchange.next_attempt()
             return
+        if self.comparison is not None:
+            self.comparison.original_ended(status)
         text = message[:n].decode("utf-8", "replace")
         if is_own_fault(status):
             store_error(body, exchange, status, message, n)

@@ -144,7 +144,7 @@ cdef class Route:
         if plan.split is not None:
             self.split = Split(plan.split, pools, plan.path_kind, plan.path, maps)
         if plan.mirror is not None:
-            self.mirror = Mirror(plan.mirror, pools[plan.mirror.pool])
+            self.mirror = Mirror(plan.mirror, pools[plan.mirror.pool], plan.name)
         if plan.rewrite is not None:
             self.rewrite = Rewrite(plan.rewrite, maps)
         if plan.request_fields is not None:

@@ -43,6 +43,10 @@ class CanaryConfig(RareModel):
     """How many times the baseline's percentile the canary's may be, rounded up to the buckets of the histogram of
     latencies. `null`: latencies are not compared."""
 
+    max_difference: Number | None = Field(default=None, ge=0, le=100)
+    """Share of the compared answers that may differ from the baseline's, in percent. It needs a `mirror` of the route
+    to the same pool with `compare`. Default: answers may differ."""
+
     @model_validator(mode="after")
     def _rising(self) -> CanaryConfig:
         for before, after in pairwise(self.steps):

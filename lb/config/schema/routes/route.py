@@ -23,6 +23,7 @@ from lb.config.schema.base import (
     problem,
     text,
 )
+from lb.config.schema.pools.platforms import RareModel
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.quotas import RouteQuotas
 from lb.config.schema.routes.bodies import FRAMING
@@ -64,9 +65,25 @@ class ShareConfig(Model):
     """Share of the requests relative to the other pools; 0 takes none."""
 
 
+class CompareConfig(RareModel):
+    """Answers to copies of inferences compared with those of their originals, output by output and element by element,
+    as `numpy.allclose` does: a floating-point element differs where |copy - original| > `absolute` + `relative` *
+    |original|. Everything else has to be the same: names, shapes, datatypes, integers, text, the gRPC status."""
+
+    absolute: Number = Field(default=1e-5, ge=0, le=1e300)
+    """Difference that an element may have whatever its size."""
+    relative: Number = Field(default=1e-3, ge=0, le=1)
+    """Difference that an element may have, as a part of the original's."""
+    nan_equal: Boolean = True
+    """Whether NaN is equal to NaN."""
+    max_answer: Size = Field(default=256 * KIB, ge=KIB, le=MIB)
+    """Largest answer that is compared. All answers that wait for the other one take at most `max_bytes` of the mirror,
+    in each worker."""
+
+
 class MirrorConfig(Model):
-    """Copies of requests for another pool, whose answers are thrown away. A copy never delays its original: where a
-    limit below is reached, no copy is made, and the status page counts it."""
+    """Copies of requests for another pool, whose answers are thrown away, or compared. A copy never delays its
+    original: where a limit below is reached, no copy is made, and the status page counts it."""
 
     pool: str
     """Name of the pool that gets the copies, of the same protocol as those that answer the route. What is copied:
@@ -78,6 +95,9 @@ class MirrorConfig(Model):
     """Most copies under way, in each worker."""
     max_bytes: Size = Field(default=16 * MIB, ge=64 * KIB)
     """Most memory that the copies under way take, in each worker."""
+    compare: CompareConfig | None = None
+    """Compares the answers of an `oip` pool with the originals': [Compare answers](howto/routing.md#compare-answers).
+    `{}` is a mapping with the defaults. Default: they are thrown away."""
 
 
 class RegexRewriteConfig(Model):

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.net.poller cimport Poller
+from lb.proxy.exchange.mirror.comparison cimport Comparer, Comparison
 from lb.upstream.attempt cimport Attempt
 from lb.upstream.connections.http1 cimport Http1Call, Http1Upstream
 from lb.upstream.pool cimport Pool
@@ -19,6 +20,7 @@ cdef class Mirror:
     cdef size_t max_bytes
     cdef int in_flight
     cdef size_t held                  # bytes of the copies under way
+    cdef Comparer comparer            # None: answers are not compared
 
     # Whether this request is to be copied: at random, and where the limits leave room. Counts those that they do not.
     cdef bint wants(self) noexcept
@@ -30,6 +32,8 @@ cdef class Mirror:
     # answered.
     cdef void end(self, Attempt copy, size_t size, size_t received, int status, int code, int verdict,
                   bint answered) noexcept
+    # For a copy that has begun, whose answer is to be compared with its original's; None: it is not.
+    cdef Comparison compare(self, bint framed)
     # How long to wait for an answer, in nanoseconds.
     cdef uint64_t patience(self) noexcept
     # A request is complete, as it went to its endpoint; `replayable` says that `request` is all of it.

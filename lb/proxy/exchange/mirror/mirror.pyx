@@ -12,6 +12,7 @@ from lb.http.head cimport Scan
 from lb.net.poller cimport Poller, monotonic_ns
 from lb.net.stream cimport IO_ERROR, iovec
 from lb.endpoints.choice cimport Choice
+from lb.proxy.exchange.mirror.comparison cimport Comparer, Comparison
 from lb.proxy.random cimport random_below
 from lb.upstream.attempt cimport A_OVER, ENDED, Attempt, release, take_slot, tg_outcome
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
@@ -26,16 +27,18 @@ cdef uint64_t LONGEST_NS = 60_000_000_000   # for a copy of a pool without respo
 
 
 cdef class Mirror:
-    """The mirror of a plan (`MirrorPlan`) with its pool, which speaks what the pools of the route speak. Raises
-    ValueError for a pool of bytes or datagrams."""
+    """The mirror of a plan (`MirrorPlan`) with its pool, which speaks what the pools of the route speak; `route` is the
+    name by which comparisons are reported. Raises ValueError for a pool of bytes or datagrams."""
 
-    def __init__(self, plan, Pool pool not None):
+    def __init__(self, plan, Pool pool not None, str route not None=""):
         if pool.protocol not in (POOL_HTTP, POOL_HTTP2, POOL_GRPC, POOL_OIP):
             raise ValueError(f"pool {pool.name} cannot be sent copies")
         self.pool = pool
         self.per_million = plan.per_million
         self.max_in_flight = plan.max_in_flight
         self.max_bytes = plan.max_bytes
+        if plan.compare is not None:
+            self.comparer = Comparer(plan.compare, self.max_bytes, route)
 
     cdef bint wants(self) noexcept:
         if self.per_million < MILLION and random_below(MILLION) >= self.per_million:
@@ -95,6 +98,9 @@ cdef class Mirror:
         outcome.bytes_in = received
         outcome.bytes_out = size
         release(copy, &outcome, monotonic_ns())
+
+    cdef Comparison compare(self, bint framed):
+        return self.comparer.begin(framed) if self.comparer is not None else None
 
     cdef uint64_t patience(self) noexcept:
         return self.pool.response_timeout if self.pool.response_timeout else LONGEST_NS

@@ -1,4 +1,4 @@
-"""Copies of requests over HTTP/2: see stream.pxd. Their answers are counted and never kept."""
+"""Copies of requests over HTTP/2: see stream.pxd. Their answers are counted, and kept where they are compared."""
 
 from libc.stdint cimport uint64_t
 from lb.failure cimport FAIL_PROTOCOL, FAIL_TOO_LARGE, VERDICT_GATEWAY, failure_of, verdict_of, verdict_of_grpc
@@ -8,6 +8,7 @@ from lb.http.http2.session cimport Http2Session, h2_rewind, h2_whole
 from lb.http.http2.head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.net.poller cimport Poller, monotonic_ns
+from lb.proxy.exchange.mirror.comparison cimport Comparison
 from lb.proxy.exchange.mirror.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
 from lb.http.grpc.text cimport GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout
 from lb.upstream.connections.http2 cimport Http2Channel
@@ -71,6 +72,8 @@ cdef class MirrorStream(Http2Call):
         if self.status < 200:
             return FAIL_PROTOCOL
         self.received += size
+        if self.comparison is not None:
+            self.comparison.take_copy(data, size)
         return FAIL_TOO_LARGE if self.received > <size_t>MIRROR_ANSWER_LIMIT else 0
 
     cdef void judge(self) noexcept:
@@ -90,6 +93,11 @@ cdef class MirrorStream(Http2Call):
             self.code = GRPC_UNKNOWN if self.status == 200 else grpc_status_of_http(self.status)
         if not self.grpc:
             self.code = -1
+        if self.comparison is not None:
+            if self.fail == 0 and self.code >= 0:
+                self.comparison.copy_ended(self.code)
+            else:
+                self.comparison.give_up()
         verdict = verdict_of(self.status, answered)
         if self.status == 200 and self.code >= 0:
             verdict = verdict_of_grpc(self.code)
@@ -101,13 +109,13 @@ cdef class MirrorStream(Http2Call):
         self.mirror.end(self, self.size, self.received, self.status, self.code, verdict, answered)
 
 
-cdef void mirror_stream(Mirror mirror, Poller poller, Http2Call call, uint64_t key, bint grpc) noexcept:
+cdef Comparison mirror_stream(Mirror mirror, Poller poller, Http2Call call, uint64_t key, bint grpc):
     cdef MirrorStream copy
     if mirror.pool.protocol == POOL_HTTP or not mirror.wants():
-        return
+        return None
     if not h2_whole(&call.stream):
         mirror_counts.skipped += 1
-        return
+        return None
     copy = MirrorStream.__new__(MirrorStream)
     if (tg_buffer_append(&copy.fields, tg_buffer_head(&call.fields), tg_buffer_size(&call.fields)) < 0
             or tg_buffer_append(&copy.stream.queue, tg_buffer_head(&call.stream.queue),
@@ -115,12 +123,15 @@ cdef void mirror_stream(Mirror mirror, Poller poller, Http2Call call, uint64_t k
             or tg_buffer_append(&copy.stream.trailers, tg_buffer_head(&call.stream.trailers),
                                 tg_buffer_size(&call.stream.trailers)) < 0):
         mirror_counts.skipped += 1
-        return
+        return None
     copy.mirror = mirror
     copy.grpc = grpc
     copy.size = (tg_buffer_size(&copy.fields) + tg_buffer_size(&copy.stream.queue)
                  + tg_buffer_size(&copy.stream.trailers))
     copy.stream.finished = True
     copy.stream.keep = tg_buffer_size(&copy.stream.queue)
-    if mirror.begin(copy, copy.size, key, monotonic_ns()):
-        (<Http2Channel>mirror.pool.channels[copy.endpoint]).start(copy, poller.now + mirror.patience())
+    if not mirror.begin(copy, copy.size, key, monotonic_ns()):
+        return None
+    copy.comparison = mirror.compare(True)
+    (<Http2Channel>mirror.pool.channels[copy.endpoint]).start(copy, poller.now + mirror.patience())
+    return copy.comparison
