@@ -78,11 +78,15 @@ cdef enum:
     FAIL_NOT_TLS
     FAIL_BAD_CLIENT_HELLO
     FAIL_LISTENER_FULL
+    FAIL_DENIED
+    FAIL_CONNECTION_RATE
+    FAIL_SOURCE_LIMIT
 
     # A session (TCP, upgraded HTTP, UDP) ended other than by its peers' will.
     FAIL_TLS
     FAIL_IDLE
     FAIL_BROKEN_OFF
+    FAIL_MARKED
     FAIL_UDP_REFUSED
     FAIL_UDP_DOWN
     FAIL_UDP_CLOSED

@@ -1,5 +1,5 @@
-"""The files of a configuration that workers get the content of (TLS, keys of cookies, who may ask, maps, bodies of
-answers): read together, checked by what workers load them with.
+"""The files of a configuration that workers get the content of (TLS, keys of cookies, who may ask or connect, maps,
+bodies of answers): read together, checked by what workers load them with.
 
 `TlsFiles.check` is a hook for lb.config.load, so that a file which cannot be used is reported with its line; `material`
 then holds what compile_plan needs, and `facts` what people want to know.
@@ -11,18 +11,20 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from lb.config.network import Network, parse_network
 from lb.config.regular_file import read_regular
 from lb.config.schema.access import provider_plan
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
 from lb.config.schema.maps import entries_of
+from lb.config.sources import Ranges, networks_in, refused_ranges
 from lb.control.key_sets import KEY_SETS
 from lb.errors import TidegateError
 from lb.net.tls import certificate
@@ -36,6 +38,7 @@ log = logging.getLogger("tidegate.tls")
 # Far beyond the longest chain and the largest bundle of authorities in use.
 MAX_FILE = 8 << 20
 MAX_MAPS = 24 << 20  # of all maps as workers get them, within a frame (lb.control.workers.channel)
+MAX_SOURCES = 8 << 20  # of all lists of networks, likewise
 LARGEST_BODY = 1 << 20  # bytes of an answer: each worker has it in memory
 SECRET_LEAST = 32  # bytes: those of the key that is made from it
 DAY = 24 * 3600
@@ -116,7 +119,7 @@ class TlsFiles:
                         raise ValueError(f"is shorter than {SECRET_LEAST} bytes")
                 elif file.provider is not None:
                     _access(file, content)
-                elif file.kind == "map":
+                elif file.kind in ("map", "networks"):
                     continue  # made below, with those that have no file
                 elif file.kind == "body":
                     if len(content) > LARGEST_BODY:
@@ -145,13 +148,38 @@ class TlsFiles:
                 except ValueError as error:
                     where = f"maps.{name}.{'entries' if one.file is None else 'file'}"
                     problems.append((where, f"{one.file}: {error}" if one.file is not None else str(error)))
-        of_maps = {one.file for one in config.maps.values()}
-        files = {path: content for path, content in files.items() if path not in of_maps}
+        sources = _sources(config, files, problems)
+        made = {file.path for file in tls_files(config) if file.kind in ("map", "networks")}
+        files = {path: content for path, content in files.items() if path not in made}
         if sum(map(len, maps.values())) > MAX_MAPS:
             problems.append(("maps", f"all maps together take more than {MAX_MAPS >> 20} MiB"))
-        self.material = Material(files, names, staples, KEY_SETS.refresh(config), maps)
+        if sum(len(four) + len(six) for four, six in sources.values()) > MAX_SOURCES:
+            problems.append(("listeners", f"all lists of networks together take more than {MAX_SOURCES >> 20} MiB"))
+        self.material = Material(files, names, staples, KEY_SETS.refresh(config), maps, sources)
         self.facts = tuple(facts)
         return problems
+
+
+def _sources(config: Config, files: Mapping[Path, bytes], problems: list[tuple[str, str]]) -> dict[str, Ranges]:
+    """Who may not connect to each listener that says so; appends to `problems`."""
+    made = {}
+    for name, listener in config.listeners.items():
+        if not listener.lists_sources:
+            continue
+        lists: dict[str, list[Network]] = {}
+        for key in ("allow", "deny"):
+            file: Path | None = getattr(listener, f"{key}_file")
+            lists[key] = [parse_network(text) for text in getattr(listener, key)]
+            try:
+                if file is not None and file in files:  # else it has been reported, or there is none
+                    lists[key] += networks_in(files[file])
+            except ValueError as error:
+                problems.append((f"listeners.{name}.{key}_file", f"{file}: {error}"))
+        try:
+            made[name] = refused_ranges(lists["allow"] if listener.lists_allowed else None, lists["deny"])
+        except ValueError as error:
+            problems.append((f"listeners.{name}.deny{'' if listener.deny else '_file'}", str(error)))
+    return made
 
 
 def _read(path: Path) -> bytes:

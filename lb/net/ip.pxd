@@ -47,6 +47,7 @@ cdef class Networks:
     cdef Py_ssize_t count4
     cdef Py_ssize_t count6
 
+    cdef int take(self, bytes four, bytes six) except -1
     # Whether the address (4 or 16 bytes in network order, as `family` says) is in one of the networks.
     cdef bint contains(self, int family, const unsigned char *octets) noexcept nogil
     cdef bint contains_ip(self, const tg_ip *ip) noexcept nogil

@@ -103,13 +103,17 @@ def merged(ranges):
 
 
 cdef class Networks:
-    """`texts` are networks or addresses; raises ValueError for what is neither.
+    """`texts` are networks or addresses; raises ValueError for what is neither. `ranges` are taken in their place where
+    they are given: bytes of tg_range4 and of tg_range6, each sorted and apart.
 
     `::/0` holds every IPv6 address and `0.0.0.0/0` every IPv4 address, mapped ones included; neither holds the other's.
     """
 
-    def __cinit__(self, texts):
+    def __cinit__(self, texts, ranges=None):
         cdef Py_ssize_t i
+        if ranges is not None:
+            self.take(ranges[0], ranges[1])
+            return
         networks = [parse_network(text) for text in texts]
         ranges = {4: [], 6: []}
         for network in networks:
@@ -129,6 +133,19 @@ cdef class Networks:
             self.v6[i].last[1] = last & 0xFFFFFFFFFFFFFFFF
         self.count4 = len(four)
         self.count6 = len(six)
+
+    cdef int take(self, bytes four, bytes six) except -1:
+        if len(four) % sizeof(tg_range4) or len(six) % sizeof(tg_range6):
+            raise ValueError("not ranges of addresses")
+        self.v4 = <tg_range4 *>calloc(<size_t>len(four) + 1, 1)
+        self.v6 = <tg_range6 *>calloc(<size_t>len(six) + 1, 1)
+        if self.v4 == NULL or self.v6 == NULL:
+            raise MemoryError
+        memcpy(self.v4, <const char *>four, <size_t>len(four))
+        memcpy(self.v6, <const char *>six, <size_t>len(six))
+        self.count4 = len(four) // <Py_ssize_t>sizeof(tg_range4)
+        self.count6 = len(six) // <Py_ssize_t>sizeof(tg_range6)
+        return 0
 
     def __dealloc__(self):
         free(self.v4)

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import operator
 import os
+from collections import Counter
 from threading import Thread
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ from lb.shared.stick_tables cimport StickTable
 from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.connections.http1 cimport Http1Pool
 from lb.upstream.connections.http2 cimport Http2Channel
+from lb.upstream.marks cimport Marks
 from lb.upstream.pool cimport Pool
 from lb.cache.rules cimport PoolRules
 from lb.upstream.queue cimport PoolQueue
@@ -53,7 +55,7 @@ from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes
 from lb.proxy.routing.values.lookup import Lookup
 from lb.proxy.exchange.hedge import HedgeTools
-from lb.proxy.accept.listener import limit_connections
+from lb.proxy.accept.listener import limit_connections, network_of_plan
 from lb.proxy.udp.listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
 from lb.upstream.load.probe_calls import add_prober
@@ -72,6 +74,13 @@ FORGET = 256                          # routes freed at once
 # Why nobody waits for the start of an endpoint any more.
 GONE = Start(trouble="a reload has removed the pool")
 STOPPING = Start(trouble="the daemon is stopping")
+
+
+def refused_by(listener):
+    """Connections that a listener refused for where they came from, by reason."""
+    return Counter({
+        "source-limit": listener.over_limit, "connection-rate": listener.over_rate, "denied": listener.denied,
+    })
 
 
 def duplicate(fd):
@@ -128,9 +137,9 @@ class Proxy:
         self.overload = Overload(loop)
         self.admission = Admission(self.poller, self.context, self.overload)
         self.http = HttpAcceptor(self.admission)
-        self.tcp = TunnelAcceptor(self.poller)
+        self.tcp = TunnelAcceptor(self.poller, Marks(self.poller))
         self.sniffer = SniffingAcceptor(self.poller)
-        self.over_limit = 0         # connections refused by listeners that are gone
+        self.refused = Counter()    # connections refused by listeners that are gone, by reason
         self.udp = UdpListeners(self.poller, segment, self.access)
 
     def connect(
@@ -215,7 +224,8 @@ class Proxy:
         for listener in streams:
             fd = sockets[listener.name]
             old = self.listeners.get(listener.name)
-            if old is not None and self.descriptors[listener.name] == fd and old.protocol == listener.protocol:
+            if (old is not None and self.descriptors[listener.name] == fd and old.protocol == listener.protocol
+                    and old.network == network_of_plan(listener)):
                 continue
             factory = self.tcp if listener.protocol in ("tcp", "tls") else self.http
             made[listener.name] = Listener(
@@ -470,7 +480,7 @@ class Proxy:
     def give_up(self, listener):
         """No new connections; its count outlives it."""
         listener.halt()
-        self.over_limit += listener.over_limit
+        self.refused += refused_by(listener)
 
     def leave(self) -> None:
         """Another worker takes the new connections: those of clients that are open go on to their next answer, or to
@@ -526,7 +536,7 @@ class Proxy:
             "access_log_dropped": self.access.dropped,
             "access_log_errors": self.access.write_errors,
             "access_log_trouble": self.access.trouble,
-            "refused_source-limit": self.over_limit + sum([each.over_limit for each in self.listeners.values()]),
+            **{f"refused_{reason}": n for reason, n in self.refusals().items()},
             **self.sniffer.stats(),
             "refused_overload": self.overload.refused,
             **mirror.counts(),
@@ -537,6 +547,13 @@ class Proxy:
     def comparisons(self) -> list[dict[str, Any]]:
         """What comparisons of mirrors' answers have found since the last time (lb.proxy.exchange.mirror.report)."""
         return report.taken()
+
+    def refusals(self):
+        """Connections refused for where they came from, by reason."""
+        found = Counter(dict.fromkeys(("source-limit", "connection-rate", "denied"), 0))
+        for counts in (self.refused, *map(refused_by, self.listeners.values())):
+            found.update(counts)
+        return found
 
     def tier_status(self) -> dict[str, Any] | None:
         """How the cache tier is (lb.cache.tiers.tier.TierStatus); None where there is none."""

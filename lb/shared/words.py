@@ -449,15 +449,15 @@ UDP_LISTENER = Kind(
     words=(
         Word(
             "dropped",
-            "Datagrams that went no further, by reason: a session too many, one too many of the client's address, "
+            "Datagrams that went no further, by reason: a session too many, one too many of the client's network, "
             "longer than max_datagram, no endpoint takes sessions, the endpoint is not there, out of descriptors, "
-            "ports or memory, a full send buffer to the endpoint or to the clients, the daemon stops, or refused by "
-            "the kernel",
+            "ports or memory, a full send buffer to the endpoint or to the clients, the daemon stops, refused by "
+            "the kernel, the network may begin no sessions (denied), or has begun too many of late (rate)",
             metric="udp_*_datagrams",
             labels=("reason",),
             values=_each(
                 "sessions", "source", "size", "no_endpoint", "unreachable", "resources", "endpoint_full", "client_full",
-                "draining", "error",
+                "draining", "error", "denied", "rate",
             ),
         ),
     ),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from lb.config.checks.file import check_config
 from lb.config.plan.tables import FIELDS
 from lb.config.schema.file import Config
-from lb.config.schema.tables import CompareConfig, TableConfig, TableRuleConfig, places_in_order, rule_plan, table_plan
+from lb.config.schema.tables import TableCompareConfig, TableConfig, TableRuleConfig, places_in_order, rule_plan, table_plan
 from lb.config.units import MINUTE, SECOND
 from lb.config.values import CLOSE, OPEN
 
@@ -134,5 +134,5 @@ def test_what_tables_and_rules_compile_to() -> None:
     assert [(each.table, FIELDS[each.field], each.how, each.number) for each in held.when] == [
         ("clients", "request_rate", "above", 100)
     ]
-    short = CompareConfig.model_validate({"exact": 7})
+    short = TableCompareConfig.model_validate({"exact": 7})
     assert short.exact == 7

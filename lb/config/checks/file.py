@@ -22,7 +22,7 @@ from lb.config.checks.jobs import check_jobs
 from lb.config.checks.routes import Found as Found
 from lb.config.checks.routes import check_table
 from lb.config.checks.scaling import check_scaling
-from lb.config.checks.streams import check_reference, check_stream
+from lb.config.checks.streams import check_reference, check_sources, check_stream
 from lb.config.checks.tables import check_tables
 from lb.config.checks.tls import check_tls
 from lb.config.checks.udp import check_source_key
@@ -96,6 +96,7 @@ def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:
     path = f"listeners.{name}"
+    yield from check_sources(path, listener)
     if listener.protocol in ("tcp", "tls", "udp"):
         yield from check_stream(config, broken, name, listener)
         return
@@ -224,7 +225,9 @@ def _route_names(config: Config) -> Iterator[Found]:
 def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     path = f"pools.{name}"
     if pool.protocol != "tcp":
-        yield from only_for(pool, path, ("send_proxy",), "only for protocol tcp")
+        yield from only_for(pool, path, ("send_proxy", "on_marked_down", "on_marked_up"), "only for protocol tcp")
+    elif pool.on_marked_up != "keep" and pool.endpoints and len({each.priority for each in pool.endpoints}) == 1:
+        yield f"{path}.on_marked_up", "has no effect: all endpoints have the same priority"
     if pool.protocol != "http":
         yield from only_for(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
     if pool.protocol != "oip":

@@ -1,9 +1,10 @@
-"""Listeners below HTTP (`tcp`, `tls`, `udp`): what they cannot have, and pools and listeners that they name."""
+"""Listeners below HTTP (`tcp`, `tls`, `udp`): what they cannot have, and what they name; who may connect to any."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 
+from lb.config.address import UnixPath, parse_bind
 from lb.config.checks.routes import Found
 from lb.config.checks.udp import check_udp_listener
 from lb.config.schema.base import did_you_mean, only_for
@@ -42,6 +43,7 @@ _STREAM_ONLY = (
     "half_close_timeout",
     "tcp_keepalive",
 )
+_ABOUT_SOURCES = ("allow", "allow_file", "deny", "deny_file", "connection_rate_per_source")
 _POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",), "udp": ("udp",)}
 
 
@@ -65,6 +67,17 @@ def check_stream(config: Config, broken: Set[str], name: str, listener: Listener
             yield f"{path}.routes", "only for protocol http; a tcp listener has one pool"
     if listener.pool is None and not listener.pools:
         yield f"{path}.pool", f"is required for protocol {listener.protocol}"
+
+
+def check_sources(path: str, listener: ListenerConfig) -> Iterator[Found]:
+    """Problems with who may connect to a listener of any protocol, and how often."""
+    given = [key for key in _ABOUT_SOURCES if key in listener.model_fields_set and getattr(listener, key)]
+    if isinstance(parse_bind(listener.bind), UnixPath) and listener.proxy_protocol is None:
+        for key in given:
+            yield f"{path}.{key}", "has no effect: clients of a Unix socket have no address without proxy_protocol"
+    counted = listener.max_connections_per_source or listener.udp.max_sessions_per_source
+    if "source_network" in listener.model_fields_set and not counted and listener.connection_rate_per_source is None:
+        yield f"{path}.source_network", "has no effect without a limit per source"
 
 
 def check_reference(config: Config, broken: Set[str], path: str, name: str, protocol: str) -> Iterator[Found]:

@@ -50,6 +50,7 @@ from lb.config.schema.listeners.hop import port_of
 from lb.config.schema.listeners.http2 import Http2Config
 from lb.config.schema.listeners.keepalive import keepalive_plan, pool_keepalive_plan
 from lb.config.schema.listeners.sampling import explain_plan
+from lb.config.schema.listeners.sources import sources_plan
 from lb.config.schema.listeners.tcp import UNIX, ProxyProtocolConfig
 from lb.config.schema.listeners.tls import NOTHING, Material, answer_files, pool_tls_plan, tls_plan
 from lb.config.schema.listeners.udp import udp_plan
@@ -282,6 +283,7 @@ def _listener(
         keepalive=keepalive_plan(listener.tcp_keepalive) if listener.protocol != "udp" else None,
         split=compile_split(listener.pools, listener.sticky, pools) if listener.pools else None,
         error_pages=error_page_plans(listener.error_pages, material.files),
+        sources=sources_plan(name, listener, material),
     )
 
 
@@ -450,6 +452,8 @@ def _pool(
         avoid_failing=pool.avoid_failing,
         max_idle=pool.max_idle,
         send_proxy="" if pool.send_proxy.version == "off" else pool.send_proxy.version,
+        on_marked_down=pool.on_marked_down,
+        on_marked_up=pool.on_marked_up,
         send_unique_id=pool.send_proxy.unique_id,
         send_checksum=pool.send_proxy.checksum,
         tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,

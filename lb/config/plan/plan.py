@@ -174,6 +174,8 @@ class PoolPlan(Struct, frozen=True):
     send_proxy: str = ""  # "" | v1 | v2: PROXY protocol towards the endpoint (tcp)
     send_unique_id: bool = False  # a unique id for connections that came without one (v2)
     send_checksum: bool = False  # CRC-32C of the header (v2)
+    on_marked_down: str = "keep"  # keep | shutdown_sessions
+    on_marked_up: str = "keep"  # keep | shutdown_backup_sessions
     tls: PoolTlsPlan | None = None
     series: int = -1  # that counts for its budgets, and for its queue; -1 = none (tcp, udp)
     queue: QueuePlan | None = None  # None = nobody waits: no endpoint has a limit, or its protocol knows no waiting
@@ -291,6 +293,19 @@ class ProxyProtocolPlan(Struct, frozen=True):
     timeout_ns: int
 
 
+class SourcesPlan(Discreet, frozen=True):
+    """Who may connect to a listener, and how often."""
+
+    HIDDEN: ClassVar[tuple[str, ...]] = ("refused4", "refused6")
+
+    ipv4_prefix: int = 32  # bits that say which network an address is of
+    ipv6_prefix: int = 64
+    refused4: bytes = b""  # who may not: lb.config.sources.Ranges
+    refused6: bytes = b""
+    rate_interval_ns: int = 0  # between two connections of a network; 0 = any rate
+    rate_burst: int = 0
+
+
 class UdpPlan(Struct, frozen=True):
     """Limits are per worker."""
 
@@ -361,6 +376,7 @@ class ListenerPlan(Struct, frozen=True):
     keepalive: KeepalivePlan | None = None  # of accepted connections; None = off
     split: SplitPlan | None = None  # in place of `pool`
     error_pages: tuple[ErrorPagePlan, ...] = ()  # the first that fits
+    sources: SourcesPlan = field(default_factory=SourcesPlan)
 
     def route_series(self) -> Iterator[tuple[str, int]]:
         """Name and series of each route."""

@@ -59,6 +59,7 @@ from lb.config.schema.file import (
     ShareConfig,
     ShutdownConfig,
     SniRouteConfig,
+    TableCompareConfig,
     TableConfig,
     TableRuleConfig,
     TextMatch,
@@ -478,7 +479,7 @@ store: [request_rate(10s), error_rate(1m), concurrent, gpt0]
 when: {clients: {request_rate: {above: 100}}}
 deny: 429
 """,
-    CompareConfig: """
+    TableCompareConfig: """
 above: 100
 """,
     RateKeyConfig: """

@@ -72,7 +72,7 @@ from lb.config.schema.routes.route import (
     RouteConfig,
     ShareConfig,
 )
-from lb.config.schema.tables import CompareConfig, TableConfig, TableRuleConfig
+from lb.config.schema.tables import TableCompareConfig, TableConfig, TableRuleConfig
 from lb.config.schema.tier import TierConfig, TierTlsConfig
 from lb.config.schema.tracing import TracingConfig
 from lb.config.units import HOUR, KIB, MIB, MILLISECOND, SECOND, TIB, Duration, FileContext, Size
@@ -152,6 +152,7 @@ __all__ = [
     "StepAdjustmentConfig",
     "StepConfig",
     "StepScalingConfig",
+    "TableCompareConfig",
     "TableConfig",
     "TableRuleConfig",
     "TargetTrackingConfig",

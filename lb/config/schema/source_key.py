@@ -7,7 +7,7 @@ from pydantic import Field
 from lb.config.schema.base import Boolean, Integer, Model
 
 
-class SourceNetworkConfig(Model):
+class SourcePrefixConfig(Model):
     """How much of a client's address counts. Clients of one network have one key, however often their addresses change
     within it."""
 
@@ -17,7 +17,7 @@ class SourceNetworkConfig(Model):
     """Bits of an IPv6 address which count; 64 is what one subscriber has."""
 
 
-class SourceKeyConfig(SourceNetworkConfig):
+class SourceKeyConfig(SourcePrefixConfig):
     """What of a client's address counts: HAProxy's `balance source` with `hash … ipmask`. Clients of one network
     then have one key, however often their addresses change within it. For `udp`, `port` and `destination` together are
     the 5-tuple of other load balancers, `destination` alone is their 3-tuple, `port` alone nginx' `hash

@@ -25,7 +25,7 @@ from lb.config.plan.tables import (
 )
 from lb.config.schema.base import Integer, Model, Name, did_you_mean, only_one, problem
 from lb.config.schema.maps import Key
-from lb.config.schema.source_key import SourceNetworkConfig
+from lb.config.schema.source_key import SourcePrefixConfig
 from lb.config.units import DAY, MINUTE, SECOND, Duration, format_duration, parse_duration
 from lb.config.values import parse
 
@@ -70,7 +70,7 @@ class TableConfig(Model):
     """What is counted together: a text with values of the request, such as `${client.address}`, `${header.x-tenant}`
     or `${client.address} ${request.host}`. A request for which it is empty is not counted. Keys are shown in the admin
     API: for credentials take `${auth.identity}`."""
-    source: SourceNetworkConfig = Field(default_factory=lambda: SourceNetworkConfig(ipv4_prefix=32, ipv6_prefix=64))
+    source: SourcePrefixConfig = Field(default_factory=lambda: SourcePrefixConfig(ipv4_prefix=32, ipv6_prefix=64))
     """How much of an address counts, where `key` is `${client.address}`. Default: all of IPv4, the /64 network of
     IPv6."""
     size: Integer = Field(default=100_000, ge=1, le=1_000_000)
@@ -107,7 +107,7 @@ class TableConfig(Model):
         return len(parts) == 1 and not isinstance(parts[0], str) and parts[0].name == "client.address"
 
 
-class CompareConfig(Model):
+class TableCompareConfig(Model):
     """How a number is compared. Exactly one of the three; a number alone is short for `exact`."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [k]} for k in ("above", "below", "exact")]})
@@ -120,7 +120,7 @@ class CompareConfig(Model):
     """It is the same."""
 
     @model_validator(mode="after")
-    def _one(self) -> CompareConfig:
+    def _one(self) -> TableCompareConfig:
         only_one(self, ("above", "below", "exact"))
         return self
 
@@ -135,7 +135,7 @@ def _field(value: str) -> str:
     return value
 
 
-Compare = Annotated[CompareConfig, BeforeValidator(_number, json_schema_input_type=int | CompareConfig)]
+Compare = Annotated[TableCompareConfig, BeforeValidator(_number, json_schema_input_type=int | TableCompareConfig)]
 Comparisons = Annotated[
     dict[Annotated[str, AfterValidator(_field)], Compare], Field(min_length=1, max_length=len(FIELDS))
 ]
@@ -176,7 +176,7 @@ Track = Annotated[
 TableRules = Annotated[list[TableRuleConfig], Field(max_length=64)]
 
 
-def comparisons_of(match: Mapping[str, Mapping[str, CompareConfig]]) -> Iterator[ComparisonPlan]:
+def comparisons_of(match: Mapping[str, Mapping[str, TableCompareConfig]]) -> Iterator[ComparisonPlan]:
     """The conditions of a mapping of tables."""
     for table, fields in match.items():
         for field, compare in fields.items():

@@ -54,6 +54,7 @@ cdef class Sniffer(Stream):
     cdef bint trusted                 # the peer may send a PROXY header
     cdef bint ended                   # the peer shut down its side
     cdef bint heard                   # something has come
+    cdef bint admitted                # the client is known, and its listener has counted it
     cdef bint by_path                 # a client of a Unix socket (`unix` is a macro of C)
     cdef uint64_t until               # the deadline of the state
     cdef char ip[46]
@@ -68,6 +69,7 @@ cdef class Sniffer(Stream):
     cdef int consume(self, size_t size) noexcept
     cdef int believe(self, tg_proxy *header, size_t size) noexcept
     cdef void header_done(self) noexcept
+    cdef bint admit(self) noexcept
     cdef void pass_to(self, Listener target) noexcept
     cdef void hand_over(self) noexcept
     cdef void refuse(self, int reason) noexcept

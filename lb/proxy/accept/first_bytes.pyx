@@ -1,12 +1,12 @@
 """The first bytes of a connection: see first_bytes.pxd."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from posix.unistd cimport close
 from lb.failure cimport (
     FAIL_BAD_CLIENT_HELLO, FAIL_FIRST_BYTES_TIMEOUT, FAIL_LISTENER_FULL, FAIL_NOT_TLS, FAIL_NO_ROUTE,
-    FAIL_PROXY_MALFORMED, FAIL_PROXY_MISSING, FAIL_PROXY_UNTRUSTED, failure_of, tg_failure,
+    FAIL_PROXY_MALFORMED, FAIL_PROXY_MISSING, FAIL_PROXY_UNTRUSTED, failure_of,
 )
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free
 from lb.net.tls.client_hello cimport HELLO_MORE, HELLO_NOT_TLS, HELLO_RAW, hello_parse, tg_hello
@@ -14,7 +14,7 @@ from lb.net.ip cimport ip_format, ip_parse, ip_set, tg_ip
 from lb.net.poller cimport READ_TURNS, Poller
 from lb.net.proxy_header cimport PROXY_MAX, PROXY_MORE, PROXY_NONE, proxy_parse, tg_proxy
 from lb.shared.segment cimport tg_add
-from lb.shared.segment_words cimport LISTENER_REJECTED, LISTENER_TIMEOUTS
+from lb.shared.segment_words cimport LISTENER_TIMEOUTS
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
@@ -22,9 +22,6 @@ from lb.net.stream cimport (
 from lb.proxy.accept.listener cimport Acceptor, Listener
 from lb.proxy.accept.sni cimport SniRule, SniTable
 from lb.proxy.routing.split cimport pool_for
-from lb.telemetry.accesslog cimport (
-    A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, set_object, set_text, tg_access, wall_ns,
-)
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -81,6 +78,8 @@ cdef class SniffingAcceptor(Acceptor):
         sniffer.by_path = unix
         if listener.proxy_from is None:
             sniffer.move(P_HELLO)
+            if not sniffer.admit():
+                return
             sniffer.until = self.poller.now + listener.header_timeout
         else:
             sniffer.until = self.poller.now + listener.proxy_timeout
@@ -202,7 +201,16 @@ cdef class Sniffer(Stream):
             return tg_buffer_append(&self.first_bytes.header, self.poller.scratch, size)
         return 0
 
+    cdef bint admit(self) noexcept:
+        """The client is known. False: it may not connect, and is gone."""
+        self.admitted = self.listener.admit(self.ip, self.ip_length, self.port)
+        if not self.admitted:
+            self.drop()
+        return self.admitted
+
     cdef void header_done(self) noexcept:
+        if not self.admit():
+            return
         if not self.listener.reads_hello:
             self.hand_over()
             return
@@ -253,9 +261,10 @@ cdef class Sniffer(Stream):
         if not target.take_over():
             self.refuse_with_alert(R_FULL, INTERNAL_ERROR)
             return
-        self.listener.uncounted_closed()
+        self.listener.closed_one(self.ip, <size_t>self.ip_length)
         self.listener = target                    # all listeners have one set of connections
-        self.hand_over()
+        if self.admit():
+            self.hand_over()
 
     cdef void hand_over(self) noexcept:
         cdef int fd = self.sock
@@ -266,36 +275,19 @@ cdef class Sniffer(Stream):
             (<set>listener.connections).discard(self)
             fd = self.poller.detach(self)
             if fd < 0:
-                listener.uncounted_closed()
+                listener.closed_one(self.ip, <size_t>self.ip_length)
                 return
         listener.first_bytes = self.first_bytes
-        listener.hand_over(fd, self.ip, self.ip_length, self.port, self.by_path)
+        (<Acceptor>listener.factory).accepted(listener, fd, self.ip, self.ip_length, self.port, self.by_path)
         listener.first_bytes = None
 
     cdef void count_refusal(self, int reason) noexcept:
-        cdef tg_access *record
         cdef Listener listener = self.listener
-        cdef const char *method = b"TCP"
-        cdef const tg_failure *failure = failure_of(REFUSED[reason])
         self.home.refused[reason] += 1
-        tg_add(&listener.series[LISTENER_REJECTED], 1)
         if reason == R_SLOW:
             tg_add(&listener.series[LISTENER_TIMEOUTS], 1)
-        if not listener.access.enabled:
-            return
-        record = listener.access.begin()
-        if record == NULL:
-            return
-        record.wall_ns = wall_ns()
-        record.port = <uint16_t>self.port
-        set_text(record, A_CLIENT, self.ip, <size_t>self.ip_length)
-        if listener.reads_hello:
-            method = b"TLS"
-        set_text(record, A_METHOD, method, 3)
-        set_text(record, A_HOST, self.first_bytes.sni, self.first_bytes.sni_length)
-        set_object(record, A_LISTENER, listener.name)
-        set_text(record, A_REASON, failure.reason, <size_t>failure.reason_length)
-        listener.access.commit()
+        listener.log_refusal(
+            REFUSED[reason], self.ip, self.ip_length, self.port, self.first_bytes.sni, self.first_bytes.sni_length)
 
     cdef void refuse(self, int reason) noexcept:
         self.count_refusal(reason)
@@ -348,7 +340,10 @@ cdef class Sniffer(Stream):
         elif self.sock >= 0:
             close(self.sock)
         self.sock = -1
-        self.listener.uncounted_closed()
+        if self.admitted:
+            self.listener.closed_one(self.ip, <size_t>self.ip_length)
+        else:
+            self.listener.uncounted_closed()
 
     cdef void on_timer(self) noexcept:
         if self.state == P_LINGER:

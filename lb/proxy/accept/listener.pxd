@@ -8,6 +8,7 @@ from lb.net.keepalive cimport tg_keepalive
 from lb.net.poller cimport Poller, Source
 from lb.shared.segment cimport Segment
 from lb.proxy.routing.error_pages cimport ErrorPages
+from lb.proxy.accept.source_guard cimport SourceGuard
 from lb.proxy.accept.source_limits cimport Sources
 from lb.net.tls.session cimport Tls
 from lb.net.tls.context cimport ServerContext
@@ -72,7 +73,11 @@ cdef class Listener(Source):
     cdef tg_keepalive keepalive
     cdef ErrorPages error_pages       # behind those of routes; None: there are none
     cdef bint on_path                 # it is a Unix socket
+    cdef SourceGuard guard            # None: everybody may connect, as often as they like
+    cdef readonly tuple network       # bits of IPv4 and IPv6 addresses by which `sources` counts
     cdef readonly uint64_t over_limit   # connections closed because their network had enough
+    cdef readonly uint64_t over_rate    # because it had come too often
+    cdef readonly uint64_t denied       # because it may not connect
 
     # Whether the protocol that a request asks to change to is one of `upgrades`.
     cdef bint may_upgrade(self, Scan *scan) noexcept
@@ -92,11 +97,13 @@ cdef class Listener(Source):
     cdef void stop(self) noexcept
     cdef void complain(self, const char *what) noexcept
     cdef void resume(self) noexcept
-    # The client is known: counted, and given to the protocol; or closed, when its network has enough.
-    cdef void hand_over(self, int fd, const char *ip, int ip_length, int port, bint unix) noexcept
-    # To be called once for every connection that was handed over, with the text that it was handed over with.
+    # The client is known. True: it is counted, until `closed_one`. False: it may not connect now; that is counted and
+    # logged, and its connection is to be closed.
+    cdef bint admit(self, const char *ip, int ip_length, int port) noexcept
+    cdef void log_refusal(self, int kind, const char *ip, int ip_length, int port, const char *host, size_t n) noexcept
+    # To be called once for every connection that was admitted, with the text that it was admitted with.
     cdef void closed_one(self, const char *ip, size_t ip_length) noexcept
-    # The same for one that was closed before.
+    # The same for one that was not.
     cdef void uncounted_closed(self) noexcept
 
 

@@ -10,15 +10,17 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, EN
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset, strerror
 from posix.unistd cimport close
+from lb.failure cimport FAIL_DENIED, FAIL_NONE, FAIL_SOURCE_LIMIT, failure_of, tg_failure
 from lb.shared.atomics cimport tg_fence_full
 from lb.http.head cimport H_UPGRADE, Field, Scan, same_name
-from lb.net.ip cimport AF_INET, AF_INET6, IP_TEXT, Networks, ip_format, ip_set, tg_ip
+from lb.net.ip cimport AF_INET, AF_INET6, IP_TEXT, Networks, ip_format, ip_parse, ip_set, tg_ip
 from lb.net.keepalive cimport keepalive_of, keepalive_set
 from lb.net.poller cimport Poller, Source
 from lb.shared.segment cimport Segment, tg_add, tg_get
 from lb.shared.segment_words cimport LISTENER_CONNECTIONS, LISTENER_REJECTED, SERIES_FINISHED, SERIES_STARTED
 from lb.shared.source_counts cimport SharedSources
 from lb.proxy.routing.error_pages cimport error_pages
+from lb.proxy.accept.source_guard cimport guard_of
 from lb.proxy.accept.source_limits cimport Sources
 from lb.net.tls.session cimport Tls, new_server_tls
 from lb.net.tls.context cimport ServerContext
@@ -26,7 +28,9 @@ from lb.proxy.routing.headers.forwarded cimport Forwarding
 from lb.proxy.routing.normalize cimport normalize_flags
 from lb.proxy.client.body_rate cimport body_rate_quota
 from lb.proxy.exchange.explain.sampler cimport Sampler
-from lb.telemetry.accesslog cimport AccessLog
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, AccessLog, set_object, set_text, tg_access, wall_ns,
+)
 
 from lb.shared.hashing import hash64_bytes
 
@@ -93,6 +97,17 @@ def limit_connections(long long most):
     most_held = most
 
 
+def network_of_plan(plan):
+    """The bits of IPv4 and of IPv6 addresses by which a ListenerPlan counts. A listener counts by others only anew: its
+    connections leave by the network that they came by."""
+    return plan.sources.ipv4_prefix, plan.sources.ipv6_prefix
+
+
+def sources_scope(plan):
+    """What tells a ListenerPlan's networks from those of others in the table of all workers."""
+    return hash64_bytes(b"%b/%d/%d" % (plan.name.encode(), *network_of_plan(plan)))
+
+
 cdef class Acceptor:
 
     cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
@@ -109,7 +124,8 @@ cdef class Listener(Source):
         self.factory = factory
         self.connections = connections
         self.access = access
-        self.sources = Sources()
+        self.network = network_of_plan(plan)
+        self.sources = Sources(*self.network)
         self.update(plan, segment, table, tls)
 
     def update(self, plan, Segment segment, table, ServerContext tls=None):
@@ -139,9 +155,10 @@ cdef class Listener(Source):
         self.half_close_timeout = plan.half_close_timeout_ns
         self.max_per_source = plan.max_connections_per_source
         if self.max_per_source and self.sources.table is None:
-            self.sources.share(SharedSources(segment), hash64_bytes(self.name.encode()))
+            self.sources.share(SharedSources(segment), sources_scope(plan))
         elif not self.max_per_source:
             self.sources.withdraw()
+        self.guard = guard_of(plan, segment)
         self.reads_hello = plan.protocol == "tls"
         self.sniffs = self.reads_hello or proxy is not None
         self.proxy_from = None if proxy is None else Networks(proxy.networks)
@@ -313,17 +330,47 @@ cdef class Listener(Source):
             ip_length = ip_format(&peer, ip)
             if self.sniffs:
                 (<Acceptor>self.sniffer).accepted(self, fd, ip, ip_length, port, unix)
+            elif self.admit(ip, ip_length, port):
+                (<Acceptor>self.factory).accepted(self, fd, ip, ip_length, port, unix)
             else:
-                self.hand_over(fd, ip, ip_length, port, unix)
+                close(fd)
+                self.uncounted_closed()
 
-    cdef void hand_over(self, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
-        if not self.sources.enter(ip, <size_t>ip_length, self.max_per_source):
-            close(fd)
+    cdef bint admit(self, const char *ip, int ip_length, int port) noexcept:
+        cdef tg_ip address
+        cdef int kind = FAIL_NONE
+        if self.guard is not None:
+            ip_parse(&address, ip, <size_t>ip_length)     # a Unix socket has none: then it is that of family 0
+            kind = self.guard.judge(&address, self.poller.now)
+        if kind == FAIL_NONE:
+            if self.sources.enter(ip, <size_t>ip_length, self.max_per_source):
+                return True
+            kind = FAIL_SOURCE_LIMIT
             self.over_limit += 1
-            tg_add(&self.series[LISTENER_REJECTED], 1)
-            self.uncounted_closed()
+        elif kind == FAIL_DENIED:
+            self.denied += 1
+        else:
+            self.over_rate += 1
+        self.log_refusal(kind, ip, ip_length, port, NULL, 0)
+        return False
+
+    cdef void log_refusal(self, int kind, const char *ip, int ip_length, int port, const char *host, size_t n) noexcept:
+        cdef tg_access *record
+        cdef const tg_failure *failure = failure_of(kind)
+        tg_add(&self.series[LISTENER_REJECTED], 1)
+        if not self.access.enabled:
             return
-        (<Acceptor>self.factory).accepted(self, fd, ip, ip_length, port, unix)
+        record = self.access.begin()
+        if record == NULL:
+            return
+        record.wall_ns = wall_ns()
+        record.port = <uint16_t>port
+        set_text(record, A_CLIENT, ip, <size_t>ip_length)
+        set_text(record, A_METHOD, b"TLS" if self.reads_hello else b"TCP", 3)
+        set_text(record, A_HOST, host, n)
+        set_object(record, A_LISTENER, self.name)
+        set_text(record, A_REASON, failure.reason, <size_t>failure.reason_length)
+        self.access.commit()
 
     cdef void stop(self) noexcept:
         """Stop watching for a while (the limit is reached, or resources are out)."""

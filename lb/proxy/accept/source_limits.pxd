@@ -1,4 +1,4 @@
-"""How many connections each network has: of the size of one client, /32 for IPv4 and /64 for IPv6.
+"""How many connections each network has: of the size of one client, /32 for IPv4 and /64 for IPv6, or larger ones.
 
 A /64 is what one subscriber gets (RFC 6177): within it addresses cost nothing, so they count as one.
 """
@@ -22,6 +22,7 @@ cdef class Sources:
     cdef size_t capacity              # a power of two
     cdef readonly size_t networks     # slots in use
     cdef uint64_t seed
+    cdef uint64_t masks[2]            # of the numbers of IPv4 and IPv6 networks: what of them counts
     cdef readonly SharedSources table   # None = a limit is this process's own
     cdef uint64_t scope               # whose connections they are, in the table
 

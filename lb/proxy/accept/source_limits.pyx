@@ -4,7 +4,8 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from lb.net.ip cimport AF_INET, ip_parse, tg_ip
+from lb.net.ip cimport AF_INET6, ip_parse, tg_ip
+from lb.proxy.accept.source_guard cimport network_mask, network_of
 from lb.shared.source_counts cimport SHARED_ADDED, SHARED_FULL, SharedSources
 
 cdef enum:
@@ -13,20 +14,19 @@ cdef enum:
 
 cdef bint key_of(const char *ip, size_t n, uint64_t *key, uint32_t *family) noexcept nogil:
     cdef tg_ip parsed
-    cdef int i, width
     if ip_parse(&parsed, ip, n) < 0:
         return False
-    width = 4 if parsed.family == AF_INET else 8
-    key[0] = 0
-    for i in range(width):
-        key[0] = (key[0] << 8) | <uint64_t>parsed.octets[i]
+    key[0] = network_of(&parsed)
     family[0] = <uint32_t>parsed.family
     return True
 
 
 cdef class Sources:
+    """Of networks whose addresses have their first `ipv4_prefix` or `ipv6_prefix` (at most 64) bits in common."""
 
-    def __cinit__(self):
+    def __cinit__(self, int ipv4_prefix=32, int ipv6_prefix=64):
+        self.masks[0] = network_mask(False, ipv4_prefix)
+        self.masks[1] = network_mask(True, ipv6_prefix)
         # Nobody outside can choose networks that meet in one place of the table.
         self.seed = int.from_bytes(os.urandom(8), "little")
         self.slots = <tg_source *>calloc(FIRST_CAPACITY, sizeof(tg_source))
@@ -57,7 +57,9 @@ cdef class Sources:
         return not key_of(ip, n, &key, &family) or self.enter_network(key, family, limit)
 
     cdef bint enter_network(self, uint64_t key, uint32_t family, uint32_t limit) noexcept nogil:
-        cdef size_t at = self.find(key, family)
+        cdef size_t at
+        key &= self.masks[family == AF_INET6]
+        at = self.find(key, family)
         if self.slots[at].count == 0:
             if 2 * (self.networks + 1) > self.capacity:
                 if not self.grow():
@@ -124,7 +126,7 @@ cdef class Sources:
             self.leave_network(key, family)
 
     cdef void leave_network(self, uint64_t key, uint32_t family) noexcept nogil:
-        cdef size_t at = self.find(key, family)
+        cdef size_t at = self.find(key & self.masks[family == AF_INET6], family)
         if self.slots[at].count == 0:
             return
         self.slots[at].count -= 1
@@ -181,7 +183,7 @@ cdef class Sources:
         data = ip.encode()
         if not key_of(data, <size_t>len(data), &key, &family):
             raise KeyError(ip)
-        return self.slots[self.find(key, family)].count
+        return self.slots[self.find(key & self.masks[family == AF_INET6], family)].count
 
     def __repr__(self):
         return f"<Sources {self.networks} networks>"

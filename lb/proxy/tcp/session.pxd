@@ -7,6 +7,7 @@ from lb.net.stream cimport Stream
 from lb.proxy.accept.listener cimport Acceptor, Listener
 from lb.proxy.accept.first_bytes cimport FirstBytes
 from lb.upstream.attempt cimport Attempt
+from lb.upstream.marks cimport Marks
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport Waiter
 from lb.upstream.excluded cimport tg_excluded
@@ -46,6 +47,7 @@ cdef class Tunnel(Waiter):
     cdef char ip[46]
     cdef int ip_length
     cdef int port
+    cdef bint marking                 # it ends when its endpoint is marked (lb.upstream.marks)
     cdef object __weakref__
 
     cdef void connect(self) noexcept
@@ -69,6 +71,7 @@ cdef class Tunnel(Waiter):
 cdef class TunnelAcceptor(Acceptor):
     cdef Poller poller
     cdef Py_ssize_t busy
+    cdef Marks marks
     cdef list pipes                   # empty ones, for whoever has bulk next
 
     cdef Pipe take_pipe(self)

@@ -9,8 +9,9 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 from lb.failure cimport (
-    FAIL_BROKEN_OFF, FAIL_CONNECT, FAIL_IDLE, FAIL_NONE, FAIL_NO_ENDPOINT, FAIL_PROXY_HEADER, FAIL_QUEUE_FULL,
-    FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_TLS, VERDICT_GATEWAY, VERDICT_GOOD, failure_of,
+    FAIL_BROKEN_OFF, FAIL_CONNECT, FAIL_IDLE, FAIL_MARKED, FAIL_NONE, FAIL_NO_ENDPOINT, FAIL_PROXY_HEADER,
+    FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_TLS, VERDICT_GATEWAY, VERDICT_GOOD,
+    failure_of,
 )
 from lb.net.poller cimport NEVER, Poller, monotonic_ns
 from lb.net.reading cimport drained
@@ -38,6 +39,7 @@ from lb.telemetry.accesslog cimport (
 from lb.upstream.attempt cimport (
     A_CONNECTING, A_OVER, A_SENDING, SESSION_ENDED, Attempt, release, step, take_slot, tg_outcome,
 )
+from lb.upstream.marks cimport Marks
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NO_START, Q_NOBODY, Waiter, stand_in_line
 from lb.upstream.excluded cimport acquire_past
@@ -259,6 +261,9 @@ cdef class Tunnel(Waiter):
         self.endpoint.poller.disarm(self.endpoint)
         step(self.attempt, A_SENDING)
         self.observe_connect(True)
+        if self.attempt.pool.ends_down or self.attempt.pool.ends_backups:
+            self.marking = True
+            self.home.marks.enter(self.attempt.pool, self.attempt.endpoint, self)
         if self.pool.send_proxy:
             if write_proxy_header(&self.endpoint.out, self.pool, self.client, self.first_bytes) < 0:
                 self.failure = FAIL_PROXY_HEADER
@@ -371,6 +376,9 @@ cdef class Tunnel(Waiter):
         cdef tg_outcome outcome
         if self.attempt.state == A_OVER:
             return
+        if self.marking:
+            self.marking = False
+            self.home.marks.leave(self.attempt.pool, self.attempt.endpoint, self)
         memset(&outcome, 0, sizeof(outcome))
         outcome.how = SESSION_ENDED
         outcome.ok = ok
@@ -423,6 +431,12 @@ cdef class Tunnel(Waiter):
     def close(self):
         self.finish(False)
 
+    def marked(self):
+        """Its endpoint was marked down, or a better one up."""
+        if not self.over:
+            self.failure = FAIL_MARKED
+            self.finish(False)
+
 
 cdef enum:
     SPARE_PIPES = 32                  # kept open in a worker: making one takes two system calls
@@ -431,8 +445,9 @@ cdef enum:
 cdef class TunnelAcceptor(Acceptor):
     """Makes sessions."""
 
-    def __init__(self, Poller poller):
+    def __init__(self, Poller poller, Marks marks not None):
         self.poller = poller
+        self.marks = marks
         self.pipes = []
 
     cdef Pipe take_pipe(self):

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from lb.net.datagram cimport tg_flow_key
 from lb.net.flows cimport tg_flow
 from lb.shared.segment cimport Segment
+from lb.proxy.accept.source_guard cimport SourceGuard
 from lb.proxy.udp.pool cimport UdpPool, UdpSplit
 from lb.proxy.udp.session cimport UdpSocket
 
@@ -15,6 +16,8 @@ cdef class UdpListener(UdpSocket):
     cdef Segment segment
     cdef unsigned int series_index
     cdef uint64_t max_sessions        # over all workers
+    cdef SourceGuard guard            # None: everybody may begin sessions, as often as they like
+    cdef tuple network                # bits of addresses by which `sources` counts
     cdef uint32_t max_per_source      # likewise; 0 = no limit
     cdef tg_flow_key own              # where the socket is
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from libc.errno cimport EAGAIN
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
-from lb.failure cimport FAIL_UDP_CLOSED, FAIL_UDP_DOWN
+from lb.failure cimport FAIL_DENIED, FAIL_NONE, FAIL_UDP_CLOSED, FAIL_UDP_DOWN
 from lb.shared.atomics cimport tg_fence_full
 from lb.net.datagram cimport (
     MSG_TRUNC, TG_BATCH, mmsghdr, tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_network_of, tg_request_data,
     tg_request_key, tg_request_reset, tg_requests, tg_requests_receive,
 )
+from lb.net.ip cimport ip_set, tg_ip
 from lb.net.flows cimport tg_flow, tg_flows_add, tg_flows_find, tg_flows_reserve
 from lb.shared.hashing cimport hash64_keyed
 from lb.net.link cimport link_append, link_empty, tg_link
@@ -24,16 +25,18 @@ from lb.shared.segment cimport Segment, tg_add, tg_get
 from lb.shared.segment_words cimport (
     DATAGRAM_ENDED_CLOSED, DATAGRAM_ENDED_DOWN, DATAGRAM_READS, DATAGRAM_RECEIVED, DATAGRAM_RECEIVED_BYTES,
     LISTENER_CONNECTIONS, LISTENER_REJECTED, SERIES_FINISHED, SERIES_STARTED, UDP_LISTENER_DROPPED_DRAINING,
-    UDP_LISTENER_DROPPED_ERROR, UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_SESSIONS,
+    UDP_LISTENER_DROPPED_DENIED, UDP_LISTENER_DROPPED_ERROR, UDP_LISTENER_DROPPED_RATE,
+    UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_SESSIONS,
     UDP_LISTENER_DROPPED_SIZE, UDP_LISTENER_DROPPED_SOURCE,
 )
 from lb.shared.source_counts cimport SharedSources
+from lb.proxy.accept.source_guard cimport guard_of
 from lb.proxy.accept.source_limits cimport Sources
 from lb.proxy.udp.pool cimport UdpPool, UdpSplit
 from lb.proxy.udp.session cimport UdpBuffers, UdpSession, UdpSocket
 from lb.telemetry.accesslog cimport AccessLog
 
-from lb.shared.hashing import hash64_bytes
+from lb.proxy.accept.listener import network_of_plan, sources_scope
 
 if TYPE_CHECKING:
     from lb.config.plan.plan import ListenerPlan
@@ -53,7 +56,6 @@ cdef class UdpListener(UdpSocket):
         self.poller = poller
         self.buffers = buffers
         self.access = access
-        self.sources = Sources()
         self.reserve(plan.udp.max_sessions)
         self.update(plan, segment, upstream)
 
@@ -76,8 +78,12 @@ cdef class UdpListener(UdpSocket):
         self.idle_timeout = plan.idle_timeout_ns
         self.max_sessions = plan.udp.max_sessions
         self.max_per_source = plan.udp.max_sessions_per_source
+        if self.network != network_of_plan(plan):     # sessions leave by the network that they came by
+            self.network = network_of_plan(plan)
+            self.sources = Sources(*self.network)
+        self.guard = guard_of(plan, segment)
         if self.max_per_source and self.sources.table is None:
-            self.sources.share(SharedSources(segment), hash64_bytes(self.name.encode()))
+            self.sources.share(SharedSources(segment), sources_scope(plan))
         elif not self.max_per_source:
             self.sources.withdraw()
         self.max_datagram = plan.udp.max_datagram
@@ -283,7 +289,14 @@ cdef class UdpListener(UdpSocket):
         cdef uint64_t kept = 0
         cdef uint32_t family
         cdef uint64_t network = tg_network_of(key, &family)
-        cdef int fd, index = -1
+        cdef int fd, kind, index = -1
+        cdef tg_ip address
+        if self.guard is not None:
+            ip_set(&address, key.family, key.address)
+            kind = self.guard.judge(&address, self.poller.now)
+            if kind != FAIL_NONE:
+                self.refuse(UDP_LISTENER_DROPPED_DENIED if kind == FAIL_DENIED else UDP_LISTENER_DROPPED_RATE)
+                return NULL
         if self.buffers.draining or not self.enter():
             self.refuse(UDP_LISTENER_DROPPED_DRAINING if self.buffers.draining else UDP_LISTENER_DROPPED_SESSIONS)
             return NULL
@@ -317,6 +330,7 @@ cdef class UdpListener(UdpSocket):
             self.refuse(UDP_LISTENER_DROPPED_RESOURCES)
             return NULL
         session.home = self
+        session.sources = self.sources
         session.upstream = upstream
         session.index = index
         session.started = self.poller.now

@@ -53,6 +53,7 @@ cdef class UdpSession(Source):
     cdef tg_flow flow
     cdef bint bound                   # found by its flow
     cdef tg_link link                 # among the listener's sessions
+    cdef Sources sources              # that it counts in
     cdef int index                    # of the endpoint
     cdef int head                     # the first and the last slot of the batch under way that are of this session,
     cdef int tail                     # -1 = none

@@ -312,7 +312,7 @@ cdef class UdpSession(Source):
             self.upstream.flows.end(self.kept)
         link_remove(&self.link)
         network = tg_network_of(&self.flow.key, &family)
-        home.sources.leave_network(network, family)
+        self.sources.leave_network(network, family)
         now = monotonic_ns()
         took = now - self.started
         # A policy learns from the time to the first answer, and that there was nobody. Silence says nothing.

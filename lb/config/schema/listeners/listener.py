@@ -9,12 +9,14 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapVa
 
 from lb.config.forms import validated
 from lb.config.schema.access import RouteAccess
-from lb.config.schema.base import Bind, Boolean, FieldName, Integer, Model
+from lb.config.schema.base import Bind, Boolean, FieldName, FilePath, Integer, Model
 from lb.config.schema.listeners.hop import Network, Pseudonym
 from lb.config.schema.listeners.http2 import Http2Config
 from lb.config.schema.listeners.keepalive import TcpKeepalive, TcpKeepaliveConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
 from lb.config.schema.listeners.sni import Shares, SniRouteConfig
+from lb.config.schema.listeners.sources import ConnectionRate, SourceNetworkConfig
+from lb.config.schema.listeners.tcp import Network as ConnectionNetwork
 from lb.config.schema.listeners.tcp import ProxyProtocolConfig
 from lb.config.schema.listeners.tls import TlsConfig
 from lb.config.schema.listeners.udp import UdpConfig
@@ -114,8 +116,26 @@ class ListenerConfig(Model):
     limits allow, the log and `tidegate status` say so."""
     max_connections_per_source: Integer = Field(default=0, ge=0, le=1_000_000)
     """Most connections of this listener that one network has, in all workers together, a network being one IPv4 address
-    or one IPv6 /64; further ones are closed at once. 0: no limit. Counted by the address of the client, also when a
-    PROXY protocol header tells it."""
+    or one IPv6 /64 unless `source_network` says otherwise; further ones are closed at once. 0: no limit. Counted by the
+    address of the client, also when a PROXY protocol header tells it."""
+    connection_rate_per_source: ConnectionRate = None
+    """How often one network may connect to this listener, or begin UDP sessions, over all workers together: `10/s`, or
+    a mapping with a burst. Further connections are closed at once, and datagrams dropped. One that is closed counts,
+    too. Default: as often as it likes."""
+    source_network: SourceNetworkConfig = SourceNetworkConfig()
+    """What counts as one network in `max_connections_per_source`, `connection_rate_per_source` and, for `udp`,
+    `max_sessions_per_source`. A reload that changes it begins these counts anew."""
+    allow: list[ConnectionNetwork] = []
+    """Networks whose clients may connect; others are closed at once, and their datagrams dropped. The most exact
+    network of `allow` and `deny` decides. Connections that are open stay open when a reload changes the lists. Default:
+    everybody may who is not in `deny`."""
+    allow_file: FilePath | None = None
+    """File with further ones, one on each line; `#` begins a comment. It is read again on reload and when it changes; a
+    new one that cannot be used leaves the old one in force, with a message in log and status."""
+    deny: list[ConnectionNetwork] = []
+    """Networks whose clients may not connect."""
+    deny_file: FilePath | None = None
+    """File with further ones, as `allow_file`."""
     forwarded: Literal["append", "replace", "preserve", "off"] = "append"
     """What endpoints see in `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`: `append` adds this hop
     to what the client sent, `replace` drops what the client sent (for listeners on the open internet),
@@ -165,6 +185,16 @@ class ListenerConfig(Model):
     as they are. Not for `udp`; without effect on Unix sockets."""
     udp: UdpConfig = UdpConfig()
     """Sessions and datagrams. `udp` only."""
+
+    @property
+    def lists_allowed(self) -> bool:
+        """Whether it says who may connect, so that others may not."""
+        return bool(self.allow) or self.allow_file is not None
+
+    @property
+    def lists_sources(self) -> bool:
+        """Whether it says who may connect, or who may not."""
+        return self.lists_allowed or bool(self.deny) or self.deny_file is not None
 
     @property
     def terminates(self) -> bool:

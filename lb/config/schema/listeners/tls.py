@@ -15,6 +15,7 @@ from lb.config.plan.discreet import Discreet
 from lb.config.plan.tls import CertificatePlan, PoolTlsPlan, TlsPlan
 from lb.config.schema.access import ProviderConfig, provider_files
 from lb.config.schema.base import Boolean, FilePath, Model, ServerPattern, advised, text
+from lb.config.sources import Ranges
 from lb.config.units import MILLISECOND, SECOND, Duration
 
 if TYPE_CHECKING:
@@ -105,13 +106,23 @@ class PoolTlsConfig(Model):
 
 
 class TlsFile(Struct, frozen=True):
-    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, who may ask, a map, or the body
-    of an answer; `key_of` is the certificate's file where it is a key, or a response about it."""
+    """A file that a TLS section names, the key of a cookie, a secret of a cache tier, who may ask or connect, a map,
+    or the body of an answer; `key_of` is the certificate's file where it is a key, or a response about it."""
 
     where: str
     path: Path
     kind: Literal[
-        "certificate", "key", "authorities", "secret", "password", "staple", "revocations", "access", "map", "body"
+        "certificate",
+        "key",
+        "authorities",
+        "secret",
+        "password",
+        "staple",
+        "revocations",
+        "access",
+        "map",
+        "body",
+        "networks",
     ]
     key_of: Path | None = None
     served: bool = False  # a listener's, so that it needs a name
@@ -121,9 +132,12 @@ class TlsFile(Struct, frozen=True):
 
 
 def tls_files(config: Config) -> Iterator[TlsFile]:
-    """Every file that the TLS sections, the cookies, the cache tier, the sections `auth` and `maps` and the answers of
-    routes of `config` name; a certificate comes before its key."""
+    """Every file that the TLS sections, the lists of networks, the cookies, the cache tier, the sections `auth` and
+    `maps` and the answers of routes of `config` name; a certificate comes before its key."""
     for name, listener in config.listeners.items():
+        for key in ("allow_file", "deny_file"):
+            if getattr(listener, key) is not None:
+                yield TlsFile(f"listeners.{name}.{key}", getattr(listener, key), "networks")
         if listener.tls is None:
             continue
         where = f"listeners.{name}.tls"
@@ -197,13 +211,14 @@ def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:
 class Material(Discreet, frozen=True):
     """What the files of the TLS sections and the cookies held when they were read together."""
 
-    HIDDEN: ClassVar[tuple[str, ...]] = ("files", "key_sets", "maps")
+    HIDDEN: ClassVar[tuple[str, ...]] = ("files", "key_sets", "maps", "sources")
 
     files: Mapping[Path, bytes] = field(default_factory=dict)
     names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)  # in the certificate of a file
     staples: Mapping[Path, int] = field(default_factory=dict)  # OCSP responses: until when, in Unix seconds
     key_sets: Mapping[str, bytes] = field(default_factory=dict)  # of issuers of tokens, by URL; b"" = none is known
     maps: Mapping[str, bytes] = field(default_factory=dict)  # blocks of lb.proxy.routing.values.lookup, by name
+    sources: Mapping[str, Ranges] = field(default_factory=dict)  # of listeners that list who may connect, by name
 
 
 NOTHING = Material()

@@ -24,7 +24,8 @@ class UdpConfig(Model):
     Linux gives out some 28,000 unless `net.ipv4.ip_local_port_range` says otherwise. All listeners together have half
     of a worker's open files at most in each worker."""
     max_sessions_per_source: Integer = Field(default=0, ge=0, le=1_000_000)
-    """Most sessions of one client's address (of one /64 with IPv6), in all workers together. Keep it above what stands
+    """Most sessions of one client's address (of one /64 with IPv6), or as the listener's `source_network` says, in all
+    workers together. Keep it above what stands
     behind one NAT. `0`: no limit of its own."""
     max_datagram: Size = Field(default=64 * KIB, ge=1, le=64 * KIB)
     """Largest datagram either way; a larger one is dropped. The default takes all that UDP can carry."""

@@ -289,6 +289,14 @@ class PoolConfig(Model):
     """Whether a PROXY protocol header tells the endpoint the client's address: `off`, `v1`, `v2`, or a mapping with
     options. `tcp` only, since the connections of other pools carry the requests of many clients; the endpoint must
     expect it."""
+    on_marked_down: Literal["keep", "shutdown_sessions"] = "keep"
+    """What becomes of the sessions of an endpoint that its checks find down, or that is put into maintenance (HAProxy's
+    `on-marked-down`): `keep` lets them go on, `shutdown_sessions` resets them, so that clients which would wait for an
+    answer connect anew. It takes up to 200 ms. `tcp` only."""
+    on_marked_up: Literal["keep", "shutdown_backup_sessions"] = "keep"
+    """What becomes of the sessions of endpoints of further priorities when one of the first priority is up again
+    (HAProxy's `on-marked-up`): `shutdown_backup_sessions` resets them, so that nobody stays with a backup, as is wanted
+    of a primary database. `tcp` only."""
     tls: PoolTlsConfig | None = None
     """TLS towards the endpoints; an empty mapping (`tls: {}`) verifies them by the system's authorities. Health checks
     use the same. Default: no TLS."""

@@ -15,7 +15,7 @@ from lb.config.units import DAY, HOUR, MINUTE, SECOND
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 _KEYS = ("header", "cookie", "query", "source", "identity", "route", "path", "uri", "text")
 # What a bucket may hold, in time: far inside the 2**62 ns that lb/shared/buckets can count.
-_LONGEST = 365 * DAY
+LONGEST = 365 * DAY
 
 _FORM = r"[1-9][0-9]{0,5}/[smhd]"
 _NOT_ONE = "is not a rate: a number from 1 to 999999, then /s, /m, /h or /d, such as 100/s"
@@ -82,7 +82,7 @@ class RateLimitConfig(Model):
 
     @model_validator(mode="after")
     def _countable(self) -> RateLimitConfig:
-        if interval(self.rate) * allowance(self) > _LONGEST:
+        if interval(self.rate) * allowance(self) > LONGEST:
             raise problem("rate_limit", f"a burst of {self.burst} at {self.rate} takes more than a year to come back")
         return self
 
