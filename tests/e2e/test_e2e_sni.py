@@ -213,6 +213,39 @@ async def test_one_port_passes_through_ends_and_serves(
     assert {line["listener"] for line in lines() if line["pool"] == "site"} == {"web"}
 
 
+async def test_a_reload_that_removes_both_listeners_refuses_who_is_between_them(
+    start: Start, endpoint: Callable[..., Any], tmp_path: Path
+) -> None:
+    cert, key = AUTHORITY.issue("web.example").write(tmp_path)
+    site = await endpoint("site")
+    listeners: dict[str, Any] = {
+        "secure": {
+            "bind": "127.0.0.1:0", "protocol": "tls", "sni_routes": [{"sni": "web.example", "listener": "web"}],
+        },
+        "web": {
+            "bind": "127.0.0.1:0", "protocol": "https", "routes": [route("/", "site")],
+            "tls": {"certificates": [{"cert": cert, "key": key}]},
+        },
+        "rest": {"bind": "127.0.0.1:0", "protocol": "http", "routes": [route("/rest", "site")]},
+    }  # fmt: skip
+    del listeners["rest"]["routes"][0]["name"]
+    config = {"listeners": listeners, "pools": {"site": {"protocol": "http", "endpoints": [site.address]}}}
+    daemon = await asyncio.to_thread(start, config)
+    port = await asyncio.to_thread(daemon.port, "secure")
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = AUTHORITY.client_context().wrap_bio(incoming, outgoing, server_hostname="web.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = outgoing.read()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(hello[:100])
+    del listeners["secure"], listeners["web"]
+    assert (await asyncio.to_thread(daemon.reload, config))["ok"]
+    writer.write(hello[100:])
+    assert await asyncio.wait_for(reader.read(), 20) == b"\x15\3\3\0\2\2\x70"  # unrecognized_name
+    assert "Traceback" not in daemon.log
+
+
 async def test_pools_share_connections_and_sessions_by_weight(start: Start) -> None:
     async with saying("old") as old, saying("new") as new:
         with echoes(b"o", b"n") as (old_udp, new_udp):

@@ -223,6 +223,7 @@ cdef class Sniffer(Stream):
         cdef tg_hello hello
         cdef tg_ip ip
         cdef SniRule rule
+        cdef Listener target = None
         cdef int found
         cdef Py_ssize_t n = self.peek(HELLO_RAW)
         if n == IO_AGAIN:
@@ -245,14 +246,17 @@ cdef class Sniffer(Stream):
         memcpy(self.first_bytes.sni, hello.sni, hello.sni_length)
         ip_parse(&ip, self.ip, <size_t>self.ip_length)   # a Unix socket has none: then it is that of family 0
         rule = (<SniTable>self.listener.table).find(&hello, &ip)
-        if rule is None:
-            self.refuse_with_alert(R_NO_ROUTE, UNRECOGNIZED_NAME)
-        elif rule.table is not None:
+        if rule is not None and rule.table is not None:
             self.first_bytes.terminate = rule.terminate
             self.first_bytes.pool = pool_for(rule.table, self.ip, <size_t>self.ip_length)
             self.hand_over()
-        else:
-            self.pass_to(<Listener>self.home.listeners[rule.listener])
+            return
+        if rule is not None:
+            target = <Listener>self.home.listeners.get(rule.listener)
+        if target is not None:
+            self.pass_to(target)
+        else:                                     # also where a reload has removed both listeners meanwhile
+            self.refuse_with_alert(R_NO_ROUTE, UNRECOGNIZED_NAME)
 
     # The end.
 

@@ -120,8 +120,8 @@ class ListenerConfig(Model):
     address of the client, also when a PROXY protocol header tells it."""
     connection_rate_per_source: ConnectionRate = None
     """How often one network may connect to this listener, or begin UDP sessions, over all workers together: `10/s`, or
-    a mapping with a burst. Further connections are closed at once, and datagrams dropped. One that is closed counts,
-    too. Default: as often as it likes."""
+    a mapping with a burst. Further connections are closed at once, and datagrams dropped. What this limit refuses does
+    not count, what `max_connections_per_source` refuses does. Default: as often as it likes."""
     source_network: SourceNetworkConfig = SourceNetworkConfig()
     """What counts as one network in `max_connections_per_source`, `connection_rate_per_source` and, for `udp`,
     `max_sessions_per_source`. A reload that changes it begins these counts anew."""
