@@ -1,0 +1,19 @@
+"""A new session for each request: what accepting, choosing an endpoint, connecting to it and closing both cost."""
+
+from bench.peers import Task
+from bench.results import Limit
+from bench.scenarios import http1_new_connections, proxy_http1
+from bench.scenarios.base import Scenario
+from bench.scenarios.measures import LOAD_METRICS, full_load
+from bench.servers import FixedHttp
+
+SCENARIO = Scenario(
+    name="tcp-new-connections",
+    title="TCP relay, one small HTTP/1.1 request on each connection, 32 at a time",
+    task=Task("tcp"),
+    servers={"tcp": FixedHttp(proxy_http1.ANSWER)},
+    measure=full_load(http1_new_connections.LOAD, proxy_http1.CHECK, http1_new_connections.PACE),
+    metrics=LOAD_METRICS,
+    generators=(http1_new_connections.LOAD, http1_new_connections.PACE),
+    limits=(Limit(1.0, ("haproxy",)),),
+)
