@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 _GOOD = {"running", "up", "enabled", "ready", "current", "standby"}
+_ADDRESSES = 8  # of a listener, beyond its first
 _LINES = 6  # of the output of a server that cannot start
 _WHOLE = 24  # longest address that is not folded: all of IPv4, with some room
 _BAD = {"down", "unready", "crash_loop", "backoff", "stopped", "stale", "partial", "waiting"}
@@ -153,6 +154,11 @@ def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
     for listener in listeners:
         address = listener["address"] + (" (passed by systemd)" if listener["inherited"] else "")
         table.add_row(*map(cell, (listener["name"], address, listener["protocol"])))
+        others = listener["addresses"][1:]
+        for other in others[:_ADDRESSES]:
+            table.add_row(*map(cell, ("", other["address"], "")))
+        if len(others) > _ADDRESSES:
+            table.add_row(*map(cell, ("", f"and {len(others) - _ADDRESSES} more", "")))
     return table
 
 

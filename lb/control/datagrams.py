@@ -12,29 +12,35 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
-from lb.config.address import HostPort
+from lb.config.address import Bind, HostPort, socket_name
 from lb.config.plan.plan import Plan
 
 # What the socket module does not name (Linux): asm-generic/socket.h, linux/in.h, linux/sock_diag.h.
 _SO_MEMINFO = 55
 _SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
+_IP_TRANSPARENT = 19
+_IPV6_TRANSPARENT = 75
 _MEMINFO = struct.Struct("=9I")  # the last is SK_MEMINFO_DROPS
 
 
-def open_group(address: HostPort, count: int) -> list[socket.socket]:
-    """`count` non-blocking sockets bound to `address`; port 0 is the same free port for all. Raises OSError.
+def open_group(bind: Bind, count: int) -> list[socket.socket]:
+    """`count` non-blocking sockets for `bind`, which has an IP address; port 0 is the same free port for all. Raises
+    OSError.
 
     The first is bound before it allows others beside it: so it meets whoever has the address already, a second daemon
     of the same user included, who would otherwise share the flows in silence.
     """
     made: list[socket.socket] = []
+    address = bind.address
+    assert isinstance(address, HostPort)
     try:
-        made.append(_open(address.host, address.port, beside=False))
+        made.append(_open(bind, address, beside=False))
         if count > 1:
             made[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         while len(made) < count:
-            made.append(_open(address.host, made[0].getsockname()[1], beside=True))
+            same = HostPort(address.host, made[0].getsockname()[1], address.literal)
+            made.append(_open(bind, same, beside=True))
     except OSError:
         for sock in made:
             sock.close()
@@ -42,12 +48,12 @@ def open_group(address: HostPort, count: int) -> list[socket.socket]:
     return made
 
 
-def _open(host: str, port: int, beside: bool) -> socket.socket:
+def _open(bind: Bind, address: HostPort, beside: bool) -> socket.socket:
+    host = address.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_options(sock, bind)
         # Before the bind: what is queued without its destination could not be answered from there.
         if host == "0.0.0.0":  # noqa: S104
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
@@ -55,11 +61,24 @@ def _open(host: str, port: int, beside: bool) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         if beside:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, port))
+        sock.bind(socket_name(address))
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def set_options(sock: socket.socket, bind: Bind) -> None:
+    """What `bind` says of a socket of an IP address, before it is bound. Raises OSError."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bind.ipv6only)
+    if bind.interface:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.interface.encode() + b"\0")
+    if bind.transparent:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        if sock.family == socket.AF_INET or not bind.ipv6only:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
 
 
 def set_receive_buffer(sockets: Sequence[socket.socket], wanted: int) -> int:
@@ -99,5 +118,8 @@ class _Sockets(Protocol):
 
 def drops_by_listener(plan: Plan, sockets: _Sockets) -> dict[str, int]:
     """The datagrams that found the buffers of a listener's sockets full."""
-    udp = (x.name for x in plan.listeners if x.udp is not None and x.name in sockets)
-    return {name: kernel_drops(sockets[name].sockets) for name in udp}
+    return {
+        x.name: sum(kernel_drops(sockets[place].sockets) for place in x.places() if place in sockets)
+        for x in plan.listeners
+        if x.udp is not None and x.name in sockets
+    }

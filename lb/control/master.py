@@ -20,6 +20,7 @@ import lb
 from lb.cache.disk.keeper import Keeper
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
+from lb.config.address import places
 from lb.config.admin import load_admin
 from lb.config.checks.descriptors import room, shortage
 from lb.config.memory import FileMemory
@@ -108,6 +109,18 @@ _TICK = 1.0  # seconds
 _MOST_READY = 100_000  # models of endpoints that are known to have been ready
 _HEARD = 0.01  # seconds in which the loop hears of the signals that have come
 _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
+
+
+def _sockets(config: Config, workers: int) -> tuple[dict[str, str], dict[str, int]]:
+    """The binds of all listeners by place, and the number of sockets of those that take datagrams."""
+    binds: dict[str, str] = {}
+    datagrams: dict[str, int] = {}
+    for name, listener in config.listeners.items():
+        found = places(name, listener.binds)
+        binds |= found
+        if listener.protocol == "udp":
+            datagrams |= dict.fromkeys(found, workers)
+    return binds, datagrams
 
 
 class Master:
@@ -316,12 +329,10 @@ class Master:
             wanted = await asyncio.to_thread(load_configuration, self.config_path)
         except ConfigError:
             return  # with keys that only the next program knows
-        listeners = wanted.config.listeners.items()
-        binds = {name: listener.bind for name, listener in listeners}
+        workers = worker_count(wanted.config)
+        binds, datagrams = _sockets(wanted.config, workers)
         if wanted.config.admin.bind != self.config.admin.bind:
             binds[""] = wanted.config.admin.bind  # no listener is named so
-        workers = worker_count(wanted.config)
-        datagrams = {name: workers for name, listener in listeners if listener.protocol == "udp"}
         self.sockets.discard(self.sockets.stage(binds, datagrams))
 
     async def _become_installed(self, version: str) -> None:
@@ -568,8 +579,7 @@ class Master:
         set_level(config.log.level)
         workers = worker_count(config)
         # The ports before the processes: a taken one is the likeliest thing to fail.
-        binds = {name: listener.bind for name, listener in config.listeners.items()}
-        datagrams = {name: workers for name, listener in config.listeners.items() if listener.protocol == "udp"}
+        binds, datagrams = _sockets(config, workers)
         self.sockets.close_unused(binds, datagrams, [config.admin.bind])
         self.sockets.commit(self.sockets.stage(binds, datagrams))
         for address in self.sockets.unclaimed:

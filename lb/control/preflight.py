@@ -17,13 +17,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lb.config.address import UnixPath, parse_bind
+from lb.config.address import Bind, HostPort, UnixPath, parse_socket, socket_name
 from lb.config.document import MAX_BYTES, MalformedError, parse
 from lb.config.endpoint_file import parse_endpoints
 from lb.config.environment import hidden
 from lb.config.regular_file import read_regular
 from lb.config.schema.file import Config, PoolConfig
 from lb.control.certificates import CertificateFacts
+from lb.control.datagrams import set_options
 from lb.control.servers.model_file import model_problem
 from lb.control.servers.placement import Placement
 from lb.errors import ConfigError
@@ -60,14 +61,22 @@ class Preflight:
                 (errors if required else self.warnings).extend(found)
         self.warnings += _places(config)
         binds = [("admin.bind", config.admin.bind, False)]
-        binds += [(f"listeners.{name}.bind", x.bind, x.protocol == "udp") for name, x in config.listeners.items()]
-        for path, bind, datagrams in binds:
-            address = parse_bind(bind)
+        binds += [
+            (f"listeners.{name}.bind", bind, x.protocol == "udp")
+            for name, x in config.listeners.items()
+            for bind in x.binds
+        ]
+        for path, text, datagrams in binds:
+            bind = parse_socket(text)
+            address = bind.address
             if isinstance(address, UnixPath):
+                if address.abstract:
+                    self.warnings += _unix_in_use(path, address.name)
+                    continue
                 errors += _unix_socket(path, Path(address.path))
                 self.warnings += _unix_in_use(path, address.path)
-            elif address.port or address.host:
-                self.warnings += _address(path, address.host, address.port, datagrams)
+            else:
+                self.warnings += _address(path, bind, address, datagrams)
         return errors
 
 
@@ -197,15 +206,14 @@ def _unix_in_use(place: str, path: str) -> Iterator[Found]:
             yield place, "somebody listens there now (ss -lxp shows who); a start fails while that runs"
 
 
-def _address(place: str, host: str, port: int, datagrams: bool) -> Iterator[Found]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _address(place: str, bind: Bind, address: HostPort, datagrams: bool) -> Iterator[Found]:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM) as probe:
             if not datagrams:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind((host, port))
+            set_options(probe, bind)
+            probe.bind(socket_name(address))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             yield place, "somebody has this address now (ss -lntup shows who); a start fails while that runs"
@@ -213,5 +221,9 @@ def _address(place: str, host: str, port: int, datagrams: bool) -> Iterator[Foun
             yield place, "no interface of this machine has this address"
         elif error.errno == errno.EACCES:
             yield place, "this user may not listen there; a port below 1024 needs CAP_NET_BIND_SERVICE"
+        elif error.errno in (errno.ENODEV, None):
+            yield place, f"there is no such interface: {bind}"
+        elif error.errno == errno.EPERM:
+            yield place, "this user may not have such a socket; transparent needs CAP_NET_ADMIN"
         else:
             yield place, f"cannot be listened on here: {error.strerror}"

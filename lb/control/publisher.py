@@ -98,8 +98,8 @@ class Publisher:
             with self._transaction() as undo:
                 plan = self._compile(loaded)
                 staged = parts.sockets.stage(
-                    {listener.name: listener.bind for listener in plan.listeners},
-                    {listener.name: self._workers for listener in plan.listeners if listener.protocol == "udp"},
+                    {place: bind for listener in plan.listeners for place, bind in listener.places().items()},
+                    {place: self._workers for x in plan.listeners if x.protocol == "udp" for place in x.places()},
                 )
                 undo.callback(parts.sockets.discard, staged)
                 access_log = parts.access_log.stage(config.log.access)
@@ -121,7 +121,7 @@ class Publisher:
                 undo.pop_all()
             parts.sockets.commit(staged)
             parts.sockets.set_receive_buffers(
-                {listener.name: listener.udp.receive_buffer for listener in plan.listeners if listener.udp is not None}
+                {place: x.udp.receive_buffer for x in plan.listeners if x.udp is not None for place in x.places()}
             )
             self.plan, self.loaded = plan, loaded
             self._tier.commit(plan)

@@ -1,6 +1,8 @@
 """Listening sockets: opened by the master, kept across reloads, or taken over from the service manager.
 
-A bind has passed lb.config.address.parse_bind. "[::]" takes IPv6 only, so that it can stand beside "0.0.0.0".
+A bind is a lb.config.address.Bind as text. A listener has one or more; each has a place, which is the listener's name,
+with the bind behind it from the second on (lb.config.address.places). What is said of a listener's socket below holds
+for each place.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from lb.config.address import HostPort, UnixPath, parse_bind
-from lb.control.datagrams import open_group, set_receive_buffer
+from lb.config.address import Bind, HostPort, UnixPath, parse_socket, socket_name
+from lb.control.datagrams import open_group, set_options, set_receive_buffer
 from lb.control.stored_sockets import StoredSockets, named
 from lb.errors import StartError
 
@@ -238,25 +240,25 @@ class SocketTable:
 
 def _key(listener: str, bind: str, datagram: bool) -> tuple[str, str, bool]:
     """What makes it the same socket: the address, and with port 0, which is another port each time, the listener."""
-    return (listener if bind.endswith(":0") else "", bind, datagram)
+    return (listener if parse_socket(bind).chosen_port else "", bind, datagram)
 
 
 def listen(bind: str) -> Listening:
     """A new non-blocking listening socket. Raises StartError with one line that says what to do."""
-    address = parse_bind(bind)
+    wanted = parse_socket(bind)
+    address = wanted.address
     if isinstance(address, UnixPath):
-        return _listen_unix(bind, address.path)
+        return _listen_unix(bind, address)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = _new_socket(family, bind)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address.host, address.port))
+        set_options(sock, wanted)
+        sock.bind(socket_name(address))
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise StartError(f"cannot listen on {bind}: {_reason(error)}") from error
+        raise StartError(f"cannot listen on {bind}: {_reason(error, wanted)}") from error
     return Listening(bind, sock)
 
 
@@ -264,18 +266,18 @@ def _new_socket(family: int, bind: str) -> socket.socket:
     try:
         return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:  # no descriptor left, or no IPv6 here
-        raise StartError(f"cannot listen on {bind}: {_reason(error)}") from error
+        raise StartError(f"cannot listen on {bind}: {_reason(error, parse_socket(bind))}") from error
 
 
 def listen_datagrams(bind: str, count: int) -> Listening:
     """`count` bound datagram sockets, one for each worker. Raises StartError with one line that says what to do."""
-    address = parse_bind(bind)
-    if isinstance(address, UnixPath):
+    wanted = parse_socket(bind)
+    if isinstance(wanted.address, UnixPath):
         raise StartError(f"cannot listen on {bind}: datagrams need an IP address")
     try:
-        return _group(bind, open_group(address, count))
+        return _group(bind, open_group(wanted, count))
     except OSError as error:
-        raise StartError(f"cannot listen on {bind} (udp): {_reason(error)}") from error
+        raise StartError(f"cannot listen on {bind} (udp): {_reason(error, wanted)}") from error
 
 
 def _group(bind: str, sockets: Sequence[socket.socket]) -> Listening:
@@ -287,20 +289,22 @@ def format_address(sock: socket.socket) -> str:
     """A socket's own address in the form of a bind."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return f"unix:{os.fsdecode(name)}"
+        text = os.fsdecode(name)
+        return f"unix:@{text[1:]}" if text.startswith("\0") else f"unix:{text}"
     return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
 
 
-def _listen_unix(bind: str, path: str) -> Listening:
+def _listen_unix(bind: str, address: UnixPath) -> Listening:
     sock = _new_socket(socket.AF_UNIX, bind)
     try:
-        _remove_stale(path)
-        sock.bind(path)
+        if not address.abstract:
+            _remove_stale(address.path)
+        sock.bind(address.name)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise StartError(f"cannot listen on {bind}: {_reason(error, 'ss -lxp')}") from error
-    return Listening(bind, sock, inode=_inode(path))
+        raise StartError(f"cannot listen on {bind}: {_reason(error, Bind(address))}") from error
+    return Listening(bind, sock, inode=None if address.abstract else _inode(address.path))
 
 
 def _remove_stale(path: str) -> None:
@@ -320,7 +324,7 @@ def _remove_stale(path: str) -> None:
 
 def _names(bind: str) -> list[str]:
     """How the service manager's socket for `bind` may call itself; a dual-stack "[::]" also serves "0.0.0.0"."""
-    address = parse_bind(bind)
+    address = parse_socket(bind).address
     if isinstance(address, HostPort) and address.host == "0.0.0.0":  # noqa: S104
         return [str(address), f"[::]:{address.port}"]
     return [str(address)]
@@ -334,11 +338,18 @@ def _inode(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _reason(error: Exception, who: str = "ss -lntup") -> str:
-    """Why it failed; `who` is the command that shows what has the address."""
+def _reason(error: Exception, bind: Bind) -> str:
+    """Why listening on `bind` failed."""
     match error:
         case OSError(errno=errno.EADDRINUSE):
+            who = "ss -lxp" if isinstance(bind.address, UnixPath) else "ss -lntup"
             return f"the address is in use ({who} shows by whom)"
+        case OSError(errno=errno.EPERM) if bind.transparent:
+            return "transparent is not permitted (it needs CAP_NET_ADMIN: AmbientCapabilities in the unit)"
+        case OSError(errno=errno.EPERM) if bind.interface:
+            return "the interface is not permitted (kernels before 5.7 want CAP_NET_RAW)"
+        case OSError(errno=errno.ENODEV):
+            return "there is no such interface (ip link shows which there are)"
         case OSError(errno=errno.EACCES):
             return "not permitted (a port below 1024 needs CAP_NET_BIND_SERVICE; a path needs a writable folder)"
         case OSError(errno=errno.EADDRNOTAVAIL):

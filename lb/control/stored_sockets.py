@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence, Set
 from typing import Protocol
 from urllib.parse import quote
 
+from lb.config.address import parse_socket
 from lb.control.systemd import STORED, Stored
 
 log = logging.getLogger("tidegate.master")
@@ -122,6 +123,8 @@ def _name(place: Place) -> str:
     bind = place[1]
     if not bind.startswith("unix:"):
         return f"{_LISTEN}tcp,{_quoted(place)}"
+    if bind.startswith("unix:@"):
+        return f"{_LISTEN}unix,{quote(bind)}"
     try:
         status = os.lstat(bind.removeprefix("unix:"))
     except OSError:
@@ -136,4 +139,4 @@ def _names(place: Place, count: int) -> list[str]:
 
 def _quoted(place: Place) -> str:
     listener, bind = place
-    return f"{quote(bind)},{quote(listener)}" if bind.endswith(":0") else quote(bind)
+    return f"{quote(bind)},{quote(listener)}" if parse_socket(bind).chosen_port else quote(bind)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from lb.config.address import UnixPath, parse_address
+from lb.config.address import UnixPath, parse_address, socket_name
 from lb.errors import TidegateError
 from lb.net.poller import Poller
 
@@ -63,7 +63,7 @@ class Sockaddr(Struct, frozen=True):
     """An endpoint's address as socket calls take it."""
 
     family: socket.AddressFamily
-    value: str | tuple[str, int]
+    value: str | tuple[str, int] | tuple[str, int, int, int]
 
 
 def sockaddr(address: str) -> Sockaddr:
@@ -76,10 +76,13 @@ def sockaddr(address: str) -> Sockaddr:
     except ValueError as e:
         raise CheckFailed(str(e)) from None
     if isinstance(parsed, UnixPath):
-        return Sockaddr(socket.AF_UNIX, parsed.path)
+        return Sockaddr(socket.AF_UNIX, parsed.name)
     if not parsed.literal:
         raise CheckFailed(f"{address!r} is a name, not an IP address")
-    return Sockaddr(socket.AF_INET6 if ":" in parsed.host else socket.AF_INET, (parsed.host, parsed.port))
+    try:
+        return Sockaddr(socket.AF_INET6 if ":" in parsed.host else socket.AF_INET, socket_name(parsed))
+    except OSError:
+        raise CheckFailed(f"{address}: there is no such interface") from None
 
 
 def at_port(address: str, port: int | None) -> str:

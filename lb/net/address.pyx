@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy, memset, strerror
@@ -26,6 +27,7 @@ cdef extern from "<netinet/in.h>" nogil:
         unsigned short sin6_family
         uint16_t sin6_port
         in6_addr sin6_addr
+        uint32_t sin6_scope_id
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:
@@ -41,7 +43,8 @@ log = logging.getLogger("tidegate.upstream")
 
 
 cdef class Address:
-    """Parses `text`; raises ValueError when it is not an address with a literal IP or a Unix path.
+    """Parses `text`; raises ValueError when it is not an address with a literal IP or a Unix path, or its interface
+    is not there.
 
     `tls`: whom connections to it must prove to be with. `keepalive`: a KeepalivePlan for them, None for none.
     """
@@ -58,7 +61,8 @@ cdef class Address:
         if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"not an address: {text!r}")
         if host.startswith("[") and host.endswith("]"):
-            self.parse_v6(host[1:len(host) - 1].encode(), int(port))
+            host, _, scope = host[1:len(host) - 1].partition("%")
+            self.parse_v6(host.encode(), int(port), scope)
         else:
             self.parse_v4(host.encode(), int(port))
 
@@ -84,7 +88,7 @@ cdef class Address:
         if inet_pton(AF_INET, host, &v4.sin_addr) != 1:
             raise ValueError(f"not an IPv4 address: {self.text!r}")
 
-    def parse_v6(self, bytes host, int port):
+    def parse_v6(self, bytes host, int port, str scope):
         cdef sockaddr_in6 *v6 = <sockaddr_in6 *>self.storage
         self.family = AF_INET6
         v6.sin6_family = AF_INET6
@@ -92,6 +96,11 @@ cdef class Address:
         self.length = sizeof(sockaddr_in6)
         if inet_pton(AF_INET6, host, &v6.sin6_addr) != 1:
             raise ValueError(f"not an IPv6 address: {self.text!r}")
+        if scope:
+            try:
+                v6.sin6_scope_id = int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
+            except OSError as failure:
+                raise ValueError(f"{self.text}: there is no interface {scope}") from failure
 
     cdef void keep_alive(self, int fd) noexcept:
         cdef int failed

@@ -212,7 +212,10 @@ static inline uint64_t tg_network_of(const tg_flow_key *key, uint32_t *family) {
 /* The client's address as text: its length. */
 static inline int tg_flow_text(const tg_flow_key *key, char into[46]) {
     into[0] = 0;
-    inet_ntop(key->family, key->address, into, 46);
+    if (key->family == AF_INET6 && IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)key->address))
+        inet_ntop(AF_INET, key->address + 12, into, 46); /* a client of IPv4 at a socket of both families */
+    else
+        inet_ntop(key->family, key->address, into, 46);
     return (int)strlen(into);
 }
 

@@ -113,7 +113,7 @@ class Proxy:
         self.plan = None
         self.tables = None          # of the plan, for `explain`
         self.listeners = {}
-        self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
+        self.descriptors = {}       # place of a listener -> the caller's descriptor that it accepts from
         self.pools = []             # of the plan, in its order
         self.former = WeakSet()     # of plans before, as long as exchanges have them
         self.routes = {}            # http listener -> what its routes were made to (lb.proxy.routing.tables)
@@ -166,7 +166,8 @@ class Proxy:
             pass
 
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]:
-        """Take `plan` into use. `sockets` has a listening descriptor for each listener; they stay the caller's.
+        """Take `plan` into use. `sockets` has a listening descriptor for each place of each listener; they stay the
+        caller's.
 
         A generator: each `yield` ends a step of less than a few milliseconds. Until the last step the plan before is
         in force, and stays so when the generator is closed or raises TidegateError, because the plan cannot be used.
@@ -222,17 +223,17 @@ class Proxy:
         made = {}
         secured = {listener.name: self.server_context(listener, contexts) for listener in streams}
         for listener in streams:
-            fd = sockets[listener.name]
-            old = self.listeners.get(listener.name)
-            if (old is not None and self.descriptors[listener.name] == fd and old.protocol == listener.protocol
-                    and old.network == network_of_plan(listener)):
-                continue
             factory = self.tcp if listener.protocol in ("tcp", "tls") else self.http
-            made[listener.name] = Listener(
-                self.poller, listener, self.segment, tables[listener.name], factory, self.connections, self.access,
-                secured[listener.name],
-            )
-            made[listener.name].sniffer = self.sniffer
+            for place, bind in listener.places().items():
+                old = self.listeners.get(place)
+                if (old is not None and self.descriptors[place] == sockets[place]
+                        and old.protocol == listener.protocol and old.network == network_of_plan(listener)):
+                    continue
+                made[place] = Listener(
+                    self.poller, listener.at(bind), self.segment, tables[listener.name], factory, self.connections,
+                    self.access, secured[listener.name],
+                )
+                made[place].sniffer = self.sniffer
         spans = self.make_spans(plan.tracing)
         try:
             self.commit(plan, sockets, tables, channels, made, secured, udp, pools, queues)
@@ -400,11 +401,15 @@ class Proxy:
         for name, listener in made.items():
             listener.start(duplicate(sockets[name]))
         self.udp.commit(udp)
-        for name in [n for n in self.listeners if n in made or n not in tables]:
-            self.give_up(self.listeners.pop(name))
+        kept = {}
         for listener in plan.listeners:
-            if listener.name in tables and listener.name not in made:
-                self.listeners[listener.name].update(
+            if listener.name in tables:
+                kept.update({place: listener.at(bind) for place, bind in listener.places().items()})
+        for place in [p for p in self.listeners if p in made or p not in kept]:
+            self.give_up(self.listeners.pop(place))
+        for place, listener in kept.items():
+            if place not in made:
+                self.listeners[place].update(
                     listener, self.segment, tables[listener.name], secured[listener.name])
         self.listeners.update(made)
         self.sniffer.listeners = self.listeners

@@ -56,7 +56,7 @@ def test_examples_are_valid(path: Path) -> None:
 
 def test_demo_works_out_of_the_box() -> None:
     demo = load(CONFIGS / "demo.yaml", files=False)
-    assert {name: (li.protocol, li.bind) for name, li in demo.listeners.items()} == {
+    assert {name: (li.protocol, *li.binds) for name, li in demo.listeners.items()} == {
         "web": ("http", "127.0.0.1:8080"),
         "raw": ("tcp", "127.0.0.1:8081"),
     }
@@ -67,7 +67,7 @@ def test_demo_works_out_of_the_box() -> None:
     assert serve is not None
     assert (serve.min, serve.max, serve.providers) == (2, 4, ["cpu"])
     assert os.path.normpath(serve.models) == str(CONFIGS.parent / "examples" / "digits" / "models")
-    assert demo.pools["web"].endpoints[0].address == demo.listeners["web"].bind
+    assert demo.pools["web"].endpoints[0].address == demo.listeners["web"].binds[0]
     assert demo.cache is not None
     assert demo.log.access == ""
 

@@ -7,12 +7,12 @@ import msgpack
 import pytest
 from test_config_compile import Numbers
 
+from lb.config.address import port_of
 from lb.config.load import load
 from lb.config.plan.compile import compile_plan
 from lb.config.plan.plan import HopPlan, LimitsPlan, Plan, TracingPlan
 from lb.config.plan.routes import RatePlan
 from lb.config.schema.file import Config
-from lb.config.schema.listeners.hop import port_of
 from lb.config.schema.routes.rate import RateLimitConfig, interval, rate_plan
 from lb.config.schema.tracing import TracingConfig, check_tracing
 from lb.config.units import DAY, GIB, HOUR, MILLISECOND, MINUTE, SECOND

@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.config.address import HostPort, UnixPath, is_loopback, overlap, parse_address, parse_bind, parse_target
+from lb.config.address import (
+    Bind,
+    HostPort,
+    UnixPath,
+    collide,
+    is_loopback,
+    overlap,
+    parse_address,
+    parse_bind,
+    parse_bind_range,
+    parse_socket,
+    parse_target,
+)
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.pools.agent import AgentConfig
 from lb.config.units import (
@@ -133,7 +145,7 @@ def test_unix_path() -> None:
         ("::1:80", "brackets"),
         ("[::1", "brackets"),
         ("[::g]:80", "not an IPv6 address"),
-        ("[fe80::1%eth0]:80", "scope"),
+        ("[fe80::1%a/b]:80", "IPv6|interface"),
         (":80", "no host"),
         ("-a:80", "host name"),
         ("a..b:80", "host name"),
@@ -161,8 +173,12 @@ def test_bind() -> None:
         ("*:80", "0.0.0.0:80"),
         ("example.org:80", "is a name"),
         ("80", "no port"),
-        ("[fe80::1]:80", r"link-local address, and no interface can be named; write \[::\]:80"),
-        ("[fe80::1%eth0]:80", "has a scope, which is not supported"),
+        ("[fe80::1]:80", r"link-local address, which needs its interface; write \[fe80::1%eth0\]:80"),
+        ("[::1%eth0]:80", "only link-local addresses"),
+        ("[fe80::1%a:b]:80", "is not the name of an interface"),
+        ("[fe80::1%]:80", "is not an IPv6 address"),
+        ("unix:@", "is not a name of an abstract socket"),
+        ("unix:@a b", "is not a name of an abstract socket"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_bind(text)
@@ -172,9 +188,63 @@ def test_targets() -> None:
     """Whom one can connect to: a link-local address needs its interface, which nothing here can name."""
     assert str(parse_target("[::ffff:10.0.0.1]:80")) == "10.0.0.1:80"
     assert str(parse_target("models.test:80")) == "models.test:80"
-    for text in ("[fe80::1]:80", "[febf::1]:80", "[fe80::1%eth0]:80"):
+    assert str(parse_target("[FE80::1%eth0]:80")) == "[fe80::1%eth0]:80"
+    assert str(parse_target("unix:@models")) == "unix:@models"
+    for text in ("[fe80::1]:80", "[febf::1]:80", "[2001:db8::1%eth0]:80"):
         with pytest.raises(ValueError, match=r"link-local|scope"):
             parse_target(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [("127.0.0.1:80", [80]), ("127.0.0.1:80-80", [80]), ("[::1]:9000-9002", [9000, 9001, 9002]), ("localhost:0", [0])],
+)
+def test_ranges_of_ports(text: str, ports: list[int]) -> None:
+    found = parse_bind_range(text)
+    assert [a.port for a in found if isinstance(a, HostPort)] == ports
+    assert len(found) == len(ports)
+    assert parse_bind_range(str(found)) == found
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:81-80", "127.0.0.1:0-5", "127.0.0.1:80-65536", "127.0.0.1:80-", "a:1-2"])
+def test_what_is_no_range_of_ports(text: str) -> None:
+    with pytest.raises(ValueError, match=r"range|port|name"):
+        parse_bind_range(text)
+
+
+def test_a_socket_as_text() -> None:
+    binds = [
+        Bind(parse_bind(address), ipv6only, interface, transparent)
+        for address in ("127.0.0.1:80", "[::]:80", "[fe80::1%eth0]:80")
+        for ipv6only in (True, False)
+        for interface in ("", "vrf-blue")
+        for transparent in (True, False)
+    ]
+    binds += [Bind(parse_bind("unix:/a b"), True), Bind(parse_bind("unix:@a"))]
+    assert [parse_socket(str(bind)) for bind in binds] == binds
+    assert len({str(bind) for bind in binds}) == len(binds)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "clash"),
+    [
+        ("[::]:80 ipv6only=off", "0.0.0.0:80", True),
+        ("[::]:80 ipv6only=off", "127.0.0.1:80", True),
+        ("[::]:80 ipv6only=off", "127.0.0.1:81", False),
+        ("[::]:80 ipv6only=off", "[::1]:80", True),
+        ("[::]:80 ipv6only=off", "[::]:80 ipv6only=off", True),
+        ("[::]:80", "0.0.0.0:80", False),
+        ("[::]:0 ipv6only=off", "0.0.0.0:0", False),
+        ("0.0.0.0:80 interface=a", "0.0.0.0:80 interface=b", False),
+        ("0.0.0.0:80 interface=a", "127.0.0.1:80", True),
+        ("unix:@a", "unix:@a", True),
+        ("unix:@a", "unix:/a", False),
+        ("unix:@a", "[::]:80 ipv6only=off", False),
+    ],
+)
+def test_sockets_that_collide(a: str, b: str, clash: bool) -> None:
+    assert collide(parse_socket(a), parse_socket(b)) is clash
+    assert collide(parse_socket(b), parse_socket(a)) is clash
 
 
 @pytest.mark.parametrize(

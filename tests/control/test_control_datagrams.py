@@ -11,7 +11,7 @@ import sys
 import pytest
 from ports import free_port
 
-from lb.config.address import HostPort
+from lb.config.address import Bind, HostPort
 from lb.control.datagrams import kernel_drops, open_group, receive_buffer, set_receive_buffer
 from lb.control.sockets import SocketTable, listen, listen_datagrams
 from lb.errors import StartError
@@ -34,7 +34,7 @@ def close(sockets: list[socket.socket]) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_all_have_one_port(host: str, count: int, descriptors: None) -> None:
-    group = open_group(HostPort(host, 0, True), count)
+    group = open_group(Bind(HostPort(host, 0, True)), count)
     assert len({sock.getsockname()[:2] for sock in group}) == 1
     assert [sock.type for sock in group] == [socket.SOCK_DGRAM] * count
     assert not any(sock.getblocking() or sock.get_inheritable() for sock in group)
@@ -42,7 +42,7 @@ def test_all_have_one_port(host: str, count: int, descriptors: None) -> None:
 
 
 def test_flows_are_spread_and_stay(descriptors: None) -> None:
-    group = open_group(HostPort("127.0.0.1", 0, True), 4)
+    group = open_group(Bind(HostPort("127.0.0.1", 0, True)), 4)
     clients = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(200)]
     for client in clients:
         client.connect(group[0].getsockname())
@@ -65,13 +65,13 @@ def test_flows_are_spread_and_stay(descriptors: None) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_nobody_else_gets_the_address(count: int, descriptors: None) -> None:
-    group = open_group(HostPort("127.0.0.1", 0, True), count)
+    group = open_group(Bind(HostPort("127.0.0.1", 0, True)), count)
     port = group[0].getsockname()[1]
     for host in ("127.0.0.1", "0.0.0.0"):
         with pytest.raises(OSError, match="in use"):
-            open_group(HostPort(host, port, True), count)
+            open_group(Bind(HostPort(host, port, True)), count)
     close(group)
-    close(open_group(HostPort("127.0.0.1", port, True), count))
+    close(open_group(Bind(HostPort("127.0.0.1", port, True)), count))
 
 
 def test_why_it_failed(descriptors: None) -> None:
@@ -83,7 +83,7 @@ def test_why_it_failed(descriptors: None) -> None:
 
 
 def test_what_the_kernel_dropped_is_counted(descriptors: None) -> None:
-    group = open_group(HostPort("127.0.0.1", 0, True), 2)
+    group = open_group(Bind(HostPort("127.0.0.1", 0, True)), 2)
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.connect(group[0].getsockname())
         assert kernel_drops(group) == 0
@@ -114,7 +114,7 @@ def test_a_table_keeps_groups_as_it_keeps_sockets(descriptors: None) -> None:
     table.discard(table.stage({**both, "new": "127.0.0.1:0"}, {"dns": 3, "new": 3}))
     table.commit(table.stage({"dns": bind}))  # now for streams
     assert not table["dns"].datagram
-    close(open_group(HostPort("127.0.0.1", port, True), 1))
+    close(open_group(Bind(HostPort("127.0.0.1", port, True)), 1))
     table.close()
 
 
@@ -136,7 +136,7 @@ def test_streams_and_datagrams_share_no_port_space(descriptors: None) -> None:
 
 
 def test_buffers_are_as_large_as_asked_for_and_the_default_comes_back(descriptors: None) -> None:
-    group = open_group(HostPort("127.0.0.1", 0, True), 3)
+    group = open_group(Bind(HostPort("127.0.0.1", 0, True)), 3)
     before = receive_buffer(group)
     assert set_receive_buffer(group, 64 << 10) == 64 << 10
     assert {sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) for sock in group} == {128 << 10}

@@ -19,7 +19,7 @@ from ports import free_port
 from lb.cli.app import main
 from lb.cli.doctor import files, machine, network, service
 from lb.cli.doctor.finding import Finding
-from lb.config.address import HostPort, parse_bind
+from lb.config.address import parse_socket
 from lb.config.load import load
 from lb.config.schema.file import Config
 from lb.config.units import SECOND
@@ -51,9 +51,7 @@ def config(tmp_path: Path, **more: object) -> Config:
 
 
 def port(bind: str) -> Finding:
-    address = parse_bind(bind)
-    assert isinstance(address, HostPort)
-    return network.port("admin", address)
+    return network.port("admin", parse_socket(bind))
 
 
 def about(found: list[Finding], word: str) -> Finding:
@@ -125,8 +123,8 @@ def test_a_port_that_is_free_and_one_that_another_process_holds() -> None:
 
 def test_a_port_below_1024_that_this_user_may_not_have() -> None:
     code = (
-        "import os; from lb.cli.doctor import network; from lb.config.address import parse_bind; os.setuid(65534);"
-        "print(network.port('web', parse_bind('127.0.0.1:81')).text)"
+        "import os; from lb.cli.doctor import network; from lb.config.address import parse_socket; os.setuid(65534);"
+        "print(network.port('web', parse_socket('127.0.0.1:81')).text)"
     )
     start = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     if os.geteuid() == 0 and start > 81:

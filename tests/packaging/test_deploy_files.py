@@ -33,7 +33,7 @@ def test_the_configuration_of_the_chart(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(values["config"]))
     config = load(path)
     assert {f"0.0.0.0:{port['targetPort']}" for port in values["service"]["ports"]} == {
-        one.bind for one in config.listeners.values()
+        bind for one in config.listeners.values() for bind in one.binds
     }
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 import psutil
 
 from lb.cli.doctor.finding import Finding, fail, ok, warn
-from lb.config.address import HostPort, UnixPath, parse_address, parse_bind
+from lb.config.address import Bind, HostPort, UnixPath, parse_address, parse_socket, socket_name
 from lb.config.schema.file import Config
+from lb.control.datagrams import set_options
 
 _SECONDS = 5.0  # for all names together
 _SLOW = 0.5  # s
@@ -26,27 +27,32 @@ def findings(config: Config | None) -> Iterator[Finding]:
     """Ports of `config`, or of the admin server alone, and the names in it."""
     binds = [("admin", config.admin.bind if config is not None else _ADMIN, False)]
     if config is not None:
-        binds += [(f"listeners.{name}", one.bind, one.protocol == "udp") for name, one in config.listeners.items()]
-    for owner, bind, datagrams in binds:
-        address = parse_bind(bind)
-        if isinstance(address, HostPort) and address.port:
-            yield port(owner, address, datagrams)
-        elif isinstance(address, UnixPath):
-            yield _unix(owner, address.path)
+        binds += [
+            (f"listeners.{name}", bind, one.protocol == "udp")
+            for name, one in config.listeners.items()
+            for bind in one.binds
+        ]
+    for owner, text, datagrams in binds:
+        bind = parse_socket(text)
+        if isinstance(bind.address, HostPort) and bind.address.port:
+            yield port(owner, bind, datagrams)
+        elif isinstance(bind.address, UnixPath) and not bind.address.abstract:
+            yield _unix(owner, bind.address.path)
     yield from _names(names_of(config) if config is not None else [])
 
 
-def port(owner: str, address: HostPort, datagrams: bool = False) -> Finding:
-    """Whether `address` can be listened on, and who does."""
-    what = f"{address} ({owner})"
+def port(owner: str, bind: Bind, datagrams: bool = False) -> Finding:
+    """Whether `bind`, of an IP address, can be listened on, and who does."""
+    address = bind.address
+    assert isinstance(address, HostPort)
+    what = f"{bind} ({owner})"
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM) as probe:
             if not datagrams:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind((address.host, address.port))
+            set_options(probe, bind)
+            probe.bind(socket_name(address))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             holder = _holder(address, datagrams)
@@ -69,7 +75,7 @@ def port(owner: str, address: HostPort, datagrams: bool = False) -> Finding:
                 f"{what}: no interface of this machine has this address",
                 "Choose an address that `ip address` shows, 0.0.0.0 or [::].",
             )
-        return fail("ports", f"{what}: {error.strerror}", "Choose another bind.")
+        return fail("ports", f"{what}: {error.strerror or error}", "Choose another bind.")
     return ok("ports", f"{what} is free")
 
 

@@ -123,7 +123,9 @@ def _store(said: Mapping[str, str], config: Config | None) -> Iterator[Finding]:
             f"FileDescriptorStoreMax={max(1024, wanted)} ({_DROP_IN})",
         )
     folders = [f"/run/{name}/" for name in said.get("RuntimeDirectory", "").split()]
-    binds = [config.admin.bind, *(each.bind for each in config.listeners.values())] if config is not None else []
+    binds = [config.admin.bind] if config is not None else []
+    for each in config.listeners.values() if config is not None else ():
+        binds += each.binds
     paths = [bind for bind in binds if bind.startswith("unix:")]
     if int(room) and any(path.removeprefix("unix:").startswith(folder) for path in paths for folder in folders):
         yield from _exactly(
@@ -134,7 +136,7 @@ def _store(said: Mapping[str, str], config: Config | None) -> Iterator[Finding]:
 def stored(config: Config) -> int:
     """Descriptors that a daemon with this configuration has systemd keep."""
     workers = worker_count(config)
-    listeners = sum(workers if each.protocol == "udp" else 1 for each in config.listeners.values())
+    listeners = sum(len(each.binds) * (workers if each.protocol == "udp" else 1) for each in config.listeners.values())
     return listeners + 1 + (_SEGMENTS if config.cache is not None else 0)
 
 

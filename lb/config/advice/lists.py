@@ -69,8 +69,6 @@ def instead_of_list(model: type[BaseModel] | None, field: str, given: Any) -> st
         return f"; write {one_of_hosts(given)}, or a route for each"
     if (model.__name__, field) == ("RouteConfig", "pool") and given and items == given:
         return f"; write pools: [{', '.join(f'{{pool: {shown(item)}}}' for item in given)}]"
-    if (model.__name__, field) == ("ListenerConfig", "bind") and items:
-        return f"; write bind: {shown(items[0])} and have a listener for each other address"
     if (model.__name__, field) == ("ListenerConfig", "pool"):
         return "; it is one pool, which may have any number of endpoints"
     return ", and only one"

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Set
 from importlib.util import find_spec
 from pathlib import Path
 
-from lb.config.address import HostPort, UnixPath, overlap, parse_bind
+from lb.config.address import Bind, HostPort, collide, parse_bind
 from lb.config.checks.access import check_access, check_quotas
 from lb.config.checks.affinity import check_affinity
+from lb.config.checks.bind import check_bind
 from lb.config.checks.endpoints import check_endpoints
 from lb.config.checks.health import check_health
 from lb.config.checks.jobs import check_jobs
@@ -32,6 +33,7 @@ from lb.config.regular_file import read_regular
 from lb.config.schema.base import only_for
 from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig, ServeConfig
 from lb.config.schema.jobs import JobStoreConfig
+from lb.config.schema.listeners.bind import MOST
 from lb.config.schema.listeners.keepalive import check_pool_keepalive
 from lb.config.schema.listeners.sampling import check_explain
 from lb.config.schema.pools.agent import check_agent
@@ -83,15 +85,26 @@ def _presence(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 
 def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:
-    taken: list[tuple[str, bool, HostPort | UnixPath]] = []
+    taken: dict[tuple[bool, int], list[tuple[str, Bind]]] = {}  # by kind and port: there may be thousands
     if "admin" not in broken:
-        taken.append(("admin", False, parse_bind(config.admin.bind)))
+        admin = Bind(parse_bind(config.admin.bind))
+        taken[False, _port(admin)] = [("admin", admin)]
     for name, listener in config.listeners.items():
-        bind, udp = parse_bind(listener.bind), listener.protocol == "udp"
-        other = next((other for other, kind, theirs in taken if kind == udp and overlap(bind, theirs)), None)
-        if other is not None:
-            yield f"listeners.{name}.bind", f"{listener.bind} is taken by {other}"
-        taken.append((f"listeners.{name}", udp, bind))
+        for i, item in enumerate(listener.bind):
+            path = f"listeners.{name}.bind" + (f"[{i}]" if len(listener.bind) > 1 else "")
+            yield from check_bind(path, item, listener.protocol)
+            for bind in item.sockets():
+                others = taken.setdefault((listener.protocol == "udp", _port(bind)), [])
+                other = next((other for other, theirs in others if collide(bind, theirs)), None)
+                if other is not None:
+                    yield path, f"{bind} is taken by {other}"
+                others.append((f"listeners.{name}", bind))
+        if len(listener.binds) > MOST:
+            yield f"listeners.{name}.bind", f"is {len(listener.binds)} sockets, and {MOST} are the most"
+
+
+def _port(bind: Bind) -> int:
+    return bind.address.port if isinstance(bind.address, HostPort) else 0
 
 
 def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:

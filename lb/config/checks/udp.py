@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lb.config.address import UnixPath, parse_bind
 from lb.config.schema.base import only_for
 from lb.config.schema.file import KeyConfig, ListenerConfig
 
@@ -23,5 +22,3 @@ def check_udp_listener(path: str, listener: ListenerConfig) -> Iterator[Found]:
         yield f"{path}.routes", "only for protocol http; a udp listener has one pool"
     if listener.idle_timeout == 0:
         yield f"{path}.idle_timeout", "must be more than 0s for protocol udp: nothing else ends a session for sure"
-    if isinstance(parse_bind(listener.bind), UnixPath):
-        yield f"{path}.bind", "a udp listener has an IP address"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from lb.config.address import HostPort, parse_address
+from lb.config.address import HostPort, parse_address, port_of
 from lb.config.forms import Member, by_form, members_of
 from lb.config.memory import Memory
 from lb.config.plan.access import ProviderPlan
@@ -46,7 +46,6 @@ from lb.config.schema.file import (
     RouteConfig,
 )
 from lb.config.schema.limits import limits_plan
-from lb.config.schema.listeners.hop import port_of
 from lb.config.schema.listeners.http2 import Http2Config
 from lb.config.schema.listeners.keepalive import keepalive_plan, pool_keepalive_plan
 from lb.config.schema.listeners.sampling import explain_plan
@@ -235,7 +234,8 @@ def _listener(
 ) -> ListenerPlan:
     return ListenerPlan(
         name=name,
-        bind=listener.bind,
+        bind=(binds := listener.binds)[0],
+        binds=binds if len(binds) > 1 else (),
         protocol=listener.protocol,
         series=allocator.series("listener", name),
         pool=pools[listener.pool] if listener.pool is not None else -1,
@@ -291,7 +291,7 @@ def _hop(config: Config, listener: ListenerConfig) -> HopPlan:
     tracing = config.tracing
     return HopPlan(
         trusted_proxies=tuple(listener.trusted_proxies),
-        port=port_of(listener.bind),
+        port=port_of(listener.binds[0]),
         forwarded_header=listener.forwarded_header,
         via=listener.via,
         request_id=listener.request_id,

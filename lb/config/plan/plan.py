@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from lb.config.address import places, port_of
 from lb.config.plan.access import AccessPlan, ProviderPlan
 from lb.config.plan.cache_key import CacheKeyPlan
 from lb.config.plan.caching import DiskPlan, FreshnessPlan, PoolCachePlan
@@ -377,6 +379,17 @@ class ListenerPlan(Struct, frozen=True):
     split: SplitPlan | None = None  # in place of `pool`
     error_pages: tuple[ErrorPagePlan, ...] = ()  # the first that fits
     sources: SourcesPlan = field(default_factory=SourcesPlan)
+    binds: tuple[str, ...] = ()  # all of them, of which `bind` is the first; () = that one alone
+
+    def places(self) -> dict[str, str]:
+        """Its sockets, place -> bind, as lb.config.address.places names them."""
+        return places(self.name, self.binds or (self.bind,))
+
+    def at(self, bind: str) -> ListenerPlan:
+        """What the socket of `bind` goes by."""
+        if bind == self.bind:
+            return self
+        return replace(self, bind=bind, hop=replace(self.hop, port=port_of(bind)))
 
     def route_series(self) -> Iterator[tuple[str, int]]:
         """Name and series of each route."""

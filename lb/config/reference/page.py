@@ -19,7 +19,7 @@ from pydantic_core import core_schema
 from lb.config.advice.annotations import item_of, model_of
 from lb.config.reference.docstrings import docstrings
 from lb.config.reference.examples import EXAMPLES
-from lb.config.schema.base import Address, Bind
+from lb.config.schema.base import Address, Bind, BindRange
 from lb.config.schema.file import Config
 from lb.config.units import Duration, Size, format_duration, format_size
 
@@ -206,7 +206,7 @@ def _kind(hint: Any) -> str:
         return "duration"
     if hint == Size:
         return "size"
-    if hint in (Bind, Address):
+    if hint in (Bind, BindRange, Address):
         return "address"
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:

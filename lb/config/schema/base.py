@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from lb.config.address import parse_bind, parse_target
+from lb.config.address import parse_bind, parse_bind_range, parse_target
 from lb.config.advice.literal import expression, host_advice, instead_of_pattern, name_advice, path_advice, regex_advice
 from lb.config.units import FileContext
 
@@ -279,6 +279,9 @@ def _options(text: str) -> str:
 
 Bind = Annotated[str, _whole_address("0.0.0.0"), _checked(parse_bind)]  # noqa: S104
 """Address to listen on, in canonical form."""
+
+BindRange = Annotated[str, _whole_address("0.0.0.0"), _checked(parse_bind_range)]  # noqa: S104
+"""The same, whose port may be a range."""
 
 Address = Annotated[str, _whole_address("127.0.0.1"), _checked(parse_target)]
 """Address to connect to, in canonical form; the host may be a name."""

@@ -170,11 +170,15 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
         if listener.name not in master.sockets:
             continue
         listening = master.sockets[listener.name]
+        binds = listener.places()
         rows.append(
             {
                 "name": listener.name,
                 "bind": listener.bind,
                 "address": listening.address,
+                "addresses": [
+                    {"bind": bind, "address": master.sockets[place].address} for place, bind in binds.items()
+                ],
                 "protocol": listener.protocol,
                 "inherited": listening.inherited,
                 "receive_buffer": _receive_buffer(listening) if listening.datagram else None,

@@ -25,6 +25,7 @@ from lb.config.schema.file import (
     RouteConfig,
     TextMatch,
 )
+from lb.config.schema.listeners.bind import BindConfig
 from lb.config.schema.routes.retry import NO_HEDGE, NO_RETRY
 from lb.config.units import MIB
 from lb.jobs.settings import ROUTE_FIELD
@@ -70,7 +71,7 @@ def with_jobs(config: Config, find_folder: Callable[[], Path]) -> Config:
     # A job whose route is gone waits for its return: 503 is no answer to it.
     inner.append(RouteConfig.model_construct(name=f"{NAME}/no-route", respond=RespondConfig(status=503)))
     listeners[NAME] = ListenerConfig(
-        protocol="http", bind=f"unix:{calls_socket(folder)}", routes=inner, forwarded="preserve",
+        protocol="http", bind=[BindConfig(address=f"unix:{calls_socket(folder)}")], routes=inner, forwarded="preserve",
         trusted_proxies=_TRUST, via="", aliased_headers="pass", normalize_path=_AS_IT_IS,
         max_header_bytes=MIB, max_headers=1000, max_connections=config.jobs.concurrency + _SPARE,
     )  # fmt: skip

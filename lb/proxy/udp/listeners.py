@@ -46,22 +46,25 @@ class UdpListeners:
         self._current: dict[str, Prepared] = {}
 
     def prepare(self, plan: Plan, sockets: Mapping[str, int], pools: Sequence[Any]) -> dict[str, Prepared]:
-        """The udp listeners of `plan`; `sockets` has a bound socket for each, `pools` are those of the plan."""
+        """The udp listeners of `plan`, by place; `sockets` has a bound socket for each, `pools` are those of the
+        plan."""
         prepared = {}
-        for listener in plan.listeners:
-            if listener.udp is None:
+        open_ = {(old.plan.name, old.fd): old.listener for old in self._current.values()}
+        for whole in plan.listeners:
+            if whole.udp is None:
                 continue
-            fd = sockets[listener.name]
-            upstream = self._upstream(plan, listener, pools)
-            old = self._current.get(listener.name)
-            if old is not None and old.fd == fd:
-                old.listener.reserve(listener.udp.max_sessions)
-                prepared[listener.name] = Prepared(listener, fd, upstream, old.listener, new=False)
-                continue
-            if self._buffers is None:
-                self._buffers = UdpBuffers(_most_sessions())
-            made = UdpListener(self._poller, self._buffers, self._access, listener, self._segment, upstream)
-            prepared[listener.name] = Prepared(listener, fd, upstream, made, new=True)
+            for place, bind in whole.places().items():
+                listener, fd = whole.at(bind), sockets[place]
+                upstream = self._upstream(plan, listener, pools)
+                old = open_.get((listener.name, fd))
+                if old is not None:
+                    old.reserve(whole.udp.max_sessions)
+                    prepared[place] = Prepared(listener, fd, upstream, old, new=False)
+                    continue
+                if self._buffers is None:
+                    self._buffers = UdpBuffers(_most_sessions())
+                made = UdpListener(self._poller, self._buffers, self._access, listener, self._segment, upstream)
+                prepared[place] = Prepared(listener, fd, upstream, made, new=True)
         return prepared
 
     def _upstream(self, plan: Plan, listener: ListenerPlan, pools: Sequence[Any]) -> UdpPool | UdpSplit:
@@ -83,8 +86,9 @@ class UdpListeners:
             for listener in started:
                 listener.close()
             raise
-        for name, old in self._current.items():
-            if name not in prepared or prepared[name].listener is not old.listener:
+        kept = {id(one.listener) for one in prepared.values()}
+        for old in self._current.values():
+            if id(old.listener) not in kept:
                 old.listener.close()
         for one in prepared.values():
             if not one.new:
@@ -93,7 +97,8 @@ class UdpListeners:
         self._warn()
 
     def _warn(self) -> None:
-        wanted = sum(one.plan.udp.max_sessions for one in self._current.values() if one.plan.udp is not None)
+        plans = {one.plan.name: one.plan.udp for one in self._current.values()}  # a limit is for all addresses together
+        wanted = sum(udp.max_sessions for udp in plans.values() if udp is not None)
         # All workers have the same limits: one line is enough.
         if self._buffers is not None and wanted > self._buffers.most and self._segment.worker == 0:
             log.warning(

@@ -18,8 +18,8 @@ cdef class UdpPool:
 
     # Connects a socket to an endpoint for the flow `key`, which came to the socket bound to `own`: its descriptor, with
     # the endpoint's index in *index and one more in flight there. `wanted` is the endpoint that the flow belongs to,
-    # -1 = none is known; a flow that names its endpoint gets no other. Else minus the UDP_LISTENER_DROPPED_… word that
-    # counts why not, with nothing held.
+    # -1 = none is known; a flow that names its endpoint gets no other. Else minus the UDP_LISTENER_DROPPED_… word
+    # that counts why not, with nothing held.
     cdef int connect(self, const tg_flow_key *key, const tg_flow_key *own, int wanted, uint64_t now,
                      int *index) noexcept
     # Whether the endpoint goes on with sessions that it has.

@@ -56,7 +56,8 @@ cdef class UdpPool:
         if plan.quic is not None:
             self.quic = QuicAffinity(plan, pool.endpoints)
         if listener.udp.lasting:
-            self.flows = FlowAffinity(plan, pool.endpoints, listener.name, listener.idle_timeout_ns)
+            self.flows = FlowAffinity(
+                plan, pool.endpoints, f"{listener.name} {listener.bind}", listener.idle_timeout_ns)
 
     def __dealloc__(self):
         free(self.words)

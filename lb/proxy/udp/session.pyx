@@ -13,8 +13,9 @@ from lb.failure cimport FAIL_NONE, FAIL_UDP_NO_ANSWER, FAIL_UDP_REFUSED, failure
 from lb.shared.counters cimport count_duration
 from lb.net.datagram cimport (
     MSG_TRUNC, TG_BATCH, TG_FAIL_FULL, TG_FAIL_PEER, TG_LAST, tg_answer_data, tg_answer_put, tg_answers,
-    tg_answers_close, tg_answers_open, tg_answers_receive, tg_answers_send, tg_answers_size, tg_failure_of, tg_flow_key, tg_flow_port,
-    tg_flow_text, tg_network_of, tg_requests_close, tg_requests_open, tg_train_add, tg_train_send, tg_train_size,
+    tg_answers_close, tg_answers_open, tg_answers_receive, tg_answers_send, tg_answers_size, tg_failure_of,
+    tg_flow_key, tg_flow_port, tg_flow_text, tg_network_of, tg_requests_close, tg_requests_open, tg_train_add,
+    tg_train_send, tg_train_size,
 )
 from lb.net.flows cimport tg_flows_free, tg_flows_remove
 from lb.net.link cimport link_init, link_remove

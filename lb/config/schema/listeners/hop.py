@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from lb.config.address import HostPort, parse_bind
 from lb.config.network import canonical
 from lb.config.schema.base import problem
 
@@ -39,9 +38,3 @@ Network = Annotated[str, AfterValidator(_network)]
 
 Pseudonym = Annotated[str, BeforeValidator(_off), AfterValidator(_pseudonym)]
 """A name for Via (RFC 9110 section 7.6.3), or nothing."""
-
-
-def port_of(bind: str) -> int:
-    """The port of an address to listen on; 0 for a Unix socket or a port that the kernel chooses."""
-    address = parse_bind(bind)
-    return address.port if isinstance(address, HostPort) else 0

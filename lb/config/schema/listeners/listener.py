@@ -9,7 +9,8 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapVa
 
 from lb.config.forms import validated
 from lb.config.schema.access import RouteAccess
-from lb.config.schema.base import Bind, Boolean, FieldName, FilePath, Integer, Model
+from lb.config.schema.base import Boolean, FieldName, FilePath, Integer, Model
+from lb.config.schema.listeners.bind import BindList
 from lb.config.schema.listeners.hop import Network, Pseudonym
 from lb.config.schema.listeners.http2 import Http2Config
 from lb.config.schema.listeners.keepalive import TcpKeepalive, TcpKeepaliveConfig
@@ -49,9 +50,10 @@ class ListenerConfig(Model):
     """`http` understands HTTP/1.1 and HTTP/2 and routes by request; `https` is the same through TLS; `tcp` passes bytes
     through to one pool, `udp` datagrams; `tls` chooses by the ClientHello, and passes TLS through undecrypted or ends
     it, as the rule for the name (SNI) says. What is said of `http` below holds for `https`, too."""
-    bind: Bind
-    """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. Port 0 takes a free port. `[::]` is every IPv6 address and no IPv4 one:
-    for both, have a listener for each."""
+    bind: BindList
+    """Where clients connect: `IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`, a mapping with options of the socket, or a list
+    of these. Port 0 takes a free port, `IP:9000-9010` all of these ports. `[::]` is every IPv6 address and no IPv4 one,
+    unless `ipv6only: false` is said. Limits of the listener hold for its addresses together."""
     tls: TlsConfig | None = None
     """How TLS is ended here. Needed for protocol `https`, and for `tls` where one of `sni_routes` says
     `tls: terminate`; with protocol `tcp` the bytes inside of TLS are passed on. Default: no TLS."""
@@ -185,6 +187,11 @@ class ListenerConfig(Model):
     as they are. Not for `udp`; without effect on Unix sockets."""
     udp: UdpConfig = UdpConfig()
     """Sessions and datagrams. `udp` only."""
+
+    @property
+    def binds(self) -> tuple[str, ...]:
+        """All sockets as text (lb.config.address.Bind), ranges of ports one by one."""
+        return tuple(str(each) for item in self.bind for each in item.sockets())
 
     @property
     def lists_allowed(self) -> bool:
