@@ -75,6 +75,7 @@ from lb.control.servers.replica import Machine
 from lb.control.servers.runtime import runtime_directory
 from lb.control.servers.scaling_memory import state_directory
 from lb.control.sockets import SocketTable
+from lb.control.sources import check_sources
 from lb.control.stored_sockets import StoredSockets
 from lb.control.tables import TableKeeper, stick_sets
 from lb.control.tickets import TicketRing
@@ -109,6 +110,9 @@ _TICK = 1.0  # seconds
 _MOST_READY = 100_000  # models of endpoints that are known to have been ready
 _HEARD = 0.01  # seconds in which the loop hears of the signals that have come
 _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
+
+
+_CHECKS = (check_model_servers, check_sources)
 
 
 def _sockets(config: Config, workers: int) -> tuple[dict[str, str], dict[str, int]]:
@@ -570,7 +574,7 @@ class Master:
         handover = self._options.handover
         # A program that goes on after a failed upgrade does so with what it had, whatever is in the file by now.
         text = handover.text or None if handover is not None and handover.failed else None
-        loaded = await asyncio.to_thread(load_configuration, self.config_path, self._memory, (), text)
+        loaded = await asyncio.to_thread(load_configuration, self.config_path, self._memory, (check_sources,), text)
         handed = (handover.runtime, handover.runtime_lock) if handover is not None else ("", -1)
         self._runtime_lock = cache(lambda: cleanup.enter_context(runtime_directory(handed)))
         self._runtime = lambda: self._runtime_lock()[0]
@@ -1034,7 +1038,7 @@ class Master:
         try:
             if self.state != "running":
                 raise StartError(f"the daemon is {self.state}")
-            wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory, [check_model_servers])
+            wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory, _CHECKS)
             decision = decide(self.settings.file, with_jobs(wanted.config, self._runtime))
             self.jobs.check(decision.config)
             self.watch.check(decision.config)

@@ -27,6 +27,7 @@ from lb.control.certificates import CertificateFacts
 from lb.control.datagrams import set_options
 from lb.control.servers.model_file import model_problem
 from lb.control.servers.placement import Placement
+from lb.control.sources import check_sources
 from lb.errors import ConfigError
 
 Found = tuple[str, str]
@@ -60,6 +61,7 @@ class Preflight:
                 required = pool.discover.initial == "required"
                 (errors if required else self.warnings).extend(found)
         self.warnings += _places(config)
+        self.warnings += check_sources(config)  # the daemon may be allowed what this user is not
         binds = [("admin.bind", config.admin.bind, False)]
         binds += [
             (f"listeners.{name}.bind", bind, x.protocol == "udp")

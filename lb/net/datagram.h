@@ -209,10 +209,15 @@ static inline uint64_t tg_network_of(const tg_flow_key *key, uint32_t *family) {
     return network;
 }
 
+/* Whether the client is one of IPv4 at a socket of both families. */
+static inline int tg_flow_mapped(const tg_flow_key *key) {
+    return key->family == AF_INET6 && IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)key->address);
+}
+
 /* The client's address as text: its length. */
 static inline int tg_flow_text(const tg_flow_key *key, char into[46]) {
     into[0] = 0;
-    if (key->family == AF_INET6 && IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)key->address))
+    if (tg_flow_mapped(key))
         inet_ntop(AF_INET, key->address + 12, into, 46); /* a client of IPv4 at a socket of both families */
     else
         inet_ntop(key->family, key->address, into, 46);
@@ -363,15 +368,24 @@ static inline int tg_answers_send(tg_answers *a, int fd, unsigned first) {
     return n < 0 ? -errno : n;
 }
 
+/* A socket for an endpoint: its descriptor. */
+static inline int tg_datagram_socket(int family) {
+    int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    return fd < 0 ? -errno : fd;
+}
+
+/* Connects it. 0. */
+static inline int tg_datagram_join(int fd, const void *address, uint32_t length) {
+    return connect(fd, (const struct sockaddr *)address, length) < 0 ? -errno : 0;
+}
+
 /* A socket connected to an endpoint: its descriptor. */
 static inline int tg_datagram_connect(int family, const void *address, uint32_t length) {
-    int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    if (connect(fd, (const struct sockaddr *)address, length) < 0) {
-        int error = errno;
+    int fd = tg_datagram_socket(family);
+    int failed = fd < 0 ? 0 : tg_datagram_join(fd, address, length);
+    if (failed < 0) {
         close(fd);
-        return -error;
+        return failed;
     }
     return fd;
 }

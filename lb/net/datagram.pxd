@@ -45,6 +45,7 @@ cdef extern from "datagram.h" nogil:
     int tg_failure_of(int error) noexcept
     bint tg_flow_same(const tg_flow_key *a, const tg_flow_key *b) noexcept
     int tg_flow_text(const tg_flow_key *key, char *into) noexcept
+    bint tg_flow_mapped(const tg_flow_key *key) noexcept
     bint tg_flow_local_unknown(const tg_flow_key *key) noexcept
     int tg_flow_port(const tg_flow_key *key) noexcept
     uint64_t tg_network_of(const tg_flow_key *key, uint32_t *family) noexcept
@@ -69,5 +70,7 @@ cdef extern from "datagram.h" nogil:
     size_t tg_answers_size(const tg_answers *a, unsigned int first, unsigned int end) noexcept
     int tg_answers_send(tg_answers *a, int fd, unsigned int first) noexcept
 
+    int tg_datagram_socket(int family) noexcept
+    int tg_datagram_join(int fd, const void *address, uint32_t length) noexcept
     int tg_datagram_connect(int family, const void *address, uint32_t length) noexcept
     int tg_datagram_prepare(int fd, int *wildcard, tg_flow_key *own) noexcept

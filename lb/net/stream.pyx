@@ -7,6 +7,7 @@ from lb.net.address cimport AF_UNIX, Address
 from lb.net.buffer cimport (
     tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
+from lb.net.source cimport SourceAddress
 from lb.net.tls.session cimport TLS_AGAIN, TLS_ERROR, new_client_tls
 from lb.net.tls.context cimport ALPN_NONE
 
@@ -188,6 +189,12 @@ cdef class Stream(Source):
             # Small frames must not wait for an acknowledgement. Failing here only costs latency.
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
             address.keep_alive(fd)
+            if isinstance(address, SourceAddress):
+                rc = (<SourceAddress>address).bind(fd)
+                if rc < 0:
+                    self.error = -rc
+                    close(fd)
+                    return IO_ERROR
         while True:
             rc = connect(fd, <const sockaddr *>address.storage, address.length)
             if rc == 0 or errno != EINTR:

@@ -55,6 +55,7 @@ from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes
 from lb.proxy.routing.values.lookup import Lookup
 from lb.proxy.exchange.hedge import HedgeTools
+from lb.net.source import address_from
 from lb.proxy.accept.listener import limit_connections, network_of_plan
 from lb.proxy.udp.listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
@@ -353,11 +354,16 @@ class Proxy:
 
     def make_address(self, plan, endpoint, context):
         if context is None:
-            return Address(endpoint.address, keepalive=plan.keepalive)
+            return self.address_of(plan, endpoint, None)
         name = endpoint.host
         if not name and not endpoint.address.startswith("unix:"):
             name = endpoint.address.rpartition(":")[0].strip("[]")
         peer = Peer(context, name, f"pool {plan.name}: {endpoint.address}")
+        return self.address_of(plan, endpoint, peer)
+
+    def address_of(self, plan, endpoint, peer):
+        if plan.source is not None and not endpoint.address.startswith("unix:"):
+            return address_from(endpoint.address, peer, plan.keepalive, plan.source)
         return Address(endpoint.address, peer, plan.keepalive)
 
     def make_pool(self, plan, channels, contexts, queue, number):
@@ -366,7 +372,10 @@ class Proxy:
         context = self.client_context(plan, contexts) if plan.tls is not None else None
         for endpoint in plan.endpoints:
             settings = (plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
-            key = (plan.protocol, plan.name, endpoint.address, endpoint.host, context, plan.keepalive, *settings)
+            key = (
+                plan.protocol, plan.name, endpoint.address, endpoint.host, context, plan.keepalive, plan.source,
+                *settings,
+            )
             channel = channels.get(key) or self.channels.get(key)
             if channel is None:
                 address = self.make_address(plan, endpoint, context)

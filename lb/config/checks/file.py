@@ -41,6 +41,7 @@ from lb.config.schema.pools.cache import check_pool_cache
 from lb.config.schema.pools.cost import check_cost
 from lb.config.schema.pools.engine import EngineConfig
 from lb.config.schema.pools.failover import check_failover
+from lb.config.schema.pools.source import check_source
 from lb.config.schema.tracing import check_tracing
 
 Check = Callable[[Config], list[Found]]
@@ -281,6 +282,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
             yield f"{path}.health.type", "only tcp with send_proxy: checks send no PROXY header"
     if pool.agent is not None:
         yield from check_agent(f"{path}.agent", pool)
+    if pool.source is not None:
+        yield from check_source(f"{path}.source", pool.source, pool.protocol, [e.address for e in pool.endpoints])
     yield from check_endpoints(f"{path}.endpoints", name, pool, pool.endpoints)
 
 

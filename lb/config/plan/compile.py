@@ -59,6 +59,7 @@ from lb.config.schema.pools.cost import cost_plan
 from lb.config.schema.pools.failover import groups_of
 from lb.config.schema.pools.outlier import outlier_plan
 from lb.config.schema.pools.queue import queue_plan
+from lb.config.schema.pools.source import source_plan
 from lb.config.schema.quotas import quota_plan
 from lb.config.schema.routes.cache import freshness_plan
 from lb.config.schema.routes.error_pages import error_page_plans
@@ -470,6 +471,7 @@ def _pool(
         sequence=sequence_plan(pool.protocol, pool.affinity),
         cookie=cookie_plan(pool.affinity, material),
         learn=learn_plan(pool.affinity, lambda: allocator.series("sessions", name)),
+        source=source_plan(pool.source) if pool.source is not None else None,
         quic=quic_plan(pool.affinity),
         cost=cost_plan(pool.cost, pool.protocol),
         cache_rows=tuple(pool.cache.rows) if pool.cache is not None else (),

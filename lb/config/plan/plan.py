@@ -154,6 +154,14 @@ class QuicPlan(Struct, frozen=True):
     idle_ns: int  # a connection id without a datagram
 
 
+class SourcePlan(Struct, frozen=True):
+    """From where endpoints are reached."""
+
+    address: str = ""  # of this machine; "" = the client's own
+    first: int = 0  # of the ports; 0 = those that the system gives out
+    last: int = 0
+
+
 class CostPlan(Struct, frozen=True):
     """What a request of a pool counts for, where that is not 1."""
 
@@ -193,6 +201,7 @@ class PoolPlan(Struct, frozen=True):
     sequence: SequencePlan | None = None  # None = a sequence is as good as any request
     cookie: CookiePlan | None = None  # None = it gives none
     learn: LearnPlan | None = None  # None = it learns no sessions
+    source: SourcePlan | None = None  # None = as the system routes
     quic: QuicPlan | None = None  # None = its datagrams are of any protocol (udp)
     cost: CostPlan | None = None  # None = a request is a request
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences

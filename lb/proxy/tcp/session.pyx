@@ -21,6 +21,7 @@ from lb.shared.segment_words cimport (
     ENDPOINT_CONNECT_ERRORS, ENDPOINT_RETRIES, LISTENER_RECEIVED_BYTES, LISTENER_REJECTED, LISTENER_RETRIES,
     LISTENER_SENT_BYTES, LISTENER_SESSION_DURATION, LISTENER_TLS_HANDSHAKES_FAILED,
 )
+from lb.net.source cimport SourceAddress
 from lb.net.source_key cimport hash_source
 from lb.net.splice cimport Pipe
 from lb.net.stream cimport (
@@ -206,6 +207,7 @@ cdef class Tunnel(Waiter):
     cdef void open(self, int index) noexcept:
         """Connect to an endpoint; to the next one when that fails at once."""
         cdef Side side
+        cdef Address address
         take_slot(self.attempt, self.pool, index, 0, monotonic_ns())
         self.last = index
         if self.attempts:
@@ -217,7 +219,12 @@ cdef class Tunnel(Waiter):
         side.other = self.client
         self.client.other = side
         self.endpoint = side
-        if side.start_connect(<Address>self.pool.channels[index]) == IO_ERROR:
+        try:
+            address = address_for(self, index)
+        except MemoryError:
+            self.connect_failed()
+            return
+        if side.start_connect(address) == IO_ERROR:
             self.connect_failed()
             return
         if side.connecting:
@@ -506,6 +513,15 @@ cdef class TunnelAcceptor(Acceptor):
 
     def in_flight(self):
         return self.busy
+
+
+cdef Address address_for(Tunnel tunnel, int index):
+    """The endpoint's address, with the client's own where its connections are to come from that. Raises MemoryError."""
+    cdef Address address = <Address>tunnel.pool.channels[index]
+    cdef SourceAddress found = None
+    if isinstance(address, SourceAddress) and (<SourceAddress>address).client:
+        found = (<SourceAddress>address).of(tunnel.ip, <size_t>tunnel.ip_length)
+    return found if found is not None else address
 
 
 cdef void record_session(Tunnel tunnel) noexcept:

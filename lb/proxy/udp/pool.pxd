@@ -1,6 +1,7 @@
 """A pool as a udp listener uses it: which endpoint gets a session, and what is known of those that were not there."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from lb.net.address cimport Address
 from lb.net.datagram cimport tg_flow_key
 from lb.proxy.routing.split cimport Split
 from lb.proxy.udp.affinity cimport FlowAffinity, QuicAffinity
@@ -31,6 +32,7 @@ cdef class UdpPool:
     # Whether its checks have found the endpoint down.
     cdef bint down(self, int index) noexcept
     cdef int choose(self, uint64_t now, uint64_t key) noexcept
+    cdef int open_socket(self, Address address, const tg_flow_key *key) noexcept
     cdef uint64_t key_of(self, const tg_flow_key *key, const tg_flow_key *own) noexcept
     # Whether it was not there lately; `second` is that of now.
     cdef bint missed(self, int index, uint32_t second) noexcept

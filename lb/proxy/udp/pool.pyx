@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from posix.unistd cimport close
 from lb.shared.atomics cimport tg_fetch_add32, tg_load32, tg_load32_relaxed, tg_store32_relaxed
 from lb.net.datagram cimport (
-    TG_FAIL_FULL, TG_FAIL_PEER, tg_datagram_connect, tg_failure_of, tg_flow_key, tg_flow_local_unknown, tg_flow_text,
+    TG_FAIL_FULL, TG_FAIL_PEER, tg_datagram_connect, tg_datagram_join, tg_datagram_socket, tg_failure_of, tg_flow_key,
+    tg_flow_local_unknown, tg_flow_mapped, tg_flow_text,
 )
 from lb.shared.segment cimport TG_HEALTH_DOWN, Segment, tg_add, tg_endpoint
 from lb.shared.segment_words cimport (
@@ -20,6 +22,8 @@ from lb.shared.segment_words cimport (
     UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_UNREACHABLE,
 )
 from lb.shared.hashing cimport hash64
+from lb.net.ip cimport AF_INET
+from lb.net.source cimport SourceAddress, tg_source, tg_source_bind, tg_source_assign
 from lb.net.source_key cimport hash_source
 from lb.net.stream cimport Address
 from lb.endpoints.choice cimport Choice
@@ -129,7 +133,7 @@ cdef class UdpPool:
             if index[0] < 0:
                 return -UDP_LISTENER_DROPPED_NO_ENDPOINT
             address = <Address>self.pool.channels[index[0]]
-            fd = tg_datagram_connect(address.family, <const void *>address.storage, address.length)
+            fd = self.open_socket(address, key)
             if fd >= 0:
                 return fd
             kind = tg_failure_of(-fd)
@@ -139,6 +143,31 @@ cdef class UdpPool:
             self.failed(index[0], now)
             self.pool.release(index[0], now, 1, False, 0, 0, 0)
         return -UDP_LISTENER_DROPPED_UNREACHABLE
+
+    cdef int open_socket(self, Address address, const tg_flow_key *key) noexcept:
+        """A socket connected to `address`, or minus an errno."""
+        cdef SourceAddress bound
+        cdef tg_source source
+        cdef int fd, failed
+        if not isinstance(address, SourceAddress):
+            return tg_datagram_connect(address.family, <const void *>address.storage, address.length)
+        bound = <SourceAddress>address
+        source = bound.source
+        if bound.client:
+            if tg_flow_mapped(key):
+                tg_source_assign(&source, AF_INET, key.address + 12)
+            else:
+                tg_source_assign(&source, key.family, key.address)
+        fd = tg_datagram_socket(address.family)
+        if fd < 0:
+            return fd
+        failed = tg_source_bind(&source, fd, address.family)
+        if failed == 0:
+            failed = tg_datagram_join(fd, <const void *>address.storage, address.length)
+        if failed < 0:
+            close(fd)
+            return failed
+        return fd
 
     cdef void failed(self, int index, uint64_t now) noexcept:
         cdef tg_endpoint *record = self.pool.endpoints.records[index]

@@ -24,6 +24,7 @@ from lb.config.schema.pools.queue import QueueConfig
 from lb.config.schema.pools.scaling import ScalingConfig
 from lb.config.schema.pools.serve import ServeConfig
 from lb.config.schema.pools.slow_start import SlowStartConfig, expand_slow_start
+from lb.config.schema.pools.source import Source
 from lb.config.schema.source_key import SourceKeyConfig
 from lb.config.schema.values import checked_key
 from lb.config.units import HOUR, MILLISECOND, MINUTE, SECOND, Duration
@@ -297,6 +298,13 @@ class PoolConfig(Model):
     """What becomes of the sessions of endpoints of further priorities when one of the first priority is up again
     (HAProxy's `on-marked-up`): `shutdown_backup_sessions` resets them, so that nobody stays with a backup, as is wanted
     of a primary database. `tcp` only."""
+    source: Source | None = None
+    """The address of this machine from which endpoints are reached: HAProxy's `source`, nginx' `proxy_bind`.
+    `10.0.0.5`, `[2001:db8::5]`, or with ports `10.0.0.5:40000-49999` (within `net.ipv4.ip_local_port_range`, beyond
+    which the system does not go). `client` is each client's own address (for `tcp` and `udp`), which takes CAP_NET_ADMIN and endpoints
+    whose answers are routed back through this machine: [Choose addresses](howto/bind.md#towards-endpoints). Clients
+    without an address of the endpoint's family come from the machine's own. Without effect on Unix sockets, and on health checks.
+    Default: what the system's routes say."""
     tls: PoolTlsConfig | None = None
     """TLS towards the endpoints; an empty mapping (`tls: {}`) verifies them by the system's authorities. Health checks
     use the same. Default: no TLS."""
