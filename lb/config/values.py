@@ -118,8 +118,8 @@ def parse(text: str, encoding: str = "field") -> Parts:
     `encoding` is where the text goes, and each value with it:
     `field` (of a header: control characters become spaces), `cookie` (RFC 6265 section 4.1.1: octets that a cookie
     cannot have are percent-encoded), `host` (a request whose value has what no host has is refused), `path` (RFC 3986
-    section 3.3), `query`, `url` (host, path or query, as the place in the text says), `text`, `html`, `json` (of a
-    body, escaped as that needs).
+    section 3.3), `query`, `url` (host, path or query, as the place in the text says; of a map alone `whole`: its
+    entries are URLs, and a request without one is refused), `text`, `html`, `json` (of a body, escaped as that needs).
 
     Raises ValueError for a value that there is not, with the nearest one, and for a host whose end is a value.
     """
@@ -232,7 +232,14 @@ def _near(name: str) -> str:
 
 
 def _placed(parts: Parts) -> Parts:
-    """The parts of a URL, each value with the encoding of its place."""
+    """The parts of a URL, each value with the encoding of its place. A map may have whole URLs: they are the file's."""
+    if len(parts) == 1 and isinstance(parts[0], Value) and parts[0].name == "map":
+        if parts[0].otherwise:
+            raise ValueError(
+                f"{parts[0].spelling} is the whole URL and has no default; a route for what the map does not have is "
+                "one without match.maps"
+            )
+        return (_encoded(parts[0], "whole"),)
     place = "begin"
     placed: list[str | Value] = []
     host: list[str | Value] = []

@@ -146,6 +146,8 @@ def test_elsewhere_there_are_no_values(tmp_path: Path, route: str) -> None:
         ("pool: a, request_headers: {set: {x-a: 'ü${header.x}'}}", "is not a header's value"),
         ("pool: a, request_headers: {set: {x-a: '$host ${header.x}'}}", "write ${request.host}"),
         ("redirect: {location: '${query.next}'}", "whoever asks would choose the host"),
+        ("redirect: {location: '${map.moved:-/}'}", "is the whole URL and has no default"),
+        ("redirect: {location: '${map.moved}/x'}", "whoever asks would choose the host"),
         ("redirect: {location: 'https://a.org${header.x}/b'}", "${header.x} goes on with the host in front of it"),
         ("redirect: {location: 'https://a.org${header.x:-/}'}", "write a slash in front of ${header.x}, or a dot"),
         ("redirect: {location: '${request.scheme}://${request.host}${query.q}'}", "${query.q} goes on with the host"),

@@ -140,3 +140,33 @@ async def test_a_text_names_the_pool(site: Site) -> None:
         ("b.org", "c", "b"), ("x.org", "c", "c"), ("d.org", "c", "a"), ("x.org", "nope", "a"), ("x.org", "", "a"),
     ):  # fmt: skip
         assert (await curl(gate, "/", H, f"Host: {host}", H, f"X-Pool: {pool}")).body == answer
+
+
+async def test_a_map_has_the_urls_of_redirects_and_the_paths_of_rewrites(site: Site) -> None:
+    """They are the file's, and no client's: whole, with slashes and escapes. A request without an entry is refused."""
+    maps = {
+        "moved": {
+            "key": "${request.path}",
+            "entries": {"/a": "https://far.org/x?y=%20z#w", "/b": "/near", "/c": "https://far.org/\u00fc x"},
+        },
+        "paths": {"key": "${query.q}", "entries": {"one": "deep/er%20path", "up": "../../etc"}},
+    }
+    routes = [
+        {"match": {"path": {"prefix": "/p"}}, "pool": "p", "rewrite": {"path": "/x/${map.paths}"}},
+        {"redirect": {"location": "${map.moved}", "status": 308}},
+    ]
+    made, pools = await shown(site, "p")
+    gate = await routing_gate(site, routes, pools, maps=maps)
+
+    async def location(path: str) -> tuple[str, str]:
+        head = (await gate.exchange(f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())).decode()
+        found = re.search("(?m)^Location: (.*)\r$", head)
+        return head.split()[1], found[1] if found else ""
+
+    assert await location("/a") == ("308", "https://far.org/x?y=%20z#w")
+    assert await location("/b") == ("308", "/near")
+    assert await location("/c") == ("308", "https://far.org/%C3%BC%20x")
+    assert await location("//evil.org") == ("400", "")
+    assert (await location("/p?q=one"))[0] == "200"
+    assert made["p"].last.startswith(b"GET /x/deep/er%20path?q=one ")
+    assert (await location("/p?q=up"))[0] == "400"

@@ -29,14 +29,15 @@ cdef enum:
     E_HOST
     E_PATH
     E_QUERY
+    E_WHOLE                           # of a map: the URL of its entry
     E_TEXT
     E_HTML
     E_JSON
     E_ROOT                            # of literal text: the slash that a URL without a host begins with
 
 cdef dict ENCODINGS = {
-    "field": E_FIELD, "cookie": E_COOKIE, "host": E_HOST, "path": E_PATH, "query": E_QUERY, "text": E_TEXT,
-    "html": E_HTML, "json": E_JSON,
+    "field": E_FIELD, "cookie": E_COOKIE, "host": E_HOST, "path": E_PATH, "query": E_QUERY, "whole": E_WHOLE,
+    "text": E_TEXT, "html": E_HTML, "json": E_JSON,
 }
 cdef dict KINDS = {name: number for number, name in enumerate((*KNOWN, *FAMILIES))}
 assert len(KNOWN) == V_KNOWN and KINDS["table"] == V_TABLE
@@ -50,8 +51,9 @@ cdef enum:
     P_QUERY = 16
     P_URL = 32                        # of a value that is a part of a URL, in its own place
     P_OWN_PATH = 64                   # of a path, likewise
-    # What is a part of a URL already, so that its escapes stay.
-    OF_PATH = 1 << V_PATH | 1 << V_URI | 1 << V_CAPTURE
+    P_WHOLE = 128                     # of a URL
+    # What is a part of a URL already, so that its escapes stay. Entries of maps are: the file says them, no client.
+    OF_PATH = 1 << V_PATH | 1 << V_URI | 1 << V_CAPTURE | 1 << V_MAP
     OF_QUERY = 1 << V_QUERY_STRING | 1 << V_PARAMETER
     LONGEST_ESCAPE = 6                # bytes that one byte becomes: \u0000, &quot;
 
@@ -78,6 +80,8 @@ cdef void fill_plain():
             PLAIN[c] |= P_URL
         if c in unreserved or c in b"!$&'()*+,;=:@/%":
             PLAIN[c] |= P_OWN_PATH
+        if 33 <= c < 127:
+            PLAIN[c] |= P_WHOLE
 
 
 fill_plain()
@@ -247,7 +251,8 @@ cdef int append_parts(const tg_part *parts, int count, tg_buffer *out, const tg_
             failed = append_value(part, out, values)
             if failed == 0 and part.otherwise != NULL and tg_buffer_size(out) == before:
                 failed = append_parts(part.otherwise, part.otherwise_count, out, values, begin)
-            elif failed == 0 and part.encoding == E_HOST and tg_buffer_size(out) == before:
+            elif (failed == 0 and (part.encoding == E_HOST or part.encoding == E_WHOLE)
+                    and tg_buffer_size(out) == before):
                 failed = FORMAT_REFUSED       # what is left would be another host
         if failed:
             return failed
@@ -349,6 +354,8 @@ cdef int put(tg_buffer *out, const char *text, size_t n, int encoding, int kind)
             bit = P_OWN_PATH if encoding == E_PATH and kind != V_URI else P_URL
         else:
             bit = P_PATH if encoding == E_PATH else P_QUERY
+    elif encoding == E_WHOLE:
+        bit = P_WHOLE
     elif encoding == E_COOKIE:
         bit = P_COOKIE
     for i in range(n):
