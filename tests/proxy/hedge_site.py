@@ -96,6 +96,7 @@ class Multiplexed:
     resets: list[int] = field(default_factory=list)  # codes of RST_STREAM
     go: asyncio.Event = field(default_factory=asyncio.Event)
     pushback: str = ""
+    retry_after: str = ""  # of answers that are a status
     later_turn: str = "answer"  # of those that hang
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,7 +145,8 @@ class Multiplexed:
     def answer(self, connection: Any, stream: int, turn: str, rpc: bool, body: bytes) -> None:
         if not rpc or (turn != "answer" and len(turn) == HTTP_STATUS):
             status = "200" if turn == "answer" else turn
-            connection.send_headers(stream, [(":status", status), ("content-length", str(len(self.name)))])
+            more = [("retry-after", self.retry_after)] if self.retry_after and turn != "answer" else []
+            connection.send_headers(stream, [(":status", status), ("content-length", str(len(self.name))), *more])
             connection.send_data(stream, self.name.encode(), end_stream=True)
             return
         head = [(":status", "200"), ("content-type", "application/grpc")]

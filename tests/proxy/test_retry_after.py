@@ -98,6 +98,41 @@ async def test_who_has_no_time_gets_the_answer(site: Site, after: str, route: di
     await idle(gate)
 
 
+async def test_endpoints_of_http2(site: Site) -> None:
+    retry = {"on": ["5xx", "rate-limited"], "attempts": 3, "budget": 100, "backoff": {"base": 0}}
+
+    async def served(*endpoints: Multiplexed) -> Gate:
+        pool = {"protocol": "http2", "endpoints": [await site.endpoint(e) for e in endpoints], "policy": "round_robin"}
+        return await routing_gate(site, [{"pool": "p", "hedge": "off", "retry": retry}], {"p": pool})
+
+    gate = await served(Multiplexed("a", ["429"], retry_after="3600"), Multiplexed("b", ["answer"]))
+    assert await get(gate) == (200, "b")
+    await idle(gate)
+    gate = await served(Multiplexed("a", ["503", "answer"], retry_after="1"))
+    started = time.monotonic()
+    assert await get(gate) == (200, "a")
+    assert time.monotonic() - started >= 0.9
+    await idle(gate)
+    late = Multiplexed("a", ["503"], retry_after="3600")
+    gate = await served(late)
+    assert await get(gate) == (503, "a")
+    assert len(late.seen) == 1
+    await idle(gate)
+
+
+async def test_a_client_stays_until_its_endpoint_wants_a_pause(site: Site) -> None:
+    a, b = Limited("a", (200, ""), (503, "3600")), Limited("b", (200, ""))
+    gate = await limited(site, a, b, pool={"affinity": {"cookie": {"name": "stay"}}})
+    answer = await gate.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    cookie = answer.partition(b"Set-Cookie: ")[2].partition(b";")[0]
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: %s\r\n\r\n" % cookie
+    for _ in range(2):
+        assert (await gate.exchange(request)).startswith(b"HTTP/1.1 200 ")
+    assert len(a.seen) <= 3
+    assert len(b.seen) >= 1
+    await idle(gate)
+
+
 @pytest.mark.parametrize("after", ["", "0", "-1", "soon", "1.5", "Thu, 01 Jan 1970 00:00:00 GMT"])
 async def test_what_says_nothing_of_a_time(site: Site, after: str) -> None:
     a = Limited("a", (503, after), (200, ""))
