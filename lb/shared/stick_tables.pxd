@@ -10,7 +10,7 @@ under way keeps its place. Whoever takes hold of an entry counts first and looks
 takes the key away first and looks at the counts then: one of both sees the other.
 
 Keys are told apart by a keyed hash, and by themselves: up to TG_STICK_KEY bytes as they are, of a longer one its
-beginning and a second hash.
+beginning and a second hash. Addresses are kept as numbers, not as text.
 """
 
 cimport cython
@@ -77,6 +77,8 @@ cdef class StickTable:
     cdef bint is_over(self, uint64_t place, uint64_t now) noexcept nogil
     cdef uint64_t read(self, uint64_t place, int field, uint64_t now) noexcept nogil
     cdef void reset(self, uint64_t place) noexcept nogil
+    cdef bytes spelled(self, bytes name)
+    cdef bytes unspelled(self, bytes key)
     cdef object row(self, uint64_t place, uint64_t now)
 
 

@@ -18,6 +18,8 @@ from lb.shared.segment cimport (
     TG_STICK_COUNTERS, TG_STICK_KEY, TG_STICK_TABLES, TG_STICK_WAYS, Segment, tg_stick, tg_stick_head, tg_stick_set,
 )
 
+from ipaddress import ip_address
+
 from lb.config.plan.tables import FIELDS, TablePlan
 
 cdef extern from "<sched.h>" nogil:
@@ -28,13 +30,9 @@ cdef extern from "<arpa/inet.h>" nogil:
         AF_INET
         AF_INET6
     int inet_pton(int family, const char *text, void *into)
-    const char *inet_ntop(int family, const void *address, char *into, unsigned int room)
 
 cdef extern from "<stdio.h>" nogil:
     int snprintf(char *into, size_t room, const char *form, ...)
-
-cdef extern from "<string.h>" nogil:
-    size_t strlen(const char *text)
 
 cdef enum:
     # A lock is held for a fraction of a microsecond, and every lost race means that another process got on.
@@ -57,19 +55,18 @@ cdef uint64_t stick_now() noexcept nogil:
     return <uint64_t> now.tv_sec * 1_000_000_000 + <uint64_t> now.tv_nsec
 
 
-cdef size_t network_of(int family, unsigned char *address, int bits, char *text) noexcept nogil:
-    """The network of an address, into `text` of ADDRESS_ROOM bytes; its length. Of all bits it is the address."""
+cdef size_t network_of(int family, unsigned char *address, int bits, char *name) noexcept nogil:
+    """The name of the network of an address, which is no text: a NUL, the bits that count, the address; its length."""
     cdef int size = 4 if family == AF_INET else 16
     cdef int left = bits, i
+    name[0] = 0
+    name[1] = <char> bits
     for i in range(size):
         if left < 8:
             address[i] &= <unsigned char> (0xff00 >> max(left, 0))
         left -= 8
-    if inet_ntop(family, address, text, ADDRESS_ROOM) == NULL:
-        return 0
-    if bits < 8 * size:
-        snprintf(text + strlen(text), 5, b"/%d", bits)
-    return strlen(text)
+    memcpy(name + 2, address, <size_t> size)
+    return <size_t> size + 2
 
 
 cdef void add_rate(tg_stick *record, int counter, uint64_t window, uint64_t now, uint64_t n) noexcept nogil:
@@ -141,7 +138,7 @@ cdef class StickTable:
         cdef char copy[ADDRESS_ROOM]
         cdef char digest[DIGEST + 1]
         cdef int family
-        if self.v4 and n < ADDRESS_ROOM and (self.v4 < 32 or memchr(text, 58, n) != NULL):
+        if self.v4 and n < ADDRESS_ROOM:
             family = AF_INET if memchr(text, 58, n) == NULL else AF_INET6
             memcpy(copy, text, n)
             copy[n] = 0
@@ -149,8 +146,7 @@ cdef class StickTable:
                 if family == AF_INET6 and memcmp(address, MAPPED, 12) == 0:
                     family = AF_INET
                     memcpy(address, address + 12, 4)
-                n = network_of(family, address, self.v4 if family == AF_INET else self.v6, copy)
-                text = copy
+                return network_of(family, address, self.v4 if family == AF_INET else self.v6, name)
         if n <= TG_STICK_KEY:
             memcpy(name, text, n)
             return n
@@ -340,6 +336,26 @@ cdef class StickTable:
 
     # From Python: the master, tests.
 
+    cdef bytes spelled(self, bytes name):
+        """The key of an entry as operators read it."""
+        if not self.v4 or len(name) not in (6, 18) or name[0]:
+            return name
+        address = ip_address(name[2:])
+        whole = address.max_prefixlen == name[1]
+        return f"{address}".encode() if whole else f"{address}/{name[1]}".encode()
+
+    cdef bytes unspelled(self, bytes key):
+        """The key that an operator means: of `2001:db8::/64` an address of that network, where the table has such."""
+        cdef bytes address, bits
+        address, _, bits = key.partition(b"/")
+        if not self.v4 or bits != (b"%d" % (self.v6 if b":" in address else self.v4)):
+            return key
+        try:
+            ip_address(address.decode("ascii"))
+        except ValueError:                    # UnicodeDecodeError is one
+            return key
+        return address
+
     cdef object row(self, uint64_t place, uint64_t now):
         cdef const tg_stick *record = self.records + place
         cdef uint32_t length = min(record.length, <uint32_t> TG_STICK_KEY)
@@ -349,7 +365,7 @@ cdef class StickTable:
         for field in range(<int> STICK_FIELDS):
             if self.stored >> field & 1:
                 values[FIELDS[field]] = self.read(place, field, now)
-        return record.key[:length], now - min(used, now), values
+        return self.spelled(record.key[:length]), now - min(used, now), values
 
     @property
     def capacity(self) -> int:
@@ -398,6 +414,7 @@ cdef class StickTable:
         if not tg_load64_relaxed(&self.head.used):
             return found                      # or a look would allocate all its pages
         if key is not None:
+            key = self.unspelled(key)
             n = self.name_of(key, <size_t> len(key), name)
             ref.key = self.key_of(name, n)
             if self.find(name, n, &ref) and (not self.is_over(ref.place, now) or self.held(ref.place)):
@@ -424,6 +441,7 @@ cdef class StickTable:
         cdef tg_stick_set *group
         cdef bint found
         self.segment.check_open()
+        key = self.unspelled(key)
         n = self.name_of(key, <size_t> len(key), name)
         ref.key = self.key_of(name, n)
         group = self.sets + (self.first + ((ref.key >> 32) * self.size >> 32))
@@ -454,6 +472,7 @@ cdef class StickTable:
                 raise ValueError(f"table {self.name} does not store {given}")
             if STICK_RATES <= field <= STICK_CONCURRENT:
                 raise ValueError(f"{given} cannot be set")
+        key = self.unspelled(key)
         n = self.name_of(key, <size_t> len(key), name)
         ref.key = self.key_of(name, n)
         if not self.claim(name, n, now, &ref):

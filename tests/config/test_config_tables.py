@@ -69,6 +69,8 @@ def test_what_the_sections_contradict() -> None:
         f"{at}.respond.headers.X-Seen: tables.clients does not store failures",
         f"{at}.respond.headers.X-Seen: there is no table 'x'",
     ]
+    (found,) = problems({}, open={"key": f"{OPEN}header.Authorization{CLOSE}", "store": ["requests"]})
+    assert found.startswith("tables.open.key: ${header.authorization} has credentials, which would be shown")
     (found,) = problems({}, same={"key": "x", "store": ["requests"]})
     assert found.startswith("tables.same.key: 'x' is the same for every request")
     (found,) = problems({}, **{f"t{i}": {**CLIENTS, "size": 1_000_000} for i in range(5)})

@@ -352,6 +352,7 @@ def value_texts() -> list[bytes]:
         b"a ${header.x-a:-${cookie.b:-${A:-c}}} $${request.host}\na\r\nb: c",
         b'${query.a}${request.uri}${capture.1}\n/a/../b?c=<d>&e="f"',
         b"${request.hos} ${ ${map.a:-b}\n\0;,\\ %",
+        b"${table.users.requests} ${table.a.b.request_rate:-0} ${table.users.reqests}\nx",
     ]
 
 
@@ -362,6 +363,14 @@ def map_files() -> list[bytes]:
         b"\x82.ORG a\nexample.org b\n",
         b"\x03.example.org. a\nwww.example.org b\n",
         b"\x04^/a[0-9]+ a\n(?i)b$ b\n",
+    ]
+
+
+def stick_tables() -> list[bytes]:
+    return [
+        b"+192.0.2.7\n+192.0.2.9\n+2001:db8::1\n+::ffff:192.0.2.1\nc192.0.2.0/24\n-\n-",
+        b"".join(b"+key %d\n-\n" % (i % 25) for i in range(32)),
+        b"+" + b"x" * 200 + b"\n+" + b"x" * 201 + b"\n=\0\x18\xc0\0\2\0\n+192.0.2.3\nc\0\x18\xc0\0\2\0\n+",
     ]
 
 
@@ -387,6 +396,7 @@ MAKERS = {
     "first_batch": first_batches,
     "value_text": value_texts,
     "map_file": map_files,
+    "stick_table": stick_tables,
 }
 # What libraries spell as they like, and anew each time.
 LIBRARIES = {"http2_client", "http2_server", "http2_pieces", "http2_resets", "client_hello"}

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import re
 import struct
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from compiled.bytes_to_values import (
     decode_pieces,
@@ -37,12 +40,16 @@ from oip_rest import same_or_none
 
 from lb.config.environment import Sources, expanded
 from lb.config.plan.plan import HopPlan, Http2Plan, ListenerPlan
+from lb.config.plan.tables import COUNTERS, TablePlace
 from lb.config.schema.maps import MapConfig, entries_of
+from lb.config.schema.tables import TableConfig, table_plan
 from lb.config.values import CLOSE, ELSE, OPEN, parse, values_in
 from lb.errors import TidegateError
 from lb.inference.errors import OipError
 from lb.proxy.routing.values.format import Format
 from lb.proxy.routing.values.lookup import Lookup, build
+from lb.shared.segment import Segment
+from lb.shared.stick_tables import StickTable
 from lb.upstream.load import load_report
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
@@ -402,8 +409,10 @@ def value_text(data: bytes) -> None:
                 result = made.filled(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", known)
                 assert not set(result) & set(ends), (encoding, value, result)
     if parts and not any(part.name in ("map", "capture") for part in values_in(parts)):
+        named = {value.argument.rpartition(".")[0] for value in values_in(parts) if value.name == "table"}
+        tables = {("table", name): (f"{OPEN}header.x-a{CLOSE}", stick_table()) for name in named}
         with contextlib.suppress(ValueError):
-            Format(marked).filled(b"GET /?a=b HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n", {})
+            Format(marked, maps=tables).filled(b"GET /?a=b HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n", {})
 
 
 def map_file(data: bytes) -> None:
@@ -423,6 +432,52 @@ def map_file(data: bytes) -> None:
     for text in (data, data[1:40], data[::-1]):
         found = lookup.get(text)
         assert found is None or found in entries.values()
+
+
+@cache
+def stick_table() -> StickTable:
+    """A table of addresses that a worker counts in; each key may have one of 28 entries."""
+    segment = Segment.create(1, 1, 1, stick_sets=4)
+    config = TableConfig(
+        key=f"{OPEN}client.address{CLOSE}", source={"ipv4_prefix": 24}, store=[*COUNTERS, "concurrent"]
+    )
+    return StickTable(Segment.attach(os.dup(segment.fd), 0), table_plan("fuzz", config, TablePlace(0, 0, 4)))
+
+
+def stick_operations(data: bytes) -> None:
+    """Whatever keys and orders come, a table counts what a dictionary does: of a key that it holds, from when it was
+    taken hold of."""
+    table = stick_table()
+    table.wipe()
+    held: dict[bytes, list[Any]] = {}  # by what the table calls the key: [its entry, holds]
+    for order in data.split(b"\n")[:64]:
+        key, what = order[1:], order[:1]
+        if what == b"+" and sum(count for _, count in held.values()) < 20:
+            key = key.partition(b"/")[0]  # no client has a network for its address
+            ref = table.track(key)
+            if ref is None:
+                continue
+            name = table.rows(key)[0][0]
+            known = held.setdefault(name, [ref, 0])
+            assert known[0] == ref
+            known[1] += 1
+            table.count(ref, "requests")
+        elif what == b"-" and held:
+            name, known = next(iter(held.items()))
+            table.let_go(known[0])
+            known[1] -= 1
+            if not known[1]:
+                del held[name]
+        elif what == b"c":
+            table.clear(key)
+        elif what == b"=":
+            table.put(key, {"gpc0": len(key)})
+    found = {name: values["concurrent"] for name, _, values in table.rows() if values["concurrent"]}
+    assert found == {name: count for name, (_, count) in held.items()}
+    for ref, count in held.values():
+        for _ in range(count):
+            table.let_go(ref)
+    assert not table.busy()
 
 
 TARGETS: dict[str, Target] = {
@@ -447,4 +502,5 @@ TARGETS: dict[str, Target] = {
     "first_batch": first_batches,
     "value_text": value_text,
     "map_file": map_file,
+    "stick_table": stick_operations,
 }

@@ -9,6 +9,7 @@ from lb.config.checks.values import of_table
 from lb.config.forms import by_form, members_of
 from lb.config.schema.access import access_of
 from lb.config.schema.base import did_you_mean
+from lb.config.schema.quotas import CREDENTIALS
 from lb.config.schema.routes.match import Conditions, MatchConfig
 from lb.config.schema.tables import MOST_ENTRIES, MOST_TRACKED, TableRuleConfig
 from lb.config.values import has_values, parse, values_in
@@ -21,9 +22,16 @@ Found = tuple[str, str]
 
 def check_tables(config: Config, broken: Set[str]) -> Iterator[Found]:
     """Problems of the section `tables`, and of `track`, `table_rules` and conditions."""
+    secret = CREDENTIALS | {
+        (provider.header or "x-api-key").lower() for provider in config.auth.values() if provider.type == "api_key"
+    }
     for name, table in config.tables.items():
         if not has_values(table.key):
             yield f"tables.{name}.key", f"{table.key!r} is the same for every request; a value is ${{client.address}}"
+        for value in values_in(parse(table.key, "text")):
+            if value.name == "header" and value.argument in secret:
+                said = f"{value.spelling} has credentials, which would be shown; use ${{auth.identity}}"
+                yield f"tables.{name}.key", said
     if (total := sum(table.size for table in config.tables.values())) > MOST_ENTRIES:
         yield "tables", f"have room for {total} keys together; {MOST_ENTRIES} are the most"
     for name, listener in config.listeners.items():

@@ -14,7 +14,8 @@ from lb.config.windows import Per
 _KEYS = ("identity", "header", "source", "all")
 _MOST = (1 << 36) - 1  # what a record of lb/shared/quotas can count
 # Names of quotas, keys and counts are in the admin API and in the file of counts.
-_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+"""Headers that are no keys of what is shown."""
 
 Client = Annotated[str, *text(r"[!-~](?:[ -~]{0,126}[!-~])?", "is not a client: 1 to 128 printable ASCII characters")]
 """Whom a quota is of: an identity, the value of a header, or an address."""
@@ -41,7 +42,7 @@ class QuotaKeyConfig(Model):
     @model_validator(mode="after")
     def _one(self) -> QuotaKeyConfig:
         only_one(self, _KEYS)
-        if self.header is not None and self.header.lower() in _CREDENTIALS:
+        if self.header is not None and self.header.lower() in CREDENTIALS:
             raise problem("header", f"{self.header} has credentials, which would be shown; use auth and identity")
         return self
 

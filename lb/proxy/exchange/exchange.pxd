@@ -143,13 +143,14 @@ cdef class Exchange(Waiter):
     cdef flag watched                 # the poller's next tick is to look whether it is late
     cdef flag explained               # EXPLAIN_… of sampler.pxd
     cdef flag agent_length            # of `target`, the part that is the User-Agent's
+    cdef flag identity_length         # the identity's, at the end of `target`; 0 = none
     cdef short status
     cdef short cut                    # the status of the failure that cut the answer off, which counts; 0 = none did
     cdef short grpc_status            # that the endpoint said last; -1 = none
     cdef int last_endpoint            # index in the pool of the one that answered, or failed last; -1 = none was asked
     cdef tg_excluded excluded         # those that failed before it
-    cdef tg_affinity affinity
     cdef int cost                     # what it adds to the load of an endpoint; 0 = not weighed, or not yet
+    cdef tg_affinity affinity
     cdef uint64_t key
     cdef uint64_t announced           # bytes of the request's body, where requests are weighed; 0 = not known
     cdef uint64_t bytes_in            # of the request's body
@@ -171,7 +172,6 @@ cdef class Exchange(Waiter):
     cdef uint32_t host_length         # of it, the host's part
     cdef unsigned short method_length   # the method's, as much of it as the log keeps
     cdef unsigned short origin_length   # the origin's, before the identity; 0 = none
-    cdef flag identity_length         # the identity's, at the end; 0 = none
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
     cdef QuotaUse quota_use           # of its quotas; None = it has none

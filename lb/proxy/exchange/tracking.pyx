@@ -31,8 +31,9 @@ cdef class TarpitTimer(Timed):
     cdef Tarpit tarpit                # None: it is of no use any more
 
     cdef void on_timer(self) noexcept:
-        if self.tarpit is not None:
-            self.tarpit.over()
+        cdef Tarpit tarpit = self.tarpit      # which lets go of itself
+        if tarpit is not None:
+            tarpit.over()
 
 
 cdef class Tarpit(BodySource):

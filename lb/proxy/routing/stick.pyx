@@ -1,5 +1,6 @@
 """Stick tables of a route: see stick.pxd. The entries are the segment's, so that they hold over all workers."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.proxy.routing.values.format cimport FORMAT_NO_MEMORY, V_IDENTITY, Format, tg_values
@@ -141,6 +142,7 @@ cdef class Tracking:
         return RULE_PASSED
 
 
+@cython.no_gc
 cdef class Tracked:
 
     def __dealloc__(self):
