@@ -49,7 +49,7 @@ from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
 from lb.proxy.accept.sni import table_of
 from lb.proxy.access.checks import make_check
-from lb.proxy.exchange import authorization, inference_body, tracking
+from lb.proxy.exchange import authorization, delay, inference_body, tracking
 from lb.proxy.exchange.mirror import mirror, report
 from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes
@@ -556,6 +556,7 @@ class Proxy:
             **mirror.counts(),
             **authorization.counts(),
             **tracking.counts(),
+            **delay.counts(),
         }
 
     def comparisons(self) -> list[dict[str, Any]]:

@@ -6,12 +6,14 @@ import asyncio
 import dataclasses
 import os
 import re
+import time
 from typing import Any
 
 import pytest
 from datapath import Gate, Site, listening_socket
 from msgspec.structs import replace
 from test_http1 import Recorder
+from waiting import until
 
 from lb.config.plan.plan import HopPlan
 from lb.config.plan.routes import AnswerPlan, RatePlan
@@ -166,3 +168,34 @@ async def test_routes_have_limits_of_their_own(site: Site) -> None:
     one.proxy.apply(replace(one.plan, listeners=(replace(listener, routes=routes),)), {"web": fd})
     gate = dataclasses.replace(one, port=port)
     assert [status(await ask(gate, target=target)) for target in ("/b", "/c", "/b", "/c")] == [200, 200, 429, 429]
+
+
+async def test_behind_some_of_the_burst_requests_wait_for_their_turn(site: Site) -> None:
+    smooth = replace(LIMIT, interval_ns=200_000_000, burst=4, delay_after=1)
+    recorder = Recorder()
+    gate = await site.gate([await site.endpoint(recorder)], route={"rate_limit": smooth})
+    body = b"x" * 100_000
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    began = time.monotonic()
+    told = await asyncio.gather(ask(gate), ask(gate), gate.exchange(post), gate.exchange(post), ask(gate))
+    # 0, 0, 200 and 400 ms: one goes on at once, and one more for its own token.
+    assert time.monotonic() - began >= 0.39
+    assert sorted(map(status, told)) == [200, 200, 200, 200, 429]
+    assert gate.total(2)["requests.2xx"] == 4
+    assert gate.proxy.busy() == 0
+
+    # Who leaves meanwhile waits no more, and takes nobody's turn.
+    await asyncio.sleep(0.8)
+    waiting = [asyncio.create_task(ask(gate)) for _ in range(4)]
+    await until(lambda: gate.proxy.stats()["rate_delayed"] == 2)
+    for task in waiting:
+        task.cancel()
+    await until(lambda: gate.proxy.busy() == 0)
+    assert gate.proxy.stats()["rate_delayed"] == 0
+
+    # One whose turn comes after its deadline is refused at once.
+    hasty = await site.gate(
+        [await site.endpoint(Recorder())],
+        route={"rate_limit": replace(smooth, interval_ns=HOUR, delay_after=0), "timeout_ns": 10**9},
+    )
+    assert [status(await ask(hasty)) for _ in range(2)] == [200, 429]

@@ -222,3 +222,4 @@ class RatePlan(Struct, frozen=True):
     key: str  # "" (the whole route) | header | cookie | query | source | identity | path | uri | text
     key_name: str  # name of the header (lower case), cookie or query parameter; or the text
     fields: str  # standard | legacy | off
+    delay_after: int = -1  # of the burst, how many requests go on at once; -1 = all

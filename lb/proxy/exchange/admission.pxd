@@ -34,5 +34,9 @@ cdef class Admission:
     # what the request speaks.
     cdef bint equip(self, Exchange exchange, Scan *scan, Route route, Pool pool) noexcept
     cdef void start(self, Exchange exchange, Scan *scan) noexcept
-    # The rest of `start`, once it is known who the exchange is from.
+    # The rest of `start`, once the exchange's turn has come by the rate limit.
+    cdef void enter(self, Exchange exchange, Scan *scan) noexcept
+    # The rest of that, once it is known who the exchange is from.
     cdef void proceed(self, Exchange exchange, Scan *scan) noexcept
+    # The rest of that, once its turn has come by a rate limit of identities.
+    cdef void settle(self, Exchange exchange, Scan *scan) noexcept

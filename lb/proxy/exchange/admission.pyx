@@ -23,6 +23,7 @@ from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.cors cimport preflight_method
 from lb.proxy.exchange.authentication cimport authenticate
+from lb.proxy.exchange.delay cimport delayed
 from lb.proxy.exchange.cached_call cimport new_cached_call
 from lb.proxy.exchange.compressor cimport compress
 from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
@@ -274,8 +275,13 @@ cdef class Admission:
         if (exchange.route.tracking is not None and not exchange.route.tracking.by_identity
                 and not track(exchange, scan)):
             return
-        if exchange.route.rate is not None and not exchange.route.rate.by_identity and not within_rate(exchange, scan):
+        if exchange.route.rate is not None and not exchange.route.rate.by_identity and (
+                not within_rate(exchange, scan)
+                or exchange.route.rate.delays and delayed(exchange, scan, self, go_on_rated)):
             return
+        self.enter(exchange, scan)
+
+    cdef void enter(self, Exchange exchange, Scan *scan) noexcept:
         if exchange.route.guard is not None and not authenticate(exchange, scan, self, go_on):
             return
         self.proceed(exchange, scan)
@@ -283,8 +289,13 @@ cdef class Admission:
     cdef void proceed(self, Exchange exchange, Scan *scan) noexcept:
         if exchange.route.tracking is not None and exchange.route.tracking.by_identity and not track(exchange, scan):
             return
-        if exchange.route.rate is not None and exchange.route.rate.by_identity and not within_rate(exchange, scan):
+        if exchange.route.rate is not None and exchange.route.rate.by_identity and (
+                not within_rate(exchange, scan)
+                or exchange.route.rate.delays and delayed(exchange, scan, self, go_on_known)):
             return
+        self.settle(exchange, scan)
+
+    cdef void settle(self, Exchange exchange, Scan *scan) noexcept:
         if exchange.route.quotas is not None and not exchange.take_quotas(scan):
             return
         if scan.has_length and scan.content_length > exchange.route.max_body:
@@ -313,6 +324,14 @@ cdef class Admission:
 
 cdef void go_on(object admission, Exchange exchange, Scan *scan) noexcept:
     (<Admission>admission).proceed(exchange, scan)
+
+
+cdef void go_on_rated(object admission, Exchange exchange, Scan *scan) noexcept:
+    (<Admission>admission).enter(exchange, scan)
+
+
+cdef void go_on_known(object admission, Exchange exchange, Scan *scan) noexcept:
+    (<Admission>admission).settle(exchange, scan)
 
 
 cdef void name_model(Exchange exchange, Scan *scan) noexcept:

@@ -79,7 +79,7 @@ cdef bint track(Exchange exchange, Scan *scan) noexcept:
     cdef tg_rule what
     cdef int result = RULE_NO_MEMORY
     global denied
-    gather(&values, exchange, scan)
+    gather(&values, exchange, scan, exchange.route.values)
     try:
         exchange.tracked = exchange.route.tracking.track(&values, &result, &what)
     except MemoryError:

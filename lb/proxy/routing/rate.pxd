@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from lb.shared.buckets cimport Buckets, tg_limit, tg_verdict
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
+from lb.net.timers cimport Timers
 from lb.proxy.routing.text_key cimport TextKey
 
 
@@ -21,6 +22,9 @@ cdef class RateLimit:
     cdef readonly bytes name          # of the header, cookie or parameter
     cdef readonly TextKey text        # None: the key is no text
     cdef readonly bint by_identity    # it can be counted only once that is known
+    cdef readonly bint delays         # requests wait for their turn behind some of the burst:
+    cdef uint64_t at_once             # ns that these take to come back
+    cdef Timers timers                # for the turns; None where nothing waits
     cdef readonly int form
     cdef bytes lines                  # the fields that are always the same
     cdef bytes item                   # "RateLimit: "NAME"" up to the numbers
@@ -29,6 +33,8 @@ cdef class RateLimit:
     # `key_length` bytes. False: refuse it with 429.
     cdef bint admit(self, const Scan *scan, const char *key, size_t key_length, const char *source, size_t n,
                     uint64_t now, tg_verdict *verdict) noexcept
+    # Nanoseconds until the turn of a request that was admitted.
+    cdef uint64_t wait_of(self, const tg_verdict *verdict) noexcept nogil
     # The field lines that tell the client what it has left. 0, or -1 when memory is out.
     cdef int append_fields(self, tg_buffer *out, const tg_verdict *verdict) noexcept
     # The same for an answer 429, with Retry-After.

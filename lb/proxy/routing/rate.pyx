@@ -10,6 +10,7 @@ from libc.string cimport memchr, memcpy
 from lb.shared.buckets cimport Buckets, make_limit, tg_verdict
 from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.http.head cimport Scan
+from lb.net.timers cimport Timers
 from lb.http.head_text cimport append_number, append_text
 from lb.proxy.routing.keys cimport find_value
 from lb.proxy.routing.text_key cimport TextKey
@@ -41,12 +42,20 @@ cdef inline uint64_t seconds(uint64_t ns) noexcept nogil:
 
 
 cdef class RateLimit:
-    """`plan` is a RatePlan of the route `route`, whose path is `path`, of `path_kind`; `maps` are as in Format. Raises
-    ValueError for a rate that cannot be counted."""
+    """`plan` is a RatePlan of the route `route`, whose path is `path`, of `path_kind`; `maps` are as in Format, `timers`
+    what the turns of delayed requests are timed by. Raises ValueError for a rate that cannot be counted, or delays
+    without timers, OSError when the system has no timer."""
 
-    def __init__(self, plan, str route, Buckets buckets not None, path_kind="", path="", maps=None):
+    def __init__(self, plan, str route, Buckets buckets not None, Timers timers=None, path_kind="", path="", maps=None):
         self.buckets = buckets
         self.limit = make_limit(plan.interval_ns, plan.burst)
+        if plan.delay_after >= 0:
+            if timers is None:
+                raise ValueError("a rate that delays needs timers")
+            timers.open()
+            self.delays = True
+            self.timers = timers
+            self.at_once = <uint64_t>plan.delay_after * self.limit.interval
         self.kind = KINDS[plan.key]
         self.by_identity = plan.key == "identity"
         self.name = IDENTITY.encode() if self.by_identity else plan.key_name.encode()
@@ -93,6 +102,10 @@ cdef class RateLimit:
                     uint64_t now, tg_verdict *verdict) noexcept:
         self.buckets.take(self.key_of(scan, key, key_length, source, n), &self.limit, now, verdict)
         return verdict.admitted
+
+    cdef uint64_t wait_of(self, const tg_verdict *verdict) noexcept nogil:
+        cdef uint64_t ahead = verdict.reset - self.limit.interval       # of those before it
+        return ahead - self.at_once if self.delays and ahead > self.at_once else 0
 
     cdef int append_fields(self, tg_buffer *out, const tg_verdict *verdict) noexcept:
         cdef int failed = 0

@@ -117,7 +117,8 @@ cdef class Route:
             self.guard = Guard(plan.access, tools.providers if tools is not None else {})
         if plan.rate_limit is not None:
             self.rate = RateLimit(
-                plan.rate_limit, plan.name, Buckets(segment), plan.path_kind, plan.path, maps)
+                plan.rate_limit, plan.name, Buckets(segment), getattr(tools, "timers", None), plan.path_kind, plan.path,
+                maps)
         if plan.quotas:
             self.quotas = tuple([tools.quotas[name] for name, _ in plan.quotas])
         if plan.track or plan.table_rules:

@@ -74,11 +74,22 @@ class RateLimitConfig(Model):
     at the end of the unit."""
     burst: Integer | None = Field(default=None, ge=1, le=1_000_000)
     """Requests that may come at once after a pause. Default: those of one second, at least 1."""
+    delay_after: Integer | None = Field(default=None, ge=0, le=1_000_000)
+    """Requests of the burst that go on at once; further ones wait for their turn, one for each token that comes back
+    (nginx's `delay`): an endpoint then gets them evenly. `0` lets only one at a time go on at once. One whose turn
+    comes after the route's `timeout` is refused, as is one over 4,096 that wait in a worker. Default: all of the burst
+    (nginx's `nodelay`)."""
     key: RateKeyConfig = RateKeyConfig(source=True)
     """Whose requests are counted together. Default: those of one source."""
     fields: Literal["standard", "legacy", "off"] = "standard"
     """What answers tell clients of what they have left: `standard` sends `RateLimit` and `RateLimit-Policy` (IETF
     draft), `legacy` the three fields `RateLimit-Limit`, `-Remaining` and `-Reset`, `off` nothing."""
+
+    @model_validator(mode="after")
+    def _delays(self) -> RateLimitConfig:
+        if self.delay_after is not None and self.delay_after >= allowance(self):
+            raise problem("rate_limit", f"delay_after: a burst of {allowance(self)} leaves nothing that waits")
+        return self
 
     @model_validator(mode="after")
     def _countable(self) -> RateLimitConfig:
@@ -110,4 +121,5 @@ def rate_plan(limit: RateLimitConfig | None) -> RatePlan | None:
         key="" if kind == "route" else kind,
         key_name=name.lower() if kind == "header" else name,
         fields=limit.fields,
+        delay_after=-1 if limit.delay_after is None else limit.delay_after,
     )
