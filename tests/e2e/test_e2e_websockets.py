@@ -20,6 +20,7 @@ from websockets.asyncio.server import ServerConnection, serve
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = websockets.Subprotocol("chat")
 AUTHORITY = Authority()
+PAGE = {"on": ["4xx"], "body": "page", "intercept": True}
 
 
 class Server:
@@ -56,7 +57,8 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
         address = f"127.0.0.1:{next(iter(running.sockets)).getsockname()[1]}"
         config = {
             "listeners": {
-                "ws": http_listener({"pool": "app"}),
+                # What changes answers on their way leaves an upgrade alone.
+                "ws": http_listener({"pool": "app", "compression": True, "error_pages": [PAGE]}),
                 "wss": http_listener({"pool": "app"}, protocol="https", tls=tls),
             },
             "pools": {"app": {"protocol": "http", "endpoints": [address]}},
