@@ -20,7 +20,9 @@ from http_cache_site import Fields, Got, Origin, Reply, ask, cached_gate, read_a
 from pydantic import ValidationError
 from routing_site import Numbers, plan_of, routing_gate
 
+from lb.config.checks.file import check_config
 from lb.config.plan.routes import CompressionPlan
+from lb.config.schema.file import Config
 
 JSON = ("Content-Type", "application/json; charset=utf-8")
 RELAYS = ("Compressor", "Intercepted", "Exchange")
@@ -339,3 +341,20 @@ async def test_http2_on_both_sides(site: Site) -> None:
 def test_what_is_no_rule_is_refused(rules: Any, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         plan_of([{"pool": "a", "compression": rules}], {"a": ["127.0.0.1:1"]}, Numbers())
+
+
+def test_a_coding_whose_package_is_missing_is_an_error_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lb.config.schema.routes.compression.find_spec", lambda name: None if name == "brotli" else 1)
+    route: dict[str, Any] = {"pool": "a", "compression": {"codings": ["gzip", "zstd"]}}
+    plan_of([route], {"a": ["127.0.0.1:1"]}, Numbers())
+    route["compression"]["codings"].append("br")
+    with pytest.raises(ValidationError, match="br needs the package brotli: pip install brotli"):
+        plan_of([route], {"a": ["127.0.0.1:1"]}, Numbers())
+
+
+def test_answers_of_model_servers_have_compression_of_their_own() -> None:
+    web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "a", "compression": True}]}
+    pools = {"a": {"protocol": "oip", "endpoints": ["127.0.0.1:1"]}}
+    config = Config.model_validate({"listeners": {"web": web}, "pools": pools})
+    said = "only for pools of protocol http or http2, not oip"
+    assert check_config(config) == [("listeners.web.routes[0].compression", said)]

@@ -58,9 +58,7 @@ class CompressionConfig(Model):
         for coding in self.codings:
             package, module = _PACKAGES[coding]
             if find_spec(module) is None:
-                raise problem(
-                    "compression", f"{coding} needs the package {package}: pip install 'tidegate[compression]'"
-                )
+                raise problem("compression", f"{coding} needs the package {package}: pip install {package}")
         if len(set(self.codings)) < len(self.codings):
             raise problem("compression", "codings: one is named twice")
         return self
