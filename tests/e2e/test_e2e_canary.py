@@ -175,6 +175,16 @@ async def test_worse_canaries_are_taken_back_under_load_and_a_good_one_is_promot
     now = await until(daemon, lambda now: now["failing"]["percent"] == 1, "the first step again")
     assert (now["slow"]["phase"], now["slow"]["percent"]) == ("promoted", 100)
     assert now["slow"]["reason"].startswith("promote by ")
+    # A daemon that is killed in the middle goes on there.
+    await asyncio.to_thread(daemon.kill)
+    daemon = await asyncio.to_thread(start, config(pools, steps=[1, 2, 50]))
+    now = await until(daemon, lambda now: now["failing"]["percent"] == 1, "the step of before")
+    assert [(entry["phase"], entry["percent"]) for entry in now["failing"]["history"][:2]] == [
+        ("progressing", 1),
+        ("progressing", 1),
+    ]
+    assert now["slow"]["phase"] == "promoted"
+
     # Another pool: a new canary, which gets nothing while none of its endpoints takes requests.
     changed = config(pools)
     health = {"type": "tcp", "interval": "100ms", "timeout": "100ms", "fall": 1}
