@@ -86,7 +86,7 @@ typedef struct {
 /* Datagrams from one batch of clients to one endpoint, by their place in tg_requests. */
 typedef struct {
     struct mmsghdr messages[TG_BATCH];
-    struct iovec parts[TG_BATCH];
+    struct iovec parts[TG_BATCH][2]; /* what stands in front of each, if anything, and its own bytes */
 } tg_train;
 
 /* Datagrams from endpoints on their way to clients of one socket: `reads` fill the slots one after the other, and for
@@ -235,32 +235,35 @@ static inline const unsigned char *tg_answer_data(const tg_answers *a, unsigned 
 
 static inline int tg_flow_port(const tg_flow_key *key) { return ntohs(key->port); }
 
-/* Appends slot i of the requests to the train. */
-static inline void tg_train_add(tg_train *t, unsigned at, const tg_requests *r, unsigned i) {
+/* Appends slot i of the requests to the train, with `front` bytes in front of it. */
+static inline void tg_train_add(tg_train *t, unsigned at, const tg_requests *r, unsigned i, void *front, size_t size) {
     memset(&t->messages[at].msg_hdr, 0, sizeof(struct msghdr));
-    t->parts[at].iov_base = r->data + (size_t)i * TG_SLOT;
-    t->parts[at].iov_len = r->messages[i].msg_len;
-    t->messages[at].msg_hdr.msg_iov = &t->parts[at];
-    t->messages[at].msg_hdr.msg_iovlen = 1;
+    t->parts[at][0].iov_base = front;
+    t->parts[at][0].iov_len = size;
+    t->parts[at][1].iov_base = r->data + (size_t)i * TG_SLOT;
+    t->parts[at][1].iov_len = r->messages[i].msg_len;
+    t->messages[at].msg_hdr.msg_iov = &t->parts[at][size ? 0 : 1];
+    t->messages[at].msg_hdr.msg_iovlen = size ? 2 : 1;
 }
 
 /* Sends on a connected socket what the train has from `first` to before `end`: how many were taken. */
 static inline int tg_train_send(tg_train *t, int fd, unsigned first, unsigned end) {
     int n;
     do {
-        if (end - first == 1) /* send(2) costs less than sendmmsg(2) */
-            n = send(fd, t->parts[first].iov_base, t->parts[first].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : 1;
+        if (end - first == 1 && !t->parts[first][0].iov_len) /* send(2) costs less than sendmmsg(2) */
+            n = send(fd, t->parts[first][1].iov_base, t->parts[first][1].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1
+                                                                                                                  : 1;
         else
             n = sendmmsg(fd, &t->messages[first], end - first, MSG_DONTWAIT | MSG_NOSIGNAL);
     } while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
 
-/* Bytes of the train from `first` to before `end`. */
+/* Bytes of clients in the train from `first` to before `end`. */
 static inline size_t tg_train_size(const tg_train *t, unsigned first, unsigned end) {
     size_t size = 0;
     for (; first < end; first++)
-        size += t->parts[first].iov_len;
+        size += t->parts[first][1].iov_len;
     return size;
 }
 

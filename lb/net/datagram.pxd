@@ -59,7 +59,8 @@ cdef extern from "datagram.h" nogil:
     const unsigned char *tg_request_data(const tg_requests *r, unsigned int i) noexcept
     const unsigned char *tg_answer_data(const tg_answers *a, unsigned int i) noexcept
 
-    void tg_train_add(tg_train *t, unsigned int at, const tg_requests *r, unsigned int i) noexcept
+    void tg_train_add(
+        tg_train *t, unsigned int at, const tg_requests *r, unsigned int i, void *front, size_t size) noexcept
     size_t tg_train_size(const tg_train *t, unsigned int first, unsigned int end) noexcept
     int tg_train_send(tg_train *t, int fd, unsigned int first, unsigned int end) noexcept
 

@@ -52,6 +52,7 @@ ctypedef struct tg_proxy:
 
 # The size of the header that `data` begins with, or one of PROXY_… above.
 cdef Py_ssize_t proxy_parse(const unsigned char *data, size_t n, tg_proxy *out) noexcept nogil
-# Appends a header of `version` 1 or 2; version 1 has no room for `tlvs` and `checksum`. 0, or -1 (no memory, too long).
-cdef int proxy_write(tg_buffer *out, int version, const tg_ends *ends, const tg_tlvs *tlvs,
-                     bint checksum) noexcept nogil
+# Appends a header of `version` 1 or 2, of a connection or of `datagrams`; version 1 has no room for these, for `tlvs`
+# and `checksum`. 0, or -1 (no memory, too long).
+cdef int proxy_write(tg_buffer *out, int version, const tg_ends *ends, const tg_tlvs *tlvs, bint checksum,
+                     bint datagrams) noexcept nogil

@@ -240,11 +240,11 @@ cdef bint sum_holds(const unsigned char *data, size_t size, size_t at) noexcept 
 # Writing.
 
 
-cdef int proxy_write(tg_buffer *out, int version, const tg_ends *ends, const tg_tlvs *tlvs,
-                     bint checksum) noexcept nogil:
+cdef int proxy_write(tg_buffer *out, int version, const tg_ends *ends, const tg_tlvs *tlvs, bint checksum,
+                     bint datagrams) noexcept nogil:
     if version == 1:
         return write_line(out, ends)
-    return write_binary(out, ends, tlvs, checksum)
+    return write_binary(out, ends, tlvs, checksum, datagrams)
 
 
 cdef int write_line(tg_buffer *out, const tg_ends *ends) noexcept nogil:
@@ -265,7 +265,8 @@ cdef int write_line(tg_buffer *out, const tg_ends *ends) noexcept nogil:
     return tg_buffer_append(out, line, <size_t>n)
 
 
-cdef int write_binary(tg_buffer *out, const tg_ends *ends, const tg_tlvs *tlvs, bint checksum) noexcept nogil:
+cdef int write_binary(tg_buffer *out, const tg_ends *ends, const tg_tlvs *tlvs, bint checksum,
+                      bint datagrams) noexcept nogil:
     cdef unsigned char head[FIXED_SIZE + 36]
     cdef unsigned char zeros[4]
     cdef unsigned char *base
@@ -279,7 +280,7 @@ cdef int write_binary(tg_buffer *out, const tg_ends *ends, const tg_tlvs *tlvs, 
         head[12] = 0x20
         return tg_buffer_append(out, head, FIXED_SIZE)
     head[12] = 0x21
-    head[13] = <unsigned char>(((INET if v4 else INET6) << 4) | STREAM)
+    head[13] = <unsigned char>(((INET if v4 else INET6) << 4) | (DGRAM if datagrams else STREAM))
     width = 4 if v4 else 16
     memcpy(&head[size], ends.source, width)
     memcpy(&head[size + width], ends.target, width)

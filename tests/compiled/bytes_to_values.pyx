@@ -132,7 +132,7 @@ def proxy_header(int version, source, target, *, bytes alpn=b"", bytes authority
     fields.all = <const unsigned char *>tlvs
     fields.all_length = <size_t>len(tlvs)
     try:
-        if proxy_write(&out, version, &ends, &fields, checksum) < 0:
+        if proxy_write(&out, version, &ends, &fields, checksum, False) < 0:
             raise ValueError("too long")
         return tg_buffer_head(&out)[:tg_buffer_size(&out)]
     finally:

@@ -271,8 +271,6 @@ GUESSES = [
     ("retry", 'on: ["5xx,reset"]', 'write ["5xx", reset]', 'on: ["5xx", reset]'),
     ("match", 'source: "10.0.0.0/8, fd00::/8"', 'write [10.0.0.0/8, "fd00::/8"]', 'source: [10.0.0.0/8, "fd00::/8"]'),
     ("tls", 'alpn: ["h2,http/1.1"]', "write [h2, http/1.1]", "alpn: [h2, http/1.1]"),
-    ("listener", 'bind: ["127.0.0.1:7"]', 'write bind: "127.0.0.1:7"', 'bind: "127.0.0.1:7"'),
-    ("listener", 'bind: ["127.0.0.1:7", "127.0.0.1:8"]', "a listener for each other address", ""),
     ("route", "pool: [app]", "write pool: app", "pool: app"),
     ("route", "pool: [app, canary]", "write pools: [{pool: app}, {pool: canary}]", "pool: app"),
     ("route", "sticky: {cookie: SRV}", "in the pool affinity: {cookie: {name: SRV}}", ""),

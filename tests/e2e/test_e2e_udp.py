@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from ports import free_port
 
 Start = Callable[..., Daemon]
 DEATHS = 8  # more than a worker that cannot start has before it is tried slowly
-DNSMASQ = shutil.which("dnsmasq", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+WHERE = f"{os.environ.get('PATH', '')}:/usr/sbin"
+DNSMASQ, UNBOUND, DNSPERF = (shutil.which(name, path=WHERE) for name in ("dnsmasq", "unbound", "dnsperf"))
 
 
 def config(addresses: list[Any], listener: dict[str, Any] | None = None, **pool: Any) -> dict[str, Any]:
@@ -305,3 +308,67 @@ def test_a_second_daemon_is_told_that_the_address_is_taken(start: Start) -> None
     second = start(config(["127.0.0.1:9"], {"bind": taken}), ready=False)
     assert second.process.wait(60) != 0
     assert f"cannot listen on {taken} (udp): the address is in use" in second.log
+
+
+@pytest.mark.skipif(not UNBOUND or not DNSPERF, reason="not installed (apt-get install unbound dnsperf)")
+def test_a_name_server_is_told_the_client(start: Start, tmp_path: Path) -> None:
+    """By a PROXY header in front of each datagram: Unbound's log has the clients' addresses, each with its queries."""
+    port, log = free_port(), tmp_path / "unbound.log"
+    (tmp_path / "unbound.conf").write_text(
+        f"""
+server:
+  interface: 127.0.0.1@{port}
+  proxy-protocol-port: {port}
+  username: ""
+  chroot: ""
+  directory: "{tmp_path}"
+  pidfile: "{tmp_path}/unbound.pid"
+  use-syslog: no
+  do-daemonize: no
+  module-config: "iterator"
+  logfile: "{log}"
+  log-queries: yes
+  local-zone: "example.test." static
+  local-data: "www.example.test. A 192.0.2.9"
+remote-control:
+  control-enable: no
+"""
+    )
+    server = subprocess.Popen([str(UNBOUND), "-c", str(tmp_path / "unbound.conf")], stderr=subprocess.DEVNULL)
+    queries = tmp_path / "queries"
+    queries.write_text("www.example.test A\n" * 500)
+    try:
+        pool = {
+            "protocol": "udp",
+            "endpoints": [f"127.0.0.1:{port}"],
+            "send_proxy": {"version": "v2", "checksum": True},
+        }
+        binds = ["127.0.0.1:0", {"address": f"[::]:{free_port()}", "ipv6only": False}]
+        listener = {"bind": binds, "protocol": "udp", "pool": "dns"}
+        daemon = start({"workers": 2, "listeners": {"dns": listener}, "pools": {"dns": pool}})
+        first = daemon.port("dns")
+        both = int(str(binds[1]["address"]).rpartition(":")[2])  # type: ignore[index]
+
+        def code(source: str, to: int = first, host: str = "127.0.0.1") -> dns.rcode.Rcode:
+            query = dns.message.make_query("www.example.test", "A")
+            return dns.query.udp(query, host, port=to, source=source, timeout=5).rcode()
+
+        def up() -> bool:
+            try:
+                return code("127.0.0.4") == dns.rcode.NOERROR
+            except dns.exception.Timeout as late:
+                raise OSError("no answer") from late
+
+        eventually(up, "unbound", 30)
+        assert code("127.0.0.6", both) == dns.rcode.NOERROR  # a client of IPv4 at a socket of both families
+        assert code("::1", both, "::1") == dns.rcode.NOERROR
+        command = [str(DNSPERF), "-s", "127.0.0.1", "-a", "127.0.0.5", "-p", str(first), "-d", str(queries)]
+        done = subprocess.run([*command, "-n", "2", "-q", "20"], capture_output=True, text=True, timeout=30, check=True)
+        assert "Queries completed:    1000 (100.00%)" in done.stdout, done.stdout
+        assert "NOERROR 1000 (100.00%)" in done.stdout
+        clients = Counter(re.findall(r"info: (\S+) www\.example\.test\. A IN", log.read_text()))
+        assert clients.pop("127.0.0.4") >= 1
+        assert clients == {"127.0.0.5": 1000, "127.0.0.6": 1, "::1": 1}
+    finally:
+        server.kill()
+        server.wait()

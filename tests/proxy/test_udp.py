@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 
 import pytest
 from datapath import SECOND, settle
@@ -245,3 +246,25 @@ async def test_large_datagrams_are_dropped_whole(site: UdpSite, side: str) -> No
         assert await client.ask(b"?") == b"short"
         assert await client.nothing()
     assert gate.counts()["dropped.size"] == 1
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+async def test_each_datagram_has_a_proxy_header(site: UdpSite, bind: str) -> None:
+    """Version 2 (proxy-protocol.txt 2.2): PROXY, datagrams, both ends."""
+    endpoint = site.endpoint()
+    gate = site.gate([endpoint.address], bind=bind, pool={"send_proxy": "v2"})
+    host = "::1" if ":" in bind else "127.0.0.1"
+    client = site.client((host, gate.port))
+    family, ends = (b"\x22", 36) if ":" in bind else (b"\x12", 12)
+    for data in (b"one", b"", b"x" * 9000):
+        client.send(data)
+        whole = await client.receive()
+        head, rest = whole[: 16 + ends], whole[16 + ends :]
+        assert head[:16] == b"\r\n\r\n\0\r\nQUIT\n\x21" + family + ends.to_bytes(2, "big")
+        packed = socket.inet_pton(socket.AF_INET6 if ":" in bind else socket.AF_INET, host)
+        ports = client.sock.getsockname()[1].to_bytes(2, "big") + gate.port.to_bytes(2, "big")
+        assert head[16:] == packed + packed + ports
+        assert rest == data
+    for number in range(40):  # several with one system call
+        client.send(b"%d" % number)
+    assert [(await client.receive())[16 + ends :] for _ in range(40)] == [b"%d" % number for number in range(40)]

@@ -26,7 +26,7 @@ from lb.config.checks.scaling import check_scaling
 from lb.config.checks.streams import check_reference, check_sources, check_stream
 from lb.config.checks.tables import check_tables
 from lb.config.checks.tls import check_tls
-from lb.config.checks.udp import check_source_key
+from lb.config.checks.udp import check_source_key, check_udp_send_proxy
 from lb.config.checks.values import check_error_pages, check_maps, check_values
 from lb.config.forms import by_form, members_of
 from lb.config.regular_file import read_regular
@@ -238,8 +238,10 @@ def _route_names(config: Config) -> Iterator[Found]:
 
 def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     path = f"pools.{name}"
+    if pool.protocol not in ("tcp", "udp"):
+        yield from only_for(pool, path, ("send_proxy",), "only for protocols tcp and udp")
     if pool.protocol != "tcp":
-        yield from only_for(pool, path, ("send_proxy", "on_marked_down", "on_marked_up"), "only for protocol tcp")
+        yield from only_for(pool, path, ("on_marked_down", "on_marked_up"), "only for protocol tcp")
     elif pool.on_marked_up != "keep" and pool.endpoints and len({each.priority for each in pool.endpoints}) == 1:
         yield f"{path}.on_marked_up", "has no effect: all endpoints have the same priority"
     if pool.protocol != "http":
@@ -253,6 +255,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from only_for(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
         yield from only_for(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
         yield from only_for(pool, path, ("tcp_keepalive",), "not for protocol udp, which has no connections")
+        yield from check_udp_send_proxy(f"{path}.send_proxy", pool.send_proxy)
         yield from only_for(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
     elif _never_waits(pool):
         yield from only_for(pool, path, ("queue",), "has no effect: nobody waits for endpoints without limits")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lb.config.schema.base import only_for
 from lb.config.schema.file import KeyConfig, ListenerConfig
+from lb.config.schema.listeners.tcp import SendProxyConfig
 
 Found = tuple[str, str]
 
@@ -14,6 +15,13 @@ def check_source_key(path: str, key: KeyConfig) -> Iterator[Found]:
     """What the `source` of a key, which stands at `path`, cannot say where requests or connections are balanced."""
     if key.source is not None:
         yield from only_for(key.source, f"{path}.source", ("port", "destination"), "only for pools of protocol udp")
+
+
+def check_udp_send_proxy(path: str, proxy: SendProxyConfig) -> Iterator[Found]:
+    """What `send_proxy`, which stands at `path`, cannot say of datagrams."""
+    if proxy.version == "v1":
+        yield path, "v1 is for connections only; write v2"
+    yield from only_for(proxy, path, ("unique_id",), "only for protocol tcp: a datagram is no connection")
 
 
 def check_udp_listener(path: str, listener: ListenerConfig) -> Iterator[Found]:

@@ -71,7 +71,7 @@ cdef int write_proxy_header(tg_buffer *out, Pool pool, Stream client, FirstBytes
         if client.tls is not None and proxy_tls(client.tls.ssl, &secured, &tlvs) < 0:
             tg_buffer_free(&secured)
             return -1
-    failed = proxy_write(out, version, &ends, &tlvs, pool.send_checksum)
+    failed = proxy_write(out, version, &ends, &tlvs, pool.send_checksum, False)
     tg_buffer_free(&secured)
     if first_bytes is not None:
         tg_buffer_free(&first_bytes.header)  # it is told once; a session may live for days

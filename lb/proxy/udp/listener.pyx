@@ -321,8 +321,10 @@ cdef class UdpListener(UdpSocket):
             self.refuse(-fd)
             return NULL
         try:
+            if self.upstream.sends_header and self.upstream.write_header(&session.header, key, &self.own) < 0:
+                raise MemoryError
             self.poller.add_input(session, fd)
-        except OSError:                       # the system's limit of watched descriptors, or memory
+        except (OSError, MemoryError):        # the system's limit of watched descriptors, or memory
             close(fd)
             upstream.pool.release(index, self.poller.now, 0, True, 0, 0, 0)
             self.retire()

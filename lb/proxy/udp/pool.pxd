@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from lb.net.address cimport Address
+from lb.net.buffer cimport tg_buffer
 from lb.net.datagram cimport tg_flow_key
 from lb.proxy.routing.split cimport Split
 from lb.proxy.udp.affinity cimport FlowAffinity, QuicAffinity
@@ -14,6 +15,7 @@ cdef class UdpPool:
     cdef uint32_t *slots              # per endpoint: its record in the segment
     cdef FlowAffinity flows           # None = sessions end with their worker
     cdef QuicAffinity quic            # None = datagrams are of any protocol
+    cdef bint sends_header            # of the PROXY protocol, version 2
     cdef bint key_port                # of the client is part of the policy's key,
     cdef bint key_destination         # and where its datagrams went to is
 
@@ -23,6 +25,8 @@ cdef class UdpPool:
     # that counts why not, with nothing held.
     cdef int connect(self, const tg_flow_key *key, const tg_flow_key *own, int wanted, uint64_t now,
                      int *index) noexcept
+    # Appends the PROXY header of the flow to `out`. 0, or -1 where memory is out.
+    cdef int write_header(self, tg_buffer *out, const tg_flow_key *key, const tg_flow_key *own) noexcept
     # Whether the endpoint goes on with sessions that it has.
     cdef bint keeps(self, int index, uint64_t now) noexcept
     # The endpoint is not there: it counts, and new sessions go elsewhere for a while, in every worker.

@@ -7,14 +7,14 @@ and forgotten at its next answer. Active checks decide whether it is up; who has
 
 from typing import TYPE_CHECKING
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 from lb.shared.atomics cimport tg_fetch_add32, tg_load32, tg_load32_relaxed, tg_store32_relaxed
 from lb.net.datagram cimport (
     TG_FAIL_FULL, TG_FAIL_PEER, tg_datagram_connect, tg_datagram_join, tg_datagram_socket, tg_failure_of, tg_flow_key,
-    tg_flow_local_unknown, tg_flow_mapped, tg_flow_text,
+    tg_flow_local_unknown, tg_flow_mapped, tg_flow_port, tg_flow_text,
 )
 from lb.shared.segment cimport TG_HEALTH_DOWN, Segment, tg_add, tg_endpoint
 from lb.shared.segment_words cimport (
@@ -22,7 +22,9 @@ from lb.shared.segment_words cimport (
     UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_UNREACHABLE,
 )
 from lb.shared.hashing cimport hash64
-from lb.net.ip cimport AF_INET
+from lb.net.buffer cimport tg_buffer
+from lb.net.ip cimport AF_INET, AF_INET6
+from lb.net.proxy_header cimport proxy_write, tg_ends, tg_tlvs
 from lb.net.source cimport SourceAddress, tg_source, tg_source_bind, tg_source_assign
 from lb.net.source_key cimport hash_source
 from lb.net.stream cimport Address
@@ -57,6 +59,7 @@ cdef class UdpPool:
             self.words[i] = segment.series(endpoint.datagrams)
             self.slots[i] = endpoint.slot
         self.key_port, self.key_destination = plan.policy.source_port, plan.policy.source_destination
+        self.sends_header = plan.send_proxy != ""
         if plan.quic is not None:
             self.quic = QuicAffinity(plan, pool.endpoints)
         if listener.udp.lasting:
@@ -111,6 +114,21 @@ cdef class UdpPool:
                 memcpy(parts + 10, key.local, 16)
             memcpy(parts + 26, &own.port, 2)
         return hash64(parts, 28 if self.key_destination else 10)
+
+    cdef int write_header(self, tg_buffer *out, const tg_flow_key *key, const tg_flow_key *own) noexcept:
+        cdef tg_ends ends
+        cdef tg_tlvs tlvs
+        cdef const tg_flow_key *there = own if tg_flow_local_unknown(key) else key
+        cdef int width = 4 if key.family == AF_INET or tg_flow_mapped(key) else 16
+        cdef int skip = 12 if tg_flow_mapped(key) else 0
+        memset(&tlvs, 0, sizeof(tlvs))
+        memset(&ends, 0, sizeof(ends))
+        ends.family = AF_INET if width == 4 else AF_INET6
+        memcpy(ends.source, key.address + skip, width)
+        memcpy(ends.target, there.local + skip, width)
+        ends.source_port = <uint16_t>tg_flow_port(key)
+        ends.target_port = <uint16_t>tg_flow_port(own)
+        return proxy_write(out, 2, &ends, &tlvs, self.pool.send_checksum, True)
 
     cdef bint keeps(self, int index, uint64_t now) noexcept:
         return self.pool.endpoints.keeps(index, 0) and not self.missed(index, <uint32_t>(now // 1_000_000_000))

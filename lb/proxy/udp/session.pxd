@@ -1,6 +1,7 @@
 """A UDP session: what a client's address and port have to do with one endpoint."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from lb.net.buffer cimport tg_buffer
 from lb.net.datagram cimport tg_answers, tg_flow_key, tg_requests, tg_train
 from lb.net.flows cimport tg_flow, tg_flows
 from lb.net.link cimport tg_link
@@ -68,6 +69,7 @@ cdef class UdpSession(Source):
     cdef uint64_t cid                 # key of the connection id that the endpoint has chosen last, 0 = none is known
     cdef bint cid_learned             # the client has used it, and the affinity table has it
     cdef uint64_t renew_at            # when the entries of both are to be renewed
+    cdef tg_buffer header             # of the PROXY protocol, in front of each datagram to the endpoint; empty = none
 
     # Appends a slot of the batch under way; the first one's caller remembers the session for `forward`.
     cdef void append(self, unsigned int slot) noexcept

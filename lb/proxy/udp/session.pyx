@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.failure cimport FAIL_NONE, FAIL_UDP_NO_ANSWER, FAIL_UDP_REFUSED, failure_of
 from lb.shared.counters cimport count_duration
+from lb.net.buffer cimport tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.datagram cimport (
     MSG_TRUNC, TG_BATCH, TG_FAIL_FULL, TG_FAIL_PEER, TG_LAST, tg_answer_data, tg_answer_put, tg_answers,
     tg_answers_close, tg_answers_open, tg_answers_receive, tg_answers_send, tg_answers_size, tg_failure_of,
@@ -110,6 +111,9 @@ cdef class UdpSession(Source):
         self.tail = -1
         self.index = -1
 
+    def __dealloc__(self):
+        tg_buffer_free(&self.header)
+
     cdef void on_ready(self, uint32_t events) noexcept:
         self.take_answers()
 
@@ -165,7 +169,9 @@ cdef class UdpSession(Source):
         cdef unsigned int count = 0
         cdef unsigned int slot = <unsigned int>self.head
         while slot != TG_LAST:
-            tg_train_add(&buffers.train, count, &buffers.requests, slot)
+            tg_train_add(
+                &buffers.train, count, &buffers.requests, slot, tg_buffer_head(&self.header),
+                tg_buffer_size(&self.header))
             slot = buffers.requests.next[slot]
             count += 1
         self.head = -1
@@ -204,7 +210,7 @@ cdef class UdpSession(Source):
                     return
                 other = <UdpSession>found
                 other.count_asked(end - first)
-                other.send(first, end, False)
+                other.send(first, end, False)  # the client is the same, and so is its PROXY header
                 return
             if kind == TG_FAIL_FULL:
                 tg_add(&home.words[UDP_LISTENER_DROPPED_ENDPOINT_FULL], end - first)

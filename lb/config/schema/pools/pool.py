@@ -288,8 +288,8 @@ class PoolConfig(Model):
         SendProxyConfig, BeforeValidator(expand_send_proxy, json_schema_input_type=str | SendProxyConfig)
     ] = SendProxyConfig(version="off")
     """Whether a PROXY protocol header tells the endpoint the client's address: `off`, `v1`, `v2`, or a mapping with
-    options. `tcp` only, since the connections of other pools carry the requests of many clients; the endpoint must
-    expect it."""
+    options. For `tcp`, and `v2` for `udp`, where each datagram has a header, as DNS servers expect it; the connections
+    of other pools carry the requests of many clients. The endpoint must expect it."""
     on_marked_down: Literal["keep", "shutdown_sessions"] = "keep"
     """What becomes of the sessions of an endpoint that its checks find down, or that is put into maintenance (HAProxy's
     `on-marked-down`): `keep` lets them go on, `shutdown_sessions` resets them, so that clients which would wait for an
@@ -301,10 +301,10 @@ class PoolConfig(Model):
     source: Source | None = None
     """The address of this machine from which endpoints are reached: HAProxy's `source`, nginx' `proxy_bind`.
     `10.0.0.5`, `[2001:db8::5]`, or with ports `10.0.0.5:40000-49999` (within `net.ipv4.ip_local_port_range`, beyond
-    which the system does not go). `client` is each client's own address (for `tcp` and `udp`), which takes CAP_NET_ADMIN and endpoints
-    whose answers are routed back through this machine: [Choose addresses](howto/bind.md#towards-endpoints). Clients
-    without an address of the endpoint's family come from the machine's own. Without effect on Unix sockets, and on health checks.
-    Default: what the system's routes say."""
+    which the system does not go). `client` is each client's own address (for `tcp` and `udp`), which takes
+    CAP_NET_ADMIN and endpoints whose answers are routed back through this machine:
+    [Choose addresses](howto/bind.md#towards-endpoints). Clients without an address of the endpoint's family come from
+    the machine's own. Without effect on Unix sockets, and on health checks. Default: what the system's routes say."""
     tls: PoolTlsConfig | None = None
     """TLS towards the endpoints; an empty mapping (`tls: {}`) verifies them by the system's authorities. Health checks
     use the same. Default: no TLS."""

@@ -51,8 +51,8 @@ def source_plan(source: str) -> SourcePlan:
 
 
 def check_source(path: str, source: str, protocol: str, endpoints: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What `source`, which stands at `path`, cannot be in a pool of `protocol` with the addresses `endpoints`, as (path,
-    message)."""
+    """What `source`, which stands at `path`, cannot be in a pool of `protocol` with the addresses `endpoints`, as
+    (path, message)."""
     if source == CLIENT:
         if protocol not in ("tcp", "udp"):
             yield (
