@@ -60,7 +60,15 @@ DOCUMENT: dict[str, Any] = {
             "last_exit": "exit code 1",
         }
     ],
-    "listeners": [{"name": "web", "address": "127.0.0.1:80", "protocol": "http", "inherited": True}],
+    "listeners": [
+        {
+            "name": "web",
+            "address": "127.0.0.1:80",
+            "addresses": [{"bind": f"127.0.0.1:{p}", "address": f"127.0.0.1:{p}"} for p in range(80, 92)],
+            "protocol": "http",
+            "inherited": True,
+        }
+    ],
     "pools": [
         {
             "name": "digits",
@@ -130,6 +138,8 @@ def test_everything_an_operator_looks_for_is_there() -> None:
         "needs a restart: workers: 2",
         "not compiled: lb.net.poller",
         "127.0.0.1:80 (passed by systemd)",
+        "127.0.0.1:88",
+        "and 3 more",
         "digits (oip, maglev, 7 waiting)",
         "3 of 4",
         ENDPOINT["address"],
