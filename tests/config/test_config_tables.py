@@ -10,7 +10,14 @@ from pydantic import ValidationError
 from lb.config.checks.file import check_config
 from lb.config.plan.tables import FIELDS
 from lb.config.schema.file import Config
-from lb.config.schema.tables import TableCompareConfig, TableConfig, TableRuleConfig, places_in_order, rule_plan, table_plan
+from lb.config.schema.tables import (
+    TableCompareConfig,
+    TableConfig,
+    TableRuleConfig,
+    places_in_order,
+    rule_plan,
+    table_plan,
+)
 from lb.config.units import MINUTE, SECOND
 from lb.config.values import CLOSE, OPEN
 

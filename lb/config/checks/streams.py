@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 
-from lb.config.address import UnixPath, parse_bind
+from lb.config.address import UnixPath
 from lb.config.checks.routes import Found
 from lb.config.checks.udp import check_udp_listener
 from lb.config.schema.base import did_you_mean, only_for
@@ -72,7 +72,8 @@ def check_stream(config: Config, broken: Set[str], name: str, listener: Listener
 def check_sources(path: str, listener: ListenerConfig) -> Iterator[Found]:
     """Problems with who may connect to a listener of any protocol, and how often."""
     given = [key for key in _ABOUT_SOURCES if key in listener.model_fields_set and getattr(listener, key)]
-    if isinstance(parse_bind(listener.bind), UnixPath) and listener.proxy_protocol is None:
+    unix = all(isinstance(bind.sockets()[0].address, UnixPath) for bind in listener.bind)
+    if unix and listener.proxy_protocol is None:
         for key in given:
             yield f"{path}.{key}", "has no effect: clients of a Unix socket have no address without proxy_protocol"
     counted = listener.max_connections_per_source or listener.udp.max_sessions_per_source

@@ -321,7 +321,7 @@ cdef class UdpListener(UdpSocket):
             self.refuse(-fd)
             return NULL
         try:
-            if self.upstream.sends_header and self.upstream.write_header(&session.header, key, &self.own) < 0:
+            if upstream.sends_header and upstream.write_header(&session.header, key, &self.own) < 0:
                 raise MemoryError
             self.poller.add_input(session, fd)
         except (OSError, MemoryError):        # the system's limit of watched descriptors, or memory
