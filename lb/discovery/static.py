@@ -28,8 +28,8 @@ def system_lookup(host: str) -> list[str]:
 
 
 def literal(ip: str, port: int) -> HostPort | UnixPath | None:
-    """The address that a resolver gives; None for one that cannot be connected to: link-local ones need an interface,
-    which neither a record nor a configuration names."""
+    """The address that a resolver gives; None for one that cannot be connected to: a link-local one without its
+    interface, which a record does not name."""
     try:
         return parse_target(str(HostPort(ip, port, True)))
     except ValueError:

@@ -12,7 +12,8 @@ from lb.errors import ConfigError
 HOSTS = {
     "two.test": ["10.0.0.1", "10.0.0.2", "10.0.0.1"],
     "six.test": ["2001:db8::1"],
-    "link.test": ["fe80::1%2"],
+    "link.test": ["fe80::1"],
+    "scoped.test": ["fe80::1%2"],
     "same.test": ["10.0.0.2"],
 }
 
@@ -36,6 +37,7 @@ def config_of(*endpoints: object) -> Config:
         ("unix:/run/a.sock", ("unix:/run/a.sock",)),
         ("two.test:80", ("10.0.0.1:80", "10.0.0.2:80")),
         ("six.test:80", ("[2001:db8::1]:80",)),
+        ("scoped.test:80", ("[fe80::1%2]:80",)),
     ],
 )
 def test_resolve(address: str, literal: tuple[str, ...]) -> None:

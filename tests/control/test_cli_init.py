@@ -124,4 +124,4 @@ def test_a_user_at_a_terminal(tmp_path: Path) -> None:
     finally:
         terminal.close()
     config = load(tmp_path / "tidegate.yaml")
-    assert config.listeners["main"].bind == "127.0.0.1:0"
+    assert config.listeners["main"].binds == ("127.0.0.1:0",)

@@ -140,8 +140,9 @@ def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[Bas
     yield path, model
     for name, hint in _hints(model).items():
         below, step = model_of(hint), f"{path}.{name}" if path else name
-        if below is None and (below := model_of(item_of(hint))) is not None:
+        while below is None and (item := item_of(hint)) is not None:
             step += "[]" if _origin(hint) is list else ".NAME"
+            hint, below = item, model_of(item)
         if below is not None:
             yield from _sections(below, step)
 
