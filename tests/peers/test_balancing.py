@@ -214,8 +214,8 @@ def test_what_is_repeated(get: Callable[..., Answer]) -> None:
 @from_nginx(
     "limit_req.t",
     differs=(
-        "The answer is 429 (nginx: 503) with `Retry-After`; requests are never delayed. `burst` counts the "
-        "first request, too."
+        "The answer is 429 (nginx: 503) with `Retry-After`; without `delay_after` requests do not wait. `burst` "
+        "counts the first request, too."
     ),
 )
 def test_a_rate(daemon: Daemon, get: Callable[..., Answer]) -> None:

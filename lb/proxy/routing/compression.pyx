@@ -78,14 +78,28 @@ cdef class CompressionRules:
         return kind[:n] in self.types or (slash > 0 and kind[:slash] in self.types)
 
     cdef bint takes(self, const Scan *answer) noexcept:
-        cdef int i
+        cdef const Field *field
+        cdef int i, tags = 0
         if answer.has_length and answer.content_length < self.min_length:
             return False
-        if not self.private:
-            for i in range(answer.field_count):
-                if is_named(&answer.fields[i], b"set-cookie", 10):
+        for i in range(answer.field_count):
+            field = &answer.fields[i]
+            if not self.private and is_named(field, b"set-cookie", 10):
+                return False
+            if is_named(field, b"etag", 4):
+                # A tag that is none cannot be made weak, and of two a cache would take either.
+                tags += 1
+                if tags > 1 or not is_tag(field.value, field.value_length):
                     return False
         return True
+
+
+cdef bint is_tag(const char *text, size_t n) noexcept nogil:
+    """Whether that is an entity tag (RFC 9110 section 8.8.3), a quoted text that may have `W/` before it."""
+    if n > 2 and text[0] == 87 and text[1] == 47:
+        text += 2
+        n -= 2
+    return n >= 2 and text[0] == 34 and text[n - 1] == 34
 
 
 cdef inline bint is_named(const Field *field, const char *lower, uint32_t n) noexcept nogil:

@@ -22,7 +22,7 @@ _NewLocation = Annotated[
 _CookiePath = Annotated[str, *text(r"/[!-:<-~]{0,1023}", "is not a cookie's path, which begins with /")]
 _Domain = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
 _CookieDomain = Annotated[str, *text(_Domain, "is not a cookie's domain such as inside.example.org")]
-_NewDomain = Annotated[str, *text(f"(?:{_Domain})?", "is not a domain such as example.org, or empty for none")]
+_NewDomain = Annotated[str, *text(rf"(?:\.?{_Domain})?", "is not a domain such as example.org, or empty for none")]
 
 
 class ResponseRewriteConfig(Model):
