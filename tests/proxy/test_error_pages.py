@@ -157,6 +157,46 @@ async def test_a_cache_keeps_the_page_under_its_own_description(site: Site) -> N
         assert (found[0].body == found[1].body) == (again == 1)
 
 
+async def test_a_page_with_a_status_of_its_own_makes_no_error_worth_keeping(site: Site) -> None:
+    """Whether a cache keeps an answer, and whether an old one may stand in for it, is said by the endpoint's status."""
+    good = [("Cache-Control", "max-age=0, stale-if-error=600"), ("ETag", '"a"')]
+    failing: set[str] = set()
+
+    def told(asked: Any) -> Reply:
+        if asked.target in failing or asked.target == "/503":
+            return Reply(503, [], b"down")
+        if asked.target == "/404":
+            return Reply(404, [("Last-Modified", "Tue, 01 Dec 2020 07:23:12 GMT"), ("ETag", '"a"')], b"no")
+        return Reply(200, good, b"good")
+
+    origin = Origin(told)
+    page = ErrorPagePlan((404, 503), (), b"page", intercept=True, status=200)
+    rules = {"ttl_s": 60, "stale_if_error_s": 600}
+    gate = await cached_gate(site, origin, rules=rules, route={"error_pages": (page,)})
+    for target, asked, said in (
+        ("/503", 2, "tidegate; fwd=uri-miss; fwd-status=503"),
+        ("/404", 1, "tidegate; fwd=uri-miss; fwd-status=404; stored"),  # it may be kept without a word
+    ):
+        origin.asked.clear()
+        found = [await ask(gate, target) for _ in range(2)]
+        assert [(got.status, got.body) for got in found] == [(200, b"page")] * 2
+        assert found[0].get("cache-status") == said
+        assert len(origin.asked) == asked, target
+    for condition in ({"If_Modified_Since": "Tue, 01 Dec 2026 07:23:12 GMT"}, {"If_None_Match": '"a"'}):
+        assert (await ask(gate, "/404", **condition)).status == 200  # what the endpoint dates is not the page
+    assert (await ask(gate, "/x")).body == b"good"
+    failing.add("/x")
+    for _ in range(2):
+        got = await ask(gate, "/x")
+        assert (got.status, got.body) == (200, b"good"), got
+        assert "stale-if-error" in (got.get("cache-status") or "")
+    # A change that failed has changed nothing.
+    await ask(gate, "/y")
+    failing.add("/y")
+    assert (await ask(gate, "/y", "POST", b"x")).body == b"page"
+    assert (await ask(gate, "/y")).body == b"good"
+
+
 async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """An endpoint that speaks HTTP/2 and answers with 500, and a body without end to /endless."""
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))

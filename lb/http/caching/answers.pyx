@@ -51,8 +51,8 @@ cdef void answer_read(tg_answer *answer, const Scan *scan, int64_t default_ttl, 
         elif field.name_length == 4:
             if same_name(field.name, 4, b"date"):
                 date = http_date(field.value, field.value_length)
-            elif same_name(field.name, 4, b"etag"):
-                answer.etag = field
+            elif same_name(field.name, 4, b"etag") and not field.hop:
+                answer.etag = field           # one that clients do not get is no validator
             elif same_name(field.name, 4, b"vary"):
                 answer.flags |= ANSWER_VARIES
                 if has_token(field, b"*"):
@@ -67,7 +67,7 @@ cdef void answer_read(tg_answer *answer, const Scan *scan, int64_t default_ttl, 
             if same_name(field.name, 10, b"set-cookie"):
                 answer.flags |= ANSWER_COOKIE
         elif field.name_length == 13:
-            if same_name(field.name, 13, b"last-modified"):
+            if same_name(field.name, 13, b"last-modified") and not field.hop:
                 answer.last_modified = http_date(field.value, field.value_length)
     answer.date = now if date == NO_DATE else date
     answer.age = max(max(now - answer.date, 0), age + max(delay, 0))

@@ -14,6 +14,7 @@ cdef class Compressor(Relay):
     cdef int coding                   # index of the rules' codings; -1 = the client wants none of them
     cdef object encoder               # of lb.http.encoders; None: the answer passes as it is
     cdef tg_buffer rest               # bytes that were not compressed yet
+    cdef bint weak                    # the client has an answer with a weak ETag
     cdef bint streams                 # the answer's length is not known: it may pause at any time
     cdef bint holding                 # the encoder may hold something back
     cdef bint ending                  # the answer is complete; it ends when `rest` is empty

@@ -5,6 +5,7 @@ every coding.
 """
 
 import logging
+from libc.stdint cimport uint32_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ
@@ -35,6 +36,7 @@ cdef void compress(Exchange exchange, const Scan *scan) noexcept:
     made.stand_before(exchange)
     made.rules = exchange.route.compression
     made.coding = -1
+    made.weak = names_weak(scan)
     if not exchange.http10 and not exchange.head_method:      # HTTP/1.0 has no chunks
         # A client that has shown who it is may get what is for it alone.
         if made.rules.private or exchange.route.guard is None:
@@ -49,14 +51,20 @@ cdef class Compressor(Relay):
     # The head.
 
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
-        if scan.status < 200 or not self.rules.concerns(scan):
+        if scan.status < 200 or not (scan.status == 304 or self.rules.concerns(scan)):
             self.real.respond(scan, extra, last)
             return
         tg_buffer_clear(&lines)
         if not varies(scan) and append_text(&lines, b"Vary: Accept-Encoding\r\n") < 0:
             self.fail()
             return
-        if self.coding >= 0 and not last and self.rules.takes(scan):
+        if scan.status == 304:
+            # It is about the 200 that the client has: its Vary (RFC 9110 section 15.4.5), and its ETag. A cache that
+            # took a strong one for compressed bytes would join them with ranges of the endpoint's.
+            if self.weak and weaken(scan) < 0:
+                self.fail()
+                return
+        elif self.coding >= 0 and not last and self.rules.takes(scan):
             if not self.change_head(scan, extra):
                 self.fail()
                 return
@@ -82,13 +90,7 @@ cdef class Compressor(Relay):
             field = &scan.fields[i]
             if field.id == H_CONTENT_LENGTH or is_of_bytes(field):
                 field.hop = True
-            elif same_name(field.name, field.name_length, b"etag") and field.value[0] == 34:
-                # The same by its meaning, and not byte for byte (RFC 9110 section 8.8.1). There is one at most.
-                tg_buffer_clear(&etag)
-                failed |= append_text(&etag, b"W/")
-                failed |= tg_buffer_append(&etag, field.value, field.value_length)
-                field.value = tg_buffer_head(&etag)
-                field.value_length += 2
+        failed |= weaken(scan)
         scan.has_length = False
         return not failed
 
@@ -208,6 +210,37 @@ cdef class Compressor(Relay):
         tg_buffer_free(&self.rest)
         self.poller.disarm(self)
         Relay.abort(self)
+
+
+cdef int weaken(Scan *scan) noexcept:
+    """Makes a strong ETag a weak one: the same by its meaning, and not byte for byte (RFC 9110 section 8.8.1). 0 or -1
+    (no memory)."""
+    cdef Field *field
+    cdef int i
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if same_name(field.name, field.name_length, b"etag") and field.value_length >= 2 and field.value[0] == 34:
+            tg_buffer_clear(&etag)
+            if append_text(&etag, b"W/") < 0 or tg_buffer_append(&etag, field.value, field.value_length) < 0:
+                return -1
+            field.value = tg_buffer_head(&etag)
+            field.value_length += 2
+            return 0                          # there is one at most (RFC 9110 section 8.8.3)
+    return 0
+
+
+cdef bint names_weak(const Scan *request) noexcept nogil:
+    """Whether the client has an answer with a weak ETag, as compressed ones have."""
+    cdef const Field *field
+    cdef uint32_t k
+    cdef int i
+    for i in range(request.field_count):
+        field = &request.fields[i]
+        if same_name(field.name, field.name_length, b"if-none-match"):
+            for k in range(2, field.value_length):
+                if field.value[k - 2] == 87 and field.value[k - 1] == 47 and field.value[k] == 34:     # W/"
+                    return True
+    return False
 
 
 cdef bint varies(const Scan *scan) noexcept nogil:

@@ -6,7 +6,9 @@ request is not kept at all.
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memset, strlen
-from lb.http.head cimport H_CONTENT_LENGTH, H_OTHER, MAX_FIELDS, Field, Scan, same_name
+from lb.http.head cimport (
+    H_CACHE_CONTROL, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_OTHER, MAX_FIELDS, Field, Scan, same_name,
+)
 from lb.http.head_text cimport reason_phrase
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.net.stream cimport iovec
@@ -131,7 +133,7 @@ cdef class Intercepted(Relay):
 
 
 cdef void add_lines(Scan *scan, const char *at, size_t n) noexcept nogil:
-    """Adds fields that lie in "Name: value\r\n" lines."""
+    """Adds fields that lie in "Name: value\r\n" lines. What the page says of itself takes the endpoint's place."""
     cdef const char *end = at + n
     cdef const char *stop
     cdef const char *colon
@@ -148,6 +150,12 @@ cdef void add_lines(Scan *scan, const char *at, size_t n) noexcept nogil:
         field.value_length = <uint32_t>(stop - field.value)
         field.id = H_OTHER
         field.hop = False
+        if is_named(field, b"content-type", 12):
+            field.id = H_CONTENT_TYPE
+        elif is_named(field, b"cache-control", 13):
+            field.id = H_CACHE_CONTROL
+        if field.id != H_OTHER:
+            scan.first[field.id] = scan.field_count
         scan.field_count += 1
         at = stop + 2
 

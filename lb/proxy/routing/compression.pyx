@@ -54,6 +54,8 @@ cdef class CompressionRules:
             return False
         for i in range(answer.field_count):
             field = &answer.fields[i]
+            if field.hop:
+                continue                      # of an answer whose place an error page has taken
             if field.id == H_CONTENT_ENCODING and not is_identity(field):
                 return False
             # RFC 9111 section 5.2.2.6.

@@ -101,7 +101,7 @@ cdef class Fill(Client):
     cdef bint holds(self) noexcept
     cdef bint changed(self, ResultCache store) noexcept
     cdef bint is_awaited(self) noexcept
-    cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept
+    cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last, int status) noexcept
     cdef void pass_head(self, Scan *scan, const tg_buffer *extra, bint last, bint stored, int status) noexcept
     cdef void validated(self, Scan *scan) noexcept
     cdef void note_pass(self) noexcept

@@ -385,18 +385,22 @@ cdef class Fill(Client):
         return self.real.backlog()
 
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
-        if scan.status < 200:
+        cdef int status = scan.status
+        if status < 200:
             if self.real is not None:
                 self.real.respond(scan, extra, last)
-        elif self.unsafe:
+            return
+        if self.exchange is not None:
+            status = self.exchange.status     # the endpoint's: an error page may tell the client another
+        if self.unsafe:
             self.state = FILL_PASSING
-            if scan.status < 400:
+            if status < 400:
                 forget_uris(self, scan)
-            self.pass_head(scan, extra, last, False, scan.status)
-        elif self.ours and scan.status == 304:
+            self.pass_head(scan, extra, last, False, status)
+        elif self.ours and status == 304:
             self.validated(scan)
-        elif scan.status < 500 or not self.give_old(scan.status):
-            self.take_answer(scan, extra, last)
+        elif status < 500 or not self.give_old(status):
+            self.take_answer(scan, extra, last, status)
 
     cdef size_t limit(self) noexcept:
         cdef size_t most = self.cache.max_object()
@@ -418,17 +422,22 @@ cdef class Fill(Client):
         """Whether other workers wait for it."""
         return self.name is not None and self.cache.elsewhere.awaited(self.name)
 
-    cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
+    cdef void take_answer(self, Scan *scan, const tg_buffer *extra, bint last, int status) noexcept:
+        """`status` is the endpoint's: it says whether the answer may be kept."""
         cdef tg_answer answer
         cdef tg_part part
         cdef uint64_t now = self.poller.now
         cdef int64_t wall = wall_ns() // SECOND_NS
         cdef Exchange exchange
         cdef int why = WHY_REQUEST
+        cdef int told = scan.status
         if self.cache.store() is not None and self.asked & ASKED_BY_GET:
+            scan.status = status
             answer_read(&answer, scan, self.rules.ttl, <int64_t>((now - self.asked_at) // SECOND_NS), wall)
             why = answer_may_be_stored(&answer, self.asked, self.rules.ignore_set_cookie,
                                        max(self.rules.stale_while_revalidate, self.rules.stale_if_error))
+            scan.status = told
+            answer.status = told
             if why == WHY_STORED and not self.begin_storing(scan, &answer):
                 why = WHY_LIFETIME
         if why != WHY_STORED:
@@ -439,7 +448,7 @@ cdef class Fill(Client):
                 self.note_pass()
             self.land(False)
             self.release_all(True)
-            self.pass_head(scan, extra, last, False, scan.status)
+            self.pass_head(scan, extra, last, False, status)
             self.give_up_if_vain()
             return
         self.state = FILL_STORING
@@ -454,7 +463,7 @@ cdef class Fill(Client):
             if part.status == 304:
                 self.give(<const tg_stored *>tg_buffer_head(&self.object), b"fwd=stale; stored", False)
             else:
-                self.pass_head(scan, extra, last, True, scan.status)
+                self.pass_head(scan, extra, last, True, status)
         for exchange in list(self.waiting):
             self.stream_to(exchange)
         self.give_up_if_vain()
