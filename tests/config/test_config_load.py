@@ -116,6 +116,35 @@ log: {level: 3, access: ["x"]}
     ]
 
 
+def test_optional_durations_beyond_their_bounds(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """\
+tables: {t: {key: "${header.x-key}", store: [gpt0]}}
+listeners:
+  web:
+    bind: 127.0.0.1:8080
+    protocol: http
+    table_rules: [{when: {t: {gpt0: 1}}, tarpit: 0s}]
+    routes:
+      - pool: app
+        compression: gzip
+        http_cache: "on"
+        retry: {attempts: 1, per_attempt_timeout: 0s, backoff: {max: 2h}}
+pools:
+  app: {protocol: http, endpoints: ["127.0.0.1:1"], health: {type: tcp, down_interval: 0s}}
+""",
+    )
+    assert found == [
+        "6: listeners.web.table_rules[0].tarpit: must be at least 100ms",
+        "9: listeners.web.routes[0].compression: must be true or false, or a mapping such as {codings: [gzip]}",
+        "10: listeners.web.routes[0].http_cache: must be true or false, or a mapping such as {ttl: 10m}",
+        "11: listeners.web.routes[0].retry.backoff.max: must be at most 10m",
+        "11: listeners.web.routes[0].retry.per_attempt_timeout: must be at least 1ms",
+        "13: pools.app.health.down_interval: must be at least 10ms",
+    ]
+
+
 def test_nothing_is_said_about_what_hangs_on_a_broken_section(tmp_path: Path) -> None:
     found = problems(
         tmp_path,

@@ -158,7 +158,9 @@ def _bound(model: type[BaseModel] | None, field: str, bound: float) -> str:
 
 
 def _beyond(model: type[BaseModel] | None, field: str, given: Any) -> str:
-    """What a number that is too small or too large means elsewhere."""
+    """What a number that is too small or too large means elsewhere; an optional duration is the text of the file."""
+    if isinstance(given, str):
+        return without(model, field, given)
     if field == "success_rate_stdev_factor" and given >= _THOUSANDTHS:
         return f"; Envoy has thousandths of it: write {given / 1000:g}"
     return without(model, field, given) if given <= 0 else ""

@@ -32,14 +32,14 @@ class FreshnessConfig(Model):
     at all. Default: as the next wider section says."""
 
 
-def switch(kind: type[Model]) -> BeforeValidator:
-    """A validator of a boolean, or a mapping: `true` is the mapping without keys, `false` is None."""
+def switch(kind: type[Model], example: str = "{ttl: 10m}") -> BeforeValidator:
+    """A validator of a boolean, or a mapping such as `example`: `true` is the mapping without keys, `false` is None."""
 
     def expand(value: Any) -> Any:
         if value is True:
             return kind()
         if isinstance(value, str | int | float) and value is not False:
-            raise problem("cache", "must be true or false, or a mapping such as {ttl: 10m}")
+            raise problem("cache", f"must be true or false, or a mapping such as {example}")
         return None if value is False else value
 
     return BeforeValidator(expand, json_schema_input_type=bool | kind)

@@ -64,7 +64,7 @@ class CompressionConfig(Model):
         return self
 
 
-Compression = Annotated[CompressionConfig | None, switch(CompressionConfig)]
+Compression = Annotated[CompressionConfig | None, switch(CompressionConfig, "{codings: [gzip]}")]
 
 
 def compression_plan(config: CompressionConfig | None) -> CompressionPlan | None:
