@@ -129,9 +129,10 @@ async def test_the_head_says_what_became_of_the_body(site: Site) -> None:
     ]  # fmt: skip
     assert sorted((got.get("vary") or "").split(", ")) == ["Accept-Encoding", "Origin"]
     assert origin.asked[-1].get("accept-encoding") is None
-    fields[:] = [JSON, ("ETag", 'W/"a"'), ("Vary", "accept-encoding")]
+    fields[:] = [JSON, ("ETag", 'W/"a"'), ("Vary", "accept-encoding"), ("Content-Encoding", "identity")]
     got = await ask(gate, Accept_Encoding="gzip")
     assert (got.get("etag"), got.get("vary"), decoded(got)) == ('W/"a"', "accept-encoding", TEXT)
+    assert [name.lower() for name, _ in got.fields].count("content-encoding") == 1
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])

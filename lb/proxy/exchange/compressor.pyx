@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ
-from lb.http.head cimport H_CONTENT_LENGTH, H_OTHER, Field, Scan, has_token, same_name
+from lb.http.head cimport H_CONTENT_ENCODING, H_CONTENT_LENGTH, H_OTHER, Field, Scan, has_token, same_name
 from lb.http.head_text cimport append_text
 from lb.net.arena cimport View
 from lb.net.buffer cimport (
@@ -88,7 +88,8 @@ cdef class Compressor(Relay):
         failed |= append_text(&lines, b"\r\n")
         for i in range(scan.field_count):
             field = &scan.fields[i]
-            if field.id == H_CONTENT_LENGTH or is_of_bytes(field):
+            # A coding that it has already is identity, which is none (RFC 9110 section 12.5.3).
+            if field.id == H_CONTENT_LENGTH or field.id == H_CONTENT_ENCODING or is_of_bytes(field):
                 field.hop = True
         failed |= weaken(scan)
         scan.has_length = False
