@@ -93,6 +93,17 @@ def test_limits_are_of_submissions_and_changes_of_jobs(load: Load, tmp_path: Pat
     assert inner.request_headers.remove == ["x-a", "X-Tidegate-Job-Route"]
 
 
+def test_an_answer_is_kept_as_the_endpoint_gave_it(load: Load, tmp_path: Path) -> None:
+    """A page shown with 200 would end a job that found no room, and a coding is for the client that accepts it."""
+    pages = [{"on": ["5xx"], "body": "sorry", "intercept": True, "status": 200}]
+    route = {**B, "jobs": True, "compression": True, "error_pages": pages}
+    config = with_jobs(load(configuration(route)), lambda: tmp_path)
+    runs, direct = config.listeners["jobs"].routes[0], config.listeners["web"].routes[-1]
+    assert (runs.compression, runs.error_pages) == (None, [])
+    assert direct.compression is not None
+    assert len(direct.error_pages) == 1
+
+
 def test_jobs_are_found_on_the_hosts_of_their_routes(load: Load, tmp_path: Path) -> None:
     routes = ({**A, "jobs": True}, {"match": {"host": "h.example"}, "pool": "a", "jobs": True}, B)
     config = with_jobs(load(configuration(*routes)), lambda: tmp_path)
