@@ -164,8 +164,8 @@ def _told(default: AccessConfig | None, route: RouteConfig) -> AccessConfig:
 
 def _inner(default: AccessConfig | None, route: RouteConfig) -> RouteConfig:
     """A route for the requests of its jobs. Where the client is and how often it asks was looked at when the job was
-    accepted; and jobs wait for others, who are waited for. An answer is kept as the endpoint gave it: the runner goes by
-    its status, and who fetches it may accept other codings than who asked."""
+    accepted; and jobs wait for others, who are waited for. An answer is kept as the endpoint gave it: the runner goes
+    by its status, and who fetches it may accept other codings than who asked."""
     name = TextMatch(exact=str(route.name))
     match = route.match.model_copy(
         update={"headers": {**route.match.headers, ROUTE_FIELD.lower(): name}, "source": None, "not_source": None}
