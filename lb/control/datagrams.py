@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
-from lb.config.address import Bind, HostPort, socket_name
+from lb.config.address import Bind, HostPort, UnixPath, socket_name
 from lb.config.plan.plan import Plan
 
 # What the socket module does not name (Linux): asm-generic/socket.h, linux/in.h, linux/sock_diag.h.
@@ -21,6 +21,7 @@ _SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
+_NAME_SIZE = 16  # IFNAMSIZ, linux/if.h
 _MEMINFO = struct.Struct("=9I")  # the last is SK_MEMINFO_DROPS
 
 
@@ -79,6 +80,26 @@ def set_options(sock: socket.socket, bind: Bind) -> None:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
         if sock.family == socket.AF_INET or not bind.ipv6only:
             sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+
+
+def unlike(sock: socket.socket, bind: Bind) -> str:
+    """In what the options of the bound `sock`, which the service manager made, are not those of `bind`: words behind
+    its name, which name the directive of its unit (systemd.socket(5)); "" if they serve the same clients."""
+    if isinstance(bind.address, UnixPath):
+        return ""
+    six = sock.family == socket.AF_INET6
+    alone = six and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    if alone and (bind.address.host == "0.0.0.0" or not bind.ipv6only):  # noqa: S104
+        return "takes IPv6 only: set BindIPv6Only=both in its unit"
+    if not alone and bind.ipv6only and bind.address.host == "::":
+        return "takes IPv4, too: set BindIPv6Only=ipv6-only in its unit, or ipv6only: false here"
+    device = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _NAME_SIZE).rstrip(b"\0").decode()
+    if device != bind.interface:
+        return f"is for {device or 'every interface'}: set BindToDevice={bind.interface} in its unit"
+    level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if six else (socket.IPPROTO_IP, _IP_TRANSPARENT)
+    if bind.transparent and not sock.getsockopt(level, option):
+        return "is not transparent: set Transparent=yes in its unit"
+    return ""
 
 
 def set_receive_buffer(sockets: Sequence[socket.socket], wanted: int) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct, field
 
 from lb.config.address import Bind, HostPort, UnixPath, parse_socket, socket_name
-from lb.control.datagrams import open_group, set_options, set_receive_buffer
+from lb.control.datagrams import open_group, set_options, set_receive_buffer, unlike
 from lb.control.stored_sockets import StoredSockets, named
 from lb.errors import StartError
 
@@ -188,9 +188,20 @@ class SocketTable:
 
     def _listen(self, name: str, bind: str) -> Listening:
         """The socket that the service manager or the daemon before has left, else a new one. Raises StartError."""
-        listening = self._claim(bind) or self._take_up(name, bind) or listen(bind)
+        listening = self._claim(bind) or self._take_up(name, bind) or self._new(bind)
         listening.listener = name
         return listening
+
+    def _new(self, bind: str) -> Listening:
+        try:
+            return listen(bind)
+        except StartError as error:
+            wanted = parse_socket(bind)
+            for spare in self._spare_at(wanted):
+                if reason := unlike(spare.socket, wanted):
+                    said = f"cannot listen on {bind}: the socket passed by the service manager {reason}"
+                    raise StartError(said) from error
+            raise
 
     def _store(self, listening: Listening) -> None:
         """For the next start, where the service manager keeps sockets and this is none of its own."""
@@ -220,13 +231,17 @@ class SocketTable:
         return listening
 
     def _claim(self, bind: str) -> Listening | None:
-        for wanted in _names(bind):
-            for spare in self._spare:
-                if format_address(spare.socket) == wanted:
-                    self._spare.remove(spare)
-                    spare.socket.setblocking(False)
-                    return Listening(bind, spare.socket, inherited=True)
+        wanted = parse_socket(bind)
+        for spare in self._spare_at(wanted):
+            if not unlike(spare.socket, wanted):
+                self._spare.remove(spare)
+                spare.socket.setblocking(False)
+                return Listening(bind, spare.socket, inherited=True)
         return None
+
+    def _spare_at(self, wanted: Bind) -> list[Listening]:
+        """What the service manager has passed for the address of `wanted`, whatever its options."""
+        return [spare for name in _names(wanted) for spare in self._spare if spare.address == name]
 
     def _release(self, listening: Listening) -> None:
         if listening.inherited:
@@ -291,7 +306,17 @@ def format_address(sock: socket.socket) -> str:
     if sock.family == socket.AF_UNIX:
         text = os.fsdecode(name)
         return f"unix:@{text[1:]}" if text.startswith("\0") else f"unix:{text}"
-    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+    if sock.family != socket.AF_INET6:
+        return f"{name[0]}:{name[1]}"
+    return f"[{name[0]}{_scope(name[3])}]:{name[1]}"
+
+
+def _scope(index: int) -> str:
+    """Of a link-local address: `%` and the interface, by its number once that is gone."""
+    try:
+        return f"%{socket.if_indextoname(index)}" if index else ""
+    except OSError:
+        return f"%{index}"
 
 
 def _listen_unix(bind: str, address: UnixPath) -> Listening:
@@ -322,9 +347,9 @@ def _remove_stale(path: str) -> None:
     os.unlink(path)
 
 
-def _names(bind: str) -> list[str]:
-    """How the service manager's socket for `bind` may call itself; a dual-stack "[::]" also serves "0.0.0.0"."""
-    address = parse_socket(bind).address
+def _names(wanted: Bind) -> list[str]:
+    """How the service manager's socket for `wanted` may call itself; a dual-stack "[::]" also serves "0.0.0.0"."""
+    address = wanted.address
     if isinstance(address, HostPort) and address.host == "0.0.0.0":  # noqa: S104
         return [str(address), f"[::]:{address.port}"]
     return [str(address)]

@@ -151,3 +151,52 @@ def test_a_dual_stack_socket_serves_an_ipv4_listener(descriptors: None) -> None:
     table.commit(table.stage({"web": bind}))
     assert table["web"].inherited
     table.close()
+
+
+def passed_at(host: str, *, dual: bool = False, interface: str = "") -> tuple[socket.socket, int]:
+    """As a service manager makes it, and its port."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
+    if interface:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+    sock.bind((host, 0))
+    sock.listen()
+    return sock, sock.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("host", "dual", "interface", "options", "reason"),
+    [
+        ("::", False, "", " ipv6only=off", "takes IPv6 only: set BindIPv6Only=both in its unit"),
+        ("::", True, "", "", "takes IPv4, too: set BindIPv6Only=ipv6-only in its unit, or ipv6only: false here"),
+        ("127.0.0.1", False, "", " interface=lo", "is for every interface: set BindToDevice=lo in its unit"),
+    ],
+)
+def test_a_socket_passed_to_us_that_serves_other_clients_is_refused(
+    host: str, dual: bool, interface: str, options: str, reason: str, descriptors: None
+) -> None:
+    passed, port = passed_at(host, dual=dual, interface=interface)
+    bind = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}") + options
+    table = SocketTable([passed])
+    with pytest.raises(StartError) as failure:
+        table.stage({"web": bind})
+    assert str(failure.value) == f"cannot listen on {bind}: the socket passed by the service manager {reason}"
+    assert len(table.unclaimed) == 1
+    table.close()
+
+
+def test_sockets_passed_to_us_go_to_the_bind_with_their_options(descriptors: None) -> None:
+    six, port = passed_at("::")
+    table = SocketTable([six])
+    table.commit(table.stage({"four": f"0.0.0.0:{port}"}))  # not the IPv6 socket, which serves no IPv4
+    assert not table["four"].inherited
+    assert connects(f"127.0.0.1:{port}")
+    table.close()
+    on_lo, port = passed_at("127.0.0.1", interface="lo")
+    dual, other = passed_at("::", dual=True)
+    table = SocketTable([on_lo, dual])
+    table.commit(table.stage({"lo": f"127.0.0.1:{port} interface=lo", "both": f"[::]:{other} ipv6only=off"}))
+    assert table["lo"].socket is on_lo
+    assert table["both"].socket is dual
+    table.close()
