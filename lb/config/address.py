@@ -144,6 +144,8 @@ class Bind(Struct, frozen=True):
 
     def __str__(self) -> str:
         text = str(self.address)
+        if isinstance(self.address, UnixPath):
+            return text  # options are those of IP sockets; a path may have blanks
         if not self.ipv6only:
             text += " ipv6only=off"
         if self.interface:

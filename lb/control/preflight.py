@@ -23,6 +23,7 @@ from lb.config.endpoint_file import parse_endpoints
 from lb.config.environment import hidden
 from lb.config.regular_file import read_regular
 from lb.config.schema.file import Config, PoolConfig
+from lb.config.schema.listeners.bind import MOST
 from lb.control.certificates import CertificateFacts
 from lb.control.datagrams import set_options
 from lb.control.servers.model_file import model_problem
@@ -66,6 +67,7 @@ class Preflight:
         binds += [
             (f"listeners.{name}.bind", bind, x.protocol == "udp")
             for name, x in config.listeners.items()
+            if len(x.binds) <= MOST  # more are an error already
             for bind in x.binds
         ]
         for path, text, datagrams in binds:
@@ -205,7 +207,8 @@ def _unix_socket(place: str, path: Path) -> Iterator[Found]:
 def _unix_in_use(place: str, path: str) -> Iterator[Found]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         if probe.connect_ex(path) in (0, errno.EAGAIN):
-            yield place, "somebody listens there now (ss -lxp shows who); a start fails while that runs"
+            shown = path.replace("\0", "@")
+            yield place, f"somebody listens on unix:{shown} now (ss -lxp shows who); a start fails while that runs"
 
 
 def _address(place: str, bind: Bind, address: HostPort, datagrams: bool) -> Iterator[Found]:
@@ -218,11 +221,11 @@ def _address(place: str, bind: Bind, address: HostPort, datagrams: bool) -> Iter
             probe.bind(socket_name(address))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            yield place, "somebody has this address now (ss -lntup shows who); a start fails while that runs"
+            yield place, f"somebody has {address} now (ss -lntup shows who); a start fails while that runs"
         elif error.errno == errno.EADDRNOTAVAIL:
-            yield place, "no interface of this machine has this address"
+            yield place, f"no interface of this machine has {address.host}"
         elif error.errno == errno.EACCES:
-            yield place, "this user may not listen there; a port below 1024 needs CAP_NET_BIND_SERVICE"
+            yield place, f"this user may not listen on {address}; a port below 1024 needs CAP_NET_BIND_SERVICE"
         elif error.errno in (errno.ENODEV, None):
             yield place, f"there is no such interface: {bind}"
         elif error.errno == errno.EPERM:

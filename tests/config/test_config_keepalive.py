@@ -82,5 +82,5 @@ def test_datagrams_have_no_connections(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError) as failure:
         load(path, files=False)
-    assert "listeners.dns.tcp_keepalive: only for protocols http and tcp" in str(failure.value)
+    assert "listeners.dns.tcp_keepalive: only for protocols http, tcp and tls" in str(failure.value)
     assert "pools.app.tcp_keepalive: not for protocol udp, which has no connections" in str(failure.value)

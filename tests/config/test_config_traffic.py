@@ -5,6 +5,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from authority import Authority
 from test_config_compile import Numbers
 
 from lb.config.address import port_of
@@ -152,3 +153,28 @@ def test_tracing_without_opentelemetry_is_a_mistake_of_the_file(
 def test_windows_of_minutes() -> None:
     assert Config.model_validate({"limits": {"max_memory": GIB}}).limits.max_memory == GIB
     assert interval("2/m") * 2 == MINUTE
+
+
+def test_limits_of_sources_have_an_effect_at_a_unix_socket_that_is_handed_connections(tmp_path: Path) -> None:
+    pair = Authority().issue("web.example")
+    (tmp_path / "web.pem").write_bytes(pair.chain + pair.key)
+    path = tmp_path / "tidegate.yaml"
+    text = """
+listeners:
+  secure: {bind: "127.0.0.1:9000", protocol: tls, sni_routes: [{sni: web.example, listener: web}]}
+  web:
+    bind: unix:/run/web.sock
+    protocol: https
+    tls: {certificates: [{cert: web.pem, key: web.pem}]}
+    deny: [10.66.0.0/16]
+    connection_rate_per_source: 10/s
+    routes: [{respond: {status: 204}}]
+"""
+    path.write_text(text)
+    assert load(path).listeners["web"].deny == ["10.66.0.0/16"]
+    path.write_text(text.replace("sni: web.example, listener: web", "sni: web.example, pool: app") + APP)
+    with pytest.raises(ConfigError, match=r"listeners\.web\.deny: has no effect: clients of a Unix socket"):
+        load(path)
+
+
+APP = "pools: {app: {protocol: tcp, endpoints: ['127.0.0.1:9001']}}\n"

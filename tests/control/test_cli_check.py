@@ -166,13 +166,19 @@ def test_addresses_that_are_taken_are_warnings(tmp_path: Path, kind: socket.Sock
             config["pools"]["udp"] = {"protocol": "udp", "endpoints": ["127.0.0.1:9"]}
         status, lines = check(tmp_path, config)
     assert status == 0
-    assert [line.partition(" (")[0] for line in lines] == ["listeners.web.bind: warning: somebody has this address now"]
+    assert [line.partition(" (")[0] for line in lines] == [f"listeners.web.bind: warning: somebody has {bind} now"]
+
+
+def test_more_addresses_than_a_listener_may_have_are_one_problem(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    config["listeners"]["web"]["bind"] = "192.0.2.7:2000-9999"
+    assert check(tmp_path, config) == (1, ["listeners.web.bind: is 8000 sockets, and 1024 are the most"])
 
 
 def test_an_address_of_another_machine_is_a_warning(tmp_path: Path) -> None:
     config = configuration(tmp_path)
     config["listeners"]["web"]["bind"] = "192.0.2.7:0"
-    said = "listeners.web.bind: warning: no interface of this machine has this address"
+    said = "listeners.web.bind: warning: no interface of this machine has 192.0.2.7"
     assert check(tmp_path, config) == (0, [said])
 
 

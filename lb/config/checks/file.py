@@ -110,7 +110,7 @@ def _port(bind: Bind) -> int:
 
 def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:
     path = f"listeners.{name}"
-    yield from check_sources(path, listener)
+    yield from check_sources(config, name, listener)
     if listener.protocol in ("tcp", "tls", "udp"):
         yield from check_stream(config, broken, name, listener)
         return

@@ -53,7 +53,7 @@ def check_stream(config: Config, broken: Set[str], name: str, listener: Listener
     yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
     if listener.protocol == "udp":
         yield from check_udp_listener(path, listener)
-        yield from only_for(listener, path, _STREAM_ONLY, "only for protocols http and tcp")
+        yield from only_for(listener, path, _STREAM_ONLY, "only for protocols http, tcp and tls")
     else:
         yield from only_for(listener, path, ("udp",), "only for protocol udp")
     yield from _destination(config, broken, path, listener, listener.protocol)
@@ -69,16 +69,22 @@ def check_stream(config: Config, broken: Set[str], name: str, listener: Listener
         yield f"{path}.pool", f"is required for protocol {listener.protocol}"
 
 
-def check_sources(path: str, listener: ListenerConfig) -> Iterator[Found]:
-    """Problems with who may connect to a listener of any protocol, and how often."""
+def check_sources(config: Config, name: str, listener: ListenerConfig) -> Iterator[Found]:
+    """Problems with who may connect to the listener `name` of any protocol, and how often."""
+    path = f"listeners.{name}"
     given = [key for key in _ABOUT_SOURCES if key in listener.model_fields_set and getattr(listener, key)]
     unix = all(isinstance(bind.sockets()[0].address, UnixPath) for bind in listener.bind)
-    if unix and listener.proxy_protocol is None:
+    if unix and listener.proxy_protocol is None and not _handed_to(config, name):
         for key in given:
             yield f"{path}.{key}", "has no effect: clients of a Unix socket have no address without proxy_protocol"
     counted = listener.max_connections_per_source or listener.udp.max_sessions_per_source
     if "source_network" in listener.model_fields_set and not counted and listener.connection_rate_per_source is None:
         yield f"{path}.source_network", "has no effect without a limit per source"
+
+
+def _handed_to(config: Config, name: str) -> bool:
+    """Whether a tls listener hands connections to the listener `name`: these clients have their own address."""
+    return any(rule.listener == name for other in config.listeners.values() for rule in other.sni_routes)
 
 
 def check_reference(config: Config, broken: Set[str], path: str, name: str, protocol: str) -> Iterator[Found]:
