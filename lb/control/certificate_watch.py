@@ -32,6 +32,12 @@ log = logging.getLogger("tidegate.tls")
 Signature = tuple[tuple[str, tuple[int, ...] | bytes | None], ...]
 
 
+def _stands_alone(where: str) -> bool:
+    """Whether what has a problem at `where` concerns nothing else: a map, or who may connect to a listener."""
+    section, key = where.partition(".")[0], where.rpartition(".")[2]
+    return section == "maps" or (section == "listeners" and key in ("allow_file", "deny_file", "deny"))
+
+
 class CertificateWatch:
     """One watch over what `publisher` has in force. Everything on the loop; files are looked at in a thread."""
 
@@ -107,18 +113,23 @@ class CertificateWatch:
         files = TlsFiles()
         found = await asyncio.to_thread(files.check, loaded.config)
         self._done = signature
-        of_maps = [(where, what) for where, what in found if where.partition(".")[0] == "maps"]
-        if of_maps and of_maps == found:
-            # A map with a mistake keeps no certificate back: the one in force stays, and the rest goes on.
-            files.material = replace(files.material, maps={**loaded.material.maps, **files.material.maps})
+        apart = [(where, what) for where, what in found if _stands_alone(where)]
+        if apart and apart == found:
+            # A map or a list of networks with a mistake keeps no certificate back, and no other list: the one in force
+            # stays, and the rest goes on.
+            files.material = replace(
+                files.material,
+                maps={**loaded.material.maps, **files.material.maps},
+                sources={**loaded.material.sources, **files.material.sources},
+            )
             self.reloads["failed"] += 1
         elif found:
             self.problems = tuple(f"{where}: {what}" for where, what in found)
             self.reloads["failed"] += 1
-            self._say_problems("files")
+            self._say_problems()
             return
-        self.problems = tuple(f"{where}: {what}" for where, what in of_maps)
-        self._say_problems("maps")
+        self.problems = tuple(f"{where}: {what}" for where, what in apart)
+        self._say_problems()
         if files.material == loaded.material:
             return
         wanted = replace(loaded, material=files.material, certificates=files.facts)
@@ -135,9 +146,9 @@ class CertificateWatch:
             self.reloads["failed"] += 1
             self._done = None  # a worker may have died of something else: try again
 
-    def _say_problems(self, what: str) -> None:
+    def _say_problems(self) -> None:
         for problem in self.problems:
-            log.error("changed %s are not used, the old ones stay: %s", what, problem)
+            log.error("changed files are not used, the old ones stay: %s", problem)
 
     def _signature(self, config: Config) -> Signature:
         if self._paths[0] is not config:  # of thousands of routes they are not gathered each second

@@ -161,20 +161,28 @@ class TlsFiles:
 
 
 def _sources(config: Config, files: Mapping[Path, bytes], problems: list[tuple[str, str]]) -> dict[str, Ranges]:
-    """Who may not connect to each listener that says so; appends to `problems`."""
+    """Who may not connect to each listener that says so, unless its lists have a mistake; appends to `problems`."""
     made = {}
     for name, listener in config.listeners.items():
         if not listener.lists_sources:
             continue
         lists: dict[str, list[Network]] = {}
+        whole = True
         for key in ("allow", "deny"):
             file: Path | None = getattr(listener, f"{key}_file")
             lists[key] = [parse_network(text) for text in getattr(listener, key)]
+            if file is None:
+                continue
+            if file not in files:  # it has been reported
+                whole = False
+                continue
             try:
-                if file is not None and file in files:  # else it has been reported, or there is none
-                    lists[key] += networks_in(files[file])
+                lists[key] += networks_in(files[file])
             except ValueError as error:
                 problems.append((f"listeners.{name}.{key}_file", f"{file}: {error}"))
+                whole = False
+        if not whole:
+            continue
         try:
             made[name] = refused_ranges(lists["allow"] if listener.lists_allowed else None, lists["deny"])
         except ValueError as error:

@@ -217,6 +217,46 @@ async def test_an_operator_is_told_of_maps_that_have_changed(tmp_path: Path) -> 
     assert await watch.reload() == {**changed, "maps": []}
 
 
+async def test_a_list_of_networks_with_a_mistake_keeps_nothing_else_back(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text("127.6.0.0/16\n")
+    second.write_text("10.0.0.0/8\n")
+    PAIR.write(tmp_path)
+    wanted = config(tmp_path).model_dump(exclude_unset=True)
+    wanted["listeners"]["web"] |= {"deny_file": str(first), "allow": ["127.0.0.0/8"]}
+    wanted["listeners"]["raw"] = {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw", "deny_file": str(second)}
+    wanted["pools"]["raw"] = {"protocol": "tcp", "endpoints": ["127.0.0.1:1"]}
+    files, parsed = TlsFiles(), Config.model_validate(wanted)
+    assert files.check(parsed) == []
+    watch, publisher, clock = watching(Loaded(parsed, {}, files.material, files.facts))
+    before = dict(publisher.loaded.material.sources)
+
+    async def look() -> None:
+        for _ in range(3):
+            clock.time += 10_000_000_000
+            await watch.look()
+
+    # What is no network, one that is allowed, and no file.
+    for number, broken in enumerate(("127.7.0.0/16\nhost\n", "127.0.0.0/8\n", None), 9):
+        AUTHORITY.issue(f"of-{number}.test").write(tmp_path)
+        second.write_text(f"10.0.0.0/{number}\n")
+        if broken is None:
+            first.unlink()
+        else:
+            first.write_text(broken)
+        facts, lists = publisher.loaded.certificates, publisher.loaded.material.sources
+        await look()
+        (problem,) = watch.problems
+        assert problem.startswith("listeners.web.deny_file: ")
+        assert publisher.loaded.certificates != facts
+        assert publisher.loaded.material.sources["web"] == before["web"]
+        assert publisher.loaded.material.sources["raw"] != lists["raw"]
+    first.write_text("127.7.0.0/16\n")
+    await look()
+    assert not watch.problems
+    assert publisher.loaded.material.sources["web"] != before["web"]
+
+
 async def test_changed_files_are_taken_once_they_rest(tmp_path: Path) -> None:
     watch, publisher, _ = watching(load(tmp_path))
     for _ in range(3):

@@ -115,7 +115,7 @@ async def test_a_map_that_changes_on_disk(start: Start, endpoint: Callable[..., 
     write("a.org one\nb.org two\na.org two\n")
     await asyncio.to_thread(eventually, lambda: "line 3: 'a.org' is there twice" in daemon.log, "the mistake's line")
     assert await asked() == b"two"
-    assert "changed maps are not used, the old ones stay: maps.tenants.file:" in daemon.log
+    assert "changed files are not used, the old ones stay: maps.tenants.file:" in daemon.log
     assert "'a.org' is there twice" in json.dumps(daemon.status())
     daemon.kill_worker()
     await answers(b"two")  # a worker that starts meanwhile has the entries in force
