@@ -77,6 +77,8 @@ def check_sources(config: Config, name: str, listener: ListenerConfig) -> Iterat
     if unix and listener.proxy_protocol is None and not _handed_to(config, name):
         for key in given:
             yield f"{path}.{key}", "has no effect: clients of a Unix socket have no address without proxy_protocol"
+    if "allow" in listener.model_fields_set and not listener.allow and listener.allow_file is None:
+        yield f"{path}.allow", "is empty and would let everybody in; leave it out for that"
     counted = listener.max_connections_per_source or listener.udp.max_sessions_per_source
     if "source_network" in listener.model_fields_set and not counted and listener.connection_rate_per_source is None:
         yield f"{path}.source_network", "has no effect without a limit per source"
