@@ -77,6 +77,7 @@ from lb.control.servers.scaling_memory import state_directory
 from lb.control.sockets import SocketTable
 from lb.control.sources import check_sources
 from lb.control.stored_sockets import StoredSockets
+from lb.control.table_peers import TablePeers
 from lb.control.tables import TableKeeper, stick_sets
 from lb.control.tickets import TicketRing
 from lb.control.upgrade.handover import (
@@ -157,6 +158,7 @@ class Master:
     quotas: QuotaKeeper
     canaries: Canaries
     tables: TableKeeper
+    peers: TablePeers
     watch: Watch
     launcher: Launcher
     warm: Launcher
@@ -600,6 +602,8 @@ class Master:
         )  # fmt: skip
         cleanup.callback(self.segment.close)
         self.tables = TableKeeper(self.segment, self._clock)
+        self.peers = TablePeers(self.tables, lambda: self.config)
+        cleanup.push_async_callback(self.peers.close)
         self.quotas = QuotaKeeper(self.segment)
         cleanup.push_async_callback(self.quotas.close)
         await self.quotas.apply(config)
@@ -783,6 +787,7 @@ class Master:
             self.watch.run(),
             self._restore(before),
             self.quotas.run(),
+            self.peers.run(),
             self.canaries.run(),
         ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))

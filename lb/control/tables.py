@@ -9,12 +9,13 @@ from typing import Any
 from msgspec import Struct
 
 from lb.clock import Clock
-from lb.config.plan.tables import FIELDS, MOST_SETS, MOST_TABLES, WAYS, TablePlace, TablePlan, sets_of
-from lb.config.schema.tables import TableConfig, shape_of, table_plan
+from lb.config.plan.tables import COUNTERS, FIELDS, MOST_SETS, MOST_TABLES, WAYS, TablePlace, TablePlan, sets_of
+from lb.config.schema.tables import TableConfig, meaning_of, shape_of, table_plan
 from lb.config.values import spelled
 from lb.errors import ConfigError, StartError
 from lb.shared.segment import Segment
 from lb.shared.stick_tables import StickTable
+from lb.shared.stick_updates import StickUpdates
 
 log = logging.getLogger("tidegate.tables")
 
@@ -39,6 +40,16 @@ def _rows(table: StickTable, key: str | None, holds: Holds | None) -> list[tuple
 class _Placed(Struct, frozen=True):
     place: TablePlace
     shape: str
+    meaning: str  # what has to be the same in a peer; "" = it is not shared
+
+
+class SharedTable(Struct, frozen=True):
+    """A table that counts together with those of other daemons."""
+
+    name: str
+    meaning: str
+    expire_ns: int
+    updates: StickUpdates
 
 
 class TableKeeper:
@@ -53,6 +64,7 @@ class TableKeeper:
         self._resting: list[tuple[TablePlace, int]] = []  # since when
         self._tables: dict[str, StickTable] = {}  # of the plan in force
         self._plans: dict[str, TablePlan] = {}
+        self._updates: dict[str, tuple[TablePlace, StickUpdates]] = {}  # of those that are shared
 
     # Places, in a transaction that ends with `commit` or `rollback`.
 
@@ -68,7 +80,7 @@ class TableKeeper:
         for name, table in tables.items():
             if name not in self._wanted:
                 place = self._free(name, table)
-                self._wanted[name] = _Placed(place, shapes[name])
+                self._wanted[name] = _Placed(place, shapes[name], meaning_of(table) if table.shared else "")
                 StickTable(self._segment, table_plan(name, table, place)).wipe()
         return {name: self._wanted[name].place for name in tables}
 
@@ -78,6 +90,16 @@ class TableKeeper:
         self._held, self._wanted = self._wanted, {}
         self._plans = {plan.name: plan for plan in plans}
         self._tables = {name: StickTable(self._segment, plan) for name, plan in self._plans.items()}
+        self._updates = {
+            name: self._updates_of(name, placed.place) for name, placed in self._held.items() if placed.meaning
+        }
+
+    def _updates_of(self, name: str, place: TablePlace) -> tuple[TablePlace, StickUpdates]:
+        known, updates = self._updates.get(name, (None, None))
+        if updates is None or known != place:
+            return place, StickUpdates(self._tables[name])
+        updates.follow(self._tables[name])
+        return place, updates
 
     def rollback(self) -> None:
         """The places of before stay; those that are new may be known to a worker for a moment."""
@@ -116,6 +138,13 @@ class TableKeeper:
             )
         return TablePlace(min(numbers), first, wanted)
 
+    def shared(self) -> list[SharedTable]:
+        """The tables in force that are shared with other daemons."""
+        return [
+            SharedTable(name, self._held[name].meaning, self._plans[name].expire_ns, updates)
+            for name, (_, updates) in self._updates.items()
+        ]
+
     # What operators see and do.
 
     def status(self) -> list[dict[str, Any]]:
@@ -128,6 +157,7 @@ class TableKeeper:
                 "evicted": table.losses[0],
                 "refused": table.losses[1],
                 "store": [FIELDS[field] for field in self._plans[name].stored],
+                "shared": name in self._updates,
             }
             for name, table in self._tables.items()
         ]
@@ -157,6 +187,8 @@ class TableKeeper:
         try:
             if not self._table(name).put(key.encode(), values):
                 raise ConfigError([f"table {name}: all entries that {key} could have are in use"])
+            if name in self._updates and values.keys() & {*COUNTERS}:
+                self._updates[name][1].settle(key.encode())
         except ValueError as error:
             raise ConfigError([str(error)]) from None
 

@@ -276,8 +276,8 @@ typedef struct {
     _Atomic uint64_t counters[TG_STICK_COUNTERS];
     _Atomic uint64_t rates[2 * TG_STICK_COUNTERS]; /* of each counter the window that runs, and the one before */
     _Atomic uint64_t gpt0;
-    uint32_t length; /* of the key */
-    uint32_t reserved;
+    uint32_t length;             /* of the key */
+    _Atomic uint32_t generation; /* another one each time that its counters begin anew */
     char key[TG_STICK_KEY];
 } tg_stick;
 

@@ -156,6 +156,7 @@ cdef extern from "segment.h" nogil:
         uint64_t rates[12]
         uint64_t gpt0
         uint32_t length
+        uint32_t generation
         char key[88]
     ctypedef struct tg_stick_losses:
         uint64_t evicted

@@ -82,5 +82,9 @@ cdef class StickTable:
     cdef object row(self, uint64_t place, uint64_t now)
 
 
+# Counts in a rate, `window` ns long; what is read of it now.
+cdef void add_rate(tg_stick *record, int counter, uint64_t window, uint64_t now, uint64_t n) noexcept nogil
+cdef uint64_t rate_of(const tg_stick *record, int counter, uint64_t window, uint64_t now) noexcept nogil
+
 # CLOCK_MONOTONIC, ns.
 cdef uint64_t stick_now() noexcept nogil

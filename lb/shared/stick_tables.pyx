@@ -215,6 +215,7 @@ cdef class StickTable:
             tg_store64_relaxed(&record.rates[2 * i], 0)
             tg_store64_relaxed(&record.rates[2 * i + 1], 0)
         tg_store64_relaxed(&record.gpt0, 0)
+        tg_store32_relaxed(&record.generation, tg_load32_relaxed(&record.generation) + 1)
 
     cdef bint claim(self, const char *name, size_t n, uint64_t now, tg_stick_ref *ref) noexcept nogil:
         """An entry for a key that has none, or whose own has expired."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from lb.config.checks.file import check_config
+from lb.config.checks.file import check_config, check_files
 from lb.config.plan.tables import FIELDS
 from lb.config.schema.file import Config
 from lb.config.schema.tables import (
     TableCompareConfig,
     TableConfig,
     TableRuleConfig,
+    meaning_of,
     places_in_order,
     rule_plan,
+    shape_of,
     table_plan,
 )
 from lb.config.units import MINUTE, SECOND
@@ -145,3 +148,22 @@ def test_what_tables_and_rules_compile_to() -> None:
     ]
     short = TableCompareConfig.model_validate({"exact": 7})
     assert short.exact == 7
+
+
+def test_shared_tables_need_peers_and_their_secret(tmp_path: Path) -> None:
+    shared = {"clients": {**CLIENTS, "shared": True}}
+    assert problems({}, **shared) == ["tables.clients.shared: needs the section peers, which says by which server"]
+    secret = tmp_path / "secret"
+    peers = {"redis": "redis://10.0.0.5:6379/0", "secret_file": str(secret)}
+    config = Config.model_validate({"peers": peers, "tables": shared})
+    assert config.peers is not None
+    assert (config.peers.redis.url, config.peers.interval) == ("redis://10.0.0.5:6379/0", SECOND)
+    assert check_files(config) == [("peers.secret_file", f"{secret}: No such file or directory")]
+    secret.write_bytes(b"x" * 31 + b"\n")
+    assert check_files(config) == [("peers.secret_file", f"{secret}: has 31 bytes; 32 are the least")]
+    secret.write_bytes(b"x" * 32)
+    assert check_files(config) == []
+    # A table of the same counts means the same on all daemons, whatever its size; one that is not shared is another.
+    one, other = TableConfig(**shared["clients"]), TableConfig(**shared["clients"], size=10, expire="1h")
+    assert meaning_of(one) == meaning_of(other) != meaning_of(TableConfig(**{**shared["clients"], "key": IDENTITY}))
+    assert shape_of(one) != shape_of(TableConfig(**CLIENTS))

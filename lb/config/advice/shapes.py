@@ -182,6 +182,7 @@ FORMS: dict[str, str] = {
     "AwsEngineConfig": "{group: chat}",
     "GcpEngineConfig": "{project: models, zone: europe-west3-a, group: chat}",
     "LeaseConfig": "{redis: 'redis://10.0.0.5:6379/0'}",
+    "PeersConfig": "{redis: 'redis://10.0.0.5:6379/0', secret_file: /etc/tidegate/peers.secret}",
     "RedisConfig": "{url: 'redis://10.0.0.5:6379/0'}",
     "MapConfig": '{key: "${request.host}", file: /etc/tidegate/tenants.map}',
     "Group": "{headers: {x-tenant: acme}}",

@@ -42,6 +42,7 @@ from lb.config.schema.pools.cost import check_cost
 from lb.config.schema.pools.engine import EngineConfig
 from lb.config.schema.pools.failover import check_failover
 from lb.config.schema.pools.source import check_source
+from lb.config.schema.tables import LEAST_SECRET, PeersConfig
 from lb.config.schema.tracing import check_tracing
 
 Check = Callable[[Config], list[Found]]
@@ -453,6 +454,8 @@ def _files(config: Config) -> Iterator[Found]:
     secret = config.alerts.secret_file if config.alerts is not None else None
     if secret is not None and not os.access(secret, os.R_OK):
         yield "alerts.secret_file", f"{secret}: cannot be read"
+    if config.peers is not None:
+        yield from _peers(config.peers)
     if config.jobs is not None:
         if config.jobs.path is not None:
             yield from _log("jobs.path", config.jobs.path)
@@ -464,6 +467,19 @@ def _files(config: Config) -> Iterator[Found]:
         yield from _log("limits.quota_file", config.limits.quota_file)
     if config.log.access not in ("", "-"):
         yield from _log("log.access", Path(config.log.access))
+
+
+def _peers(config: PeersConfig) -> Iterator[Found]:
+    for module in ("redis", "cryptography"):
+        if find_spec(module) is None:
+            yield "peers", f"needs the package {module}: pip install 'tidegate[redis]'"
+    try:
+        size = len(read_regular(config.secret_file).strip())
+    except OSError as error:
+        yield "peers.secret_file", f"{config.secret_file}: {error.strerror}"
+        return
+    if size < LEAST_SECRET:
+        yield "peers.secret_file", f"{config.secret_file}: has {size} bytes; {LEAST_SECRET} are the least"
 
 
 def _log(path: str, file: Path) -> Iterator[Found]:

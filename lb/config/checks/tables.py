@@ -32,6 +32,8 @@ def check_tables(config: Config, broken: Set[str]) -> Iterator[Found]:
             if value.name == "header" and value.argument in secret:
                 said = f"{value.spelling} has credentials, which would be shown; use ${{auth.identity}}"
                 yield f"tables.{name}.key", said
+        if table.shared and config.peers is None and "peers" not in broken:
+            yield f"tables.{name}.shared", "needs the section peers, which says by which server"
     if (total := sum(table.size for table in config.tables.values())) > MOST_ENTRIES:
         yield "tables", f"have room for {total} keys together; {MOST_ENTRIES} are the most"
     for name, listener in config.listeners.items():

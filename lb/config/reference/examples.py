@@ -36,6 +36,7 @@ from lb.config.schema.file import (
     ModelMatch,
     NormalizeConfig,
     PathMatch,
+    PeersConfig,
     PolicyConfig,
     PoolConfig,
     PoolTlsConfig,
@@ -474,6 +475,10 @@ key: ${client.address}
 size: 100000
 expire: 10m
 store: [request_rate(10s), error_rate(1m), concurrent, gpt0]
+""",
+    PeersConfig: """
+redis: redis://10.0.0.5:6379/0
+secret_file: /etc/tidegate/peers.secret
 """,
     TableRuleConfig: """
 when: {clients: {request_rate: {above: 100}}}

@@ -72,7 +72,7 @@ from lb.config.schema.routes.route import (
     RouteConfig,
     ShareConfig,
 )
-from lb.config.schema.tables import TableCompareConfig, TableConfig, TableRuleConfig
+from lb.config.schema.tables import PeersConfig, TableCompareConfig, TableConfig, TableRuleConfig
 from lb.config.schema.tier import TierConfig, TierTlsConfig
 from lb.config.schema.tracing import TracingConfig
 from lb.config.units import HOUR, KIB, MIB, MILLISECOND, SECOND, TIB, Duration, FileContext, Size
@@ -120,6 +120,7 @@ __all__ = [
     "NormalizeConfig",
     "PathMatch",
     "PathRewriteConfig",
+    "PeersConfig",
     "PolicyConfig",
     "PoolCacheConfig",
     "PoolConfig",
@@ -303,6 +304,8 @@ class Config(Model):
     """How much each client may ask for in a day or a month, by name, for `quota` of routes. Default: none."""
     tables: Annotated[dict[Name, TableConfig], Field(max_length=16)] = {}
     """Stick tables, by name. Default: none."""
+    peers: PeersConfig | None = None
+    """By what daemons share stick tables. Default: each counts for itself."""
     maps: Annotated[dict[Name, MapConfig], Field(max_length=256)] = {}
     """Maps from what requests say to texts, by name. Default: none."""
     cache: CacheConfig | None = None

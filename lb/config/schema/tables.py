@@ -23,14 +23,17 @@ from lb.config.plan.tables import (
     TableRulePlan,
     sets_of,
 )
-from lb.config.schema.base import Integer, Model, Name, did_you_mean, only_one, problem
+from lb.config.schema.base import Boolean, FilePath, Integer, Model, Name, did_you_mean, only_one, problem, text
 from lb.config.schema.maps import Key
+from lb.config.schema.pools.engine import RedisConfig, expand_redis
+from lb.config.schema.pools.platforms import RareModel
 from lb.config.schema.source_key import SourcePrefixConfig
 from lb.config.units import DAY, MINUTE, SECOND, Duration, format_duration, parse_duration
 from lb.config.values import parse
 
 MOST_TRACKED = 4  # tables that a request counts in
 MOST_ENTRIES = MOST_SETS * WAYS
+LEAST_SECRET = 32  # bytes
 _MOST = (1 << 63) - 1
 _SHORTEST = SECOND // 10
 _STORED = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?", re.ASCII)
@@ -84,10 +87,14 @@ class TableConfig(Model):
     bodies, counted when a request ends; `gpc0`, a counter of rules; each of these also within a window, such as
     `request_rate(10s)`, `error_rate(1m)`, `failure_rate`, `bytes_in_rate`, `bytes_out_rate`, `gpc0_rate`; `concurrent`,
     requests under way; `gpt0`, a number that rules set."""
+    shared: Boolean = False
+    """Daemons add up what they count in tables of this name that have the same `key`, `source` and `store`, by the
+    Redis server of `peers`: the own counts are exact, those of the others a few seconds old. A table that stores a rate
+    then stores its counter, too. `concurrent` and keys of more than 88 bytes stay with their daemon."""
 
     @model_validator(mode="after")
     def _once(self) -> TableConfig:
-        names = self.names
+        names = [each.partition("(")[0] for each in self.store]
         for i, name in enumerate(names):
             if name in names[:i]:
                 raise problem("store", f"has {name} twice")
@@ -98,13 +105,32 @@ class TableConfig(Model):
     @property
     def names(self) -> list[str]:
         """What it stores, without windows."""
-        return [each.partition("(")[0] for each in self.store]
+        names = [each.partition("(")[0] for each in self.store]
+        if self.shared:  # increments of the counter are what peers are told of a rate
+            names += [COUNTERS[RATES.index(name)] for name in names if name in RATES]
+        return list(dict.fromkeys(names))
 
     @property
     def by_address(self) -> bool:
         """Whether its key is an address."""
         parts = parse(self.key, "text")
         return len(parts) == 1 and not isinstance(parts[0], str) and parts[0].name == "client.address"
+
+
+class PeersConfig(RareModel):
+    """The Redis server by which daemons share tables that have `shared: true` ([Several
+    daemons](howto/limit-by-key.md#several-daemons)). No request waits for it. While it is away each daemon counts
+    alone."""
+
+    redis: Annotated[RedisConfig, BeforeValidator(expand_redis, json_schema_input_type=str | RedisConfig)]
+    """The server: a URL, or a mapping. Redis from 6.0 on, or Valkey."""
+    secret_file: FilePath
+    """File with the secret that the daemons have in common, at least 32 random bytes. Keys and counts are encrypted by
+    it. What was written with another one is ignored. Read at each reload."""
+    prefix: Annotated[str, *text(r"[!-~]{0,100}", "is no prefix of at most 100 printable characters")] = "tidegate:"
+    """Beginning of the names of keys in Redis, so that others can use the server, too."""
+    interval: Duration = Field(default=SECOND, ge=SECOND // 10, le=MINUTE)
+    """Time between two exchanges: about as old are the counts of other daemons."""
 
 
 class TableCompareConfig(Model):
@@ -200,7 +226,14 @@ def rule_plan(rule: TableRuleConfig) -> TableRulePlan:
 def shape_of(table: TableConfig) -> str:
     """What of a table has to stay the same for its counts to mean the same."""
     prefixes = (table.source.ipv4_prefix, table.source.ipv6_prefix) if table.by_address else ()
-    return hashlib.sha256(repr((table.key, prefixes, table.size, sorted(table.store))).encode()).hexdigest()
+    shape = (table.key, prefixes, table.size, sorted(table.store), table.shared)
+    return hashlib.sha256(repr(shape).encode()).hexdigest()
+
+
+def meaning_of(table: TableConfig) -> str:
+    """What has to be the same in two daemons for the counts of a table to add up."""
+    prefixes = (table.source.ipv4_prefix, table.source.ipv6_prefix) if table.by_address else ()
+    return hashlib.sha256(repr((table.key, prefixes, sorted(table.store))).encode()).hexdigest()
 
 
 def table_plan(name: str, table: TableConfig, place: TablePlace) -> TablePlan:

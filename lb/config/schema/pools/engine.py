@@ -82,7 +82,8 @@ class RedisConfig(RareModel):
     """`redis://[USER:PASSWORD@]HOST:PORT/DATABASE`, `rediss://…` for TLS, or `unix:///PATH`."""
 
 
-def _redis(value: Any) -> Any:
+def expand_redis(value: Any) -> Any:
+    """A URL alone is short for a mapping with it."""
     return {"url": value} if isinstance(value, str) else value
 
 
@@ -92,7 +93,7 @@ class LeaseConfig(RareModel):
 
     kubernetes: KubernetesConfig | None = None
     """By a Lease of Kubernetes, as its own controllers do."""
-    redis: Annotated[RedisConfig | None, BeforeValidator(_redis, json_schema_input_type=str | RedisConfig)] = None
+    redis: Annotated[RedisConfig | None, BeforeValidator(expand_redis, json_schema_input_type=str | RedisConfig)] = None
     """By keys of Redis: a URL, or a mapping."""
     name: KubernetesName | None = None
     """Name that all daemons of the pool have in common. Default: `tidegate-` and the name of the pool."""
