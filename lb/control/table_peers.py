@@ -190,8 +190,10 @@ class TablePeers:
             return True
 
     async def close(self) -> None:
-        """Sends what was counted last."""
-        if self._connected:
+        """Sends what was counted last, once an exchange that has begun is over."""
+        async with self._busy:
+            connected = self._connected
+        if connected:
             await self.exchange()
         await self._disconnect()
 
@@ -342,7 +344,7 @@ def _made_ms(name: bytes) -> int:
     """When a message was appended, by the clock of the server: Unix time, ms. Raises PeersError."""
     try:
         return int(name.partition(b"-")[0])
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         raise PeersError(f"{name!r} is no name of a message") from None
 
 

@@ -137,19 +137,20 @@ cdef class StickUpdates:
         """Up to `most` entries with news, 1000 at most: place, hash and generation of the entry for `taken`, its key
         as entries have it, of each of COUNTERS what was counted since the last `taken` and how much of that in its
         rate's window, and `gpt0` if it has changed. Keys that are longer than an entry has room for are left out."""
+        cdef StickTable table = self.table    # stays while `follow` of another thread puts a new one in its place
         cdef uint64_t places[MOST_ROWS]
         cdef uint64_t now = stick_now()
         cdef tg_stick_set *group
         cdef int found, i, limit = min(max(most, 0), <int> MOST_ROWS)
-        self.table.segment.check_open()
-        if not tg_load64_relaxed(&self.table.head.used):
+        table.segment.check_open()
+        if not tg_load64_relaxed(&table.head.used):
             return []
         with nogil:
             found = self.look(places, limit)
         rows = []
         for i in range(found):
-            group = self.table.sets + places[i] // TG_STICK_WAYS
-            if not self.table.lock(group):
+            group = table.sets + places[i] // TG_STICK_WAYS
+            if not table.lock(group):
                 continue
             try:
                 row = self.row(places[i], now)

@@ -26,9 +26,9 @@ ALLOWED = ("+xadd", "+xread", "+pexpire", "+time")
 USER = "\U000f0010header.x-user\U000f0012"
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[TierServers]:
-    made = TierServers("redis", tmp_path)
+@pytest.fixture(params=["redis", "valkey"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TierServers]:
+    made = TierServers(request.param, tmp_path)
     start(made)
     yield made
     made.stop()
