@@ -221,7 +221,7 @@ def _takes_values(location: tuple[int | str, ...]) -> bool:
         return False
     if location[4:5] == ("error_pages",):
         return location[6:7] in _PAGE_TEXTS
-    if location[4:] in (("rate_limit", "key", "text"), ("sticky", "text")):
+    if location[4:] in (("rate_limit", "key", "text"), ("bandwidth", "key", "text"), ("sticky", "text")):
         return True
     return location[4:6] in _VALUED or location[4:5] in (("log_fields",), ("pool_by",))
 

@@ -254,8 +254,13 @@ KEYS: tuple[Advice, ...] = (
         "max_in_flight: 64",
     ),
     Advice(
+        "limitrate limitrateafter bwlim bwlimin bwlimout filterbwlimout bandwidthlimit bandwidthlimits throughput",
+        "route",
+        "bandwidth: {per_request: 1MiB, after: 64KiB}",
+    ),
+    Advice(
         "ratelimit ratelimits ratelimiting limitreq throttle throttling rps requestspersecond"
-        " limitrate rate limits limit"
+        " rate limits limit"
         " qps quota localratelimit",
         "route",
         _RATE,

@@ -92,9 +92,13 @@ def _route(
     config: Config, broken: Set[str], path: str, listener: ListenerConfig, route: RouteConfig
 ) -> Iterator[Found]:
     access = access_of(listener.auth, route.auth)
+    paced = route.bandwidth.key if route.bandwidth is not None else None
+    paced_by_identity = paced is not None and paced.identity
     if access is None:
         if route.rate_limit is not None and route.rate_limit.key.identity:
             yield f"{path}.rate_limit.key.identity", "needs auth, which finds out who a request is from"
+        if paced_by_identity:
+            yield f"{path}.bandwidth.key.identity", "needs auth, which finds out who a request is from"
         if route.cache is not None and route.cache.tenant is not None and route.cache.tenant.identity:
             yield f"{path}.cache.tenant.identity", "needs auth, which finds out who a request is from"
         return
@@ -102,6 +106,8 @@ def _route(
         said = _NAMELESS.format(of=nameless)
         if route.rate_limit is not None and route.rate_limit.key.identity:
             yield f"{path}.rate_limit.key.identity", said
+        if paced_by_identity:
+            yield f"{path}.bandwidth.key.identity", said
         if route.cache is not None and route.cache.tenant is not None and route.cache.tenant.identity:
             yield f"{path}.cache.tenant.identity", said
     if route.auth is not None:

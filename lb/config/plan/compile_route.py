@@ -13,6 +13,7 @@ from lb.config.plan.plan import PRIORITIES, RoutePlan
 from lb.config.plan.routes import (
     SERVER_CALLS,
     AnswerPlan,
+    BandwidthPlan,
     ComparePlan,
     ConditionPlan,
     FieldsPlan,
@@ -26,6 +27,7 @@ from lb.config.plan.routes import (
     SplitPlan,
 )
 from lb.config.schema.pools.pool import KeyConfig
+from lb.config.schema.routes.bandwidth import bandwidth_plan
 from lb.config.schema.routes.bodies import content_type
 from lb.config.schema.routes.cache import RouteCacheConfig, freshness_plan
 from lb.config.schema.routes.cache_key import cache_key_plan
@@ -104,6 +106,7 @@ def compile_route(
         bare_streams=route.stream_messages == "mlserver",
         http_cache=http_cache_plan(route.http_cache),
         compression=compression_plan(route.compression),
+        bandwidth=_bandwidth(route),
         error_pages=error_page_plans(route.error_pages, files),
         log_fields=_log_fields(route),
         server_calls=sum(1 << SERVER_CALLS.index(name) for name in set(route.server_calls)),
@@ -204,6 +207,11 @@ def key_of(key: KeyConfig | None) -> tuple[str, str, int, int, int, int]:
     if key.source is None:
         return "model", "", 32, 128, 0, 0
     return "source", "", key.source.ipv4_prefix, key.source.ipv6_prefix, 0, 0
+
+
+def _bandwidth(route: RouteConfig) -> BandwidthPlan | None:
+    plan = bandwidth_plan(route.bandwidth)
+    return replace(plan, key_name=_numbered(route, plan.key_name)) if plan is not None else None
 
 
 def _rate(route: RouteConfig) -> RatePlan | None:

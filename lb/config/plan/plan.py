@@ -20,6 +20,7 @@ from lb.config.plan.discreet import Discreet
 from lb.config.plan.quotas import QuotaPlan
 from lb.config.plan.routes import (
     AnswerPlan,
+    BandwidthPlan,
     CompressionPlan,
     ConditionPlan,
     CorsPlan,
@@ -268,6 +269,7 @@ class RoutePlan(Struct, frozen=True):
     table_rules: tuple[TableRulePlan, ...] = ()
     tables: tuple[str, ...] = ()  # digests of all tables that it has to do with
     compression: CompressionPlan | None = None  # None = answers pass as they are
+    bandwidth: BandwidthPlan | None = None  # None = answers go as fast as clients take them
     maps: tuple[str, ...] = ()  # digests of those that its texts and conditions use
 
 

@@ -139,6 +139,16 @@ class CompressionPlan(Struct, frozen=True):
     private: bool = False  # cookies and credentials do not matter
 
 
+class BandwidthPlan(Struct, frozen=True):
+    """How fast answers go to clients, in bytes a second; 0 = as fast as they take them."""
+
+    per_request: int
+    after: int  # bytes of each answer that `per_request` does not count
+    per_key: int
+    key: str  # as of RatePlan
+    key_name: str
+
+
 class FieldsPlan(Struct, frozen=True):
     """Changes to a head's fields, done in the order remove, set, add. Their texts may have values of the request
     (lb.config.values)."""

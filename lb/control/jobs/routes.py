@@ -179,6 +179,7 @@ def _inner(default: AccessConfig | None, route: RouteConfig) -> RouteConfig:
             "match": match,
             "jobs": False,
             "rate_limit": None,
+            "bandwidth": None,
             "quota": [],
             "max_in_flight": None,
             "cors": None,

@@ -26,7 +26,11 @@ cdef class Client(Stream):
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept
     # A complete answer of our own: `head` is "Name: value\r\n" lines besides Content-Length, `parts` its body.
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept
-    # Body bytes of the answer begun by `respond`; they are copied where they cannot be sent at once.
+    # The head of such an answer alone, whose body has `size` bytes and comes by `respond_body`. Whether it is to come:
+    # none does for HEAD, and where the client is gone.
+    cdef bint respond_own_head(self, int status, const tg_buffer *head, size_t size) noexcept
+    # Body bytes of the answer begun by `respond` or `respond_own_head`; they are copied where they cannot be sent at
+    # once.
     cdef void respond_body(self, const iovec *parts, int count) noexcept
     # The same of bytes in an endpoint's arena, which go from there. False: they have to be copied.
     cdef bint respond_view(self, View view) noexcept
@@ -56,6 +60,8 @@ cdef class Client(Stream):
     # Its exchange, which holds no endpoint any more, has failed and its answer has not begun: whether another answer is
     # given, and the exchange over with it.
     cdef bint covers(self) noexcept
+    # Whether nobody takes an answer any more.
+    cdef bint has_left(self) noexcept
     # Bytes of the answer that wait for the client to take them.
     cdef size_t backlog(self) noexcept
     # The request never became an exchange: it is answered as a failure of this kind (lb.failure), with a message of

@@ -25,6 +25,9 @@ cdef class Client(Stream):
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
         pass
 
+    cdef bint respond_own_head(self, int status, const tg_buffer *head, size_t size) noexcept:
+        return False
+
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
         pass
 
@@ -66,6 +69,9 @@ cdef class Client(Stream):
 
     cdef bint covers(self) noexcept:
         return False
+
+    cdef bint has_left(self) noexcept:
+        return self.fd < 0
 
     cdef size_t backlog(self) noexcept:
         return self.pending()

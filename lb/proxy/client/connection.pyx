@@ -507,21 +507,25 @@ cdef class HttpConnection(Client):
         self.poller.mark(self)
 
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
-        cdef Exchange exchange = self.exchange
-        cdef uint64_t size = 0
+        cdef size_t size = 0
         cdef int i
-        if self.fd < 0:
-            return
-        if exchange is not None and not exchange.request_complete:
-            self.answer.keep = False              # the rest of its body would be read as a request
         for i in range(count):
             size += parts[i].iov_len
-        self.check_drain()
-        answer_own_head(&self.answer, &self.out, status, head, size, self.poller.now)
-        if not self.answer.head_request:
+        if self.respond_own_head(status, head, size):
             self.respond_body(parts, count)
         if self.fd >= 0:
             self.respond_end()
+
+    cdef bint respond_own_head(self, int status, const tg_buffer *head, size_t size) noexcept:
+        cdef Exchange exchange = self.exchange
+        if self.fd < 0:
+            return False
+        if exchange is not None and not exchange.request_complete:
+            self.answer.keep = False              # the rest of its body would be read as a request
+        self.check_drain()
+        answer_own_head(&self.answer, &self.out, status, head, size, self.poller.now)
+        self.poller.mark(self)
+        return not self.answer.head_request
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
         cdef size_t size = 0, waiting

@@ -87,8 +87,8 @@ cdef class Http2Request(Client):
     cdef void look_again(self) noexcept
 
 
-# Heads of answers over HTTP/2, and whole answers of our own: `respond` and its like of lb.proxy.client.client.
+# Heads of answers over HTTP/2, those of our own among them: `respond` and its like of lb.proxy.client.client.
 
 cdef void answer_head(Http2Request request, Scan *scan, const tg_buffer *extra, bint last) noexcept
-cdef void answer_whole(Http2Request request, int status, const tg_buffer *head, const iovec *parts, int count) noexcept
+cdef bint answer_own_head(Http2Request request, int status, const tg_buffer *head, size_t size) noexcept
 cdef void answer_continue(Http2Request request) noexcept

@@ -453,7 +453,16 @@ cdef class Http2Request(Client):
         answer_head(self, scan, extra, last)
 
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
-        answer_whole(self, status, head, parts, count)
+        cdef size_t size = 0
+        cdef int i
+        for i in range(count):
+            size += parts[i].iov_len
+        if self.respond_own_head(status, head, size):
+            self.respond_body(parts, count)
+        self.respond_end()
+
+    cdef bint respond_own_head(self, int status, const tg_buffer *head, size_t size) noexcept:
+        return answer_own_head(self, status, head, size)
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
         cdef int i
@@ -541,6 +550,9 @@ cdef class Http2Request(Client):
     cdef void send_continue(self) noexcept:
         answer_continue(self)
 
+    cdef bint has_left(self) noexcept:
+        return self.gone
+
     cdef size_t backlog(self) noexcept:
         return h2_waiting(&self.stream)
 
@@ -592,18 +604,15 @@ cdef void answer_head(Http2Request request, Scan *scan, const tg_buffer *extra, 
     request.mark()
 
 
-cdef void answer_whole(Http2Request request, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
+cdef bint answer_own_head(Http2Request request, int status, const tg_buffer *head, size_t size) noexcept:
     cdef FieldList fields = worker_fields()
     cdef tg_buffer date, number
-    cdef size_t size = 0
-    cdef int i
+    cdef int failed
     cdef bint body
     if request.gone:
-        return
+        return False
     memset(&date, 0, sizeof(date))
     memset(&number, 0, sizeof(number))
-    for i in range(count):
-        size += parts[i].iov_len
     body = size > 0 and not request.head_request
     append_date(&date, request.poller.now)
     fields.clear()
@@ -616,15 +625,14 @@ cdef void answer_whole(Http2Request request, int status, const tg_buffer *head, 
         append_text(&number, b"\r\n")
         fields.add_lines(&number)
     request.answered = True
-    i = request.host.respond(&request.stream, fields.fields, fields.count, body)
+    failed = request.host.respond(&request.stream, fields.fields, fields.count, body)
     tg_buffer_free(&date)
     tg_buffer_free(&number)
-    if i:
+    if failed:
         request.stop(H2_INTERNAL_ERROR)
-        return
-    if body:
-        request.respond_body(parts, count)
-    request.respond_end()
+        return False
+    request.mark()
+    return body
 
 
 cdef void answer_continue(Http2Request request) noexcept:

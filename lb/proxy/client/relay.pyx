@@ -40,6 +40,9 @@ cdef class Relay(Client):
         self.exchange = None
         self.real.respond_whole(status, head, parts, count)
 
+    cdef bint respond_own_head(self, int status, const tg_buffer *head, size_t size) noexcept:
+        return self.real.respond_own_head(status, head, size)
+
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
         self.real.respond_body(parts, count)
 
@@ -83,6 +86,9 @@ cdef class Relay(Client):
 
     cdef bint covers(self) noexcept:
         return self.real.covers()
+
+    cdef bint has_left(self) noexcept:
+        return self.real.has_left()
 
     cdef size_t backlog(self) noexcept:
         return self.real.backlog()

@@ -37,6 +37,7 @@ from lb.proxy.exchange.http_cache.fill cimport HttpCache
 from lb.proxy.exchange.http_cache.lookup cimport through_http_cache
 from lb.proxy.exchange.inference_attempt cimport InferenceAttempt
 from lb.proxy.exchange.inference_body cimport InferContext
+from lb.proxy.exchange.pacer cimport pace
 from lb.proxy.exchange.pool_call cimport asks_pool, new_pool_call
 from lb.proxy.exchange.request_key cimport find_request_key, within_rate
 from lb.proxy.routing.last_hop cimport answers_last_hop
@@ -275,7 +276,7 @@ cdef class Admission:
         if (exchange.route.tracking is not None and not exchange.route.tracking.by_identity
                 and not track(exchange, scan)):
             return
-        if exchange.route.rate is not None and not exchange.route.rate.by_identity and (
+        if exchange.route.rate is not None and not exchange.route.rate.key.by_identity and (
                 not within_rate(exchange, scan)
                 or exchange.route.rate.delays and delayed(exchange, scan, self, go_on_rated)):
             return
@@ -289,7 +290,7 @@ cdef class Admission:
     cdef void proceed(self, Exchange exchange, Scan *scan) noexcept:
         if exchange.route.tracking is not None and exchange.route.tracking.by_identity and not track(exchange, scan):
             return
-        if exchange.route.rate is not None and exchange.route.rate.by_identity and (
+        if exchange.route.rate is not None and exchange.route.rate.key.by_identity and (
                 not within_rate(exchange, scan)
                 or exchange.route.rate.delays and delayed(exchange, scan, self, go_on_known)):
             return
@@ -307,6 +308,8 @@ cdef class Admission:
                 return
         if exchange.pool is not None and exchange.pool.key_kind >= KEY_PATH:
             find_request_key(exchange, scan)
+        if exchange.route.bandwidth is not None:
+            pace(exchange, scan)
         if exchange.route.compression is not None and not exchange.grpc and exchange.source is None:
             compress(exchange, scan)          # by what the client says, before the route changes it
         if exchange.route.acts and not apply_actions(exchange, scan):

@@ -272,7 +272,7 @@ cdef class Exchange(Waiter):
 
     cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef Exchange own = self              # which the client lets go of when it is answered at once
-        if own.request_complete:
+        if own.request_complete or own.state == X_DONE:      # its answer may still go out
             return
         self.bytes_in += size
         if self.bytes_in > self.route.max_body and self.state != X_UPGRADED:
@@ -947,8 +947,8 @@ cdef class Exchange(Waiter):
     cdef void client_drained(self) noexcept:
         if self.attempt is None:
             return
-        if self.route.compression is not None and self.client.backlog() > HIGH_WATER:
-            return                            # the compressor has more to do, and says when it has not
+        if self.route.holds_answers and self.client.backlog() > HIGH_WATER:
+            return                            # who stands before the client has more to do, and says when it has not
         self.attempt.client_drained()
 
     # The end.

@@ -33,7 +33,7 @@ cdef void find_request_key(Exchange exchange, const Scan *scan) noexcept:
 
 
 cdef bint within_rate(Exchange exchange, Scan *scan) noexcept:
-    cdef TextKey key = exchange.route.rate.text
+    cdef TextKey key = exchange.route.rate.key.text
     cdef const char *text = NULL
     cdef size_t n = 0
     if key is not None and not find_text(exchange, scan, key, &text, &n):

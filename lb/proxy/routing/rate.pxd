@@ -5,7 +5,7 @@ from lb.shared.buckets cimport Buckets, tg_limit, tg_verdict
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
 from lb.net.timers cimport Timers
-from lb.proxy.routing.text_key cimport TextKey
+from lb.proxy.routing.bucket_key cimport BucketKey
 
 
 cdef enum:
@@ -17,11 +17,7 @@ cdef enum:
 cdef class RateLimit:
     cdef Buckets buckets
     cdef tg_limit limit
-    cdef uint64_t salt                # tells this route's buckets from those of the others
-    cdef readonly int kind            # KEY_* of lb.upstream.pool; KEY_NONE = one bucket for the whole route
-    cdef readonly bytes name          # of the header, cookie or parameter
-    cdef readonly TextKey text        # None: the key is no text
-    cdef readonly bint by_identity    # it can be counted only once that is known
+    cdef readonly BucketKey key
     cdef readonly bint delays         # requests wait for their turn behind some of the burst:
     cdef uint64_t at_once             # ns that these take to come back
     cdef Timers timers                # for the turns; None where nothing waits
@@ -39,5 +35,3 @@ cdef class RateLimit:
     cdef int append_fields(self, tg_buffer *out, const tg_verdict *verdict) noexcept
     # The same for an answer 429, with Retry-After.
     cdef int append_refusal(self, tg_buffer *out, const tg_verdict *verdict) noexcept
-    cdef uint64_t key_of(self, const Scan *scan, const char *text, size_t text_length, const char *source,
-                         size_t n) noexcept

@@ -6,33 +6,13 @@ versions of the draft had three plain fields, which many clients still read: `fi
 """
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memchr, memcpy
 from lb.shared.buckets cimport Buckets, make_limit, tg_verdict
 from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.http.head cimport Scan
 from lb.net.timers cimport Timers
 from lb.http.head_text cimport append_number, append_text
-from lb.proxy.routing.keys cimport find_value
-from lb.proxy.routing.text_key cimport TextKey
-from lb.proxy.routing.values.format cimport V_IDENTITY
-from lb.upstream.pool cimport (
-    KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_PATH, KEY_QUERY, KEY_SOURCE, KEY_TEXT, KEY_URI,
-)
+from lb.proxy.routing.bucket_key cimport BucketKey
 
-from lb.config.plan.access import IDENTITY
-
-cdef extern from "<arpa/inet.h>" nogil:
-    enum:
-        AF_INET6
-    int inet_pton(int family, const char *text, void *into)
-
-cdef enum:
-    NETWORK_BYTES = 8                 # of an IPv6 address: a client has a /64 and can change the rest at will
-
-cdef dict KINDS = {
-    "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
-    "identity": KEY_HEADER, "path": KEY_PATH, "uri": KEY_URI, "text": KEY_TEXT,
-}
 cdef dict FORMS = {"off": RATE_FIELDS_OFF, "standard": RATE_FIELDS_STANDARD, "legacy": RATE_FIELDS_LEGACY}
 
 
@@ -42,9 +22,9 @@ cdef inline uint64_t seconds(uint64_t ns) noexcept nogil:
 
 
 cdef class RateLimit:
-    """`plan` is a RatePlan of the route `route`, whose path is `path`, of `path_kind`; `maps` are as in Format, `timers`
-    what the turns of delayed requests are timed by. Raises ValueError for a rate that cannot be counted, or delays
-    without timers, OSError when the system has no timer."""
+    """`plan` is a RatePlan of the route `route`, whose path is `path`, of `path_kind`; `maps` are as in Format.
+    `timers` are what the turns of delayed requests are timed by. Raises ValueError for a rate that cannot be counted,
+    or delays without timers, OSError when the system has no timer."""
 
     def __init__(self, plan, str route, Buckets buckets not None, Timers timers=None, path_kind="", path="", maps=None):
         self.buckets = buckets
@@ -56,14 +36,8 @@ cdef class RateLimit:
             self.delays = True
             self.timers = timers
             self.at_once = <uint64_t>plan.delay_after * self.limit.interval
-        self.kind = KINDS[plan.key]
-        self.by_identity = plan.key == "identity"
-        self.name = IDENTITY.encode() if self.by_identity else plan.key_name.encode()
-        if self.kind == KEY_TEXT:
-            self.text = TextKey(plan.key_name, maps, path_kind, path)
-            self.by_identity = self.text.wanted.kinds >> V_IDENTITY & 1
+        self.key = BucketKey(plan.key, plan.key_name, buckets, "route:" + route, path_kind, path, maps)
         self.form = FORMS[plan.fields]
-        self.salt = buckets.key(b"route:" + route.encode())
         window = max(<uint64_t>1, seconds(self.limit.depth))
         if self.form == RATE_FIELDS_STANDARD:
             self.lines = f'RateLimit-Policy: "{route}";q={plan.burst};w={window}\r\n'.encode()
@@ -71,36 +45,9 @@ cdef class RateLimit:
         elif self.form == RATE_FIELDS_LEGACY:
             self.lines = f"RateLimit-Limit: {plan.burst}\r\n".encode()
 
-    cdef uint64_t key_of(self, const Scan *scan, const char *text, size_t text_length, const char *source,
-                         size_t n) noexcept:
-        cdef const char *value
-        cdef size_t length
-        cdef uint64_t key
-        cdef unsigned char address[16]
-        cdef char copy[64]
-        if self.kind == KEY_NONE:
-            return self.salt
-        if self.kind == KEY_TEXT and text_length:
-            key = self.buckets.key_of(text, text_length)
-        elif self.kind != KEY_SOURCE and find_value(scan, self.kind, <const char *>self.name, <size_t>len(self.name),
-                                                    &value, &length):
-            key = self.buckets.key_of(value, length)
-        else:
-            # A request without the key is known by where it comes from, like that of a pool's policy.
-            key = 0
-            if n < sizeof(copy) and memchr(source, 58, n) != NULL:
-                memcpy(copy, source, n)
-                copy[n] = 0
-                if inet_pton(AF_INET6, copy, address) == 1:
-                    key = self.buckets.key_of(address, NETWORK_BYTES)
-            if key == 0:
-                key = self.buckets.key_of(source, n)
-        key ^= self.salt
-        return key if key else 1
-
     cdef bint admit(self, const Scan *scan, const char *key, size_t key_length, const char *source, size_t n,
                     uint64_t now, tg_verdict *verdict) noexcept:
-        self.buckets.take(self.key_of(scan, key, key_length, source, n), &self.limit, now, verdict)
+        self.buckets.take(self.key.find(scan, key, key_length, source, n), &self.limit, now, verdict)
         return verdict.admitted
 
     cdef uint64_t wait_of(self, const tg_verdict *verdict) noexcept nogil:

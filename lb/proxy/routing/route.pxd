@@ -7,6 +7,7 @@ from lb.shared.segment cimport Segment
 from lb.proxy.access.guard cimport Guard
 from lb.proxy.routing.textmap cimport TextMap
 from lb.proxy.routing.cache_key cimport CacheKeyRule
+from lb.proxy.routing.bandwidth cimport Bandwidth
 from lb.proxy.routing.compression cimport CompressionRules
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.routing.cors cimport Cors
@@ -80,6 +81,7 @@ cdef class Route:
     cdef readonly FieldRules response_fields
     cdef readonly ResponseRewrite response_rewrite
     cdef readonly CompressionRules compression
+    cdef readonly Bandwidth bandwidth  # None = answers go as fast as clients take them
     cdef readonly ErrorPages error_pages  # before those of the listener
     cdef readonly RetryPolicy retry
     cdef readonly HedgePolicy hedge
@@ -94,6 +96,7 @@ cdef class Route:
     cdef readonly RequestValues values  # that its texts ask for; None: they have none
     # What most routes have nothing of, said once, so that a request does not ask for each part of it.
     cdef readonly bint acts           # there is something for lb.proxy.routing.actions.admit to do
+    cdef readonly bint holds_answers  # a client in front of the client keeps parts of answers for later
     cdef readonly bint timed          # it has waits of its own
     # It says nothing of retries, or of hedges: it has those that its pool shares (HedgeTools.of_pool).
     cdef bint safe_retries

@@ -20,6 +20,7 @@ from lb.proxy.access.guard cimport Guard
 from lb.proxy.routing.textmap cimport TEXT_ABSENT, TextMap
 from lb.proxy.routing.error_pages cimport error_pages
 from lb.proxy.routing.headers.aliases cimport guard_name
+from lb.proxy.routing.bandwidth cimport Bandwidth
 from lb.proxy.routing.compression cimport CompressionRules
 from lb.proxy.routing.conditions cimport WHAT_HEADER, WHAT_MODEL, Condition, facts_of, tg_facts
 from lb.proxy.routing.cors cimport Cors
@@ -156,6 +157,10 @@ cdef class Route:
             self.response_rewrite = ResponseRewrite(plan.response_rewrite)
         if plan.compression is not None:
             self.compression = CompressionRules(plan.compression)
+        if plan.bandwidth is not None:
+            self.bandwidth = Bandwidth(
+                plan.bandwidth, plan.name, Buckets(segment), tools.timers, plan.path_kind, plan.path, maps)
+        self.holds_answers = plan.compression is not None or plan.bandwidth is not None
         self.error_pages = error_pages(plan.error_pages)
         if plan.log_fields:
             self.log_format = Format(plan.log_fields, "json", maps)
@@ -204,7 +209,7 @@ cdef class Route:
 
     cdef bint lends(self):
         """Whether a route of the same form can be made of this one: nothing of it counts or keeps for itself."""
-        return (self.rate is None and self.split is None and self.mirror is None
+        return (self.rate is None and self.bandwidth is None and self.split is None and self.mirror is None
                 and (self.retry is None or self.safe_retries) and (self.hedge is None or self.safe_hedges))
 
     cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path, tools):
@@ -244,6 +249,7 @@ cdef class Route:
         made.response_fields = self.response_fields
         made.response_rewrite = self.response_rewrite
         made.compression = self.compression
+        made.holds_answers = self.holds_answers
         made.error_pages = self.error_pages
         made.log_format = self.log_format
         made.values = values_of(made, path)

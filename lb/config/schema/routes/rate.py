@@ -109,17 +109,23 @@ def allowance(limit: RateLimitConfig) -> int:
     return limit.burst if limit.burst is not None else max(1, SECOND // interval(limit.rate))
 
 
+def planned_key(key: RateKeyConfig) -> tuple[str, str]:
+    """`key` and `key_name` of RatePlan."""
+    ((kind, value),) = key.model_dump(exclude_defaults=True).items()
+    name = value if isinstance(value, str) else ""
+    return "" if kind == "route" else kind, name.lower() if kind == "header" else name
+
+
 def rate_plan(limit: RateLimitConfig | None) -> RatePlan | None:
     """What `limit` compiles to."""
     if limit is None:
         return None
-    ((kind, value),) = limit.key.model_dump(exclude_defaults=True).items()
-    name = value if isinstance(value, str) else ""
+    key, key_name = planned_key(limit.key)
     return RatePlan(
         interval_ns=interval(limit.rate),
         burst=allowance(limit),
-        key="" if kind == "route" else kind,
-        key_name=name.lower() if kind == "header" else name,
+        key=key,
+        key_name=key_name,
         fields=limit.fields,
         delay_after=-1 if limit.delay_after is None else limit.delay_after,
     )

@@ -26,6 +26,7 @@ from lb.config.schema.base import (
 from lb.config.schema.pools.platforms import RareModel
 from lb.config.schema.pools.pool import KeyConfig
 from lb.config.schema.quotas import RouteQuotas
+from lb.config.schema.routes.bandwidth import BandwidthConfig
 from lb.config.schema.routes.bodies import FRAMING
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
 from lb.config.schema.routes.canary import CanaryConfig
@@ -304,6 +305,9 @@ class RouteConfig(Model):
     auth: RouteAccess = None
     """Who may send requests, by the providers of the section `auth`: [Let clients in](howto/let-clients-in.md).
     `none`: anybody. Default: as the listener's `auth`, else anybody."""
+    bandwidth: BandwidthConfig | None = None
+    """How fast answers go to clients: [Bandwidth](howto/limit-traffic.md#bandwidth). Default: as fast as clients take
+    them."""
     rate_limit: RateLimitConfig | None = None
     """How often each client may ask. Default: no limit."""
     quota: RouteQuotas = []
@@ -454,6 +458,8 @@ class RouteConfig(Model):
             yield "pool_by", self.pool_by, False
         if self.rate_limit is not None and self.rate_limit.key.text is not None:
             yield "rate_limit.key.text", self.rate_limit.key.text, False
+        if self.bandwidth is not None and self.bandwidth.key is not None and self.bandwidth.key.text is not None:
+            yield "bandwidth.key.text", self.bandwidth.key.text, False
         for name, value in self.log_fields.items():
             yield f"log_fields.{name}", value, False
         for where, fields in (("request_headers", self.request_headers), ("response_headers", self.response_headers)):
@@ -522,6 +528,7 @@ class RouteConfig(Model):
             "response_timeout",
             "http_cache",
             "compression",
+            "bandwidth",
         ):
             if getattr(self, name) is not None:
                 raise problem("route", f"{name} is only for routes with a pool, not for redirect or respond")
