@@ -32,7 +32,7 @@ cdef class AuthQuestion(Waiter):
     cdef Pool pool                    # of the last one, and its endpoint there
     cdef int last
     cdef int charged                  # load that it adds there
-    cdef tg_excluded excluded
+    cdef tg_excluded *excluded
     cdef uint64_t until               # when it has to be answered
     cdef bint begun                   # `ask_server` is over: what is found has to be told
     cdef bint over

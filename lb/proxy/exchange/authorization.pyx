@@ -6,6 +6,7 @@ endpoint, as the copies of a mirror are, and no request of a route.
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 from lb.endpoints.choice cimport Choice
 from lb.failure cimport (
@@ -28,7 +29,7 @@ from lb.upstream.attempt cimport A_OVER, ENDED, STOPPED, Attempt, ending, releas
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
 from lb.upstream.connections.http2 cimport Http2Channel
-from lb.upstream.excluded cimport acquire_past
+from lb.upstream.excluded cimport acquire_past, forget_excluded
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport NORMAL, Q_NOBODY, Q_NO_START, stand_in_line
 from lb.upstream.tally cimport count_failure
@@ -133,6 +134,7 @@ cdef class AuthQuestion:
 
     def __dealloc__(self):
         tg_buffer_free(&self.text)
+        free(self.excluded)
 
     cdef void attempt(self) noexcept:
         cdef Pool pool = self.server.pool
@@ -190,7 +192,7 @@ cdef class AuthQuestion:
 
     cdef void settle(self) noexcept:
         self.last = -1
-        self.excluded.count = 0
+        forget_excluded(self.excluded)
 
     cdef void move_to(self, object pool) noexcept:
         if self.pool is None or (<Pool>pool).protocol == self.pool.protocol:

@@ -148,7 +148,7 @@ cdef class Exchange(Waiter):
     cdef short cut                    # the status of the failure that cut the answer off, which counts; 0 = none did
     cdef short grpc_status            # that the endpoint said last; -1 = none
     cdef int last_endpoint            # index in the pool of the one that answered, or failed last; -1 = none was asked
-    cdef tg_excluded excluded         # those that failed before it
+    cdef tg_excluded *excluded         # those that failed before it
     cdef int cost                     # what it adds to the load of an endpoint; 0 = not weighed, or not yet
     cdef tg_affinity affinity
     cdef uint64_t key

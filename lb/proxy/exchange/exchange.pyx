@@ -98,7 +98,7 @@ from lb.upstream.queue cimport (
 )
 from lb.upstream.affinity.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
 from lb.upstream.tally cimport count_answered, count_failure, count_refusal, status_word, tg_answered
-from lb.upstream.excluded cimport acquire_past, exclude_until
+from lb.upstream.excluded cimport acquire_past, exclude_until, forget_excluded
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -1095,6 +1095,7 @@ cdef class Exchange(Waiter):
 cdef void end_exchange(void *exchange) noexcept:
     tg_buffer_free(&(<Exchange>exchange).target)
     free((<Exchange>exchange).ids)
+    free((<Exchange>exchange).excluded)
 
 
 tg_end_by(<PyTypeObject *>Exchange, end_exchange)
@@ -1793,7 +1794,7 @@ cdef void rebind(Exchange exchange, Pool pool) noexcept:
     exchange.pool = pool
     exchange.want_model(exchange.wanted_model)   # whose bit may be another there
     exchange.last_endpoint = -1               # an index of the old one
-    exchange.excluded.count = 0
+    forget_excluded(exchange.excluded)
     exchange.pool = follow_pool(&exchange.affinity, old, pool)
     exchange.endpoint_bound = exchange.affinity.sequence_at != -1
 

@@ -37,7 +37,7 @@ cdef class Tunnel(Waiter):
     cdef Side endpoint
     cdef Attempt attempt              # at the endpoint that it has, or had last
     cdef int last
-    cdef tg_excluded excluded
+    cdef tg_excluded *excluded
     cdef int retries_left
     cdef int attempts
     cdef int failure                  # why it ended, when it did not end well (lb.failure)

@@ -6,6 +6,7 @@ one pipe, waits.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 from lb.failure cimport (
@@ -43,7 +44,7 @@ from lb.upstream.attempt cimport (
 from lb.upstream.marks cimport Marks
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NO_START, Q_NOBODY, Waiter, stand_in_line
-from lb.upstream.excluded cimport acquire_past
+from lb.upstream.excluded cimport acquire_past, forget_excluded
 
 
 cdef enum:
@@ -141,6 +142,9 @@ cdef class Side(Stream):
 cdef class Tunnel(Waiter):
     """A session; kept alive by its listener's set of connections until it is over."""
 
+    def __dealloc__(self):
+        free(self.excluded)
+
     cdef void connect(self) noexcept:
         """Choose an endpoint and connect; wait for one when none has room."""
         cdef uint64_t now = monotonic_ns()
@@ -179,7 +183,7 @@ cdef class Tunnel(Waiter):
 
     cdef void settle(self) noexcept:
         self.last = -1
-        self.excluded.count = 0
+        forget_excluded(self.excluded)
 
     cdef void move_to(self, object pool) noexcept:
         if (<Pool>pool).protocol == self.pool.protocol:

@@ -225,7 +225,7 @@ cdef class UdpListener(UdpSocket):
         return found if found != NULL else self.begin(&named, hashed, upstream, index)
 
     cdef UdpPool pool_by_id(self, const unsigned char *data, size_t size, int *index):
-        """The pool with the endpoint that the datagram's connection id belongs to, and that endpoint; None: nobody's."""
+        """The pool with the endpoint that the datagram's connection id is of, and that endpoint; None: nobody's."""
         cdef UdpPool member
         cdef uint64_t cid
         for member in self.members:
@@ -240,7 +240,7 @@ cdef class UdpListener(UdpSocket):
         return None
 
     cdef UdpPool pool_of(self, const tg_flow_key *key, uint64_t *kept, int *wanted):
-        """The pool of a new session, with the key of its flow and the endpoint that the flow had with another worker."""
+        """The pool of a new session, the key of its flow, and the endpoint that the flow had with another worker."""
         cdef UdpPool member
         if key.endpoint:
             return self.split.choose(key) if self.split is not None else <UdpPool>self.members[0]
