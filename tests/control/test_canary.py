@@ -284,6 +284,7 @@ async def test_kept_over_restarts_and_reloads(tmp_path: Path) -> None:
     assert (world.look(), world.told) == ("progressing 10", 1)
     assert (world.look(), world.told) == ("progressing 50", 2)
     assert world.canaries.share("chat", route) == 50
+    assert world.canaries.share("chat/job", route) == 50  # of its jobs
     await world.canaries.save()
     assert world.look() == "promoted 100"
     await world.canaries.save()

@@ -73,9 +73,17 @@ def test_limits_are_of_submissions_and_changes_of_jobs(load: Load, tmp_path: Pat
         "rate_limit": {"rate": "5/s"},
         "rewrite": {"prefix": "/z/"},
         "request_headers": {"remove": ["x-a"]},
-        "match": {"path": {"prefix": "/a/"}, "headers": {"x-b": "1"}, "source": ["10.0.0.0/8"]},
+        "track": "clients",
+        "table_rules": [{"when": {"clients": {"requests": {"above": 9}}}, "deny": 429}],
+        "match": {
+            "path": {"prefix": "/a/"},
+            "headers": {"x-b": "1"},
+            "source": ["10.0.0.0/8"],
+            "tables": {"clients": {"gpt0": 0}},
+        },
     }
-    config = with_jobs(load(configuration(route)), lambda: tmp_path)
+    tables = {"clients": {"key": "${client.address}", "store": ["requests", "gpt0"]}}
+    config = with_jobs(load(configuration(route, tables=tables)), lambda: tmp_path)
     outer = next(r for r in config.listeners["web"].routes if r.name == "web/0/async")
     assert outer.max_body == 1024
     assert outer.rate_limit is not None
@@ -83,11 +91,13 @@ def test_limits_are_of_submissions_and_changes_of_jobs(load: Load, tmp_path: Pat
     assert outer.pool == "jobs"
     assert outer.match.source == ["10.0.0.0/8"]
     assert set(outer.match.headers) == {"x-b", "prefer", "content-type"}
+    assert (outer.track, len(outer.table_rules), set(outer.match.tables)) == (["clients"], 1, {"clients"})
     inner = config.listeners["jobs"].routes[0]
     assert inner.rate_limit is None
     assert inner.rewrite is not None
     assert inner.priority == "low"
     assert inner.match.source is None
+    assert (inner.track, inner.table_rules, inner.match.tables) == ([], [], {})
     assert set(inner.match.headers) == {"x-b", "x-tidegate-job-route"}
     assert inner.request_headers is not None
     assert inner.request_headers.remove == ["x-a", "X-Tidegate-Job-Route"]

@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 
 from lb.clock import Clock
+from lb.config.checks.jobs import NAME as JOBS
 from lb.config.forms import members_of
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.file import Config, RouteConfig
 from lb.control.canary.analysis import Compared, Observed, Tally
 from lb.control.canary.rollout import Action, Kept, Rollout, history_of
+from lb.control.jobs.routes import route_of
 from lb.control.servers.scaling_memory import replace_file
 from lb.control.servers.traffic import Counts, TrafficMeter
 from lb.errors import ConfigError
@@ -105,6 +107,8 @@ class Canaries:
     def share(self, name: str, route: RouteConfig) -> float:
         """Which share of its requests the canary of a route gets, in percent; `route` may be one to come."""
         assert route.canary is not None
+        if name not in self._watched and name not in self._kept:
+            name = route_of(name)  # its jobs go where its requests go
         watched = self._watched.get(name)
         if watched is not None:
             found: Rollout = watched.rollout
@@ -216,6 +220,8 @@ class Canaries:
 def _routes(config: Config) -> Iterator[tuple[str, RouteConfig]]:
     """The routes with a canary, by name."""
     for listener, section in config.listeners.items():
+        if listener == JOBS:
+            continue
         for i, member in enumerate(members_of(section.routes)):
             if member.first.canary is not None:
                 yield member.name or f"{listener}/{i}", member.route

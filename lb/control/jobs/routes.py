@@ -89,6 +89,11 @@ def with_jobs(config: Config, find_folder: Callable[[], Path]) -> Config:
     return config.model_copy(update={"listeners": listeners, "pools": {**config.pools, NAME: pool}})
 
 
+def route_of(name: str) -> str:
+    """The route of the file whose jobs the route `name` runs; of another its own name."""
+    return name.removesuffix(_RUNS)
+
+
 def shares(config: Config) -> dict[str, dict[str, float]]:
     """For each route with jobs of a configuration that has them added, the part of its requests that each pool gets."""
     found = {}
@@ -97,7 +102,7 @@ def shares(config: Config) -> dict[str, dict[str, float]]:
         weights = split if route.pool is None else {route.pool: 1}
         total = sum(weights.values())
         if total:
-            found[str(route.name).removesuffix(_RUNS)] = {pool: weight / total for pool, weight in weights.items()}
+            found[route_of(str(route.name))] = {pool: weight / total for pool, weight in weights.items()}
     return found
 
 
@@ -123,6 +128,8 @@ def _outer(default: AccessConfig | None, route: RouteConfig) -> Iterator[RouteCo
             max_body=route.max_body,
             rate_limit=route.rate_limit,
             quota=route.quota,
+            track=route.track,
+            table_rules=route.table_rules,
             max_in_flight=route.max_in_flight,
             cors=route.cors,
             auth=_told(default, route),
@@ -163,12 +170,17 @@ def _told(default: AccessConfig | None, route: RouteConfig) -> AccessConfig:
 
 
 def _inner(default: AccessConfig | None, route: RouteConfig) -> RouteConfig:
-    """A route for the requests of its jobs. Where the client is and how often it asks was looked at when the job was
-    accepted; and jobs wait for others, who are waited for. An answer is kept as the endpoint gave it: the runner goes
-    by its status, and who fetches it may accept other codings than who asked."""
+    """A route for the requests of its jobs. Where the client is, what it has done and how often it asks was looked at
+    when the job was accepted; and jobs wait for others, who are waited for. An answer is kept as the endpoint gave it:
+    the runner goes by its status, and who fetches it may accept other codings than who asked."""
     name = TextMatch(exact=str(route.name))
     match = route.match.model_copy(
-        update={"headers": {**route.match.headers, ROUTE_FIELD.lower(): name}, "source": None, "not_source": None}
+        update={
+            "headers": {**route.match.headers, ROUTE_FIELD.lower(): name},
+            "source": None,
+            "not_source": None,
+            "tables": {},
+        }
     )
     fields = route.request_headers or FieldsConfig()
     return route.model_copy(
@@ -181,6 +193,8 @@ def _inner(default: AccessConfig | None, route: RouteConfig) -> RouteConfig:
             "rate_limit": None,
             "bandwidth": None,
             "quota": [],
+            "track": [],
+            "table_rules": [],
             "max_in_flight": None,
             "cors": None,
             "compression": None,
