@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define TG_BATCH 64u
@@ -40,6 +41,7 @@ static inline int tg_failure_of(int error) {
     case EAGAIN: case ENOBUFS: case ENOMEM: case EMFILE: case ENFILE:
         return TG_FAIL_FULL;
     case ECONNREFUSED: case EHOSTUNREACH: case ENETUNREACH: case EHOSTDOWN: case ENETDOWN: case ENOPROTOOPT:
+    case ENOENT: case ECONNRESET: /* of Unix sockets: no such path, and a peer that has closed */
         return TG_FAIL_PEER;
     default:
         return TG_FAIL_OTHER;
@@ -371,10 +373,23 @@ static inline int tg_answers_send(tg_answers *a, int fd, unsigned first) {
     return n < 0 ? -errno : n;
 }
 
-/* A socket for an endpoint: its descriptor. */
+/* A socket for an endpoint: its descriptor. That of a Unix endpoint gets an abstract address of the kernel's choice, for
+ * the answers to go to (unix(7), autobind); it leaves no file. */
 static inline int tg_datagram_socket(int family) {
-    int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    return fd < 0 ? -errno : fd;
+    struct sockaddr_un name;
+    int failed, fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    if (family == AF_UNIX) {
+        memset(&name, 0, sizeof(name));
+        name.sun_family = AF_UNIX;
+        if (bind(fd, (const struct sockaddr *)&name, sizeof(sa_family_t)) < 0) {
+            failed = -errno;
+            close(fd);
+            return failed;
+        }
+    }
+    return fd;
 }
 
 /* Connects it. 0. */

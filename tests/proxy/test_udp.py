@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from pathlib import Path
 
 import pytest
 from datapath import SECOND, settle
 from msgspec.structs import replace
 from ports import free_port
-from udp_site import UdpSite, silent
+from udp_site import UdpSite, address_of, bound, silent
 from udp_site import site as site
 
 from lb.config.plan.plan import PolicyPlan
@@ -268,3 +269,40 @@ async def test_each_datagram_has_a_proxy_header(site: UdpSite, bind: str) -> Non
     for number in range(40):  # several with one system call
         client.send(b"%d" % number)
     assert [(await client.receive())[16 + ends :] for _ in range(40)] == [b"%d" % number for number in range(40)]
+
+
+async def test_unix_endpoints(site: UdpSite, tmp_path: Path) -> None:
+    """They answer to an address of the session's own; one that is gone, or was never there, is passed by."""
+    one, two = (site.endpoint(host=str(tmp_path / name)) for name in ("one", "two"))
+    gate = site.gate([one.address, two.address, f"unix:{tmp_path}/none"])
+    data = random.Random(1).randbytes(9000)
+    clients = [site.client(gate.target) for _ in range(12)]
+    for client in clients:
+        assert await client.ask(data) == data
+    assert len(one.received) + len(two.received) == 12
+    assert len(one.senders) == len(one.received) > 0  # each session has an address
+    for path in tmp_path.iterdir():
+        assert path.name in ("one", "two")  # and leaves no file
+    one.close()
+    for client in clients:
+        assert await client.ask(b"again") == b"again"
+    (tmp_path / "one").unlink()
+    back = site.endpoint(host=str(tmp_path / "one"))
+    two.close()
+    for client in clients:
+        assert await client.ask(b"back") == b"back"
+    assert back.received
+
+
+async def test_a_unix_endpoint_that_reads_nothing_holds_nobody_up(site: UdpSite, tmp_path: Path) -> None:
+    full, other = bound(str(tmp_path / "full")), site.endpoint(host=str(tmp_path / "other"))
+    with full:
+        gate = site.gate([address_of(full), other.address])
+        clients = [site.client(gate.target) for _ in range(2)]
+        for _ in range(2000):
+            for client in clients:
+                client.send(b"x" * 1000)
+            await asyncio.sleep(0)
+        (asked,) = [client for client in clients if not await client.nothing()]
+        assert len(asked.sock.recv(1 << 16)) == 1000
+        assert gate.counts()["dropped.endpoint_full"] > 0

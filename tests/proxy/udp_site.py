@@ -29,14 +29,21 @@ def family_of(host: str) -> socket.AddressFamily:
 
 
 def bound(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
-    made = socket.socket(family_of(host), socket.SOCK_DGRAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-    made.bind((host, port))
+    """`host` may be the path of a Unix socket."""
+    if host.startswith("/"):
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        made.bind(host)
+    else:
+        made = socket.socket(family_of(host), socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        made.bind((host, port))
     made.setblocking(False)
     return made
 
 
 def address_of(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -26,8 +26,6 @@ def check_endpoints(
             yield place, "port 0 cannot be connected to"
         if len(f"{name}|{endpoint.address}".encode()) > KEY_MAX:
             yield place, f"the names of pool and address are longer than {KEY_MAX - 1} bytes together"
-        if pool.protocol == "udp" and isinstance(address, UnixPath):
-            yield place, "an endpoint of protocol udp has an IP address or a host name"
     yield from check_server_ids(path, pool, endpoints)
 
 
