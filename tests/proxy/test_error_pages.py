@@ -94,7 +94,7 @@ async def test_a_grpc_call_has_its_own_errors(site: Site) -> None:
 
 
 async def test_errors_of_endpoints_where_a_page_intercepts(site: Site) -> None:
-    held = asyncio.Event()
+    held, stalled = asyncio.Event(), asyncio.Event()
     told: dict[str, Reply] = {
         "/404": Reply(404, [("Content-Encoding", "gzip"), ("ETag", '"a"'), ("Set-Cookie", "a=b")], b"\x1f\x8b"),
         "/503": Reply(503, [("Retry-After", "7"), ("Content-Type", "text/css")], b"x" * 2000, chunked=True),
@@ -102,6 +102,7 @@ async def test_errors_of_endpoints_where_a_page_intercepts(site: Site) -> None:
         "/large": Reply(404, [], b"x" * (1 << 20)),
         "/held": Reply(404, [], b"xx", gate=held),
         "/cut": Reply(404, [], b"xx", cut=1),
+        "/stalled": Reply(404, [], b"xx", gate=stalled),
         "/200": Reply(200, [], b"good"),
     }
     origin = Origin(lambda asked: told[asked.target])
@@ -117,7 +118,7 @@ async def test_errors_of_endpoints_where_a_page_intercepts(site: Site) -> None:
         writer.write(f"{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         return await read_answer(reader, method == "HEAD")
 
-    for target in ("/404", "/large", "/cut", "/held"):
+    for target in ("/404", "/large", "/cut", "/held", "/stalled"):
         got = await asked(target)
         held.set()
         assert (got.status, got.body) == (200, b"page of 404 Not Found"), target
@@ -135,8 +136,9 @@ async def test_errors_of_endpoints_where_a_page_intercepts(site: Site) -> None:
     assert (await asked("/500")).body == b"the endpoint's own"
     # What an endpoint says is its status, whatever the client is told.
     answered = gate.total(gate.plan.listeners[0].routes[0].series).values("requests")
-    assert answered["4xx"] == 5, answered
+    assert answered["4xx"] == 6, answered
     assert answered["5xx"] == 3, answered  # with the one that was cut off
+    stalled.set()
     writer.close()
 
 

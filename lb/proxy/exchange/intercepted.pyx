@@ -23,6 +23,7 @@ cdef extern from "<strings.h>" nogil:
 cdef enum:
     MOST_ADDED = 20                   # fields: those of a page, and two more
     MOST_DROPPED = 64 * 1024          # bytes of an endpoint's answer that are read for the sake of its connection
+    PATIENCE_NS = 500_000_000         # for them; the client waits as long with its next request
 
 cdef bytes CONTENT_LENGTH = b"Content-Length"
 cdef bytes CACHE_CONTROL = b"Cache-Control"
@@ -77,6 +78,8 @@ cdef class Intercepted(Relay):
             part.iov_len = self.size
             self.real.respond_body(&part, 1)
         exchange.bytes_out = self.size
+        if not last:
+            self.poller.arm(self, self.poller.now + PATIENCE_NS)
 
     cdef void change_head(self, Scan *scan, size_t size) noexcept:
         """Takes out what describes the endpoint's body, and what the page says itself. `intercept` has seen that there
@@ -112,11 +115,26 @@ cdef class Intercepted(Relay):
         exchange.bytes_out = self.size
         for i in range(count):
             self.dropped += parts[i].iov_len
-        if self.dropped > MOST_DROPPED and exchange.state != X_DONE:
-            exchange.cancel()
-            exchange.let_go(exchange.status < 500)
-            exchange.record()
-            self.respond_end()
+        if self.dropped > MOST_DROPPED:
+            self.give_up()
+
+    cdef void on_timer(self) noexcept:
+        if self.page is not None:
+            self.give_up()
+
+    cdef void give_up(self) noexcept:
+        """The endpoint's connection goes, with what it has not said yet; the client has all of its answer."""
+        cdef Exchange exchange = self.exchange
+        if exchange is None or exchange.state == X_DONE:
+            return
+        exchange.cancel()
+        exchange.let_go(exchange.status < 500)
+        exchange.record()
+        self.respond_end()
+
+    cdef void respond_end(self) noexcept:
+        self.poller.disarm(self)
+        Relay.respond_end(self)
 
     cdef void respond_trailers(self, Scan *scan) noexcept:
         if self.page is None:
