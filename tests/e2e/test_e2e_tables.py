@@ -128,6 +128,7 @@ async def test_tables_from_the_first_request_to_the_reload(
     gone.cancel()
     await until_in_thread(lambda: sum(daemon.metrics("tidegate_tarpit_requests").values()) == 0)
     await until_in_thread(lambda: entry("eve").get("concurrent") == 0)
+    assert entry("eve")["errors"] == 3 + 4 + 1  # who hangs up was refused as well
 
     # gRPC is told in its own words; 5xx is no error of the client's.
     async with grpc.aio.insecure_channel(f"127.0.0.1:{daemon.port()}") as channel:

@@ -56,6 +56,9 @@ cdef class Tarpit(BodySource):
             deny(exchange, self.status)
 
     cdef void leave(self, Exchange exchange) noexcept:
+        # It was refused, and counts so: who hangs up gets no further than who waits.
+        if exchange.tracked is not None:
+            exchange.tracked.end(self.status < 500, self.status >= 500, exchange.bytes_in, 0)
         self.let_go()
 
     cdef void let_go(self) noexcept:
