@@ -17,7 +17,7 @@ import h11
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-EXAMPLES = int(os.environ.get("TIDEGATE_DIFFERENTIAL_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("TIDEGATE_DIFFERENTIAL_EXAMPLES", "75"))
 
 Fields = list[tuple[bytes, bytes]]
 

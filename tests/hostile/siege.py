@@ -11,6 +11,7 @@ from hostile_site import Attack, Memory, Server, besieged
 from traffic import ask_once, load, request
 
 ROUNDS = 3
+ROUND = 0.4  # seconds
 GET = request("GET", "/")
 
 
@@ -38,7 +39,7 @@ async def others_are_served(attack: Attack, start: Callable[..., Daemon], server
         memory, answered = Memory(pids), running.answers
         async with besieged(attack, port) as siege:
             for _ in range(ROUNDS):
-                await asyncio.sleep(1)
+                await asyncio.sleep(ROUND)
                 await running.until(20)
                 memory.look()
             assert (await ask_once(port, GET)).status == 200  # newcomers get in, too
