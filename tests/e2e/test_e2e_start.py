@@ -238,4 +238,4 @@ async def test_ipv4_addresses_mapped_into_ipv6(start: Start, endpoint: Callable[
     config["listeners"] = {"web": http_listener(route("/", "all"), bind="[fe80::1]:0")}
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
     said = try_to_run(tmp_path / "bad.yaml", "check")
-    assert "link-local address, and no interface can be named; write [::]:0" in said
+    assert "link-local address, which needs its interface; write [fe80::1%eth0]:0" in said

@@ -151,6 +151,7 @@ FORMS: dict[str, str] = {
     "TableConfig": '{key: "${client.address}", store: [request_rate(10s)]}',
     "TableRuleConfig": "{when: {clients: {request_rate: {above: 100}}}, deny: 429}",
     "TableCompareConfig": "{above: 100}",
+    "BandwidthConfig": "{per_request: 1MiB}",
     "AdminConfig": "{bind: 127.0.0.1:9900}",
     "AgentConfig": "{port: 9999}",
     "BodyMatchConfig": "{contains: ok}",
