@@ -24,8 +24,12 @@ export TIDEGATE_LDFLAGS="-fsanitize=address,undefined"
 # looked for here; its allocator is malloc's, so that its objects are watched too.
 compiler=${CC:-gcc}
 export LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libubsan.so)"
-export ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:${ASAN_OPTIONS:-}"
-export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
+# Reports go to files, which are shown at the end: pytest keeps what a process has written before it was ended.
+reports=$tree/reports
+rm -rf "$reports"
+mkdir "$reports"
+export ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:log_path=$reports/asan:${ASAN_OPTIONS:-}"
+export UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan:${UBSAN_OPTIONS:-}"
 export PYTHONMALLOC=malloc PYTHONPATH="$tree" PYTHONDONTWRITEBYTECODE=1 TIDEGATE_SANITIZED=1
 if [ $# -eq 0 ]; then
     # Without the tests that stop a process after each instruction: instrumented code has many times as many. Without the
@@ -40,4 +44,7 @@ if [ $# -eq 0 ]; then
         --deselect tests/backend/test_backend_control.py::test_no_request_fails_while_a_model_is_replaced \
         --ignore tests/balancing/test_policy_plugin.py
 fi
-exec "$python" "$suite" --timeout=600 "$@"
+status=0
+"$python" "$suite" --timeout=600 "$@" || status=$?
+find "$reports" -type f -exec cat {} +
+exit "$status"

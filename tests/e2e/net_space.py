@@ -85,11 +85,11 @@ def _scope(space: str, link: str) -> str:
 
 @pytest.fixture
 def net_space() -> Iterator[NetSpace]:
-    """Skips the test where there can be none."""
+    """Skips the test where the kernel or the rights allow none."""
     name = f"tidegate-{os.getpid()}"
     space = NetSpace(name, f"{name}-front", f"{name}-back")
     if not IP:
-        pytest.skip("ip is not installed (apt-get install iproute2)")
+        pytest.fail("ip is not installed (apt-get install iproute2)")
     try:
         ip("netns", "add", name)
     except subprocess.CalledProcessError as error:

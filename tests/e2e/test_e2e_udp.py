@@ -310,7 +310,6 @@ def test_a_second_daemon_is_told_that_the_address_is_taken(start: Start) -> None
     assert f"cannot listen on {taken} (udp): the address is in use" in second.log
 
 
-@pytest.mark.skipif(not UNBOUND or not DNSPERF, reason="not installed (apt-get install unbound dnsperf)")
 def test_a_name_server_is_told_the_client(start: Start, tmp_path: Path) -> None:
     """By a PROXY header in front of each datagram: Unbound's log has the clients' addresses, each with its queries."""
     port, log = free_port(), tmp_path / "unbound.log"
