@@ -1,8 +1,8 @@
 """Who an exchange is from: see authentication.pxd.
 
-An exchange whose credential has to be checked is *parked*: its head is kept, and as much of its body as comes, up to a
-bound. Like credentials are checked once. A flood of credentials that nobody knows meets two bounds, of all that wait
-for a provider and of what waits from one source, and costs others nothing but the thread's time.
+An exchange whose credential has to be checked is parked (lb.proxy.exchange.parked). Like credentials are checked once.
+A flood of credentials that nobody knows meets two bounds, of all that wait for a provider and of what waits from one
+source, and costs others nothing but the thread's time.
 """
 
 from functools import partial
@@ -14,8 +14,7 @@ from lb.failure cimport (
     FAIL_UNCHECKED, grpc_code,
 )
 from lb.http.head cimport Scan
-from lb.http.kept_head cimport head_free, head_keep, head_restore, tg_kept_head
-from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free
 from lb.net.poller cimport monotonic_ns
 from lb.net.source_key cimport hash_source, tg_prefixes
 from lb.net.stream cimport iovec
@@ -27,11 +26,11 @@ from lb.proxy.access.known cimport (
 from lb.proxy.access.provider cimport Provider
 from lb.proxy.access.server cimport tg_asker
 from lb.proxy.exchange.authorization cimport AuthQuestion, ask_server, recall
-from lb.proxy.exchange.exchange cimport X_DONE, X_NEW, BodySource, Exchange
+from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.exchange.parked cimport Parked, Wait, go_on_type, park
 from lb.proxy.exchange.refusal cimport SPEAKS_HTTP, Refusal, refusal
 
 cdef enum:
-    BODY_KEPT = 64 * 1024             # bytes, from which on a client has to wait with more
     FROM_ONE_SOURCE = 32              # exchanges that may wait for a check
     ASKED_FOR_ONE_SOURCE = 512        # and for an authorization server, which is asked about each request
     MESSAGE_MOST = 1024               # bytes of a server's text for a client of gRPC
@@ -41,9 +40,6 @@ cdef dict sources = {}                # source -> exchanges of it that wait
 cdef tg_prefixes NETWORK              # a client has a /64 and can change the rest at will
 NETWORK.v4 = 32
 NETWORK.v6 = 64
-# The head of an exchange that waited.
-cdef Scan RESUMED
-RESUMED.max_fields = 1000
 
 
 cdef bint authenticate(Exchange exchange, Scan *scan, object admission, go_on_type go_on) noexcept:
@@ -60,15 +56,15 @@ cdef bint authenticate(Exchange exchange, Scan *scan, object admission, go_on_ty
         try:
             found = guard.look(scan, exchange.client.tls, exchange.started, answers)
             if found.state != ACCESS_UNKNOWN:
-                return decide(exchange, scan, found, scan.complete)
+                return decide(exchange, scan, found)
             provider = <Provider>found.provider
             if provider.server is not None:
                 asker = asker_of(exchange)
                 remembered = recall(provider, scan, &asker, exchange.client.tls, exchange.started)
         except (MemoryError, ValueError):
-            return refuse(exchange, FAIL_NO_MEMORY, "out of memory", scan.complete)
+            return refuse(exchange, scan, FAIL_NO_MEMORY, "out of memory")
         if remembered is None:
-            park(exchange, scan, admission, go_on, found, {} if answers is None else answers)
+            wait_for_check(exchange, scan, admission, go_on, found, {} if answers is None else answers)
             return False
         if answers is None:
             answers = {}
@@ -89,30 +85,29 @@ cdef tg_asker asker_of(Exchange exchange) noexcept:
     return asker
 
 
-cdef bint decide(Exchange exchange, Scan *scan, Known found, bint complete) noexcept:
-    """`complete`: all of the request has come."""
+cdef bint decide(Exchange exchange, Scan *scan, Known found) noexcept:
     if found.state == ACCESS_GRANTED:
-        return admit(exchange, scan, found, complete)
+        return admit(exchange, scan, found)
     if found.state == ACCESS_FORBIDDEN:
         note(exchange, found.identity)
-        return refuse(exchange, FAIL_FORBIDDEN, "Forbidden", complete)
+        return refuse(exchange, scan, FAIL_FORBIDDEN, "Forbidden")
     if found.state == ACCESS_DENIED:
-        return deny(exchange, <Decision>found, complete)
+        return deny(exchange, scan, <Decision>found)
     if found.state == ACCESS_UNAVAILABLE:
-        return refuse(exchange, FAIL_UNCHECKED, "the credential cannot be checked now", complete)
+        return refuse(exchange, scan, FAIL_UNCHECKED, "the credential cannot be checked now")
     if found.state == ACCESS_NONE:
-        return refuse(exchange, FAIL_NO_CREDENTIAL, "Unauthorized: the request says not who it is from", complete)
-    return refuse(exchange, FAIL_BAD_CREDENTIAL, "Unauthorized: the credential is not accepted", complete)
+        return refuse(exchange, scan, FAIL_NO_CREDENTIAL, "Unauthorized: the request says not who it is from")
+    return refuse(exchange, scan, FAIL_BAD_CREDENTIAL, "Unauthorized: the credential is not accepted")
 
 
-cdef bint deny(Exchange exchange, Decision decision, bint complete) noexcept:
+cdef bint deny(Exchange exchange, Scan *scan, Decision decision) noexcept:
     """The answer is that of an authorization server, or says what the credential needs."""
     cdef tg_buffer fields
     cdef iovec part
     cdef Refusal told
     cdef bytes body = decision.body
     cdef int status = decision.status
-    exchange.request_complete = complete
+    exchange.request_complete = scan.complete
     note(exchange, decision.identity)
     exchange.note_failure(FAIL_BAD_CREDENTIAL if status == 401 else FAIL_FORBIDDEN)
     exchange.status = <short>status
@@ -139,8 +134,8 @@ cdef bint deny(Exchange exchange, Decision decision, bint complete) noexcept:
     return False
 
 
-cdef bint refuse(Exchange exchange, int kind, str message, bint complete) noexcept:
-    exchange.request_complete = complete      # then the connection can go on
+cdef bint refuse(Exchange exchange, Scan *scan, int kind, str message) noexcept:
+    exchange.request_complete = scan.complete     # then the connection can go on
     exchange.fail(kind, message)
     return False
 
@@ -152,7 +147,7 @@ cdef void note(Exchange exchange, bytes identity) noexcept:
         exchange.identity_length = <unsigned char>len(identity)
 
 
-cdef bint admit(Exchange exchange, Scan *scan, Known found, bint complete) noexcept:
+cdef bint admit(Exchange exchange, Scan *scan, Known found) noexcept:
     global marked
     marked = found
     note(exchange, found.identity)
@@ -160,170 +155,122 @@ cdef bint admit(Exchange exchange, Scan *scan, Known found, bint complete) noexc
         exchange.granted = (<Decision>found).lines
     if exchange.route.guard.mark(scan, found) < 0:
         exchange.granted = None
-        return refuse(exchange, FAIL_TOO_MANY_FIELDS, "the header fields are too many", complete)
+        return refuse(exchange, scan, FAIL_TOO_MANY_FIELDS, "the header fields are too many")
     return True
 
 
-cdef class Parked(BodySource):
-    """Of an exchange that waits for the check of its credential. It stays new meanwhile."""
-    cdef Exchange exchange            # None: it does not wait any more
-    cdef BodySource real              # that it has once it goes on; None: its body is plain
-    cdef object admission
-    cdef go_on_type go_on
-    cdef tg_kept_head head
-    cdef tg_buffer body               # what has come of it
-    cdef bint complete                # that is all of it
+cdef class CredentialCheck(Wait):
+    """Of an exchange that waits for the check of its credential."""
     cdef dict answers                 # Provider -> Known
-    cdef AuthQuestion question              # that it waits for; None: for none
+    cdef AuthQuestion question        # that it waits for; None: for none
     cdef uint64_t source
-    cdef bint counted
 
-    def __cinit__(self):
-        memset(&self.head, 0, sizeof(self.head))
-        memset(&self.body, 0, sizeof(self.body))
-
-    def __dealloc__(self):
-        head_free(&self.head)
-        tg_buffer_free(&self.body)
-
-    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
-        cdef int i
-        for i in range(count):
-            if tg_buffer_append(&self.body, spans[i].iov_base, spans[i].iov_len) < 0:
-                exchange.fail(FAIL_NO_MEMORY, "out of memory")
-                return
-        if last:
-            self.complete = exchange.request_complete = True
-        elif tg_buffer_size(&self.body) >= BODY_KEPT:
-            exchange.wants_body = False
-
-    cdef void leave(self, Exchange exchange) noexcept:
+    cdef void called_off(self, Exchange exchange) noexcept:
         cdef AuthQuestion question = self.question
-        self.exchange = None
-        self.uncount()
+        count_one_less(self.source)
         if question is not None:
             self.question = None
             question.leave(self)
 
-    cdef void uncount(self) noexcept:
-        if not self.counted:
-            return
-        self.counted = False
-        left = sources[self.source] - 1
-        if left:
-            sources[self.source] = left
-        else:
-            del sources[self.source]
+
+cdef void count_one_less(uint64_t source) noexcept:
+    left = sources[source] - 1
+    if left:
+        sources[source] = left
+    else:
+        del sources[source]
 
 
-cdef void park(Exchange exchange, Scan *scan, object admission, go_on_type go_on, Known found, dict answers) noexcept:
-    cdef Parked parked = Parked.__new__(Parked)
+cdef void wait_for_check(Exchange exchange, Scan *scan, object admission, go_on_type go_on, Known found,
+                         dict answers) noexcept:
+    cdef CredentialCheck check = CredentialCheck.__new__(CredentialCheck)
     cdef bint asked = (<Provider>found.provider).server is not None
     cdef Known known
     cdef size_t n
     cdef const char *source = exchange.source_address(&n)
-    parked.source = hash_source(source, n, &NETWORK)
-    if sources.get(parked.source, 0) >= (ASKED_FOR_ONE_SOURCE if asked else FROM_ONE_SOURCE):
-        refuse(exchange, FAIL_RATE_LIMIT, "too many requests from one source wait to be let in", scan.complete)
+    check.source = hash_source(source, n, &NETWORK)
+    if sources.get(check.source, 0) >= (ASKED_FOR_ONE_SOURCE if asked else FROM_ONE_SOURCE):
+        refuse(exchange, scan, FAIL_RATE_LIMIT, "too many requests from one source wait to be let in")
         return
-    if head_keep(&parked.head, scan) < 0:
-        refuse(exchange, FAIL_NO_MEMORY, "out of memory", scan.complete)
+    check.answers = answers
+    if park(exchange, scan, check, admission, go_on) < 0:
+        refuse(exchange, scan, FAIL_NO_MEMORY, "out of memory")
         return
-    parked.admission = admission
-    parked.go_on = go_on
-    parked.real = exchange.source
-    parked.answers = answers
-    parked.exchange = exchange
-    exchange.source = parked
-    sources[parked.source] = sources.get(parked.source, 0) + 1
-    parked.counted = True
-    try:
-        known = ask(parked, exchange, scan, found)
-    except MemoryError:
-        known = UNAVAILABLE
+    sources[check.source] = sources.get(check.source, 0) + 1
+    known = ask_or_unavailable(check, exchange, scan, found)
     if known is not None:
-        parked.answers[found.provider] = known
-        resume(parked, exchange, True)
+        check.answers[found.provider] = known
+        go_on_checked(check)
 
 
-cdef Known ask(Parked parked, Exchange exchange, Scan *scan, Known found):
+cdef Known ask_or_unavailable(CredentialCheck check, Exchange exchange, Scan *scan, Known found):
+    """As `ask`; without memory the answer is UNAVAILABLE."""
+    try:
+        return ask(check, exchange, scan, found)
+    except MemoryError:
+        return UNAVAILABLE
+
+
+cdef Known ask(CredentialCheck check, Exchange exchange, Scan *scan, Known found):
     """Has the credential checked, or the server asked. None: the answer comes later."""
     cdef Provider provider = <Provider>found.provider
     cdef list others
     cdef tg_asker asker
     if provider.server is not None:
         asker = asker_of(exchange)
-        asked = ask_server(provider, exchange.client.poller, scan, &asker, exchange.client.tls, parked, told)
+        asked = ask_server(provider, exchange.client.poller, scan, &asker, exchange.client.tls, check, told)
         if isinstance(asked, Known):
             return <Known>asked
-        parked.question = <AuthQuestion>asked
+        check.question = <AuthQuestion>asked
         return None
     others = provider.waiting.get(found.digest)
     if others is not None:
-        others.append(parked)
+        others.append(check)
         return None
     if len(provider.waiting) >= provider.checker.room:
         return UNAVAILABLE
-    provider.waiting[found.digest] = [parked]
+    provider.waiting[found.digest] = [check]
     provider.checker.ask(found.digest, found.credential, partial(answered, provider))
     return None
 
 
 def answered(Provider provider not None, bytes digest not None, outcome):
     """A check has found something (lb.proxy.access.checks.Outcome). From the loop, outside of a batch."""
-    cdef Parked parked
+    cdef CredentialCheck check
     cdef Known found = provider.settle(digest, outcome, monotonic_ns())
-    for parked in provider.waiting.pop(digest):
-        if parked.exchange is not None:
-            parked.exchange.client.poller.now = monotonic_ns()
-        told(parked, provider, found)
+    for check in provider.waiting.pop(digest):
+        if check.parked is not None:
+            check.parked.exchange.client.poller.now = monotonic_ns()
+        told(check, provider, found)
 
 
 cdef void told(object waiter, Provider provider, Known found) noexcept:
-    cdef Parked parked = <Parked>waiter
+    cdef CredentialCheck check = <CredentialCheck>waiter
+    check.question = None
+    if check.parked is not None:
+        check.answers[provider] = found
+        go_on_checked(check)
+
+
+cdef void go_on_checked(CredentialCheck check) noexcept:
+    """By what is known now it is decided, or the next provider is asked."""
+    cdef Parked parked = check.parked
     cdef Exchange exchange = parked.exchange
-    parked.question = None
-    if exchange is not None and exchange.state == X_NEW and exchange.source is parked:
-        parked.answers[provider] = found
-        resume(parked, exchange, False)
-
-
-cdef void resume(Parked parked, Exchange exchange, bint at_once) noexcept:
-    """`at_once`: its head has just come, and the client goes on with the body by itself."""
+    cdef Scan *scan = parked.request()
     cdef Known found, known
-    cdef iovec body
-    cdef bint complete
-    head_restore(&RESUMED, &parked.head)
-    complete = RESUMED.complete if at_once else parked.complete
     while True:
         try:
-            found = exchange.route.guard.look(
-                &RESUMED, exchange.client.tls, exchange.client.poller.now, parked.answers)
+            found = exchange.route.guard.look(scan, exchange.client.tls, exchange.client.poller.now, check.answers)
         except (MemoryError, ValueError):
-            refuse(exchange, FAIL_NO_MEMORY, "out of memory", complete)
+            refuse(exchange, scan, FAIL_NO_MEMORY, "out of memory")
             return
         if found.state != ACCESS_UNKNOWN:
             break
-        try:
-            known = ask(parked, exchange, &RESUMED, found)
-        except MemoryError:
-            known = UNAVAILABLE
+        known = ask_or_unavailable(check, exchange, scan, found)
         if known is None:
             return
-        parked.answers[found.provider] = known
-    parked.leave(exchange)
-    exchange.source = parked.real
-    exchange.request_complete = False         # of its attempt, or its source
-    exchange.wants_body = True
-    if not decide(exchange, &RESUMED, found, complete):
-        return
-    parked.go_on(parked.admission, exchange, &RESUMED)
-    if at_once or exchange.state == X_DONE or exchange.request_complete:
-        return
-    if tg_buffer_size(&parked.body) or parked.complete:
-        body.iov_base = tg_buffer_head(&parked.body)
-        body.iov_len = tg_buffer_size(&parked.body)
-        exchange.bytes_in -= body.iov_len     # which were counted as they came
-        exchange.take_body(&body, 1 if body.iov_len else 0, body.iov_len, parked.complete)
-    if not parked.complete and exchange.state != X_DONE and exchange.wants_body:
-        exchange.client.resume_request()
+        check.answers[found.provider] = known
+    count_one_less(check.source)
+    parked.release()
+    if decide(exchange, scan, found):
+        parked.resume(exchange, scan)

@@ -1,15 +1,14 @@
 """Stick tables in the course of an exchange: see tracking.pxd.
 
 A *tarpit* (HAProxy's term) holds a refusal back, so that a client that sends one request after the other gets nowhere.
-The exchange stays new meanwhile, has no endpoint, and keeps nothing of its body. A worker holds TARPIT_ROOM at most;
-further ones are refused at once.
+Nothing of the request is kept meanwhile. A worker holds TARPIT_ROOM exchanges at most; further ones are refused at
+once.
 """
 
 from lb.failure cimport FAIL_NO_MEMORY, FAIL_TABLE_RULE, FAIL_TOO_MANY_FIELDS
 from lb.http.head cimport Scan
-from lb.net.poller cimport Timed
-from lb.net.stream cimport iovec
-from lb.proxy.exchange.exchange cimport X_NEW, BodySource, Exchange
+from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.exchange.parked cimport Parked, Wait, hold
 from lb.proxy.routing.stick cimport RULE_DENIED, RULE_NO_MEMORY, RULE_PASSED, tg_rule
 from lb.proxy.routing.values.format cimport tg_values
 from lb.proxy.routing.values.gather cimport gather
@@ -27,49 +26,27 @@ def counts():
     return {"table_denied": denied, "table_tarpitted": tarpitted, "tarpit_held": held}
 
 
-cdef class TarpitTimer(Timed):
-    cdef Tarpit tarpit                # None: it is of no use any more
-
-    cdef void on_timer(self) noexcept:
-        cdef Tarpit tarpit = self.tarpit      # which lets go of itself
-        if tarpit is not None:
-            tarpit.over()
-
-
-cdef class Tarpit(BodySource):
-    """Of an exchange whose refusal is held back."""
-    cdef Exchange exchange            # None: it does not wait any more
-    cdef TarpitTimer timer
+cdef class Tarpit(Wait):
+    """Of an exchange whose refusal, with `status`, is held back."""
     cdef int status
 
-    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
-        if last:
-            exchange.request_complete = True
-        else:
-            exchange.wants_body = False       # its client waits with the rest
+    cdef void on_timer(self) noexcept:
+        cdef Parked parked = self.parked
+        cdef Exchange exchange
+        global held
+        if parked is None:
+            return
+        held -= 1
+        exchange = parked.exchange
+        parked.release()
+        deny(exchange, self.status)
 
-    cdef void over(self) noexcept:
-        cdef Exchange exchange = self.exchange
-        self.let_go()
-        if exchange is not None and exchange.state == X_NEW and exchange.source is self:
-            exchange.source = None
-            deny(exchange, self.status)
-
-    cdef void leave(self, Exchange exchange) noexcept:
+    cdef void called_off(self, Exchange exchange) noexcept:
+        global held
+        held -= 1
         # It was refused, and counts so: who hangs up gets no further than who waits.
         if exchange.tracked is not None:
             exchange.tracked.end(self.status < 500, self.status >= 500, exchange.bytes_in, 0)
-        self.let_go()
-
-    cdef void let_go(self) noexcept:
-        global held
-        if self.exchange is None:
-            return
-        held -= 1
-        self.exchange.client.poller.disarm(self.timer)
-        self.exchange = None
-        self.timer.tarpit = None
-        self.timer = None
 
 
 cdef void deny(Exchange exchange, int status) noexcept:
@@ -108,17 +85,13 @@ cdef bint hold_back(Exchange exchange, const tg_rule *what) noexcept:
         return False
     try:
         tarpit = Tarpit.__new__(Tarpit)
-        tarpit.timer = TarpitTimer.__new__(TarpitTimer)
     except MemoryError:
         return False
-    tarpit.timer.tarpit = tarpit
     tarpit.status = what.status
-    tarpit.exchange = exchange
-    if exchange.source is not None:
-        exchange.source.leave(exchange)
-    exchange.source = tarpit
+    if hold(exchange, tarpit) < 0:
+        return False
     exchange.client.poller.disarm(exchange)   # the time that its route allows is not for this
     held += 1
     tarpitted += 1
-    exchange.client.poller.arm(tarpit.timer, exchange.started + what.tarpit)
+    exchange.client.poller.arm(tarpit, exchange.started + what.tarpit)
     return True
