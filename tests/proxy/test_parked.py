@@ -81,6 +81,24 @@ async def test_bodies_in_every_form_and_what_follows_on_the_connection(site: Sit
     assert gate.proxy.busy() == gate.in_flight() == 0
 
 
+async def test_trailers_that_come_meanwhile_are_passed_on(site: Site) -> None:
+    seen: list[bytes] = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b"chunked" in head.lower():
+                seen.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    gate = await smoothed(site, endpoint)
+    reader, writer = await gate.connect()
+    writer.write(b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n")
+    assert await answer_of(reader) == (200, b"ok")
+    writer.close()
+    assert seen == [b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n"]
+
+
 async def test_http2_and_grpc(site: Site) -> None:
     endpoint = Recorder()
     gate = await smoothed(site, endpoint)

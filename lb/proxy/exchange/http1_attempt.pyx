@@ -68,8 +68,10 @@ cdef class Http1Attempt(Http1Call):
         return not scan.complete
 
     cdef void take_trailers(self, Scan *scan) noexcept:
-        if self.chunked and append_trailers(&self.trailers, scan) < 0:
-            (<Exchange>self.owner).fail(FAIL_NO_MEMORY, "out of memory")
+        cdef Exchange exchange = <Exchange>self.owner
+        # A request that is parked has not begun here: whether it has chunks is not known yet.
+        if (self.chunked or exchange.state == X_NEW) and append_trailers(&self.trailers, scan) < 0:
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
 
     cdef int append_end(self, tg_buffer *out) noexcept:
         """The last chunk and the trailers (RFC 9112 section 7.1.2)."""
