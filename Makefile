@@ -223,7 +223,7 @@ asan: dev $(STAMPS)/test-packages
 
 asan-short: dev $(STAMPS)/test-packages
 	PYTHON=$(BIN)/python tests/asan.sh -n 2 --dist loadfile tests/shared tests/net tests/http tests/endpoints tests/fuzz tests/telemetry/test_accesslog.py \
-	  tests/proxy/test_http1.py tests/proxy/test_http1_edges.py tests/proxy/test_forwarded.py tests/proxy/test_rate.py \
+	  tests/proxy/test_http1.py tests/proxy/test_http1_edges.py tests/proxy/test_forwarded.py tests/proxy/test_rate.py tests/proxy/test_parked.py \
 	  tests/proxy/test_grpc_web.py tests/proxy/test_tcp.py tests/proxy/test_tcp_ends.py tests/proxy/test_budget.py \
 	  tests/proxy/test_http2_bombs.py tests/proxy/test_hedge.py tests/proxy/test_hedge_grpc.py tests/proxy/test_retries.py tests/proxy/test_deferred_releases.py \
 	  tests/proxy/test_grpc_cache.py tests/proxy/test_infer_cache.py tests/proxy/test_infer_freshness.py tests/proxy/test_cache_keys.py \

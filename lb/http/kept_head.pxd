@@ -5,7 +5,8 @@ from lb.net.buffer cimport tg_buffer
 
 
 cdef struct tg_kept_head:
-    tg_buffer text                    # method, target, then names and values of the fields, one behind the other
+    # A method that has no number, the target, then names and values of the fields, one behind the other.
+    tg_buffer text
     Field *fields                     # from malloc; their places are not set
     int field_count
     int first[32]

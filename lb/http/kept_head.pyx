@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from lb.http.head cimport Field, Scan
+from lb.http.head cimport M_OTHER, Field, Scan
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head
 
 
@@ -20,7 +20,8 @@ cdef int head_keep(tg_kept_head *kept, const Scan *scan) noexcept:
     kept.host_count = scan.host_count
     kept.version = scan.version
     kept.method = scan.method
-    kept.method_length = scan.method_length if scan.method_text != NULL else 0
+    # Of a method that has a number, the text may be that of another request, which is gone.
+    kept.method_length = scan.method_length if scan.method == M_OTHER else 0
     kept.target_length = scan.target_length
     kept.content_length = scan.content_length
     kept.has_length = scan.has_length
