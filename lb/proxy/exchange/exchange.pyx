@@ -32,9 +32,7 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.failure cimport (
     CLIENT_GONE, COUNT_REJECTED, COUNT_TIMEOUT,
     FAIL_BAD_CREDENTIAL, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY,
-    FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT, FAIL_NO_MEMORY,
-    FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_QUOTA, FAIL_RATE_LIMIT,
-    FAIL_SEQUENCE_LOST,
+    FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT, FAIL_NO_MEMORY, FAIL_QUOTA, FAIL_RATE_LIMIT, FAIL_SEQUENCE_LOST,
     FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_GOOD,
     VERDICT_NONE, failure_of, grpc_code, is_fault, tg_failure, verdict_of, verdict_of_grpc,
 )
@@ -72,6 +70,7 @@ from lb.proxy.random cimport random_below
 from lb.proxy.routing.keys cimport count_values, find_value
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
 from lb.proxy.exchange.hedge cimport HedgePolicy
+from lb.proxy.exchange.no_endpoint cimport is_at_zero, no_endpoint
 from lb.proxy.exchange.retry cimport RetryPolicy
 from lb.proxy.routing.error_pages cimport ErrorPage, note_error
 from lb.proxy.routing.quota cimport use_quotas
@@ -1183,7 +1182,8 @@ cdef void time_is_over(Exchange exchange) noexcept:
 
 
 cdef void refuse_exchange(Exchange exchange, int why) noexcept:
-    cdef str pool = exchange.pool.name
+    cdef int kind
+    cdef str message
     if why == Q_NOBODY and exchange.affinity.in_sequence and goes_on(exchange):
         return
     if exchange.explained:
@@ -1191,44 +1191,12 @@ cdef void refuse_exchange(Exchange exchange, int why) noexcept:
     if why == Q_NOBODY and exchange.affinity.sequence_at != -1:
         exchange.fail_lost()
         return
-    if why == Q_NO_START or exchange.pool.queue is not None and exchange.pool.queue.at_zero():
-        refuse_at_zero(exchange, why)
-        return
-    if why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
-        exchange.fail(FAIL_TIMEOUT, f"no endpoint of pool {pool} had room in time")
-        return
-    if why == Q_NOBODY and exchange.wanted and exchange.pool.takes_requests():
+    if (why == Q_NOBODY and exchange.wanted and not is_at_zero(exchange.pool, why)
+            and exchange.pool.takes_requests()):
         exchange.model_not_ready()
         return
-    if why == Q_NOBODY and exchange.pool.trouble is not None and not exchange.pool.takes_requests():
-        exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available: {exchange.pool.trouble}")
-    elif why == Q_NOBODY:
-        exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available")
-    elif why == Q_HOPELESS:
-        exchange.fail(FAIL_QUEUE_LATE, f"the queue of pool {pool} is too long to answer in time")
-    elif why == Q_SHED:
-        exchange.fail(FAIL_QUEUE_SHED, f"pool {pool} is overloaded")
-    elif why == Q_TIMEOUT:
-        exchange.fail(FAIL_QUEUE_TIMEOUT, f"the endpoints of pool {pool} were busy for too long")
-    else:
-        exchange.fail(FAIL_QUEUE_FULL, f"the endpoints of pool {pool} are busy, and its queue is full")
-
-
-cdef void refuse_at_zero(Exchange exchange, int why) noexcept:
-    """Its pool has no model server that takes requests, and the exchange no time or place to wait for one."""
-    cdef str pool = exchange.pool.name
-    if why == Q_NO_START:
-        exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available: {exchange.pool.queue.trouble}")
-    elif why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
-        exchange.fail(FAIL_TIMEOUT, f"no endpoint of pool {pool} was ready in time")
-    elif why == Q_HOPELESS:
-        exchange.fail(FAIL_QUEUE_LATE, f"pool {pool} has no endpoint yet, whose start takes too long to answer in time")
-    elif why == Q_TIMEOUT:
-        exchange.fail(FAIL_QUEUE_TIMEOUT, f"no endpoint of pool {pool} was ready for too long")
-    elif why == Q_FULL:
-        exchange.fail(FAIL_QUEUE_FULL, f"pool {pool} has no endpoint yet, and its queue is full")
-    else:
-        exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available")
+    kind, message = no_endpoint(exchange.pool, why, exchange.client.poller.now >= exchange.due())
+    exchange.fail(kind, message)
 
 
 cdef bint awaits_notice(Exchange exchange, int kind, uint64_t now) noexcept:
