@@ -21,6 +21,7 @@ hedges.
 import logging
 from lb.proxy.exchange.explain.choices import NOBODY, View
 from lb.proxy.exchange.explain.explanation import HEADER_BYTES, LOG_BYTES, Explanation
+from lb.proxy.exchange.explain.situation import Situation
 
 cimport cython
 from cpython.object cimport PyTypeObject
@@ -1592,22 +1593,8 @@ cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) n
         return
     try:
         explanation = explanation_of(exchange)
-        view = explanation.view
-        if exchange.affinity.sequence_at == found:
-            why = "it has the sequence's state"
-        elif exchange.affinity.sticky == found:
-            why = "its cookie names it"
-        elif view is None:
-            why = "the policy chose it"
-        else:
-            why = view.why(found, spared_of(pool, now))
-        explanation.choose(found, {
-            "endpoint": pool.endpoints.addresses[found],
-            "for": "hedge" if beside is not None else "retry" if exchange.attempts else "first attempt",
-            "why": why,
-            "after_ms": milliseconds(now, exchange.started),
-            "steps": steps_of(exchange, now, beside),
-        })
+        explanation.choose(found, situation_of(exchange, now, beside).chosen(
+            found, pool.endpoints.addresses[found], explanation.view, spared_of(pool, now)))
     except Exception:
         log.exception("a choice could not be explained")
 
@@ -1628,27 +1615,19 @@ cdef list spared_of(Pool pool, uint64_t now):
     return [i for i in range(pool.endpoints.size) if pool.slow[i].until > now]
 
 
-cdef list steps_of(Exchange exchange, uint64_t now, str beside):
-    """What narrowed the choice before the policy had a say, in this order."""
+cdef object situation_of(Exchange exchange, uint64_t now, str beside):
+    """`beside` as in `after_choice`."""
     cdef tuple addresses = exchange.pool.endpoints.addresses
-    steps = []
-    if exchange.affinity.in_sequence:
-        steps.append("sequence: it begins" if exchange.affinity.sequence_at == -1 else "sequence: it is open")
-    if exchange.affinity.sticky >= 0:
-        steps.append(f"affinity: the cookie names {addresses[exchange.affinity.sticky]}")
-    if exchange.wanted:
-        steps.append(f"model {exchange.wanted_model.decode('utf-8', 'replace')}: only where it is ready")
-    if exchange.state == X_QUEUED:
-        steps.append(f"queue: it waited {milliseconds(now, exchange.queued_at)} ms")
-    if beside is not None:
-        steps.append(f"hedge: {beside} has not answered for {milliseconds(now, exchange.attempt.picked_at)} ms")
-    elif exchange.attempts and exchange.last_endpoint >= 0:
-        steps.append(f"retry: other than {addresses[exchange.last_endpoint]}")
-    return steps
-
-
-cdef object milliseconds(uint64_t now, uint64_t since):
-    return round((now - since) / 1e6, 3) if now > since else 0.0
+    cdef int sticky = exchange.affinity.sticky, last = exchange.last_endpoint
+    return Situation(
+        now=now, started=exchange.started, retry=exchange.attempts != 0,
+        queued_at=exchange.queued_at if exchange.state == X_QUEUED else 0,
+        in_sequence=exchange.affinity.in_sequence, sequence_at=exchange.affinity.sequence_at,
+        sticky=sticky, sticky_address=addresses[sticky] if sticky >= 0 else "",
+        model=exchange.wanted_model.decode("utf-8", "replace") if exchange.wanted else "",
+        failed=addresses[last] if last >= 0 else "",
+        beside=beside or "", beside_since=exchange.attempt.picked_at,
+    )
 
 
 cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept:
@@ -1663,13 +1642,7 @@ cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept:
             words = "no endpoint that takes requests has the model ready"
         elif why == Q_NOBODY and view.scores:
             words = "the policy chose none of those that take requests, or failed: see the log"
-        explanation.choose(-1, {
-            "endpoint": None,
-            "for": "retry" if exchange.attempts else "first attempt",
-            "why": words,
-            "after_ms": milliseconds(now, exchange.started),
-            "steps": steps_of(exchange, now, None),
-        })
+        explanation.choose(-1, situation_of(exchange, now, None).none_chosen(words))
     except Exception:
         log.exception("a choice could not be explained")
 
