@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from authority import Authority, server_context
 from datapath import SECOND, Gate, Site, settle
 from msgspec.structs import replace
@@ -183,3 +189,112 @@ async def test_half_close_passes_through(site: Site) -> None:
     gate = await site.gate([await site.endpoint(answer_at_the_end)], listener=LISTENER)
     assert await asyncio.to_thread(half_close, gate.port) == b"10 bytes" + bytes(300_000)
     await idle(gate)
+
+
+def cut_short(secured: ssl.SSLSocket, data: bytes) -> socket.socket:
+    """Sends `data`, and then a FIN without close_notify, as clients do that close their socket and no more."""
+    secured.sendall(data)
+    plain = socket.socket(fileno=secured.detach())
+    plain.settimeout(20)
+    plain.shutdown(socket.SHUT_WR)
+    return plain
+
+
+def takes_slowly(connection: socket.socket) -> bytes:
+    """What comes until a reset."""
+    received = bytearray()
+    time.sleep(0.3)  # all of it waits in the daemon, and in the kernel
+    while True:
+        try:
+            data = connection.recv(1 << 16)
+        except ConnectionResetError:
+            return bytes(received)
+        assert data, "a plain end"
+        received += data
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_a_client_that_ends_without_close_notify_has_sent_what_it_has_sent(site: Site, answers: bool) -> None:
+    """As with HAProxy the endpoint gets all of it; here it also learns, by a reset, that more may be missing."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def take() -> bytes:
+        connection, _ = listening.accept()
+        with connection:
+            if answers:  # more than the daemon's buffers take for a client that does not read
+                threading.Thread(target=lambda: suppressed(connection.sendall, bytes(16 << 20)), daemon=True).start()
+            return takes_slowly(connection)
+
+    def send(port: int) -> None:
+        plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+        secured = AUTHORITY.client_context().wrap_socket(plain, server_hostname="default.test")
+        if answers:
+            assert secured.recv(1)
+        with cut_short(secured, BLOCK[: 1 << 20]):
+            taken.wait(20)
+
+    taken = threading.Event()
+    gate = await site.gate([f"127.0.0.1:{listening.getsockname()[1]}"], listener=LISTENER)
+    sending = asyncio.create_task(asyncio.to_thread(send, gate.port))
+    received = await asyncio.wait_for(asyncio.to_thread(take), 30)
+    taken.set()
+    await sending
+    listening.close()
+    assert received == BLOCK[: 1 << 20]
+    await idle(gate)
+
+
+async def test_an_endpoint_that_ends_without_close_notify_has_answered_what_it_has_answered(
+    site: Site, tmp_path: Path
+) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    context = server_context(PAIR, tmp_path)
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with cut_short(context.wrap_socket(connection, server_side=True), BLOCK[: 1 << 20]):
+            taken.wait(20)
+
+    def take(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            return takes_slowly(connection)
+
+    taken = threading.Event()
+    endpoint = f"127.0.0.1:{listening.getsockname()[1]}"
+    gate = await site.gate([endpoint], listener={"protocol": "tcp"}, pool=POOL)
+    answering = asyncio.create_task(asyncio.to_thread(answer))
+    received = await asyncio.wait_for(asyncio.to_thread(take, gate.port), 30)
+    taken.set()
+    await answering
+    listening.close()
+    assert received == BLOCK[: 1 << 20]
+    await idle(gate)
+
+
+async def test_nobody_is_left_to_take_what_came_before_an_end_without_close_notify(site: Site) -> None:
+    """The endpoint resets the session while it is given the rest, and nothing is kept."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def refuse() -> None:
+        connection, _ = listening.accept()
+        time.sleep(0.3)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    def send(port: int) -> None:
+        plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+        secured = AUTHORITY.client_context().wrap_socket(plain, server_hostname="default.test")
+        with cut_short(secured, BLOCK[: 1 << 20]) as plain, contextlib.suppress(ConnectionResetError):
+            while plain.recv(1 << 16):
+                pass
+
+    gate = await site.gate([f"127.0.0.1:{listening.getsockname()[1]}"], listener=LISTENER)
+    await asyncio.wait_for(asyncio.gather(asyncio.to_thread(send, gate.port), asyncio.to_thread(refuse)), 10)
+    listening.close()
+    await idle(gate)
+
+
+def suppressed(call: Callable[[bytes], None], data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        call(data)

@@ -22,6 +22,7 @@ cdef class Side(Stream):
     cdef bint hangup
     cdef bint blocked                 # what was read from here waits for room on the other side
     cdef bint ended                   # end of file was read
+    cdef bint truncated               # its TLS ended without close_notify
     cdef uint64_t bytes_read
 
     cdef void take_handshake(self) noexcept
@@ -47,6 +48,8 @@ cdef class Tunnel(Waiter):
     cdef char ip[46]
     cdef int ip_length
     cdef int port
+    cdef size_t undelivered           # bytes before a truncated end that the other side's kernel has not acknowledged
+    cdef uint64_t delivering_since    # their number has not changed since, ns; 0: none are waited for
     cdef bint marking                 # it ends when its endpoint is marked (lb.upstream.marks)
     cdef object __weakref__
 
@@ -59,6 +62,8 @@ cdef class Tunnel(Waiter):
     cdef void observe_connect(self, bint ok) noexcept
     cdef void connected(self) noexcept
     cdef void relay(self, Side source) noexcept
+    cdef void deliver(self, Side target) noexcept
+    cdef void discard(self, Side source) noexcept
     cdef void leave_bulk(self, Side source) noexcept
     cdef int pass_on(self, Side source) noexcept
     cdef void touch(self) noexcept

@@ -52,6 +52,10 @@ cdef enum:
     SPLICE_SIZE = 512 * 1024
     TURNS = 16                        # reads before others get theirs
     TURN_BYTES = 2 * 1024 * 1024      # and bytes
+    DELIVERY_STEP = 20 * 1000 * 1000  # ns between looks at what a receiver has acknowledged
+
+
+cdef uint64_t DELIVERY_SILENCE = 30 * 1000 * 1000 * 1000   # ns in which it acknowledges nothing
 
 
 cdef class Side(Stream):
@@ -78,6 +82,9 @@ cdef class Side(Stream):
         if tunnel.endpoint is None or tunnel.endpoint.connecting:
             if events & (EPOLLHUP | EPOLLERR):
                 tunnel.finish(True)               # the client left before there was anyone to talk to
+            return
+        if self.other is not None and self.other.truncated and events & (EPOLLHUP | EPOLLERR):
+            tunnel.finish(False)              # nobody is left who could take the rest
             return
         # Edge-triggered epoll tells of room with every event: only who waits for it is served.
         if events & EPOLLOUT and self.other is not None and self.other.blocked:
@@ -119,8 +126,9 @@ cdef class Side(Stream):
             tunnel.finish(False)
             return False
         if left == 0 and self.ended and self.other is not None and self.other.ended and not self.other.pending():
-            tunnel.finish(True)
-            return False
+            if not (self.truncated or self.other.truncated):
+                tunnel.finish(True)
+                return False
         return True
 
     cdef void on_timer(self) noexcept:
@@ -133,6 +141,8 @@ cdef class Side(Stream):
             tg_add(&tunnel.listener.series[LISTENER_TLS_HANDSHAKES_FAILED], 1)
             tunnel.failure = FAIL_TLS
             tunnel.finish(False)
+        elif tunnel.delivering_since and self.other.truncated:
+            tunnel.deliver(self)
         else:
             # A plain close behind bytes that a receiver did not take would say that those before them were all.
             tunnel.failure = FAIL_IDLE
@@ -320,6 +330,9 @@ cdef class Tunnel(Waiter):
         cdef int left, _turn
         if source.deferred:
             return                                # the others have their turn
+        if target.truncated:
+            self.discard(source)
+            return
         for _turn in range(TURNS):
             left = self.pass_on(source)
             if left == IO_ERROR:
@@ -328,6 +341,9 @@ cdef class Tunnel(Waiter):
             source.blocked = left > 0
             if left:
                 break
+            if source.truncated:
+                self.deliver(target)
+                return
             if source.ended:
                 target.shutdown_write()
                 if target.ended and not target.pending():
@@ -339,6 +355,9 @@ cdef class Tunnel(Waiter):
                 n = source.pipe.fill(source.fd, SPLICE_SIZE)
             else:
                 n = source.receive(source.poller.scratch, SMALL)
+            if n == IO_ERROR and source.tls is not None and source.tls.eof:
+                source.ended = source.truncated = True
+                continue                          # what came before is delivered
             if n == IO_ERROR:
                 self.finish(False)
                 return
@@ -376,6 +395,35 @@ cdef class Tunnel(Waiter):
         else:
             source.poller.defer(source)           # more, after the others had their turn
         self.touch()
+
+    cdef void deliver(self, Side target) noexcept:
+        """The other side's TLS ended without close_notify, and the kernel has all that came before for `target`. The
+        reset that tells of the end would throw away what is still in that queue: it waits until the queue is empty, as
+        long as something of it is taken."""
+        cdef size_t left = target.unacknowledged()
+        cdef uint64_t now = monotonic_ns()
+        if self.delivering_since == 0 or left != self.undelivered:
+            self.undelivered = left
+            self.delivering_since = now
+        if left == 0 or now - self.delivering_since >= DELIVERY_SILENCE:
+            self.finish(False)
+        else:
+            target.poller.arm(target, now + DELIVERY_STEP)
+
+    cdef void discard(self, Side source) noexcept:
+        """Reads what nobody is left to take, so that `source` goes on to take what is delivered to it."""
+        cdef Py_ssize_t n = 0
+        cdef int _turn
+        for _turn in range(TURNS):
+            n = source.receive(source.poller.scratch, SMALL)
+            if n <= 0:
+                break
+        if n > 0:
+            source.poller.defer(source)
+        elif n == IO_ERROR:
+            self.finish(False)
+        elif n == IO_AGAIN and not drained(source):
+            source.poller.defer(source)
 
     cdef void leave_bulk(self, Side source) noexcept:
         """The pipe is empty, or its session over: idle sessions hold none."""
