@@ -87,7 +87,28 @@ async def test_servers_of_the_other_version(tmp_path: Path) -> None:
             await ask(HealthConfig(type="http"), address)
 
 
+async def test_an_answer_behind_a_goodbye(tmp_path: Path) -> None:
+    """nginx says it before the answer to the last request of a connection (RFC 9113 section 6.8)."""
+    port = free_port()
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
+        + f"http {{ access_log off; client_body_temp_path {tmp_path}; proxy_temp_path {tmp_path};"
+        + f" fastcgi_temp_path {tmp_path}; uwsgi_temp_path {tmp_path}; scgi_temp_path {tmp_path};\n"
+        + f"server {{ listen 127.0.0.1:{port}; http2 on; keepalive_requests 1; return 200 ready; }} }}\n"
+    )
+    nginx = await asyncio.create_subprocess_exec(
+        "nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await asyncio.to_thread(wait_for_port, port)
+        await ask(http2(body={"contains": "ready"}), f"127.0.0.1:{port}")
+    finally:
+        nginx.terminate()
+        await nginx.wait()
+
+
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+ANSWER = b"\0\0\x01\x01\x05\0\0\0\x01\x88"  # 200, and the end
 HOSTILE = {
     "closes": b"",
     "settings and no more": SETTINGS,
@@ -97,6 +118,13 @@ HOSTILE = {
     "a goodbye": SETTINGS + b"\0\0\x08\x07\0\0\0\0\0" + bytes(8),
     "a head that is no head": SETTINGS + b"\0\0\x04\x01\x05\0\0\0\x01\xff\xff\xff\xff",
     "a huge frame": b"\xff\xff\xff\0\0\0\0\0\x01" + bytes(2_000_000),
+    "a status that is no number": SETTINGS + b"\0\0\x05\x01\x05\0\0\0\x01\x08\x03abc",
+    "empty pieces of a body without end": SETTINGS
+    + b"\0\0\x05\x01\x04\0\0\0\x01\x08\x03200"
+    + b"\0\0\0\0\0\0\0\0\x01" * 100_000,
+    "a goodbye that leaves the request out": SETTINGS + b"\0\0\x08\x07\0\0\0\0\0" + bytes(8) + ANSWER,
+    "a goodbye with an error": SETTINGS + b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\x02" + ANSWER,
+    "a goodbye that is too short": SETTINGS + b"\0\0\x04\x07\0\0\0\0\0" + bytes(4) + ANSWER,
     "text": b"220 mail.example ESMTP\r\n" * 1000,
 }
 
@@ -117,7 +145,7 @@ async def test_what_is_no_answer(said: str) -> None:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
         with pytest.raises((CheckFailed, TimeoutError)):
             async with asyncio.timeout(2):
-                await build(http2()).run(f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+                await build(http2(body={"contains": "ready"})).run(f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
@@ -23,20 +23,19 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
 from lb.health.check import CheckFailed, Means, explain, shown
+from lb.health.checks.frames import Frames, Goaway
 from lb.health.checks.tls import CheckTls
 from lb.health.checks.wire import Wire, connect
 
 T = TypeVar("T")
 
 _LARGEST = 4 * 1024 * 1024  # bytes of the answers under way, which is gRPC's own default for one message
-_LARGEST_FRAME = 16_384  # as we announce, by saying nothing of it
 _LARGEST_HEAD = 65_536
 _READ = 16_384
 _MOST_FRAMES = 1000  # in a row that bring no call on
 _MOST_CALLS = 100  # at a time
 _MOST_USES = 30  # of a connection that is kept; h2 remembers each of its streams
-_HEAD = 9  # bytes of a frame's head (RFC 9113 section 4.1)
-_GOAWAY = 7
+_HTTP1 = b"HTTP/1"  # how an answer of the other version begins
 _PREFIX = 5  # bytes before a message: whether it is compressed, and its length
 
 
@@ -185,7 +184,8 @@ class GrpcConnection:
             initial_values={SettingCodes.ENABLE_PUSH: 0, SettingCodes.MAX_HEADER_LIST_SIZE: _LARGEST_HEAD},
         )
         self._http2.initiate_connection()
-        self._received = bytearray()
+        self._began = b""  # the first bytes that came
+        self._frames = Frames()
         self._calls: dict[int, _Call] = {}
         self._idle_frames = 0
         self._last_stream: int | None = None  # that a server which goes away still answers
@@ -266,44 +266,28 @@ class GrpcConnection:
             came = await self._wire.receive(_READ)
             if not came:
                 raise CallFailed(Status.UNAVAILABLE, "the server closed the connection")
-            for frame in self._frames(came):
+            self._began += came[: len(_HTTP1) - len(self._began)]
+            if self._began == _HTTP1:
+                raise CallFailed(Status.UNAVAILABLE, "the server speaks HTTP/1, gRPC needs HTTP/2")
+            for frame in self._frames.feed(came):
                 self._idle_frames += 1
                 if self._idle_frames > _MOST_FRAMES:
                     raise CallFailed(Status.UNAVAILABLE, f"the server sent {_MOST_FRAMES} frames and no answer")
-                if frame[3] == _GOAWAY:
+                if isinstance(frame, Goaway):
                     self._goes_away(frame)
                 else:
                     for event in self._http2.receive_data(frame):
                         self._take(event)
-        except H2Error as e:
+        except (H2Error, ValueError) as e:
             raise CallFailed(Status.UNAVAILABLE, f"no valid HTTP/2: {shown(str(e))}") from None
         await asyncio.sleep(0)  # a server that always has something to say must not hold the loop
 
-    def _frames(self, came: bytes) -> Iterator[bytes]:
-        """Whole frames, one by one. h2 takes GOAWAY for the end of a connection; answers still come behind it."""
-        self._received += came
-        if self._received.startswith(b"HTTP/1"):
-            raise CallFailed(Status.UNAVAILABLE, "the server speaks HTTP/1, gRPC needs HTTP/2")
-        while len(self._received) >= _HEAD:
-            size = int.from_bytes(self._received[:3])
-            if size > _LARGEST_FRAME:
-                raise CallFailed(Status.UNAVAILABLE, f"no valid HTTP/2: a frame of {size} bytes")
-            if len(self._received) < _HEAD + size:
-                return
-            frame = bytes(self._received[: _HEAD + size])
-            del self._received[: _HEAD + size]
-            yield frame
-
-    def _goes_away(self, frame: bytes) -> None:
+    def _goes_away(self, goaway: Goaway) -> None:
         """Calls that the server has not taken will have no answer (RFC 9113 section 6.8)."""
-        if len(frame) < _HEAD + 8:
-            raise CallFailed(Status.UNAVAILABLE, "no valid HTTP/2: a GOAWAY that is too short")
-        self._last_stream = int.from_bytes(frame[_HEAD : _HEAD + 4]) & 0x7FFF_FFFF
-        code, said = int.from_bytes(frame[_HEAD + 4 : _HEAD + 8]), shown(frame[_HEAD + 8 :].decode("utf-8", "replace"))
+        self._last_stream = goaway.last_stream
         for stream, call in list(self._calls.items()):
-            if stream > self._last_stream or code:
-                reason = f"the server closed the connection with error {code}{': ' if said else ''}{said}"
-                self._end(stream, call, CallFailed(Status.UNAVAILABLE, reason))
+            if goaway.ends(stream):
+                self._end(stream, call, CallFailed(Status.UNAVAILABLE, str(goaway)))
 
     def _take(self, event: h2.events.Event) -> None:
         stream = getattr(event, "stream_id", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import h2.events
@@ -11,12 +12,14 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
 from lb.health.check import CheckFailed, shown
+from lb.health.checks.frames import Frames, Goaway
 from lb.health.checks.tls import CheckTls
 from lb.health.checks.wire import Wire, connected
 
 _HEAD = 65_536  # bytes of an answer's head
 _READ = 16_384
 _MOST_BYTES = 1 << 20  # of frames around the answer, whatever is in them
+_MOST_FRAMES = 1000  # in a row that bring no body
 _STREAM = 1
 
 
@@ -34,7 +37,7 @@ async def ask(
             raise CheckFailed("TLS: the server does not speak HTTP/2 (ALPN h2)")
         try:
             return await _asked(wire, head, enough, limit)
-        except H2Error as e:
+        except (H2Error, ValueError) as e:
             raise CheckFailed(f"no valid HTTP/2: {shown(str(e))}") from None
 
 
@@ -48,6 +51,8 @@ async def _asked(
     http2.initiate_connection()
     http2.send_headers(_STREAM, head, end_stream=True)
     answer = _Answer(http2)
+    frames = Frames()
+    idle = 0  # frames in a row that brought the answer no further
     room = _MOST_BYTES + limit
     await wire.send(http2.data_to_send())
     while True:
@@ -59,12 +64,26 @@ async def _asked(
         room -= len(came)
         if room < 0:
             raise CheckFailed(f"{_MOST_BYTES} bytes came and no answer")
-        for event in http2.receive_data(came):
-            answer.take(event)
-        if answer.status and (answer.ended or len(answer.body) >= limit or enough(answer.status, bytes(answer.body))):
-            return answer.status, bytes(answer.body[:limit])
+        for frame in frames.feed(came):
+            idle += 1
+            if idle > _MOST_FRAMES:
+                raise CheckFailed(f"the server sent {_MOST_FRAMES} frames and no answer")
+            if isinstance(frame, Goaway):
+                if frame.ends(_STREAM) and not answer.status:
+                    raise CheckFailed(str(frame))
+                continue
+            before = answer.status, len(answer.body), answer.ended
+            for event in http2.receive_data(frame):
+                answer.take(event)
+            if (answer.status, len(answer.body), answer.ended) == before:
+                continue
+            idle = 0
+            body = bytes(answer.body[:limit])
+            if answer.status and (answer.ended or len(body) >= limit or enough(answer.status, body)):
+                return answer.status, body
         if said := http2.data_to_send():
             await wire.send(said)
+        await asyncio.sleep(0)  # a server that always has something to say must not hold the loop
 
 
 class _Answer:
@@ -79,7 +98,10 @@ class _Answer:
     def take(self, event: h2.events.Event) -> None:
         match event:
             case h2.events.ResponseReceived(headers=headers):
-                self.status = int(dict(headers).get(b":status", b"0"))
+                status = dict(headers).get(b":status", b"")
+                if len(status) != 3 or not status.isdigit():
+                    raise CheckFailed(f"no valid HTTP/2: the status {shown(status.decode('latin-1'), 20)!r}")
+                self.status = int(status)
             case h2.events.DataReceived(data=data, flow_controlled_length=size):
                 self._http2.acknowledge_received_data(size, _STREAM)
                 self.body += data
@@ -87,5 +109,3 @@ class _Answer:
                 self.ended = True
             case h2.events.StreamReset(error_code=code):
                 raise CheckFailed(f"the server reset the stream with error {code}")
-            case h2.events.ConnectionTerminated(error_code=code) if not self.status:
-                raise CheckFailed(f"the server closed the connection with error {code}")
