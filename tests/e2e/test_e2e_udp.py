@@ -337,10 +337,12 @@ remote-control:
     queries = tmp_path / "queries"
     queries.write_text("www.example.test A\n" * 500)
     try:
+        question = dns.message.make_query("www.example.test", "A", id=7).to_wire().decode("latin-1")
         pool = {
             "protocol": "udp",
             "endpoints": [f"127.0.0.1:{port}"],
             "send_proxy": {"version": "v2", "checksum": True},
+            "health": {"type": "udp", "send": question, "expect": "example", "initial": "down", "rise": 1},
         }
         binds = ["127.0.0.1:0", {"address": f"[::]:{free_port()}", "ipv6only": False}]
         listener = {"bind": binds, "protocol": "udp", "pool": "dns"}
@@ -367,6 +369,7 @@ remote-control:
         assert "NOERROR 1000 (100.00%)" in done.stdout
         clients = Counter(re.findall(r"info: (\S+) www\.example\.test\. A IN", log.read_text()))
         assert clients.pop("127.0.0.4") >= 1
+        assert clients.pop("127.0.0.1") >= 1  # the checks, whose header says LOCAL
         assert clients == {"127.0.0.5": 1000, "127.0.0.6": 1, "::1": 1}
     finally:
         server.kill()

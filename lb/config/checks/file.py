@@ -282,8 +282,6 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.slow_start", f"not with {pool.policy.type}, which chooses by a key"
     if pool.health is not None:
         yield from check_health(f"{path}.health", pool)
-        if pool.send_proxy.version != "off" and pool.health.type != "tcp":
-            yield f"{path}.health.type", "only tcp with send_proxy: checks send no PROXY header"
     if pool.agent is not None:
         yield from check_agent(f"{path}.agent", pool)
     if pool.source is not None:

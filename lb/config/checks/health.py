@@ -41,8 +41,22 @@ def check_health(path: str, pool: PoolConfig) -> Iterator[tuple[str, str]]:
         yield f"{path}.body", "an answer to HEAD has none"
     if health.port is not None and any(isinstance(parse_address(e.address), UnixPath) for e in pool.endpoints):
         yield f"{path}.port", "not with endpoints on Unix sockets"
+    yield from _send_proxy(path, pool)
     if health.models is not None:
         yield from _models(f"{path}.models", pool, health)
+
+
+def _send_proxy(path: str, pool: PoolConfig) -> Iterator[tuple[str, str]]:
+    checks, health = pool.checks, pool.health
+    assert checks is not None
+    assert health is not None
+    if checks.send_proxy == "off":
+        return
+    if checks.type in ("http", "grpc", "oip"):
+        where = "type" if health.send_proxy is None else "send_proxy"
+        yield f"{path}.{where}", f"checks of type {checks.type} send no PROXY header; write send_proxy: off or a port"
+    elif checks.type == "udp" and checks.send_proxy == "v1":
+        yield f"{path}.send_proxy", "v1 is for connections only; write v2"
 
 
 def _models(path: str, pool: PoolConfig, health: HealthConfig) -> Iterator[tuple[str, str]]:

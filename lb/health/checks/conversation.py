@@ -54,10 +54,11 @@ class Conversation:
 
 
 @contextlib.asynccontextmanager
-async def conversation(address: str, tls: CheckTls | None) -> AsyncIterator[Conversation]:
-    """A conversation over a new connection. Raises CheckFailed, also for what its body raises as OSError."""
+async def conversation(address: str, tls: CheckTls | None, header: bytes) -> AsyncIterator[Conversation]:
+    """A conversation over a new connection, which `header` begins. Raises CheckFailed, also for what its body raises as
+    OSError."""
     try:
-        async with connected(address, tls) as wire:
+        async with connected(address, tls, header=header) as wire:
             yield Conversation(wire)
     except OSError as e:
         raise CheckFailed(explain(e)) from e

@@ -6,6 +6,7 @@ from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed, shown
 from lb.health.checks.conversation import LARGEST, Conversation, conversation, waiting_for
 from lb.health.checks.tls import CheckTls
+from lb.health.checks.wire import PROXY_HEADERS
 
 # LDAPMessage 1: BindRequest of version 3, without a name and a password; LDAPMessage 2: UnbindRequest.
 _BIND = bytes.fromhex("300c020101600702010304008000")
@@ -21,9 +22,10 @@ class LdapCheck:
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         self._tls = tls
+        self._header = PROXY_HEADERS[config.send_proxy or "off"]
 
     async def run(self, address: str) -> None:
-        async with conversation(address, self._tls) as talk:
+        async with conversation(address, self._tls, self._header) as talk:
             await talk.send(_BIND)
             with waiting_for("the bind has no answer", talk):
                 message = await _element(talk, _SEQUENCE)

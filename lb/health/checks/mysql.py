@@ -14,7 +14,7 @@ from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed, explain, shown
 from lb.health.checks.conversation import Conversation, waiting_for
 from lb.health.checks.tls import CheckTls
-from lb.health.checks.wire import connected
+from lb.health.checks.wire import PROXY_HEADERS, connected
 
 # CLIENT_LONG_PASSWORD, CLIENT_PROTOCOL_41, CLIENT_SECURE_CONNECTION, CLIENT_PLUGIN_AUTH
 _CAPABILITIES = 0x1 | 0x200 | 0x8000 | 0x80000
@@ -35,11 +35,12 @@ class MysqlCheck:
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         self._tls = tls
+        self._header = PROXY_HEADERS[config.send_proxy or "off"]
         self._user = (config.user or "").encode()
 
     async def run(self, address: str) -> None:
         try:
-            async with connected(address, None) as wire:
+            async with connected(address, None, header=self._header) as wire:
                 talk = Conversation(wire)
                 with waiting_for("the server has not greeted", talk):
                     number, greeting = await _packet(talk)

@@ -15,7 +15,7 @@ from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed, explain, shown
 from lb.health.checks.conversation import LARGEST, Conversation, conversation, waiting_for
 from lb.health.checks.tls import CheckTls
-from lb.health.checks.wire import connected
+from lb.health.checks.wire import PROXY_HEADERS, connected
 
 _VERSION = 196_608  # 3.0
 _SSL_REQUEST = struct.pack("!II", 8, 80_877_103)
@@ -31,18 +31,19 @@ class PostgresCheck:
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         self._tls = tls
+        self._header = PROXY_HEADERS[config.send_proxy or "off"]
         user = (config.user or "postgres").encode()
         fields = b"user\0" + user + b"\0database\0postgres\0application_name\0tidegate-health\0\0"
         self._startup = struct.pack("!II", 8 + len(fields), _VERSION) + fields
 
     async def run(self, address: str) -> None:
         if self._tls is None:
-            async with conversation(address, None) as talk:
+            async with conversation(address, None, self._header) as talk:
                 await self._begin(talk)
             return
         try:
             # TLS begins within the connection (section SSL Session Encryption).
-            async with connected(address, None) as wire:
+            async with connected(address, None, header=self._header) as wire:
                 await wire.send(_SSL_REQUEST)
                 if await wire.receive(1) != b"S":
                     raise CheckFailed("the server does not speak TLS")

@@ -6,6 +6,7 @@ from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed, shown
 from lb.health.checks.conversation import Conversation, conversation, waiting_for
 from lb.health.checks.tls import CheckTls
+from lb.health.checks.wire import PROXY_HEADERS
 
 _MOST_LINES = 100
 
@@ -15,9 +16,10 @@ class SmtpCheck:
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         self._tls = tls
+        self._header = PROXY_HEADERS[config.send_proxy or "off"]
 
     async def run(self, address: str) -> None:
-        async with conversation(address, self._tls) as talk:
+        async with conversation(address, self._tls, self._header) as talk:
             await _reply(talk, b"220", "the greeting")
             await talk.send(b"EHLO tidegate.invalid\r\n")
             await _reply(talk, b"250", "EHLO")

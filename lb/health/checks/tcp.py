@@ -8,7 +8,7 @@ from lb.health.checks.conversation import conversation
 from lb.health.checks.plain import inquire
 from lb.health.checks.steps import Script
 from lb.health.checks.tls import CheckTls
-from lb.health.checks.wire import connected
+from lb.health.checks.wire import PROXY_HEADERS, connected
 
 
 class TcpCheck:
@@ -18,15 +18,16 @@ class TcpCheck:
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None, means: Means | None = None) -> None:
         self._tls = tls
         self._poller = means.poller if means is not None else None
+        self._header = PROXY_HEADERS[config.send_proxy or "off"]
         self._script = Script(config.steps) if config.steps else None
 
     async def run(self, address: str) -> None:
         if self._script is not None:
-            async with conversation(address, self._tls) as talk:
+            async with conversation(address, self._tls, self._header) as talk:
                 await self._script.run(talk)
             return
-        if self._tls is not None:
-            await reach(address, self._tls)
+        if self._tls is not None or self._header:
+            await reach(address, self._tls, header=self._header)
             return
         try:
             await inquire(address, b"", bool, self._poller)
@@ -34,10 +35,10 @@ class TcpCheck:
             raise CheckFailed(explain(e)) from e
 
 
-async def reach(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()) -> None:
-    """Connects, with TLS as far as the end of the handshake, and closes. Raises CheckFailed."""
+async def reach(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = (), header: bytes = b"") -> None:
+    """Connects, says `header`, with TLS goes as far as the end of the handshake, and closes. Raises CheckFailed."""
     try:
-        async with connected(address, tls, alpn):
+        async with connected(address, tls, alpn, header):
             pass
     except OSError as e:
         raise CheckFailed(explain(e)) from e

@@ -8,6 +8,7 @@ import socket
 from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed, explain, sockaddr
 from lb.health.checks.tls import CheckTls
+from lb.health.checks.wire import PROXY_HEADERS
 from lb.http.regex import Regex
 
 _LARGEST = 65536
@@ -22,7 +23,7 @@ class UdpCheck:
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         """`tls` is there for all checks; a pool of protocol udp has none."""
-        self._send = config.send.encode("latin-1")
+        self._send = PROXY_HEADERS[config.send_proxy or "off"] + config.send.encode("latin-1")
         self._expect = Regex(b"(?s)" + (config.expect or "").encode("latin-1"))
         self._answered = config.answered
         self._patience = config.timeout / 2e9

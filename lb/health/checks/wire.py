@@ -14,6 +14,10 @@ from collections.abc import AsyncIterator
 from lb.health.check import CheckFailed, sockaddr
 from lb.health.checks.tls import CheckTls, finish, secured
 
+# The PROXY protocol's header for a balancer's own connections, by `send_proxy`: UNKNOWN and LOCAL (its sections 2.1 and
+# 2.2), with which servers take the address that the check comes from.
+PROXY_HEADERS = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"}
+
 
 class Wire:
     """Bytes both ways, over a connected socket that does not block. Raises OSError.
@@ -58,17 +62,19 @@ class TlsWire(Wire):
 
 
 @contextlib.asynccontextmanager
-async def connected(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()) -> AsyncIterator[Wire]:
+async def connected(
+    address: str, tls: CheckTls | None, alpn: tuple[str, ...] = (), header: bytes = b""
+) -> AsyncIterator[Wire]:
     """As `connect`; closed afterwards."""
-    wire = await connect(address, tls, alpn)
+    wire = await connect(address, tls, alpn, header)
     try:
         yield wire
     finally:
         wire.close()
 
 
-async def connect(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()) -> Wire:
-    """A connection that is established, with TLS when the handshake has been good, too.
+async def connect(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = (), header: bytes = b"") -> Wire:
+    """A connection that is established, with TLS when the handshake has been good, too. `header` goes before it.
 
     Raises OSError and CheckFailed.
     """
@@ -81,6 +87,8 @@ async def connect(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()
         # connection. A TCP connect to a free ephemeral port may meet itself (simultaneous open).
         if sock.getpeername() == sock.getsockname() and target.family != socket.AF_UNIX:
             raise CheckFailed("Connection refused (nothing listens there)")
+        if header:
+            await asyncio.get_running_loop().sock_sendall(sock, header)
         return Wire(sock) if tls is None else TlsWire(await secured(sock, tls, alpn))
     except BaseException:
         sock.close()

@@ -168,6 +168,10 @@ class HealthConfig(Model):
     tls: PoolTlsConfig | None = None
     """TLS of the checks where it is not the pool's: an empty mapping (`tls: {}`) verifies by the system's authorities
     and asks for the endpoint's name. Default: as the pool. Not for `udp`."""
+    send_proxy: Literal["off", "v1", "v2"] | None = None
+    """Whether a check begins with a PROXY protocol header, which says that it is this daemon's own (`v1` UNKNOWN, `v2`
+    LOCAL): HAProxy's `check-send-proxy`. Default: as the pool's `send_proxy`; `off` with a `port`. Not for `http`,
+    `grpc` and `oip`."""
     path: AskedPath = "/"
     """Path that is asked for. `http` only."""
     method: Annotated[str, AfterValidator(_method)] = "GET"

@@ -323,7 +323,12 @@ class PoolConfig(Model):
     def checks(self) -> HealthConfig | None:
         """`health` with the defaults that the pool decides."""
         health = self.health
-        if health is None or health.type != "http" or health.protocol is not None:
+        if health is None:
+            return None
+        if health.send_proxy is None:
+            version = self.send_proxy.version if health.port is None else "off"
+            health = health.model_copy(update={"send_proxy": version})
+        if health.type != "http" or health.protocol is not None:
             return health
         http2 = self.protocol == "http2" and health.port is None
         return health.model_copy(update={"protocol": "http2" if http2 else "http1"})
