@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lb.cli.admin import AdminClient
+from lb.cli.plain import plain
 from lb.cli.status import cell, table_of
 
 
@@ -43,4 +44,4 @@ def show(
 def reset(client: AdminClient, key: str, quota: str | None, dry_run: bool) -> None:
     """Gives a client all of its quotas again, and says so. Raises AdminError, also where it has used nothing."""
     for row in client.reset_quota(key, quota, dry_run):
-        print(f"{row['key']}: quota {row['quota']}: {'would be ' if dry_run else ''}0 used, before {row['used']}")
+        print(f"{plain(row['key'])}: quota {row['quota']}: {'would be ' if dry_run else ''}0 used, before {row['used']}")

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lb.cli.admin import AdminClient, AdminError
-from lb.cli.status import table_of
+from lb.cli.status import cell, table_of
 
 
 def explain(client: AdminClient, pool: str, as_json: bool, console: Console | None = None) -> None:
@@ -81,11 +81,11 @@ def _lines(pool: str, scaling: dict[str, Any]) -> Iterator[Text | Table]:
     if scaling["recommenders"]:
         table = table_of("recommender", "target", "measured", "replicas")
         for name, row in scaling["recommenders"].items():
-            table.add_row(name, *(_shown(row.get(key)) for key in ("target", "average", "replicas")))
+            table.add_row(cell(name), *(_shown(row.get(key)) for key in ("target", "average", "replicas")))
         yield table
     table = table_of("signal", "average", "missing", "not ready")
     for name, row in scaling["signals"].items():
-        table.add_row(name, _shown(row["average"]), str(row["missing"]), str(row["unready"]))
+        table.add_row(cell(name), _shown(row["average"]), str(row["missing"]), str(row["unready"]))
     if table.row_count:
         yield table
     for name, row in scaling["measures"].items():

@@ -15,6 +15,8 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from lb.cli.plain import plain
+
 _GOOD = {"running", "up", "enabled", "ready", "current", "standby"}
 _ADDRESSES = 8  # of a listener, beyond its first
 _LINES = 6  # of the output of a server that cannot start
@@ -374,6 +376,6 @@ def keep_whole(column: Column, addresses: Iterable[object]) -> None:
 
 
 def cell(value: object) -> Text:
-    """A value, in colour where it is a state."""
-    text = str(value)
+    """A value, in colour where it is a state. Markup and control characters in it are shown, not obeyed."""
+    text = plain(str(value))
     return Text(text, "green" if text in _GOOD else "red" if text in _BAD else "")

@@ -47,7 +47,7 @@ def show(
     made = table_of("key", "idle", "expires in", *names)
     for row in found["entries"]:
         made.add_row(
-            row["key"], f"{row['idle_s']:.1f} s", f"{row['expires_in_s']:.0f} s", *(cell(row[name]) for name in names)
+            cell(row["key"]), f"{row['idle_s']:.1f} s", f"{row['expires_in_s']:.0f} s", *(cell(row[name]) for name in names)
         )
     console.print(made)
     if found["left_out"]:

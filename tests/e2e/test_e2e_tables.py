@@ -163,6 +163,11 @@ async def test_tables_from_the_first_request_to_the_reload(
     assert re.findall(r"^(\w+) .* 41 ", await table("show", "users", "--filter", "requests>=41"), re.MULTILINE) == [
         "anna"
     ]
+    # What clients choose is shown as it is: no markup, and nothing that a terminal obeys.
+    for chosen in ("[/x]", "[bold]b[/bold]", "c\u009b31m\u202e"):
+        assert (await ask(chosen))[0] == 200
+    shown = await table("show", "users")
+    assert all(text in shown for text in ("\n[/x] ", "\n[bold]b[/bold] ", "\nc\\x9b31m\\u202e ")), shown
     assert "no comparison such as" in await table("show", "users", "--filter", "requests", check=False)
     assert "there is no table 'user'" in await table("show", "user", check=False)
     assert "does not store failures" in await table("set", "users", "hugo", "failures=1", check=False)

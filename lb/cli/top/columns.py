@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 from rich.text import Text
 
+from lb.cli.plain import plain
 from lb.cli.top.rates import MODEL, Row
 
 Style = Callable[[Any], str]
@@ -25,12 +26,7 @@ class Column(Struct, frozen=True):
 
     def cell(self, row: Row) -> Text:
         value = row.get(self.key)
-        return Text("-" if value is None else _plain(self.show(value)), "" if value is None else self.style(value))
-
-
-def _plain(text: str) -> str:
-    """Clients choose the names of models: what a terminal would obey is shown as it is escaped in Python."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return Text("-" if value is None else plain(self.show(value)), "" if value is None else self.style(value))
 
 
 def number(value: float) -> str:
