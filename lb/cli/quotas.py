@@ -44,4 +44,5 @@ def show(
 def reset(client: AdminClient, key: str, quota: str | None, dry_run: bool) -> None:
     """Gives a client all of its quotas again, and says so. Raises AdminError, also where it has used nothing."""
     for row in client.reset_quota(key, quota, dry_run):
-        print(f"{plain(row['key'])}: quota {row['quota']}: {'would be ' if dry_run else ''}0 used, before {row['used']}")
+        used = f"{'would be ' if dry_run else ''}0 used, before {row['used']}"
+        print(f"{plain(row['key'])}: quota {row['quota']}: {used}")

@@ -46,9 +46,8 @@ def show(
     names = [name for name in found["entries"][0] if name not in ("key", "idle_s", "expires_in_s")]
     made = table_of("key", "idle", "expires in", *names)
     for row in found["entries"]:
-        made.add_row(
-            cell(row["key"]), f"{row['idle_s']:.1f} s", f"{row['expires_in_s']:.0f} s", *(cell(row[name]) for name in names)
-        )
+        ages = (f"{row['idle_s']:.1f} s", f"{row['expires_in_s']:.0f} s")
+        made.add_row(cell(row["key"]), *ages, *(cell(row[name]) for name in names))
     console.print(made)
     if found["left_out"]:
         console.print(f"{found['left_out']} more entries: --last says how many are shown")
