@@ -144,7 +144,7 @@ class TlsFiles:
             if one.file is None or one.file in files:  # else it has been reported
                 try:
                     content = files[one.file] if one.file is not None else b""
-                    maps[name] = build(entries_of(one, content), one.match, one.ignore_case)
+                    maps[name] = build(entries_of(one, content), one.match, one.folds)
                 except ValueError as error:
                     where = f"maps.{name}.{'entries' if one.file is None else 'file'}"
                     problems.append((where, f"{one.file}: {error}" if one.file is not None else str(error)))

@@ -13,6 +13,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from lb.http.utf8 cimport JSON_ESCAPE, json_point, utf8_point
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_size
 from lb.telemetry.log_writer cimport LogWriter
 
@@ -368,20 +369,25 @@ cdef const char *text_name(int which) noexcept nogil:
 
 
 cdef int append_escaped(tg_buffer *out, const char *text, size_t n) noexcept nogil:
-    """A JSON string's inside (RFC 8259 section 7); bytes outside of ASCII become \\u00XX, so that any input gives
-    valid JSON."""
-    cdef size_t i, start = 0
+    """A JSON string's inside (RFC 8259 section 7), in ASCII; a byte that is no UTF-8 is taken for ISO-8859-1, so that
+    any input gives valid JSON."""
+    cdef size_t i = 0, start = 0, size
     cdef unsigned char c
-    cdef char escape[8]
-    for i in range(n):
+    cdef uint32_t point
+    cdef char escape[JSON_ESCAPE]
+    while i < n:
         c = <unsigned char>text[i]
         if c >= 32 and c < 127 and c != 34 and c != 92:
+            i += 1
             continue
         if tg_buffer_append(out, text + start, i - start) < 0:
             return -1
-        start = i + 1
-        snprintf(escape, sizeof(escape), b"\\u%04x", <unsigned>c)
-        if tg_buffer_append(out, escape, 6) < 0:
+        size = utf8_point(text + i, n - i, &point)
+        if size == 0:
+            point, size = c, 1
+        i += size
+        start = i
+        if tg_buffer_append(out, escape, json_point(escape, point)) < 0:
             return -1
     return tg_buffer_append(out, text + start, n - start)
 
@@ -444,7 +450,11 @@ cdef dict span_of(tg_access *record):
         "trace_flags": record.trace_flags,
     }
     for which in range(A_TEXTS):
-        span[KEYS[which].decode("ascii")] = room_of(record, which, &room)[:record.lengths[which]].decode("latin-1")
+        text = room_of(record, which, &room)[:record.lengths[which]]
+        try:
+            span[KEYS[which].decode("ascii")] = text.decode()
+        except UnicodeDecodeError:
+            span[KEYS[which].decode("ascii")] = text.decode("latin-1")
     return span
 
 

@@ -142,6 +142,25 @@ async def test_a_text_names_the_pool(site: Site) -> None:
         assert (await curl(gate, "/", H, f"Host: {host}", H, f"X-Pool: {pool}")).body == answer
 
 
+@pytest.mark.parametrize("kind", ["exact", "prefix", "suffix", "domain", "regex"])
+async def test_a_host_is_found_however_a_client_spells_it(site: Site, kind: str) -> None:
+    """Routes take B.ORG. for b.org; a map of denied hosts must not let it through."""
+    maps = {
+        "denied": {"key": "${request.host}", "match": kind, "entries": {"B.org": "1"}},
+        "both": {"key": "${request.method} ${request.host}", "entries": {"GET c.org": "yes"}},
+    }
+    routes = [
+        {"match": {"host": "x.org"}, "respond": {"body": "${request.host}"}},
+        {"match": {"any": [{"maps": {"denied": "1"}}, {"maps": {"both": "yes"}}]}, "respond": {"status": 403}},
+        {"respond": {"status": 204}},
+    ]
+    gate = await routing_gate(site, routes, {"a": ["127.0.0.1:1"]}, maps=maps)
+    for host in ("b.org", "B.org", "b.ORG.", "B.ORG.:81", "b.org:", "C.org", "c.org."):
+        assert (await curl(gate, "/", H, f"Host: {host}")).status == 403, host
+    assert (await curl(gate, "/", H, "Host: z.org")).status == 204
+    assert (await curl(gate, "/", H, "Host: X.Org.:8")).body == "x.org"
+
+
 async def test_a_map_has_the_urls_of_redirects_and_the_paths_of_rewrites(site: Site) -> None:
     """They are the file's, and no client's: whole, with slashes and escapes. A request without an entry is refused."""
     maps = {

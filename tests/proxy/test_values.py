@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import random
 
 import grpc
@@ -52,6 +54,27 @@ def test_values_of_a_request(text: str, result: bytes) -> None:
 )
 def test_a_value_is_written_as_its_place_needs(encoding: str, result: bytes) -> None:
     assert made("${header.x-odd}", encoding) == result
+
+
+@pytest.mark.parametrize("place", ["field", "html", "json", "text", "cookie", "query", "path", "host"])
+def test_a_host_is_one_text_however_it_is_spelled(place: str) -> None:
+    for host in (b"a.org", b"A.Org", b"a.org.", b"A.ORG."):
+        assert made("${request.host}", place, request_host=host) == b"a.org"
+    assert made("${request.host:-none}", place, request_host=b".") == b"none"
+
+
+def test_characters_in_json_are_those_that_the_client_sent() -> None:
+    """A byte that is no UTF-8 is taken for ISO-8859-1, whatever stands around it."""
+    codecs.register_error("of bytes", lambda bad: (bad.object[bad.start : bad.end].decode("latin-1"), bad.end))
+    rng = random.Random(3)
+    pieces = [
+        b"\xc3\xa9", "\u6f22".encode(), "\U0001f600".encode(), b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf",
+        b"\xe0\x80\x80", b"\xf0\x80\x80\x80", b"\xc3", b"\xe6\xbc", b"\x80", b"\xff", b"a", b'"', b"\\",
+    ]  # fmt: skip
+    for _ in range(400):
+        value = b"x" + b"".join(rng.choice(pieces) for _ in range(rng.randrange(9))) + b"x"
+        text = made("${client.address}", "json", client_address=value)
+        assert json.loads(b'"' + text + b'"') == value.decode("utf-8", "of bytes"), value
 
 
 def test_parts_of_the_path_keep_their_escapes_in_a_path_and_get_more_in_a_query() -> None:

@@ -67,6 +67,16 @@ def test_a_line_has_every_field(path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_characters_are_those_that_the_client_sent(path: Path) -> None:
+    log = made(path)
+    log.enable(True)
+    for text in ("\u00e9 \u6f22 \U0001f600", "\x9b31m", "\u202e"):
+        assert write_sample(log, texts={"user_agent": text.encode().decode("latin-1")})
+    log.close()
+    assert [line["user_agent"] for line in lines(path)] == ["\u00e9 \u6f22 \U0001f600", "\x9b31m", "\u202e"]
+    assert path.read_bytes().isascii()  # nothing that a terminal obeys
+
+
 def test_an_explanation_stands_at_the_end_and_is_freed_if_it_is_not_written(path: Path) -> None:
     log = made(path)
     log.export(Exporter())  # which takes none of it

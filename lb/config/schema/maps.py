@@ -13,10 +13,12 @@ from pydantic import AfterValidator, Field, model_validator
 from lb.config.plan.routes import MapPlan
 from lb.config.schema.base import Boolean, FilePath, Model, only_one
 from lb.config.schema.values import checked_key
+from lb.config.values import Value, parse
 
 if TYPE_CHECKING:
     from lb.config.schema.listeners.tls import Material
 
+_HOST = (Value("request.host", "", "field", ()),)
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -43,7 +45,13 @@ class MapConfig(Model):
     the longest name that it is below, in either case; `regex`, the first expression (RE2's syntax) that is found in
     the text, at most 256."""
     ignore_case: Boolean = False
-    """Whether the case of ASCII letters does not matter."""
+    """Whether the case of ASCII letters does not matter. With `match: domain`, and with the key `${request.host}`, it
+    never does."""
+
+    @property
+    def folds(self) -> bool:
+        """Whether keys of the map are compared in either case."""
+        return self.ignore_case or self.match == "domain" or parse(self.key) == _HOST
 
     @model_validator(mode="after")
     def _one(self) -> MapConfig:
@@ -64,7 +72,7 @@ def maps_plan(maps: Mapping[str, MapConfig], material: Material) -> dict[str, Ma
 def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
     """The entries of a map, whose file holds `content`. Raises ValueError with the number of a line that is wrong."""
     found: dict[bytes, bytes] = {}
-    folds = config.ignore_case or config.match == "domain"
+    folds = config.folds
     entries = (config.entries or {}).items()
     # Of a large file the lines are looked at one by one only where there is something to find.
     unfit = (

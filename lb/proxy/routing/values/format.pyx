@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset, strlen
 from lb.http.head cimport H_COOKIE, MAX_FIELDS, Field, Scan, same_name, worker_scan
 from lb.http.head_text cimport append_number
 from lb.http.http1 cimport Parser, new_request_parser
 from lb.http.regex cimport REGEX_GROUPS, Regex, tg_piece
+from lb.http.utf8 cimport json_point, utf8_point
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
 )
@@ -273,6 +274,8 @@ cdef int append_value(const tg_part *part, tg_buffer *out, const tg_values *valu
         return append_counted(part, out, values)
     if kind == V_ENDPOINT:
         return tg_buffer_append(out, b"\0", 1)
+    if kind == V_HOST:
+        return append_host(part, out, values.known[kind].at, values.known[kind].n)
     if kind < V_KNOWN:
         text = values.known[kind].at
         n = values.known[kind].n
@@ -283,6 +286,25 @@ cdef int append_value(const tg_part *part, tg_buffer *out, const tg_values *valu
     elif not find_value(values.scan, KEY_COOKIE if kind == V_COOKIE else KEY_QUERY, part.text, part.n, &text, &n):
         return 0
     return put(out, text, n, part.encoding, kind) if text != NULL and n else 0
+
+
+cdef int append_host(const tg_part *part, tg_buffer *out, const char *host, size_t n) noexcept nogil:
+    """A host as routes compare it: in small letters, and without the dot at the end of an absolute name (RFC 3986
+    section 3.2.2). One name is one key, however a client spells it."""
+    cdef size_t i, begin = tg_buffer_size(out)
+    cdef char *made
+    cdef int failed
+    if n and host[n - 1] == 46:
+        n -= 1
+    if n == 0:
+        return 0
+    failed = put(out, host, n, part.encoding, V_HOST)
+    if failed == 0:
+        made = tg_buffer_head(out) + begin
+        for i in range(tg_buffer_size(out) - begin):
+            if 65 <= made[i] <= 90:
+                made[i] |= 32
+    return failed
 
 
 cdef int append_mapped(const tg_part *part, tg_buffer *out, const tg_values *values) noexcept:
@@ -335,6 +357,8 @@ cdef int put(tg_buffer *out, const char *text, size_t n, int encoding, int kind)
     """Appends a value in its encoding. 0, or FORMAT_…."""
     cdef size_t i, escapes = 0
     cdef unsigned char bit = P_FIELD, c
+    cdef size_t rest = 0                      # bytes of a character that are written already
+    cdef uint32_t point
     cdef bint of_url
     cdef char *into
     if n > FORMAT_LIMIT:
@@ -368,6 +392,9 @@ cdef int put(tg_buffer *out, const char *text, size_t n, int encoding, int kind)
         return FORMAT_NO_MEMORY
     into = tg_buffer_tail(out)
     for i in range(n):
+        if rest:
+            rest -= 1
+            continue
         c = <unsigned char>text[i]
         if PLAIN[c] & bit and not (encoding >= E_HTML and is_special(c)) and not (encoding == E_JSON and c >= 128):
             into[0] = <char>c
@@ -378,10 +405,11 @@ cdef int put(tg_buffer *out, const char *text, size_t n, int encoding, int kind)
         elif encoding == E_HTML:
             into = put_entity(into, c)
         elif encoding == E_JSON:
-            memcpy(into, b"\\u00", 4)
-            into[4] = HEX[c >> 4]
-            into[5] = HEX[c & 15]
-            into += 6
+            rest = utf8_point(text + i, n - i, &point)
+            if rest == 0:
+                point, rest = c, 1            # no UTF-8: ISO-8859-1, as older clients write it
+            rest -= 1
+            into += json_point(into, point)
         else:
             into[0] = 37
             into[1] = HEX[c >> 4]
