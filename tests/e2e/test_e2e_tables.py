@@ -107,6 +107,9 @@ async def test_tables_from_the_first_request_to_the_reload(
     # Bytes, and requests under way, which a client that leaves gives back.
     assert (await ask("carl", data=b"x" * 1000))[0] == 200
     assert (entry("carl")["bytes_in"], entry("carl")["bytes_out"]) == (1000, 1)
+    async with client.head(base, headers={"X-User": "cleo"}) as answer:
+        assert (answer.status, answer.headers["Content-Length"]) == (200, "1")
+    assert (entry("cleo")["requests"], entry("cleo")["bytes_out"]) == (1, 0)  # of HEAD no body goes out
     asked = [asyncio.create_task(ask("dora", "/slow")) for _ in range(2)]
     await until_in_thread(lambda: entry("dora").get("concurrent") == 2)
     assert (await ask("dora", "/slow"))[0] == 503

@@ -138,6 +138,9 @@ async def test_pairs_cookies_and_off(site: Site) -> None:
         ("a=/two/; Path=/two/x; HttpOnly", "a=/two/; Path=/one/x; HttpOnly"),
         ("a=b;path=/;Domain=.INSIDE.example", "a=b; path=/one/; Domain=example.org"),
         ("a=b; Domain=local.example; Secure", "a=b; Secure"),
+        ("a=b ;Path = /two/x ; Secure", "a=b ; Path=/one/x; Secure"),  # as browsers read it
+        ("a=b; domain\t=\t.inside.example\t", "a=b; domain=example.org"),
+        ("a=b; Path =; Pathx=/two/; Domain", "a=b; Path =; Pathx=/two/; Domain"),
         ("a=b; Domain=other.example;Path=two", "a=b; Domain=other.example;Path=two"),
         ("Path=/two/", "Path=/two/"),  # a cookie of that name
         ("a=b;", "a=b;"),

@@ -1058,6 +1058,8 @@ cdef class Exchange(Waiter):
                            self.client.poller.now)
         elif self.affinity.key and self.pool.sessions is not None:
             self.pool.sessions.touch(self.affinity.key, self.client.poller.now)
+        if self.head_method:
+            self.bytes_out = 0                # of an answer of our own, too (RFC 9110 section 9.3.2)
         count_exchange(self, duration)
         if self.tracked is not None:
             end_tracked(self)

@@ -169,15 +169,19 @@ cdef class ResponseRewrite:
         cdef size_t i
         cdef int failed
         trim(&text, &n)
-        if n > 5 and strncasecmp(text, b"path=", 5) == 0:
+        i = value_at(text, n, b"path", 4)
+        if i:
             for pair in self.cookie_paths:
-                if begins_with(text + 5, n - 5, <bytes>(<tuple>pair)[0]):
+                if begins_with(text + i, n - i, <bytes>(<tuple>pair)[0]):
                     failed = tg_buffer_append(&made, b"; ", 2)
-                    failed |= tg_buffer_append(&made, text, 5)
-                    return FAILED if failed else append_replaced(text + 5, n - 5, <bytes>(<tuple>pair)[0],
+                    failed |= tg_buffer_append(&made, text, 4)
+                    failed |= tg_buffer_append(&made, b"=", 1)
+                    return FAILED if failed else append_replaced(text + i, n - i, <bytes>(<tuple>pair)[0],
                                                                  <bytes>(<tuple>pair)[1])
-        elif n > 7 and strncasecmp(text, b"domain=", 7) == 0:
-            i = 8 if text[7] == 46 else 7
+            return SAME
+        i = value_at(text, n, b"domain", 6)
+        if i:
+            i += text[i] == 46
             for pair in self.cookie_domains:
                 if not same_name(text + i, n - i, <const char *><bytes>(<tuple>pair)[0]):
                     continue
@@ -185,10 +189,27 @@ cdef class ResponseRewrite:
                 if len(new) == 0:
                     return CHANGED
                 failed = tg_buffer_append(&made, b"; ", 2)
-                failed |= tg_buffer_append(&made, text, 7)
+                failed |= tg_buffer_append(&made, text, 6)
+                failed |= tg_buffer_append(&made, b"=", 1)
                 failed |= tg_buffer_append(&made, <const char *>new, <size_t>len(new))
                 return FAILED if failed else CHANGED
         return SAME
+
+
+cdef size_t value_at(const char *text, size_t n, const char *name, size_t size) noexcept nogil:
+    """Where the value of an attribute of this name begins; 0: it has another name, or no value. Browsers take spaces
+    around its equals sign away (RFC 6265 section 5.2)."""
+    cdef size_t i = size
+    if n <= size or strncasecmp(text, name, size) != 0:
+        return 0
+    while i < n and (text[i] == 32 or text[i] == 9):
+        i += 1
+    if i == n or text[i] != 61:
+        return 0
+    i += 1
+    while i < n and (text[i] == 32 or text[i] == 9):
+        i += 1
+    return i if i < n else 0
 
 
 cdef tuple pairs(texts):
