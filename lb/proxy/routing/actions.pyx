@@ -44,7 +44,9 @@ cdef bint admit(Exchange exchange, Scan *scan) noexcept:
         if failed:
             exchange.fail(FAIL_TOO_MANY_FIELDS, "the header fields are too many")
             return False
-    if failed == -1:
+    if failed == FORMAT_REFUSED:
+        return refuse_value(exchange, failed, "the rewritten path")
+    if failed == FORMAT_NO_MEMORY:
         exchange.fail(FAIL_NO_MEMORY, "out of memory")
     elif failed:
         exchange.fail(FAIL_PATH_TOO_LONG, "the rewritten path is too long")

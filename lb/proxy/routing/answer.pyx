@@ -19,6 +19,7 @@ cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
     cdef Answer answer = exchange.route.answer
     cdef const char *host
     cdef size_t n
+    cdef int failed
     memset(&head, 0, sizeof(head))
     # A body that is still coming is not waited for: the client's connection closes it off.
     exchange.request_complete = scan.complete
@@ -30,9 +31,12 @@ cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
             not find_host(scan, answer, answer.host, &host, &n)):
         # HTTP/1.0 needs none, and HTTP/1.1 may have an empty one: a relative Location would lead back here.
         exchange.fail(FAIL_NO_HOST, "the request names no host, without which it cannot be sent to another scheme")
-    elif tg_buffer_append(&head, <const char *>answer.head, <size_t>len(answer.head)) < 0 or (
-            answer.redirect and append_location(exchange, &head, scan, answer, answer.host, NULL) < 0):
-        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+        return
+    failed = tg_buffer_append(&head, <const char *>answer.head, <size_t>len(answer.head))
+    if failed == 0 and answer.redirect:
+        failed = append_location(exchange, &head, scan, answer, answer.host, NULL)
+    if failed:
+        refuse_value(exchange, failed, "the answer")
     else:
         give_own(exchange, answer.status, &head, answer.body)
     tg_buffer_free(&head)
@@ -143,7 +147,10 @@ cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer 
             tg_buffer_free(&path)
             return failed
     elif rewrite is not None:
-        failed |= rewrite.append(&path, scan.target, n) < 0
+        failed = rewrite.append(&path, scan.target, n)
+        if failed:
+            tg_buffer_free(&path)
+            return failed
     else:
         failed |= tg_buffer_append(&path, scan.target, n)
     end = tg_buffer_size(&path)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from libc.string cimport memset
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.regex cimport REGEX_GROUPS, Regex, tg_piece
+from lb.proxy.routing.dot_segments cimport dot_segments
 from lb.proxy.routing.paths cimport template_pieces
 from lb.proxy.routing.values.format cimport FORMAT_REFUSED, Format, tg_values
 from lb.proxy.routing.values.lookup cimport Lookup
@@ -39,7 +40,8 @@ cdef class Rewrite:
                     raise ValueError(f"\\{number}: the expression has {self.regex.groups} groups")
 
     def rewritten(self, path: bytes) -> bytes:
-        """The new path of `path`, as requests get it. Raises ValueError where it would grow too long, MemoryError."""
+        """The new path of `path`, as requests get it. Raises ValueError where requests are refused:
+        it would grow too long, or get a dot segment; MemoryError."""
         cdef tg_buffer out
         cdef int failed
         memset(&out, 0, sizeof(out))
@@ -49,6 +51,8 @@ cdef class Rewrite:
             failed = self.append(&out, <const char *>path, <size_t>len(path))
             if failed == -1:
                 raise MemoryError
+            if failed == FORMAT_REFUSED:
+                raise ValueError("the rewritten path has a dot segment")
             if failed:
                 raise ValueError("the rewritten path is too long")
             return tg_buffer_head(&out)[:tg_buffer_size(&out)]
@@ -56,19 +60,9 @@ cdef class Rewrite:
             tg_buffer_free(&out)
 
     cdef int append(self, tg_buffer *out, const char *path, size_t n) noexcept:
-        cdef tg_piece pieces[REGEX_GROUPS]
-        cdef int count = 0
-        cdef size_t skip = <size_t>len(self.matched)
-        if self.kind == REWRITE_REGEX:
-            return self.substitute(out, path, n)
-        if self.kind == REWRITE_PATH:
-            if skip:
-                count = template_pieces(<const char *>self.matched, skip, path, n, pieces)
-            return self.append_parts(out, path, pieces, count)
-        if self.append_parts(out, path, pieces, 0) < 0:
-            return -1
-        # The route matched by this prefix, so the path has it.
-        return tg_buffer_append(out, path + skip, n - skip) if skip < n else 0
+        cdef size_t begin = tg_buffer_size(out)
+        cdef int failed = append_new(self, out, path, n)
+        return failed if failed else checked(out, begin, path, n)
 
     cdef int append_format(self, tg_buffer *out, const char *path, size_t n, const tg_values *values) noexcept:
         cdef size_t begin = tg_buffer_size(out), skip = <size_t>len(self.matched)
@@ -76,11 +70,11 @@ cdef class Rewrite:
         if failed:
             return failed
         # A value may be the dots of a segment, or complete them.
-        if has_dot_segment(tg_buffer_head(out) + begin, tg_buffer_size(out) - begin):
+        if dot_segments(tg_buffer_head(out) + begin, tg_buffer_size(out) - begin):
             return FORMAT_REFUSED
         if skip and skip < n and tg_buffer_append(out, path + skip, n - skip) < 0:
             return -1
-        return 0
+        return checked(out, begin, path, n)
 
     cdef int append_parts(self, tg_buffer *out, const char *path, const tg_piece *pieces, int count) noexcept:
         cdef Py_ssize_t i
@@ -122,6 +116,22 @@ cdef class Rewrite:
         return 0
 
 
+cdef int append_new(Rewrite rewrite, tg_buffer *out, const char *path, size_t n) noexcept:
+    cdef tg_piece pieces[REGEX_GROUPS]
+    cdef int count = 0
+    cdef size_t skip = <size_t>len(rewrite.matched)
+    if rewrite.kind == REWRITE_REGEX:
+        return rewrite.substitute(out, path, n)
+    if rewrite.kind == REWRITE_PATH:
+        if skip:
+            count = template_pieces(<const char *>rewrite.matched, skip, path, n, pieces)
+        return rewrite.append_parts(out, path, pieces, count)
+    if rewrite.append_parts(out, path, pieces, 0) < 0:
+        return -1
+    # The route matched by this prefix, so the path has it.
+    return tg_buffer_append(out, path + skip, n - skip) if skip < n else 0
+
+
 cdef int rooted(tg_buffer *out, size_t begin) noexcept nogil:
     """Puts a slash in front of what stands from `begin` on."""
     cdef char *at
@@ -137,13 +147,8 @@ cdef int rooted(tg_buffer *out, size_t begin) noexcept nogil:
     return 0
 
 
-cdef bint has_dot_segment(const char *path, size_t n) noexcept nogil:
-    """Whether a segment is "." or ".." (RFC 3986 section 3.3)."""
-    cdef size_t i, begin = 0
-    for i in range(n + 1):
-        if i < n and path[i] != 47:
-            continue
-        if i - begin == 1 and path[begin] == 46 or i - begin == 2 and path[begin] == 46 and path[begin + 1] == 46:
-            return True
-        begin = i + 1
-    return False
+cdef int checked(const tg_buffer *out, size_t begin, const char *path, size_t n) noexcept nogil:
+    """FORMAT_REFUSED where the path from `begin` on has a dot segment that `path` did not have: of "/v1../x" the prefix
+    "/v1" replaced by "/new/" gives "/new/../x", which leads out of what the route says. Else 0."""
+    cdef size_t count = dot_segments(tg_buffer_head(out) + begin, tg_buffer_size(out) - begin)
+    return FORMAT_REFUSED if count and count > dot_segments(path, n) else 0

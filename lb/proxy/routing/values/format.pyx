@@ -368,6 +368,8 @@ cdef int put(tg_buffer *out, const char *text, size_t n, int encoding, int kind)
             if not PLAIN[<unsigned char>text[i]] & P_HOST:
                 return FORMAT_REFUSED
         return tg_buffer_append(out, text, n)
+    if encoding == E_PATH and makes_dots(out, text, n):
+        return FORMAT_REFUSED
     if encoding == E_PATH or encoding == E_QUERY:
         of_url = ((OF_PATH if encoding == E_PATH else OF_QUERY) >> kind) & 1
         if encoding == E_PATH and not of_url:
@@ -417,6 +419,16 @@ cdef int put(tg_buffer *out, const char *text, size_t n, int encoding, int kind)
             into += 3
     out.end = <size_t>(into - out.data)
     return 0
+
+
+cdef inline bint makes_dots(const tg_buffer *out, const char *text, size_t n) noexcept nogil:
+    """Whether a value begins with "." or ".." as a whole segment, behind a slash or a dot of the path."""
+    cdef size_t dots = 0
+    while dots < n and text[dots] == 46:
+        dots += 1
+    if not 1 <= dots <= 2 or dots < n and text[dots] != 47 or tg_buffer_size(out) == 0:
+        return False
+    return tg_buffer_tail(<tg_buffer *>out)[-1] == 47 or tg_buffer_tail(<tg_buffer *>out)[-1] == 46
 
 
 cdef inline bint is_special(unsigned char c) noexcept nogil:
