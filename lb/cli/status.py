@@ -154,11 +154,11 @@ def _workers(workers: Sequence[dict[str, Any]]) -> Table:
 def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
     table = table_of("listener", "address", "protocol")
     for listener in listeners:
-        address = listener["address"] + (" (passed by systemd)" if listener["inherited"] else "")
+        first, *others = listener.get("sockets") or [listener["address"]]
+        address = first + (" (passed by systemd)" if listener["inherited"] else "")
         table.add_row(*map(cell, (listener["name"], address, listener["protocol"])))
-        others = listener["addresses"][1:]
         for other in others[:_ADDRESSES]:
-            table.add_row(*map(cell, ("", other["address"], "")))
+            table.add_row(*map(cell, ("", other, "")))
         if len(others) > _ADDRESSES:
             table.add_row(*map(cell, ("", f"and {len(others) - _ADDRESSES} more", "")))
     return table

@@ -166,6 +166,29 @@ def parse_socket(text: str) -> Bind:
     return Bind(parse_bind(address), "ipv6only=off" not in options, interface, "transparent" in options)
 
 
+def sockets_shown(opened: Iterable[tuple[str, str]]) -> list[str]:
+    """Sockets as `ss` shows them, from (Bind as text, the address it has): `*` is every address of both families,
+    `%eth0` an interface. Ports in a row are one range, as the configuration writes them."""
+    runs: list[tuple[str, int, int, str]] = []  # host, first port, last port, option
+    for text, address in opened:
+        bind = parse_socket(text)
+        if isinstance(bind.address, UnixPath):
+            runs.append((address, 0, 0, ""))
+            continue
+        host, _, port = address.rpartition(":")
+        host = "*" if not bind.ipv6only else host
+        host += f"%{bind.interface}" if bind.interface else ""
+        option = " transparent" if bind.transparent else ""
+        if runs and runs[-1][::3] == (host, option) and runs[-1][2] + 1 == int(port):
+            runs[-1] = (host, runs[-1][1], int(port), option)
+        else:
+            runs.append((host, int(port), int(port), option))
+    return [
+        host if not first else f"{host}:{first}{f'-{last}' if last > first else ''}{option}"
+        for host, first, last, option in runs
+    ]
+
+
 def port_of(bind: str) -> int:
     """The port of a Bind as text; 0 for a Unix socket or a port that the kernel chooses."""
     address = parse_socket(bind).address

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ SERIES_CAPACITY = 32_768
 _TICK = 1.0  # seconds
 _MOST_READY = 100_000  # models of endpoints that are known to have been ready
 _HEARD = 0.01  # seconds in which the loop hears of the signals that have come
+_SOCKETS = 8  # of a listener, in the line that says what is served
 _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
 
 
@@ -843,7 +844,7 @@ class Master:
         gc.collect()
         gc.freeze()  # modules and a configuration, which may be large, are not looked at after each reload
         gc.enable()  # `tidegate run` starts with it off
-        log.info("serving: %s", ", ".join(f"{name} on {address}" for name, address in self.addresses().items()))
+        log.info("serving: %s", "; ".join(self._served()))
         self._tell_shortage()
         self._notifier.ready(self.summary())
         self._running.set()
@@ -859,6 +860,13 @@ class Master:
         if text is not None and text != self._shortage:
             log.warning("%s", text)
         self._shortage = text
+
+    def _served(self) -> Iterator[str]:
+        """Each listener with its sockets, at most a few of them."""
+        for listener in self.plan.listeners if self.plan else ():
+            sockets = self.sockets.shown(listener.places())
+            more = f" and {len(sockets) - _SOCKETS} more" if len(sockets) > _SOCKETS else ""
+            yield f"{listener.name} on {', '.join(sockets[:_SOCKETS])}{more}"
 
     def addresses(self) -> dict[str, str]:
         """Listener -> the address it really has, which says the port where the configuration says 0."""

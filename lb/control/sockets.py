@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from lb.config.address import Bind, HostPort, UnixPath, parse_socket, socket_name
+from lb.config.address import Bind, HostPort, UnixPath, parse_socket, socket_name, sockets_shown
 from lb.control.datagrams import open_group, set_options, set_receive_buffer, unlike
 from lb.control.stored_sockets import StoredSockets, named
 from lb.errors import StartError
@@ -94,6 +94,10 @@ class SocketTable:
 
     def __contains__(self, listener: str) -> bool:
         return listener in self._open
+
+    def shown(self, places: Mapping[str, str]) -> list[str]:
+        """A listener's sockets as `ss` shows them (place -> bind)."""
+        return sockets_shown((bind, self._open[place].address) for place, bind in places.items())
 
     @property
     def unclaimed(self) -> Sequence[str]:

@@ -18,6 +18,7 @@ from lb.config.address import (
     parse_bind_range,
     parse_socket,
     parse_target,
+    sockets_shown,
 )
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.pools.agent import AgentConfig
@@ -223,6 +224,28 @@ def test_a_socket_as_text() -> None:
     binds += [Bind(parse_bind("unix:/a b"), True), Bind(parse_bind("unix:@a"))]
     assert [parse_socket(str(bind)) for bind in binds] == binds
     assert len({str(bind) for bind in binds}) == len(binds)
+
+
+def test_sockets_are_shown_as_ss_shows_them() -> None:
+    binds = {
+        "0.0.0.0:80 interface=eth0": "0.0.0.0%eth0:80",
+        "0.0.0.0:80 interface=eth1": "0.0.0.0%eth1:80",
+        "[::]:80": "[::]:80",
+        "[::]:80 ipv6only=off interface=eth2": "*%eth2:80",
+        "[fe80::1%eth0]:80": "[fe80::1%eth0]:80",
+        "10.0.0.5:80 transparent": "10.0.0.5:80 transparent",
+        "unix:/run/a b 0.sock": "unix:/run/a b 0.sock",
+        "unix:@app": "unix:@app",
+    }
+    assert sockets_shown((bind, str(parse_socket(bind).address)) for bind in binds) == list(binds.values())
+    assert sockets_shown([("127.0.0.1:0", "127.0.0.1:40000")]) == ["127.0.0.1:40000"]
+    ports = [*range(9000, 9003), 9004, 9003]
+    assert sockets_shown((f"10.0.0.5:{port}", f"10.0.0.5:{port}") for port in ports) == [
+        "10.0.0.5:9000-9002", "10.0.0.5:9004", "10.0.0.5:9003",
+    ]  # fmt: skip
+    assert sockets_shown([("10.0.0.5:80", "10.0.0.5:80"), ("10.0.0.5:81 transparent", "10.0.0.5:81")]) == [
+        "10.0.0.5:80", "10.0.0.5:81 transparent",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

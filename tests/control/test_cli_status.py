@@ -64,7 +64,7 @@ DOCUMENT: dict[str, Any] = {
         {
             "name": "web",
             "address": "127.0.0.1:80",
-            "addresses": [{"bind": f"127.0.0.1:{p}", "address": f"127.0.0.1:{p}"} for p in range(80, 92)],
+            "sockets": ["127.0.0.1%eth0:80", *(f"127.0.0.{n}:80" for n in range(2, 13))],
             "protocol": "http",
             "inherited": True,
         }
@@ -137,8 +137,8 @@ def test_everything_an_operator_looks_for_is_there() -> None:
         "failed: broken",
         "needs a restart: workers: 2",
         "not compiled: lb.net.poller",
-        "127.0.0.1:80 (passed by systemd)",
-        "127.0.0.1:88",
+        "127.0.0.1%eth0:80 (passed by systemd)",
+        "127.0.0.9:80",
         "and 3 more",
         "digits (oip, maglev, 7 waiting)",
         "3 of 4",

@@ -46,7 +46,7 @@ def reading(at_s: float, *rows: tuple[Kind, tuple[list[str], list[int]]], **chan
     return {
         "version": "1.2.3", "state": "running", "uptime_s": 61.0, "generation": 3, "last_reload": None,
         "workers": [{"state": "running"}, {"state": "backoff"}],
-        "listeners": [{"name": "web", "address": "127.0.0.1:80", "protocol": "http"}],
+        "listeners": [{"name": "web", "address": "[::]:80", "sockets": ["*%eth0:80", "[::]:9"], "protocol": "http"}],
         "pools": [
             {
                 "name": "digits", "protocol": "oip", "policy": "auto", "queue": {"waiting": 7}, "panic": False,
@@ -114,6 +114,7 @@ def test_listeners_and_pools_are_the_sum_of_what_they_have() -> None:
     web, digits = row(found, "listener", "web"), row(found, "pool", "digits")
     assert (web["connections"], web["connections_per_s"], web["tls_failures_per_s"]) == (6, 2, 1)
     assert web["requests_per_s"] == 109
+    assert web["sockets"] == ["*%eth0:80", "[::]:9"]
     assert (digits["requests_per_s"], digits["connect_errors_per_s"], digits["waiting"]) == (65, 3, 7)
     assert (digits["usable"], digits["in_flight"], digits["queue_refused_per_s"]) == (2, 4, 3)
     assert 0.002 < digits["queue_wait_p95_s"] <= 0.003

@@ -4,6 +4,7 @@ reloads, for streams and datagrams."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -79,6 +80,13 @@ async def test_streams_on_many_addresses(start: Start) -> None:
         *(f"127.0.0.1:{port}" for port in range(first, first + 3)), f"[::]:{dual}", f"127.0.0.2:{chosen}",
         f"unix:@{name}",
     ]  # fmt: skip
+    (row,) = (await asyncio.to_thread(daemon.status))["listeners"]
+    assert row["sockets"] == [
+        f"127.0.0.1:{first}-{first + 2}", f"*:{dual}", f"127.0.0.2%lo:{chosen}", f"unix:@{name}",
+    ]  # fmt: skip
+    assert f"serving: web on {', '.join(row['sockets'])}\n" in daemon.log
+    _, overview = await asyncio.to_thread(daemon.admin, "/api/v1/overview")
+    assert json.loads(overview)["listeners"][0]["sockets"] == row["sockets"]
     await asyncio.to_thread(ask_all)
     # In another order all stay; without one, only that is closed.
     binds.reverse()

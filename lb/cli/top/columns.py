@@ -48,6 +48,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g}s"
 
 
+def _sockets(value: Sequence[str]) -> str:
+    """The first of a listener's, and how many more there are."""
+    return "-" if not value else value[0] + (f" +{len(value) - 1}" if len(value) > 1 else "")
+
+
 def size(value: float) -> str:
     """Bytes, in powers of 1024."""
     for unit in ("", "K", "M", "G"):
@@ -108,6 +113,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "listener": (
         Column("listener", "listener", str, 0, True),
         Column("protocol", "proto", str, 9),
+        Column("sockets", "on", _sockets, 12),
         _count("connections", "conns", 2),
         _count("connections_per_s", "new/s", 5),
         _RATES[0],

@@ -209,6 +209,7 @@ def _listeners(
         row: Row = {
             "listener": key[0],
             "address": known.get("address", ""),
+            "sockets": known.get("sockets", []),
             "protocol": known.get("protocol", ""),
             "connections": running.get(key, 0),
             "connections_per_s": counts.per_s("connections"),

@@ -4,7 +4,7 @@ A reader of rates asks once a second, so this leaves out of the status document 
 a thousand endpoints it is half of the work.
 
     {version, state, uptime_s, generation, last_reload, workers: [{index, state}],
-     listeners: [{name, address, protocol}],
+     listeners: [{name, address, sockets, protocol}],
      pools: [{name, protocol, policy, panic, queue: {waiting, max} | None,
               endpoints: [{address, weight, health, admin, ejection, in_flight, max_in_flight, turns}]}],
      cache: {entries, bytes, capacity, stored, evictions, …} | None,
@@ -96,7 +96,12 @@ def _models(pool: str, reply: bytes) -> Iterator[dict[str, Any]]:
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
     addresses = master.addresses()
     return [
-        {"name": listener.name, "address": addresses[listener.name], "protocol": listener.protocol}
+        {
+            "name": listener.name,
+            "address": addresses[listener.name],
+            "sockets": master.sockets.shown(listener.places()),
+            "protocol": listener.protocol,
+        }
         for listener in plan.listeners
         if listener.name in addresses
     ]

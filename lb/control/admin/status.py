@@ -5,7 +5,8 @@
      state, zone, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
      changes: [{setting, value, file, at, by}, of endpoints with pool and endpoint],
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
-     listeners: [{name, bind, address, protocol, inherited}],
+     listeners: [{name, bind, address, addresses: [{bind, address}], sockets: [as `ss` shows them], protocol,
+                  inherited}],
      pools: [{name, protocol, policy,
              endpoints: [{address, weight, priority, zone, health, admin, in_flight, outstanding_cost, max_in_flight,
                           learned_limit,
@@ -172,15 +173,16 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
         if listener.name not in master.sockets:
             continue
         listening = master.sockets[listener.name]
-        binds = listener.places()
+        places = listener.places()
         rows.append(
             {
                 "name": listener.name,
                 "bind": listener.bind,
                 "address": listening.address,
                 "addresses": [
-                    {"bind": bind, "address": master.sockets[place].address} for place, bind in binds.items()
+                    {"bind": bind, "address": master.sockets[place].address} for place, bind in places.items()
                 ],
+                "sockets": master.sockets.shown(places),
                 "protocol": listener.protocol,
                 "inherited": listening.inherited,
                 "receive_buffer": _receive_buffer(listening) if listening.datagram else None,

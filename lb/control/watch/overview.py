@@ -50,7 +50,7 @@ def document(
         "recent": {"seconds": seconds, "counts": counts},
         "listeners": [
             {
-                **{key: row[key] for key in ("name", "address", "protocol")},
+                **{key: row[key] for key in ("name", "address", "sockets", "protocol")},
                 "pools": listed[row["name"]]["pools"],
                 "now": history.last(("listener", row["name"])),
             }

@@ -48,7 +48,7 @@ export function topology(overview, shown, place) {
     return more > 0 ? [...rows, h("li", { class: "rest" }, h("a", { href: link({ pool: pool.name }), "data-key": `more ${pool.name}` }, `${plural(more, "more", "more")} of ${short(pool.name, 18)}`))] : rows;
   });
   return [h("h2", {}, "Topology ", h("small", {}, "requests a second, worst first")), h("div", { class: "columns" }, svg("svg", { class: "edges", "aria-hidden": "true" }),
-    column("Listeners", listeners.map((l) => node(`l:${l.name}`, "good", `${l.name} on ${l.address}`, short(l.name), `${l.protocol} · ${count(l.now?.in_flight ?? 0)} open`, null, false, [h("span", { class: "dim small" }, short(l.address, 34)), leads(l.pools)]))),
+    column("Listeners", listeners.map((l) => node(`l:${l.name}`, "good", `${l.name} on ${l.sockets.join(", ")}`, short(l.name), `${l.protocol} · ${count(l.now?.in_flight ?? 0)} open`, null, false, [h("span", { class: "dim small" }, `${short(l.sockets[0], 34)}${l.sockets.length > 1 ? ` and ${count(l.sockets.length - 1)} more` : ""}`), leads(l.pools)]))),
     column("Routes", routes.map((r) => node(`r:${r.name}`, ofRoute(r), `${r.name} ${r.host}${r.path}`, short(r.name, 24), `${rate(r.now?.rate ?? 0)}/s${errors(r.now)}`, link({ route: r.name }), place.route === r.name, leads(r.pools))),
       shown.routes.length > routes.length || overview.routes_left_out ? `${count(shown.routes.length - routes.length + overview.routes_left_out)} more` : null),
     column("Pools", pools.map((p) => node(`p:${p.name}`, ofPool(p), p.name, short(p.name, 24), `${rate(p.now?.rate ?? 0)}/s${errors(p.now)}`, link({ pool: p.name }), place.pool === p.name && !place.endpoint,
