@@ -23,7 +23,7 @@ from lb.config.regular_file import read_regular
 from lb.config.schema.access import provider_plan
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
-from lb.config.schema.maps import entries_of
+from lb.config.schema.maps import MapConfig, entries_of, line_of
 from lb.config.sources import Ranges, networks_in, refused_ranges
 from lb.control.key_sets import KEY_SETS
 from lb.errors import TidegateError
@@ -31,7 +31,7 @@ from lb.net.tls import certificate
 from lb.net.tls.context import check_ciphers
 from lb.net.tls.revocation import revocations_until, staple_until
 from lb.proxy.access.checks import make_check
-from lb.proxy.routing.values.lookup import build
+from lb.proxy.routing.values.lookup import EntryError, build
 
 log = logging.getLogger("tidegate.tls")
 
@@ -144,7 +144,7 @@ class TlsFiles:
             if one.file is None or one.file in files:  # else it has been reported
                 try:
                     content = files[one.file] if one.file is not None else b""
-                    maps[name] = build(entries_of(one, content), one.match, one.folds)
+                    maps[name] = _map(one, content)
                 except ValueError as error:
                     where = f"maps.{name}.{'entries' if one.file is None else 'file'}"
                     problems.append((where, f"{one.file}: {error}" if one.file is not None else str(error)))
@@ -158,6 +158,16 @@ class TlsFiles:
         self.material = Material(files, names, staples, KEY_SETS.refresh(config), maps, sources)
         self.facts = tuple(facts)
         return problems
+
+
+def _map(config: MapConfig, content: bytes) -> bytes:
+    """The block of a map. Raises ValueError, with the line where it has a file."""
+    try:
+        return build(entries_of(config, content), config.match, config.folds)
+    except EntryError as error:
+        if config.file is None:
+            raise
+        raise ValueError(f"line {line_of(config, content, error.key)}: {error}") from None
 
 
 def _sources(config: Config, files: Mapping[Path, bytes], problems: list[tuple[str, str]]) -> dict[str, Ranges]:

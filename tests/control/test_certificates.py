@@ -217,6 +217,23 @@ async def test_an_operator_is_told_of_maps_that_have_changed(tmp_path: Path) -> 
     assert await watch.reload() == {**changed, "maps": []}
 
 
+def test_an_expression_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    entries = tmp_path / "tenants.map"
+    PAIR.write(tmp_path)
+    key = expanded("${request.host}", Sources({}, tmp_path), [])
+    for match, content, said in (
+        ("regex", "# hosts\n^A$ one\n\n(b two\n", "line 4: '(b' is not a regular expression: missing ): (b"),
+        ("domain", f"a.org 1\n.{'B' * 1025} 1\n", f"line 2: '{'b' * 64}': a key has at most 1024 bytes, a value 4096"),
+        ("exact", f"a.org 1\nb {'x' * 4097}\n", "line 2: 'b': a key has at most 1024 bytes, a value 4096"),
+    ):
+        entries.write_text(content)
+        wanted = config(tmp_path, maps={"tenants": {"key": key, "file": str(entries), "match": match}})
+        assert TlsFiles().check(wanted) == [("maps.tenants.file", f"{entries}: {said}")]
+    wanted = config(tmp_path, maps={"tenants": {"key": key, "entries": {"(b": "x"}, "match": "regex"}})
+    ((where, said),) = TlsFiles().check(wanted)
+    assert (where, said.partition(":")[0]) == ("maps.tenants.entries", "'(b' is not a regular expression")
+
+
 async def test_a_list_of_networks_with_a_mistake_keeps_nothing_else_back(tmp_path: Path) -> None:
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text("127.6.0.0/16\n")

@@ -72,7 +72,6 @@ def maps_plan(maps: Mapping[str, MapConfig], material: Material) -> dict[str, Ma
 def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
     """The entries of a map, whose file holds `content`. Raises ValueError with the number of a line that is wrong."""
     found: dict[bytes, bytes] = {}
-    folds = config.folds
     entries = (config.entries or {}).items()
     # Of a large file the lines are looked at one by one only where there is something to find.
     unfit = (
@@ -80,10 +79,7 @@ def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
     )
     of_file = _rows(content) if config.entries is None else iter(())
     for number, key, value in chain(((0, key.encode(), value.encode()) for key, value in entries), of_file):
-        if folds and config.match != "regex":
-            key = key.lower()
-        if config.match == "domain":
-            key = key.lstrip(b".").rstrip(b".")
+        key = _compared(config, key)
         place = f"line {number}: " if number else ""
         if unfit and (_UNFIT.search(key) or _UNFIT.search(value)):
             raise ValueError(f"{place}has a control character")
@@ -91,6 +87,21 @@ def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
             raise ValueError(f"{place}{key[:64].decode('utf-8', 'replace')!r} is there twice")
         found[key] = value
     return found
+
+
+def line_of(config: MapConfig, content: bytes, key: bytes) -> int:
+    """The number of the line that gives `content` the entry `key`. ValueError where there is none."""
+    for number, found, _ in _rows(content):
+        if _compared(config, found) == key:
+            return number
+    raise ValueError(f"{key!r} is in no line")
+
+
+def _compared(config: MapConfig, key: bytes) -> bytes:
+    """A key as the map compares it."""
+    if config.match == "domain":
+        return key.lower().lstrip(b".").rstrip(b".")
+    return key.lower() if config.folds and config.match != "regex" else key
 
 
 def _rows(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:

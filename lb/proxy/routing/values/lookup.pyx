@@ -30,9 +30,19 @@ cdef struct tg_entry:
     uint16_t value
 
 
+class EntryError(ValueError):
+    """An entry that a map cannot have."""
+
+    key: bytes
+
+    def __init__(self, key: bytes, said: str) -> None:
+        super().__init__(said)
+        self.key = key
+
+
 def build(entries: dict[bytes, bytes], kind: str, fold: bool = False) -> bytes:
-    """The block of a map of `kind` (exact, prefix, suffix, domain or regex). Raises ValueError for a key or value that
-    is too long, for an expression that RE2 does not take, and for too many of these."""
+    """The block of a map of `kind` (exact, prefix, suffix, domain or regex). Raises EntryError for a key or value that
+    is too long and for an expression that RE2 does not take, ValueError for too many of these."""
     cdef bytearray slots, text
     cdef uint32_t *places
     cdef uint32_t mask, at, hash
@@ -51,12 +61,12 @@ def build(entries: dict[bytes, bytes], kind: str, fold: bool = False) -> bytes:
     mask = count - 1
     for key, value in entries.items():
         if len(key) > LOOK_LONGEST or len(value) > 4096:
-            raise ValueError(f"{key[:64].decode('latin-1')!r}: a key has at most {LOOK_LONGEST} bytes, a value 4096")
+            raise EntryError(key, f"{shown(key)}: a key has at most {LOOK_LONGEST} bytes, a value 4096")
         if kind == "regex":
             try:
                 Regex(key)
             except ValueError as error:
-                raise ValueError(f"{key[:64].decode('latin-1')!r} is not a regular expression: {error}") from None
+                raise EntryError(key, f"{shown(key)} is not a regular expression: {error}") from None
         raw = key[::-1] if kind == "suffix" else key
         hash = fold_hash(text_hash(TEXT_HASH_START, <const char *>raw, <size_t>len(raw)))
         at = hash & mask
@@ -69,6 +79,10 @@ def build(entries: dict[bytes, bytes], kind: str, fold: bool = False) -> bytes:
         longest, shortest = max(longest, <size_t>len(raw)), min(shortest, <size_t>len(raw))
     head = HEAD.pack(MAGIC, KINDS[kind], fold or kind == "domain", len(entries), count, shortest, longest, len(text))
     return head + bytes(lengths) + bytes(slots) + bytes(text)
+
+
+cdef str shown(bytes key):
+    return repr(key[:64].decode("utf-8", "replace"))
 
 
 cdef inline uint32_t fold_hash(uint64_t hash) noexcept nogil:
