@@ -109,7 +109,7 @@ def test_a_listener_asks_for_what_its_routes_do_not_say() -> None:
     def listener(**settings: Any) -> list[str]:
         web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "a"}], **settings}
         quotas = {"daily": {"requests": 5, "per": "day", "key": {"identity": True}}}
-        return problems({}, listeners={"web": web}, quotas=quotas)
+        return problems({}, listeners={"web": web}, quotas=quotas, log={"access": "-"})
 
     assert listener(auth="keys") == []
     assert listener(auth="keys", routes=[{"pool": "a", **{"cache": {"tenant": {"identity": True}}}}]) == []

@@ -62,16 +62,20 @@ def test_what_the_sections_contradict() -> None:
         f"{at}.table_rules[0].when.clients: tables.clients does not store failures",
         f"{at}.table_rules[0].set_gpt0: its requests do not count in 'clients'; put it into track",
         f"{at}.table_rules[0].increment_gpc0: its requests do not count in 'clients'; put it into track",
+        f"{at}.table_rules[0].when.clients: has no effect: no request counts in 'clients'; put it into track",
     ]
     bare = {"key": f"{OPEN}header.x-user{CLOSE}", "store": ["requests"]}
-    (found,) = problems({"track": "bare", "table_rules": [{**DENY, "set_gpt0": {"bare": 1}}]}, bare=bare)
+    (found,) = problems({"track": ["bare", "clients"], "table_rules": [{**DENY, "set_gpt0": {"bare": 1}}]}, bare=bare)
     assert found == f"{at}.table_rules[0].set_gpt0: tables.bare does not store gpt0"
     match = {"tables": {"clients": {"requests": {"above": 1}}, "nobody": {"requests": 1}}}
-    assert problems({"match": match}) == [f"{at}.match.tables.nobody: there is no table 'nobody'"]
+    assert problems({"match": match}, {"track": "clients"}) == [f"{at}.match.tables.nobody: there is no table 'nobody'"]
     group = {"any": [{"tables": {"clients": {"bytes_in": {"below": 1}}}}]}
-    assert problems({"match": group}) == [f"{at}.match.any[0].tables.clients: tables.clients does not store bytes_in"]
+    assert problems({"match": group}, {"track": "clients"}) == [
+        f"{at}.match.any[0].tables.clients: tables.clients does not store bytes_in"
+    ]
     users = {"key": IDENTITY, "store": ["requests"]}
-    found, needs = problems({"match": {"tables": {"users": {"requests": 1}}}}, users=users)
+    match = {"tables": {"users": {"requests": 1}}}
+    found, needs = problems({"match": match, "track": "users"}, users=users)
     assert found.endswith("tables.users.key: ${auth.identity} is known once the route is chosen")
     assert needs.endswith("tables.users counts by ${auth.identity}, which needs auth here")
     said = f"{OPEN}table.clients.requests{CLOSE} {OPEN}table.clients.failures{CLOSE} {OPEN}table.x.requests{CLOSE}"

@@ -135,6 +135,16 @@ async def test_the_head_says_what_became_of_the_body(site: Site) -> None:
     assert [name.lower() for name, _ in got.fields].count("content-encoding") == 1
 
 
+async def test_the_shortest_answer_that_is_compressed(site: Site) -> None:
+    body = b"a"
+    gate = await compressing(site, Origin(lambda asked: Reply(200, [JSON], body)), {"min_length": 0})
+    got = await ask(gate, Accept_Encoding="gzip")
+    assert (got.get("content-encoding"), decoded(got)) == ("gzip", body)
+    body = b""
+    got = await ask(gate, Accept_Encoding="gzip")
+    assert (got.get("content-encoding"), got.get("content-length"), got.body) == (None, "0", b"")
+
+
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
 async def test_an_event_arrives_when_it_is_sent(site: Site, coding: str) -> None:
     events = [b"data: %d %s\n\n" % (i, b"x" * i * 50) for i in range(5)]

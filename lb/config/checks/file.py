@@ -17,6 +17,7 @@ from lb.config.address import Bind, HostPort, collide, parse_bind
 from lb.config.checks.access import check_access, check_quotas
 from lb.config.checks.affinity import check_affinity
 from lb.config.checks.bind import check_bind
+from lb.config.checks.effects import check_effects
 from lb.config.checks.endpoints import check_endpoints
 from lb.config.checks.health import check_health
 from lb.config.checks.jobs import check_jobs
@@ -72,6 +73,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *check_maps(config),
         *check_tables(config, broken),
         *check_tls(config.listeners, config.pools),
+        *check_effects(config, broken),
         *check_explain({name: listener.explain for name, listener in config.listeners.items()}, config.log.access),
     ]
 
@@ -180,6 +182,8 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
     if "oip" in protocols:
         tags_header = config.cache.tags_header if config.cache is not None else None
         yield from _inference(path, route, tags_header)
+        if protocols == {"oip"}:
+            yield from only_for(route, path, ("response_rewrite",), "only for pools of protocol http, http2 and grpc")
     elif protocols:
         yield from only_for(route, path, ("server_calls", "stream_messages"), "only for pools of protocol oip")
     if route.mirror is not None and route.mirror.pool in config.pools and protocols:

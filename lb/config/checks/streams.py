@@ -43,7 +43,14 @@ _STREAM_ONLY = (
     "half_close_timeout",
     "tcp_keepalive",
 )
-_ABOUT_SOURCES = ("allow", "allow_file", "deny", "deny_file", "connection_rate_per_source")
+_ABOUT_SOURCES = (
+    "allow",
+    "allow_file",
+    "deny",
+    "deny_file",
+    "connection_rate_per_source",
+    "max_connections_per_source",
+)
 _POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",), "udp": ("udp",)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -32,6 +33,16 @@ def one_or_more(value: Any) -> Any:
 Network = Annotated[str, AfterValidator(_network)]
 """`10.0.0.0/8`, `2001:db8::/32` or an address, in canonical form."""
 
+
+def _no_address(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return value.lower()
+    said = "is an address, which no client names in its ClientHello (RFC 6066 section 3); source is for clients'"
+    raise problem("server_name", f"{value} {said}")
+
+
 ServerName = Annotated[
     str,
     advised(lambda name: host_advice(name, False)),
@@ -39,7 +50,7 @@ ServerName = Annotated[
         r"(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*",
         "is not a server name; write example.org or *.example.org",
     ),
-    AfterValidator(str.lower),
+    AfterValidator(_no_address),
 ]
 
 

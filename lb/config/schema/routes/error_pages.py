@@ -89,7 +89,7 @@ def _plan(page: ErrorPageConfig, files: Mapping[Path, bytes]) -> ErrorPagePlan:
         fields = (*fields, ("Content-Type", content_type(page.file) if page.file is not None else _HTML))
     valued = has_values(page.body)
     return ErrorPagePlan(
-        statuses=tuple(_expanded(page.on)),
+        statuses=tuple(statuses_of(page.on)),
         fields=fields,
         body=files[page.file] if page.file is not None else b"" if valued else page.body.encode(),
         text=page.body if valued else "",
@@ -98,7 +98,8 @@ def _plan(page: ErrorPageConfig, files: Mapping[Path, bytes]) -> ErrorPagePlan:
     )
 
 
-def _expanded(statuses: Sequence[str]) -> Iterator[int]:
+def statuses_of(statuses: Sequence[str]) -> Iterator[int]:
+    """The statuses that `on` names, classes one by one."""
     for status in statuses:
         if status.endswith("xx"):
             yield from range(int(status[0]) * 100, int(status[0]) * 100 + 100)
