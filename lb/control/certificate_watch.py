@@ -2,8 +2,8 @@
 their time.
 
 `look` is called every second by the master, off the data path. Files are judged by what `stat` says of them; those that
-differ are read, checked and published as a new plan. A set that cannot be used, such as a new certificate whose key has
-not come yet, leaves the one in force where it is and is tried again when it changes.
+differ are read, checked and published as a new plan. A file that cannot be used, such as a new certificate whose key
+has not come yet, leaves what is in force where it is and is tried again when it changes (lb.control.changed_files).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lb.clock import Clock
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import tls_files
 from lb.control.certificates import TlsFiles, say_staple, say_state, warn
+from lb.control.changed_files import settle
 from lb.control.configuration import Loaded
 from lb.control.key_sets import KEY_SETS
 from lb.control.publisher import Publisher
@@ -30,12 +31,6 @@ from lb.errors import TidegateError
 log = logging.getLogger("tidegate.tls")
 
 Signature = tuple[tuple[str, tuple[int, ...] | bytes | None], ...]
-
-
-def _stands_alone(where: str) -> bool:
-    """Whether what has a problem at `where` concerns nothing else: a map, or who may connect to a listener."""
-    section, key = where.partition(".")[0], where.rpartition(".")[2]
-    return section == "maps" or (section == "listeners" and key in ("allow_file", "deny_file", "deny"))
 
 
 class CertificateWatch:
@@ -70,21 +65,18 @@ class CertificateWatch:
 
     async def reload(self, dry_run: bool = False) -> dict[str, Any]:
         """What is on disk now, without waiting for a second look: {ok, changed, maps, problems}. `changed` are the
-        files of certificates that are others, `maps` the names of maps; with `dry_run` they are not taken into use.
-        Never raises for what is wrong."""
+        files of certificates that are others, `maps` the names of maps; with `dry_run` they are not taken into use, nor
+        are files with problems, which are not `ok`. Never raises for what is wrong."""
         loaded = self._publisher.loaded
         files = TlsFiles()
         found = await asyncio.to_thread(files.check, loaded.config)
+        settled = settle(loaded.config, files, found, loaded.material, loaded.certificates)
         known = {fact.fingerprint for fact in loaded.certificates}
-        changed = sorted({str(fact.file) for fact in files.facts if fact.fingerprint not in known})
-        maps = [name for name, block in files.material.maps.items() if block != loaded.material.maps.get(name)]
-        if dry_run or found:
-            return {
-                "ok": not found,
-                "changed": changed,
-                "maps": maps,
-                "problems": [f"{where}: {what}" for where, what in found],
-            }
+        changed = sorted({str(fact.file) for fact in settled.facts if fact.fingerprint not in known})
+        maps = [name for name, block in settled.material.maps.items() if block != loaded.material.maps.get(name)]
+        if dry_run:
+            problems = [f"{where}: {what}" for where, what in settled.problems]
+            return {"ok": not problems, "changed": changed, "maps": maps, "problems": problems}
         signature = await asyncio.to_thread(self._signature, loaded.config)
         self._last = signature
         await self._changed(signature)
@@ -113,33 +105,21 @@ class CertificateWatch:
         files = TlsFiles()
         found = await asyncio.to_thread(files.check, loaded.config)
         self._done = signature
-        apart = [(where, what) for where, what in found if _stands_alone(where)]
-        if apart and apart == found:
-            # A map or a list of networks with a mistake keeps no certificate back, and no other list: the one in force
-            # stays, and the rest goes on.
-            files.material = replace(
-                files.material,
-                maps={**loaded.material.maps, **files.material.maps},
-                sources={**loaded.material.sources, **files.material.sources},
-            )
+        settled = settle(loaded.config, files, found, loaded.material, loaded.certificates)
+        self.problems = tuple(f"{where}: {what}" for where, what in settled.problems)
+        if self.problems:
             self.reloads["failed"] += 1
-        elif found:
-            self.problems = tuple(f"{where}: {what}" for where, what in found)
-            self.reloads["failed"] += 1
-            self._say_problems()
-            return
-        self.problems = tuple(f"{where}: {what}" for where, what in apart)
         self._say_problems()
-        if files.material == loaded.material:
+        if settled.material == loaded.material:
             return
-        wanted = replace(loaded, material=files.material, certificates=files.facts)
+        wanted = replace(loaded, material=settled.material, certificates=settled.facts)
         if await self._publish(wanted, "changed files"):
             self.reloads["ok"] += 1
-            for name, block in files.material.maps.items():
+            for name, block in settled.material.maps.items():
                 if block != loaded.material.maps.get(name):
                     log.info("maps.%s: its file has changed, %d bytes are in force", name, len(block))
             old = {fact.fingerprint for fact in loaded.certificates}
-            for fact in files.facts:
+            for fact in settled.facts:
                 if fact.fingerprint not in old:
                     log.info("%s: new certificate from %s (%s)", fact.owner, fact.file, fact.subject)
         else:

@@ -153,11 +153,16 @@ class TlsFiles:
         files = {path: content for path, content in files.items() if path not in made}
         if sum(map(len, maps.values())) > MAX_MAPS:
             problems.append(("maps", f"all maps together take more than {MAX_MAPS >> 20} MiB"))
-        if sum(len(four) + len(six) for four, six in sources.values()) > MAX_SOURCES:
+        if sum(map(size_of, sources.values())) > MAX_SOURCES:
             problems.append(("listeners", f"all lists of networks together take more than {MAX_SOURCES >> 20} MiB"))
         self.material = Material(files, names, staples, KEY_SETS.refresh(config), maps, sources)
         self.facts = tuple(facts)
         return problems
+
+
+def size_of(ranges: Ranges) -> int:
+    """Bytes of a list of networks, as workers have it."""
+    return sum(map(len, ranges))
 
 
 def _map(config: MapConfig, content: bytes) -> bytes:

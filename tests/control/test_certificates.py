@@ -274,6 +274,84 @@ async def test_a_list_of_networks_with_a_mistake_keeps_nothing_else_back(tmp_pat
     assert publisher.loaded.material.sources["web"] != before["web"]
 
 
+async def test_each_file_stands_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has a mistake keeps what is in force; certificate, key and OCSP response belong together."""
+    key = expanded("${request.host}", Sources({}, tmp_path), [])
+    names = ("one.map", "two.map", "page.html", "other.html", "deny.txt")
+    one, two, page, other, deny = (tmp_path / name for name in names)
+    for path in (one, two, page, other):
+        path.write_text("a 1\n")
+    deny.write_text("10.0.0.0/8\n")
+    second = PAIR.write(tmp_path, "second")
+    PAIR.write(tmp_path)
+    maps = {name: {"key": key, "file": str(path)} for name, path in (("one", one), ("two", two))}
+    wanted = config(tmp_path, maps=maps).model_dump(exclude_unset=True)
+    wanted["listeners"]["web"]["tls"]["certificates"].append({"cert": second[0], "key": second[1]})
+    wanted["listeners"]["web"]["error_pages"] = [
+        {"on": ["404"], "file": str(page)},
+        {"on": ["5xx"], "file": str(other)},
+    ]
+    wanted["listeners"]["web"]["deny_file"] = str(deny)
+    files, parsed = TlsFiles(), Config.model_validate(wanted)
+    assert files.check(parsed) == []
+    watch, publisher, clock = watching(Loaded(parsed, {}, files.material, files.facts))
+    first = publisher.loaded
+
+    async def look() -> list[str]:
+        caplog.clear()
+        for _ in range(3):
+            clock.time += 10_000_000_000
+            await watch.look()
+        said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+        assert said == [f"changed files are not used, the old ones stay: {problem}" for problem in watch.problems]
+        return [problem.split(": ")[0] for problem in watch.problems]
+
+    # A list that is too large and a page that is, a key without its certificate: all else is in force.
+    deny.write_bytes(b"#" * (8 << 20) + b"\n")
+    page.write_bytes(b"x" * ((1 << 20) + 1))
+    (tmp_path / "second.key").write_bytes(AUTHORITY.issue("another.test").key)
+    AUTHORITY.issue("new.test").write(tmp_path)
+    other.write_text("new")
+    two.write_text("a 2\n")
+    assert await look() == [
+        "listeners.web.deny_file", "listeners.web.tls.certificates[1].key", "listeners.web.error_pages[0].file",
+    ]  # fmt: skip
+    now = publisher.loaded
+    assert [fact.names for fact in now.certificates] == [("new.test",), first.certificates[1].names]
+    assert {path.name for path in now.material.files if now.material.files[path] != first.material.files[path]} == {
+        "server.pem", "server.key", "other.html",
+    }  # fmt: skip
+    assert now.material.maps["one"] == first.material.maps["one"]
+    assert now.material.maps["two"] != first.material.maps["two"]
+    assert now.material.sources == first.material.sources
+    made = {"generation": 2, "workers": 1, "allocator": Counter(), "managed": {}, "tickets": (b"k",)}
+    compile_plan(now.config, material=now.material, **made)
+    # An operator is told the same, and what is good is taken.
+    one.write_text("a 3\n")
+    told = await watch.reload(dry_run=True)
+    assert (told["ok"], told["maps"], len(told["problems"])) == (False, ["one"], 3)
+    assert publisher.loaded is now
+    assert await watch.reload() == told
+    assert publisher.loaded.material.maps["one"] != now.material.maps["one"]
+    # Each may be small enough, and all together too large: those that grew most stay as they are.
+    for path in (deny, page):
+        path.write_text("10.0.0.0/9\n")
+    PAIR.write(tmp_path, "second")
+    for module in ("certificates", "changed_files"):
+        monkeypatch.setattr(f"lb.control.{module}.MAX_MAPS", 1 << 20)
+    lines = b"".join(b"%d.example.org some-pool\n" % i for i in range(16_000))
+    one.write_bytes(lines)
+    two.write_bytes(lines[: len(lines) // 2])
+    assert await look() == ["maps.one"]
+    assert len(publisher.loaded.material.maps["one"]) < 4096
+    assert len(publisher.loaded.material.maps["two"]) > 1 << 18
+    assert publisher.loaded.material.sources != first.material.sources
+    one.write_text("a 4\n")
+    assert await look() == []
+
+
 async def test_changed_files_are_taken_once_they_rest(tmp_path: Path) -> None:
     watch, publisher, _ = watching(load(tmp_path))
     for _ in range(3):
