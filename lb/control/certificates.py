@@ -18,9 +18,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from lb.config.checks.values import PoolNames, pool_names
 from lb.config.network import Network, parse_network
 from lb.config.regular_file import read_regular
 from lb.config.schema.access import provider_plan
+from lb.config.schema.base import did_you_mean
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
 from lb.config.schema.maps import MapConfig, entries_of, line_of
@@ -140,11 +142,12 @@ class TlsFiles:
                 except ValueError as error:
                     problems.append((f"listeners.{name}.tls.ciphers", str(error)))
         maps = {}
+        pools = pool_names(config)
         for name, one in config.maps.items():
             if one.file is None or one.file in files:  # else it has been reported
                 try:
                     content = files[one.file] if one.file is not None else b""
-                    maps[name] = _map(one, content)
+                    maps[name] = _map(one, content, pools.get(name, ()))
                 except ValueError as error:
                     where = f"maps.{name}.{'entries' if one.file is None else 'file'}"
                     problems.append((where, f"{one.file}: {error}" if one.file is not None else str(error)))
@@ -165,14 +168,28 @@ def size_of(ranges: Ranges) -> int:
     return sum(map(len, ranges))
 
 
-def _map(config: MapConfig, content: bytes) -> bytes:
-    """The block of a map. Raises ValueError, with the line where it has a file."""
+def _map(config: MapConfig, content: bytes, named: Sequence[PoolNames]) -> bytes:
+    """The block of a map, of whose values `named` says which pools they name. Raises ValueError, with the line where it
+    has a file."""
+    entries = entries_of(config, content)
     try:
-        return build(entries_of(config, content), config.match, config.folds)
+        for each in named:
+            _refuse_unknown(entries, each)
+        return build(entries, config.match, config.folds)
     except EntryError as error:
         if config.file is None:
             raise
         raise ValueError(f"line {line_of(config, content, error.key)}: {error}") from None
+
+
+def _refuse_unknown(entries: Mapping[bytes, bytes], named: PoolNames) -> None:
+    """Raises EntryError for a value that names no pool."""
+    unknown = {value for value in set(entries.values()) if named.refused(value.decode("utf-8", "replace"))}
+    for key, value in entries.items() if unknown else ():
+        if value in unknown:
+            text = value.decode("utf-8", "replace")
+            said = f"{text[:64]!r} names none of the pools of {named.path}{did_you_mean(text, named.pools)}"
+            raise EntryError(key, said)
 
 
 def _sources(config: Config, files: Mapping[Path, bytes], problems: list[tuple[str, str]]) -> dict[str, Ranges]:

@@ -167,6 +167,7 @@ def test_elsewhere_there_are_no_values(tmp_path: Path, route: str) -> None:
         ("pool: a, request_headers: {set: {x-a: '${tls.client.subject}'}}", "needs tls of the listener"),
         ("pools: [{pool: a}], pool_by: '${pool.name}'", "is known once the route is chosen"),
         ("pools: [{pool: a}], pool_by: a", "is the same for every request"),
+        ("pools: [{pool: a}], pool_by: '${header.x:-b}'", "pool_by: its default 'b' names none of the pools"),
         ("pool: a, pool_by: '${header.x}'", "pool_by chooses among pools"),
         ("pool: a, rewrite: {path: '/x${request.uri}'}", "the query stays as it is behind the new path"),
         ("redirect: {path: '/x${request.query}'}", "the query stays as it is behind the new path"),

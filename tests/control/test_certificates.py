@@ -234,6 +234,35 @@ def test_an_expression_that_is_none_is_named_with_its_line(tmp_path: Path) -> No
     assert (where, said.partition(":")[0]) == ("maps.tenants.entries", "'(b' is not a regular expression")
 
 
+async def test_a_map_that_names_pools_knows_them(tmp_path: Path) -> None:
+    entries = tmp_path / "tenants.map"
+    PAIR.write(tmp_path)
+    host, tenants, other = (
+        expanded(text, Sources({}, tmp_path), [])
+        for text in ("${request.host}", "a${map.tenants:-${header.x-pool}}p", "${map.tenants}${map.other}")
+    )
+    maps = {"tenants": {"key": host, "file": str(entries)}, "other": {"key": host, "entries": {"a": "b"}}}
+    wanted = config(tmp_path, maps=maps).model_dump(exclude_unset=True)
+    wanted["listeners"]["web"]["routes"] = [
+        {"pools": [{"pool": "app"}], "pool_by": tenants},
+        {"match": {"method": ["PUT"]}, "pools": [{"pool": "app"}], "pool_by": other},
+    ]
+    entries.write_text("a.org p\nlisted\n")  # a name of a list leaves it to the header, and to weights
+    assert TlsFiles().check(Config.model_validate(wanted)) == []
+    entries.write_text("a.org p\n# more\nb.org q\n")
+    assert TlsFiles().check(Config.model_validate(wanted)) == [
+        ("maps.tenants.file", f"{entries}: line 3: 'q' names none of the pools of listeners.web.routes[0].pool_by")
+    ]
+    maps["tenants"] = {"key": host, "entries": {"a.org": "ap"}}
+    wanted["listeners"]["web"]["routes"][0]["pool_by"] = expanded("${map.tenants}", Sources({}, tmp_path), [])
+    assert TlsFiles().check(Config.model_validate({**wanted, "maps": maps})) == [
+        (
+            "maps.tenants.entries",
+            "'ap' names none of the pools of listeners.web.routes[0].pool_by; did you mean app?",
+        )
+    ]
+
+
 async def test_a_list_of_networks_with_a_mistake_keeps_nothing_else_back(tmp_path: Path) -> None:
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text("127.6.0.0/16\n")

@@ -130,14 +130,14 @@ async def test_values_of_maps_in_texts_and_conditions(site: Site) -> None:
 
 async def test_a_text_names_the_pool(site: Site) -> None:
     _, pools = await shown(site, "a", "b", "c")
-    maps = {"tenants": {"key": "${request.host}", "entries": {"b.org": "b", "d.org": "d"}}}
+    maps = {"tenants": {"key": "${request.host}", "entries": {"b.org": "b"}}}
     route = {
         "pools": [{"pool": "a"}, {"pool": "b", "weight": 0}, {"pool": "c", "weight": 0}],
         "pool_by": "${map.tenants:-${header.x-pool}}",
     }
     gate = await routing_gate(site, [route], pools, maps=maps)
     for host, pool, answer in (
-        ("b.org", "c", "b"), ("x.org", "c", "c"), ("d.org", "c", "a"), ("x.org", "nope", "a"), ("x.org", "", "a"),
+        ("b.org", "c", "b"), ("x.org", "c", "c"), ("x.org", "nope", "a"), ("x.org", "", "a"),
     ):  # fmt: skip
         assert (await curl(gate, "/", H, f"Host: {host}", H, f"X-Pool: {pool}")).body == answer
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from lb.config.forms import by_form, members_of
 from lb.config.schema.access import access_of
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.routes.match import maps_of, texts_of
@@ -30,6 +31,10 @@ def check_values(config: Config, broken: Set[str], listener: ListenerConfig, rou
             for value in values_in(parse(key.text, "text")):
                 if said := _needed(value, listener, route):
                     yield "pool", f"pools.{name}.policy.key.text: {said}"
+    one, named = _pool_name("pool_by", route)
+    default = "".join(map(str, one.otherwise)) if one is not None and not any(values_in(one.otherwise)) else ""
+    if named.refused(default):
+        yield "pool_by", f"its default {default!r} names none of the pools" + did_you_mean(default, named.pools)
     for where, text, _ in route.texts():
         for value in values_in(parse(text)) if has_values(text) else ():
             if value.name == "map":
@@ -80,6 +85,42 @@ def check_maps(config: Config) -> Iterator[Found]:
     for name, one in config.maps.items():
         if not has_values(one.key):
             yield f"maps.{name}.key", f"{one.key!r} is the same for every request; a value is ${{request.host}}"
+
+
+class PoolNames(NamedTuple):
+    """What the values of a map have to be: with `before` in front and `behind` behind it, one of `pools`, which the
+    route at `path` has."""
+
+    path: str
+    before: str
+    behind: str
+    pools: frozenset[str]
+
+    def refused(self, value: str) -> bool:
+        """Whether the route has no such pool. An empty value leaves the choice to its default, or to weights."""
+        return value != "" and f"{self.before}{value}{self.behind}" not in self.pools
+
+
+def pool_names(config: Config) -> dict[str, list[PoolNames]]:
+    """By map, what its values are names of: those of texts of `pool_by` that depend on nothing else."""
+    found: dict[str, list[PoolNames]] = {}
+    for name, listener in config.listeners.items():
+        for first, places in by_form(members_of(listener.routes)):
+            one, named = _pool_name(f"listeners.{name}.routes[{places[0]}].pool_by", first)
+            if one is not None and one.name == "map":
+                found.setdefault(one.argument, []).append(named)
+    return found
+
+
+def _pool_name(path: str, route: RouteConfig) -> tuple[Value | None, PoolNames]:
+    """The one value of a route's `pool_by`, or None, and what stands around it."""
+    parts = parse(route.pool_by or "", "text")
+    at = [i for i, part in enumerate(parts) if isinstance(part, Value)]
+    place = at[0] if len(at) == 1 else len(parts)
+    before, behind = ("".join(map(str, some)) for some in (parts[:place], parts[place + 1 :]))
+    one = parts[place] if place < len(parts) else None
+    pools = frozenset(share.pool for share in route.pools)
+    return one if isinstance(one, Value) else None, PoolNames(path, before, behind, pools)
 
 
 def _map(config: Config, broken: Set[str], where: str, name: str, early: bool) -> Iterator[Found]:

@@ -259,7 +259,7 @@ class RouteConfig(Model):
     pool_by: Annotated[str, Field(max_length=4096), AfterValidator(checked_name)] | None = None
     """A text with [values of the request](howto/values.md) that names which of the `pools` answers, such as
     `${map.tenants}` or `${header.x-pool}`. Where it names none of them, they share the request by weight; one of weight
-    0 answers by its name only."""
+    0 answers by its name only. A map whose values name none of them is an error of the file."""
     sticky: KeyConfig | None = None
     """What requests are told apart by when `pools`, or `pool` and `canary`, share them, so that like ones go to the
     same pool. A request without it goes at random. Default: all at random."""
