@@ -603,7 +603,7 @@ class Master:
         )  # fmt: skip
         cleanup.callback(self.segment.close)
         self.tables = TableKeeper(self.segment, self._clock)
-        self.peers = TablePeers(self.tables, lambda: self.config)
+        self.peers = TablePeers(self.tables, lambda: self.config, self._clock)
         cleanup.push_async_callback(self.peers.close)
         self.quotas = QuotaKeeper(self.segment)
         cleanup.push_async_callback(self.quotas.close)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from lb.clock import Clock
 from lb.config.plan.tables import COUNTERS
 from lb.config.schema.file import Config
 from lb.config.schema.tables import LEAST_SECRET, PeersConfig
@@ -108,6 +109,7 @@ class _Stream:
         self.shared = shared
         self.position = b"0-0"  # of the last message that was read
         self.numbers: dict[bytes, int] = {}  # sender: its last message
+        self.dropped = 0  # rows of peers
         self._pending: tuple[int, list[Any]] | None = None  # a message that may not have arrived
 
     def news(self, number: int) -> tuple[int, list[Any]] | None:
@@ -135,16 +137,18 @@ class _Stream:
         if len(self.numbers) > SENDERS:
             del self.numbers[next(iter(self.numbers))]
         for row in message.rows:
-            self.shared.updates.receive(row.key, row.counts, row.recent, row.gpt0, age_ns, own)
+            taken = self.shared.updates.receive(row.key, row.counts, row.recent, row.gpt0, age_ns, own)
+            self.dropped += not (taken or own)
         return True
 
 
 class TablePeers:
     """Of the tables of `tables` that the configuration shares."""
 
-    def __init__(self, tables: TableKeeper, config: Callable[[], Config]) -> None:
+    def __init__(self, tables: TableKeeper, config: Callable[[], Config], clock: Clock) -> None:
         self._tables = tables
         self._config = config
+        self._clock = clock
         self._sender = os.urandom(16)
         self._number = 0
         self._busy = asyncio.Lock()
@@ -155,7 +159,9 @@ class TablePeers:
         self._streams: dict[str, _Stream] = {}  # by table
         self._connected = False
         self._trouble = ""
-        self._sent = self._received = self._ignored = 0
+        self._sent = self._received = self._ignored = self._dropped = self._failures = 0
+        self._lag_ns = 0  # of the last message of a peer
+        self._exchanged: int | None = None  # when all was sent and received last
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -183,10 +189,11 @@ class TablePeers:
                     said = "peers: %s; each daemon counts alone until this is over"
                     log.warning(said, error, exc_info=not foreseen)
                 self._connected, self._trouble = False, str(error)
+                self._failures += 1
                 return False
             if not self._connected:
                 log.info("peers: tables are shared by %s", _server(peers))
-            self._connected, self._trouble = True, ""
+            self._connected, self._trouble, self._exchanged = True, "", self._clock.now()
             return True
 
     async def close(self) -> None:
@@ -198,7 +205,9 @@ class TablePeers:
         await self._disconnect()
 
     def status(self) -> dict[str, Any] | None:
-        """{server, connected, trouble, sent, received, ignored}: messages; None where no table is shared."""
+        """{server, connected, trouble, sent, received, ignored, dropped, failures, lag_s, exchanged_s}: messages, rows
+        of peers that found no room, failed exchanges, the age that the last message of a peer had when it was counted,
+        and the time since the last whole exchange; None where no table is shared."""
         peers = self._peers
         if peers is None or not self._tables.shared():
             return None
@@ -209,6 +218,10 @@ class TablePeers:
             "sent": self._sent,
             "received": self._received,
             "ignored": self._ignored,
+            "dropped": self._dropped,
+            "failures": self._failures,
+            "lag_s": self._lag_ns / SECOND,
+            "exchanged_s": None if self._exchanged is None else (self._clock.now() - self._exchanged) / SECOND,
         }
 
     async def _follow(self) -> PeersConfig | None:
@@ -296,6 +309,9 @@ class TablePeers:
                 own = message.sender == self._sender
                 if await asyncio.to_thread(stream.add, message, age, own) and not own:
                     self._received += 1
+                    self._lag_ns = age
+                self._dropped += stream.dropped
+                stream.dropped = 0
             if len(found) < READ:
                 return
 

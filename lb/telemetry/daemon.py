@@ -143,6 +143,8 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("table",),
         (((row["name"],), row["capacity"]) for row in tables),
     )
+    if peers := status.get("peers"):
+        yield from _peers(peers)
     for name, text in (
         ("table_denied", "Requests that a rule of stick tables has denied"),
         ("table_tarpitted", "Those of them whose refusal was held back"),
@@ -381,3 +383,36 @@ def _certificates(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("result",),
         (((result,), n) for result, n in tls["reloads"].items()),
     )
+
+
+def _peers(peers: Mapping[str, Any]) -> Iterator[Metric]:
+    """Of the tables that several daemons share."""
+    yield gauge(
+        "peers_connected", "1 if the last exchange with the server of shared tables went well, else 0",
+        (), [((), int(peers["connected"]))],
+    )  # fmt: skip
+    for name, key, text in (
+        ("peers_lag_seconds", "lag_s", "Age that the last message of another daemon had when it was counted"),
+        (
+            "peers_exchange_age_seconds",
+            "exchanged_s",
+            "Time since the last whole exchange with the server of shared tables",
+        ),
+    ):
+        if peers[key] is not None:
+            yield gauge(name, text, (), [((), peers[key])])
+    yield counter(
+        "peers_messages",
+        "Messages of shared tables: sent, received from other daemons, and ignored, written with another secret",
+        ("result",),
+        (((result,), peers[result]) for result in ("sent", "received", "ignored")),
+    )
+    for name, key, text in (
+        (
+            "peers_dropped_entries",
+            "dropped",
+            "Entries of other daemons that found no room in the table, or had expired",
+        ),
+        ("peers_failures", "failures", "Exchanges with the server of shared tables that failed"),
+    ):
+        yield counter(name, text, (), [((), peers[key])])

@@ -51,7 +51,7 @@ class Peer:
         self.keeper = TableKeeper(self.segment, MonotonicClock())
         self.port, self.file = port, file
         self.apply(**table)
-        self.peers = TablePeers(self.keeper, lambda: self.config)  # type: ignore[arg-type, return-value]
+        self.peers = TablePeers(self.keeper, lambda: self.config, MonotonicClock())  # type: ignore[arg-type, return-value]
 
     def apply(self, prefix: str = "tidegate:", **table: Any) -> None:
         """A reload."""
@@ -188,6 +188,16 @@ async def test_messages_of_others_are_ignored(server: TierServers, tmp_path: Pat
     assert await one.peers.exchange()
     assert (one.value("anna"), one.value("carla")) == (1, 1)
     assert (one.status()["ignored"], one.status()["received"]) == (1 + len(bad) + 1, 1)
+    assert (one.status()["dropped"], one.status()["failures"]) == (0, 0)
+    with redis.Redis(port=server.ports[0]) as client:  # what is older than an entry may be
+        client.delete(name)
+        client.xadd(name, {FIELD: sealer.seal(stream, Message(b"s" * 16, 2, [row]))}, id="1-1")
+    late = Peer(tmp_path, server.ports[0])
+    made.append(late)
+    assert await late.peers.exchange()
+    status = late.status()
+    assert (late.value("anna"), status["received"], status["dropped"], status["lag_s"]) == (0, 1, 1, 365 * 86400)
+    assert 0 <= status["exchanged_s"] < 100
 
 
 async def test_a_stream_that_is_something_else_hinders_no_other_table(

@@ -96,6 +96,8 @@ async def test_daemons_count_together(start: Start, client: aiohttp.ClientSessio
     await until_in_thread(lambda: all(each.status()["peers"]["trouble"] for each in (one, two)))
     assert [await ask(daemon, "carl") for daemon in (one, one, two)] == [(200, "1"), (200, "2"), (200, "1")]
     assert "each daemon counts alone" in one.log
+    (away,), (failures,) = (one.metrics(f"tidegate_peers_{name}").values() for name in ("connected", "failures_total"))
+    assert (away, failures >= 1) == (0, True)
     server.start()
     await both_have("carl", requests=3, request_rate=3)
     assert all(each.status()["peers"]["connected"] for each in (one, two))
@@ -113,4 +115,8 @@ async def test_daemons_count_together(start: Start, client: aiohttp.ClientSessio
     status = three.status()
     assert {table["name"]: table["shared"] for table in status["tables"]} == {"users": True, "brief": True}
     assert (status["peers"]["ignored"], status["peers"]["trouble"]) == (0, None)
+    messages = {dict(labels)["result"]: n for labels, n in two.metrics("tidegate_peers_messages_total").items()}
+    assert (messages["sent"] > 0, messages["received"] > 0, messages["ignored"]) == (True, True, 0)
+    (lag,), (age,) = (two.metrics(f"tidegate_peers_{name}_seconds").values() for name in ("lag", "exchange_age"))
+    assert 0 <= lag < 60 > age >= 0
     assert three.stop() == 0

@@ -39,7 +39,7 @@
                 since, waits_for, observed: {requests, errors, baseline_requests, baseline_errors, compared,
                 different}}],
      tables: [{name, key, capacity, evicted, refused, store, shared}],
-     peers: {server, connected, trouble, sent, received, ignored} | None,
+     peers: {server, connected, trouble, sent, received, ignored, dropped, failures, lag_s, exchanged_s} | None,
      comparisons: [{route, equal, different, skipped}],
      source_limits: {table_full},
      jobs: {state: starting | running | backoff, pid, restarts, error, jobs: [[route, state, number]], oldest_s,
