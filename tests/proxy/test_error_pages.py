@@ -184,6 +184,8 @@ async def test_a_page_with_a_status_of_its_own_makes_no_error_worth_keeping(site
         assert [(got.status, got.body) for got in found] == [(200, b"page")] * 2
         assert found[0].get("cache-status") == said
         assert len(origin.asked) == asked, target
+    # Logs and metrics have the endpoint's error, also of a page from the cache.
+    assert {name: n for name, n in gate.total(2).values("requests").items() if n} == {"5xx": 2, "4xx": 2}
     for condition in ({"If_Modified_Since": "Tue, 01 Dec 2026 07:23:12 GMT"}, {"If_None_Match": '"a"'}):
         assert (await ask(gate, "/404", **condition)).status == 200  # what the endpoint dates is not the page
     assert (await ask(gate, "/x")).body == b"good"

@@ -440,6 +440,8 @@ cdef class Fill(Client):
             answer.status = told
             if why == WHY_STORED and not self.begin_storing(scan, &answer):
                 why = WHY_LIFETIME
+            elif why == WHY_STORED and status != told:
+                (<tg_stored *>tg_buffer_head(&self.object)).error = <uint32_t>status
         if why != WHY_STORED:
             self.state = FILL_PASSING
             self.forget()
@@ -563,6 +565,7 @@ cdef class Fill(Client):
             self.answer_all(stored, b"fwd=stale; fwd-status=304; collapsed", False)
             return
         stored_end(&self.object)
+        (<tg_stored *>tg_buffer_head(&self.object)).error = stored.error
         if why == WHY_STORED:
             self.keep()
             self.land(True)

@@ -100,7 +100,8 @@ cdef int give_begin(Exchange exchange, const tg_stored *stored, const tg_part *p
         failed |= append_number(&EXTRA, <uint64_t>(-left if left < 0 else left))
     failed |= append_text(&EXTRA, b"\r\n")
     failed |= exchange.append_endpoint(&EXTRA)
-    exchange.status = <short>ANSWER.status
+    # As when it was made: logs and metrics have the endpoint's error, whatever the client is told.
+    exchange.status = <short>stored.error if stored.error and part.status == 200 else <short>ANSWER.status
     return -1 if failed else 0
 
 

@@ -16,7 +16,7 @@ from lb.proxy.exchange.http_cache.rules cimport HttpCacheRules
 
 
 cdef enum:
-    STORED_FORM = 0x54474831          # "TGH1": changes with the layout below
+    STORED_FORM = 0x54474832          # "TGH2": changes with the layout below
     STORED_ANSWER = 1
     STORED_VARIANTS = 2               # the answer has variants, by the request fields that `text` names
     STORED_PASS = 3                   # what the endpoint answers cannot be kept: requests need not wait for each other
@@ -30,6 +30,8 @@ cdef struct tg_stored:
     uint32_t field_count
     uint32_t text_size
     int etag                          # number of its field; -1 = none
+    uint32_t error                    # the endpoint's status where an error page tells another; 0 = `status`
+    uint32_t unused
     int64_t date                      # wall clock, s
     int64_t last_modified             # likewise; -1 = none
     int64_t age                       # s, when it came
