@@ -252,7 +252,8 @@ def lay(
 ) -> Iterator[Bed]:
     """Starts the servers and a proxy before them, and stops both. Raises BenchError, or Cannot from the proxy.
 
-    Without a server the proxy runs the model servers itself, on all cores.
+    The proxy gets a core of its own. It gets all cores where it runs the model servers itself (without a server), and
+    where it has several workers.
     """
     with work_directory() as directory:
         behind = directory / "server"
@@ -270,7 +271,8 @@ def lay(
                 for each in server_ports:
                     running.wait_listening(each, udp=task.job == "udp")
             began = time.monotonic_ns()
-            own = [cores.proxy] if server is not None else [cores.proxy, *cores.load]
+            alone = server is not None and task.workers == 1
+            own = [cores.proxy] if alone else [cores.proxy, *cores.load]
             started = []
             for number_beside, setup in enumerate(setups):
                 name = f"{proxy.name}-{number_beside + 1}" if number_beside else proxy.name

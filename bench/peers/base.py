@@ -70,6 +70,8 @@ class Task:
     `jobs`: requests that ask for it become jobs, in a file beside the configuration.
     `compress`: answers of JSON are compressed with gzip, at the proxy's default level, for clients that accept it.
     `proxies`: so many of the program run side by side before the same servers, each with its share of the load.
+    `workers`: worker processes, or threads where a program has these. More than one may run on every CPU of the bench,
+    beside the load.
     """
 
     job: Job
@@ -93,6 +95,7 @@ class Task:
     jobs: bool = False
     compress: bool = False
     proxies: int = 1
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Proxy(Protocol):
         """What it speaks to the server for this task."""
 
     def files(self, setup: Setup) -> dict[str, str]:
-        """Its configuration for one CPU: text by file name, the main one first; all belong into `setup.directory`.
+        """Its configuration: text by file name, the main one first; all belong into `setup.directory`.
 
         Raises Cannot where it has no way to do the task.
         """

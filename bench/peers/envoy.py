@@ -63,7 +63,14 @@ class Envoy:
         return files
 
     def command(self, setup: Setup) -> list[str]:
-        return [*_run(), "--concurrency", "1", "--disable-hot-restart", "-c", str(setup.directory / MAIN)]
+        return [
+            *_run(),
+            "--concurrency",
+            str(setup.task.workers),
+            "--disable-hot-restart",
+            "-c",
+            str(setup.directory / MAIN),
+        ]
 
     def check_command(self, setup: Setup) -> list[str]:
         # Its own check reads only the first file; this one puts the others into it.

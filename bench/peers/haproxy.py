@@ -79,8 +79,8 @@ def _tell(setup: Setup, command: str) -> str:
 
 def _global(setup: Setup) -> str:
     text = f"""global
-    # One thread, for the one CPU that every proxy gets.
-    nbthread 1
+    # One thread for the one CPU that every proxy gets, or as many as the task has workers.
+    nbthread {setup.task.workers}
     maxconn {setup.max_connections}
 """
     if setup.task.job in _H2:

@@ -106,7 +106,7 @@ class Nginx:
         task = setup.task
         refuse_nonsense(task)
         refuse_classes(task)
-        main = main_section(setup.directory, 1, setup.max_connections)
+        main = main_section(setup.directory, setup.task.workers, setup.max_connections)
         if task.job in ("tcp", "udp"):
             return {_MAIN: f"{_load_stream()}{main}{_stream(setup)}"}
         files = {_MAIN: f"{main}{_http(setup)}"}

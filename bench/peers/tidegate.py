@@ -1,4 +1,4 @@
-"""Tidegate itself: one worker, otherwise its defaults, and what the task says."""
+"""Tidegate itself: as many workers as the task wants, otherwise its defaults, and what the task says."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _head(setup: Setup) -> str:
     limits = "" if task.untuned else "    idle_timeout: 1h\n"
     if task.job != "udp" and not task.untuned:
         limits += f"    max_connections: {setup.max_connections}\n"
-    return f"""workers: 1
+    return f"""workers: {task.workers}
 admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
 listeners:
   front:

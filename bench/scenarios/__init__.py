@@ -64,6 +64,7 @@ SCENARIOS: dict[str, Scenario] = {
         tcp_small.SCENARIO,
         tcp_bulk.SCENARIO,
         tcp_new_connections.SCENARIO,
+        tcp_new_connections.FOUR_WORKERS,
         udp.SCENARIO,
         tls_keepalive.SCENARIO,
         tls_handshake.SCENARIO,

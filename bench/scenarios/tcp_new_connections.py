@@ -1,4 +1,9 @@
-"""A new session for each request: what accepting, choosing an endpoint, connecting to it and closing both cost."""
+"""A new session for each request: what accepting, choosing an endpoint, connecting to it and closing both cost.
+
+With four workers it also shows what they cost each other: who wakes for a connection, and who takes it.
+"""
+
+from dataclasses import replace
 
 from bench.peers import Task
 from bench.results import Limit
@@ -16,4 +21,12 @@ SCENARIO = Scenario(
     metrics=LOAD_METRICS,
     generators=(http1_new_connections.LOAD, http1_new_connections.PACE),
     limits=(Limit(1.0, ("haproxy",)),),
+)
+
+FOUR_WORKERS = replace(
+    SCENARIO,
+    name="tcp-new-connections-4",
+    title="TCP relay by four workers, one small HTTP/1.1 request on each connection, 32 at a time",
+    task=replace(SCENARIO.task, workers=4),
+    note="Four workers, or threads where a program has these, on every CPU of the bench beside the load.",
 )

@@ -102,6 +102,18 @@ def test_configuration_is_valid(name: str, job: str, option: str, tmp_path: Path
         assert shown.count("/route-") == task.routes
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("tidegate", "workers: 4\n"), ("haproxy", "nbthread 4\n"), ("nginx", "worker_processes 4;")],
+)
+def test_several_workers_are_what_the_program_gets(name: str, said: str, tmp_path: Path) -> None:
+    proxy = proxy_of(name)
+    setup = setup_of(SCENARIOS["tcp-new-connections-4"].task, tmp_path)
+    assert said in write_files(proxy, setup)
+    assert check(proxy, setup).returncode == 0
+    assert said not in "".join(proxy.files(replace(setup, task=SCENARIOS["tcp-new-connections"].task)).values())
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", [name for name in CANNOT if name != OURS])
 def test_inference_by_rest_is_http_to_a_peer(name: str, option: str, tmp_path: Path) -> None:
