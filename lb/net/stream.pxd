@@ -39,8 +39,9 @@ cdef class Stream(Source):
     cdef Py_ssize_t receive_parts(self, iovec *parts, int count) noexcept
     # Starts a non-blocking connect and registers with the poller: 0 (connected or under way: see `connecting`) or
     # IO_ERROR. Call `finish_connect` from on_ready while `connecting`. An address with TLS is connected when the
-    # handshake is over and the endpoint has proved to be who it should.
-    cdef int start_connect(self, Address address) noexcept
+    # handshake is over and the endpoint has proved to be who it should. `lasting`: its keepalive is set at once; else
+    # `address.keep_alive` sets it, when the connection has lasted.
+    cdef int start_connect(self, Address address, bint lasting) noexcept
     # 0 when connected, IO_AGAIN (TLS: call again at the next event), or IO_ERROR.
     cdef int finish_connect(self) noexcept
     # Appends to `out`; the caller marks the stream dirty. 0 or -1 (no memory).

@@ -179,7 +179,7 @@ cdef class Stream(Source):
             self.error = errno
             return IO_ERROR
 
-    cdef int start_connect(self, Address address) noexcept:
+    cdef int start_connect(self, Address address, bint lasting) noexcept:
         cdef int fd, one = 1, rc
         fd = socket(address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
         if fd < 0:
@@ -188,7 +188,8 @@ cdef class Stream(Source):
         if address.family != AF_UNIX:
             # Small frames must not wait for an acknowledgement. Failing here only costs latency.
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-            address.keep_alive(fd)
+            if lasting:
+                address.keep_alive(fd)
             if isinstance(address, SourceAddress):
                 rc = (<SourceAddress>address).bind(fd)
                 if rc < 0:

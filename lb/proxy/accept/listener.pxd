@@ -36,6 +36,9 @@ cdef class Listener(Source):
     cdef Segment segment
     cdef unsigned int series_index
     cdef int skips                    # accepts left to less loaded workers in a row
+    cdef uint64_t pace                # of this worker's connections, those that ended in TURNOVER_NS
+    cdef uint64_t paced_at            # when that was counted (monotonic ns), and how many had ended by then
+    cdef uint64_t paced_from
     cdef readonly uint64_t header_timeout
     cdef readonly uint64_t body_timeout
     cdef readonly uint64_t body_quota  # bytes that a body must bring within each body_timeout; 0 = any
@@ -87,6 +90,7 @@ cdef class Listener(Source):
     cdef void keep_alive(self) noexcept
     cdef void accept_all(self) noexcept
     cdef bint has_too_many(self) noexcept
+    cdef uint64_t harmless_lead(self) noexcept
     # Open connections of the listener in all workers.
     cdef uint64_t open(self) noexcept
     # A place for one more, which is counted: to be given back when none comes. False: there is none now.

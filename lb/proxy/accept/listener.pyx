@@ -83,6 +83,7 @@ cdef enum:
     BACK_OFF_NS = 100_000_000
     COMPLAIN_NS = 10_000_000_000
     SKIPS = 64                        # looks at a connection before it is taken although others have fewer
+    TURNOVER_NS = 20_000_000
 
 
 # Of this worker, over all listeners: each may need a descriptor towards an endpoint as well
@@ -137,6 +138,9 @@ cdef class Listener(Source):
         self.segment = segment
         self.series_index = plan.series
         self.series = segment.series(plan.series)
+        self.pace = 0
+        self.paced_at = self.poller.now
+        self.paced_from = tg_get(&self.series[SERIES_FINISHED])
         self.header_timeout = plan.header_timeout_ns
         self.body_timeout = plan.body_timeout_ns
         self.body_quota = body_rate_quota(plan.min_body_rate, plan.body_timeout_ns)
@@ -230,11 +234,25 @@ cdef class Listener(Source):
         cdef unsigned int worker
         cdef uint64_t *words
         cdef uint64_t mine = tg_get(&self.series[SERIES_STARTED]) - tg_get(&self.series[SERIES_FINISHED])
+        cdef uint64_t lead = self.harmless_lead()
+        if mine <= lead:
+            return False
         for worker in range(self.segment.header.workers):
             words = self.segment.series_of(<int>worker, self.series_index)
-            if tg_get(&words[SERIES_STARTED]) - tg_get(&words[SERIES_FINISHED]) < mine:
+            if tg_get(&words[SERIES_STARTED]) - tg_get(&words[SERIES_FINISHED]) + lead < mine:
                 return True
         return False
+
+    cdef uint64_t harmless_lead(self) noexcept:
+        """Connections more than another worker has that are gone in TURNOVER_NS, at the pace at which this worker's
+        ended lately. To leave short connections to others costs more than a lead that does not last."""
+        cdef uint64_t finished, elapsed = self.poller.now - self.paced_at
+        if elapsed >= TURNOVER_NS:
+            finished = tg_get(&self.series[SERIES_FINISHED])
+            self.pace = (finished - self.paced_from) * <uint64_t>TURNOVER_NS / elapsed
+            self.paced_from = finished
+            self.paced_at = self.poller.now
+        return self.pace
 
     cdef uint64_t open(self) noexcept:
         cdef uint64_t total = 0

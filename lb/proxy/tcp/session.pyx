@@ -52,6 +52,9 @@ cdef enum:
     SPLICE_SIZE = 512 * 1024
     TURNS = 16                        # reads before others get theirs
     TURN_BYTES = 2 * 1024 * 1024      # and bytes
+    # After which an endpoint's connection gets its keepalive: five system calls that a short session has no use for.
+    # No probe is due within the first second (TCP_KEEPIDLE counts whole ones).
+    KEEPALIVE_NS = 1_000_000_000
     DELIVERY_STEP = 20 * 1000 * 1000  # ns between looks at what a receiver has acknowledged
 
 
@@ -68,11 +71,18 @@ cdef class Side(Stream):
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             self.hangup = True
         if self.connecting:
-            rc = self.finish_connect()
+            if self.tls is None and events & EPOLLOUT and not events & (EPOLLERR | EPOLLHUP):
+                self.connecting = False           # an error would show (tcp_poll of the kernel): nobody needs to ask
+                rc = 0
+            else:
+                rc = self.finish_connect()
             if rc == IO_ERROR:
                 tunnel.connect_failed()
             elif rc == 0:
                 tunnel.connected()
+                if not tunnel.over and (self.tls is not None
+                                        or events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)):
+                    tunnel.relay(self)
             return
         if self.tls is not None and self.tls.handshaking:
             self.take_handshake()
@@ -137,6 +147,8 @@ cdef class Side(Stream):
             return
         if self.connecting:
             tunnel.connect_failed()
+        elif self is tunnel.endpoint:
+            (<Address>tunnel.attempt.pool.channels[tunnel.attempt.endpoint]).keep_alive(self.fd)
         elif self.tls is not None and self.tls.handshaking:
             tg_add(&tunnel.listener.series[LISTENER_TLS_HANDSHAKES_FAILED], 1)
             tunnel.failure = FAIL_TLS
@@ -238,7 +250,7 @@ cdef class Tunnel(Waiter):
         except MemoryError:
             self.connect_failed()
             return
-        if side.start_connect(address) == IO_ERROR:
+        if side.start_connect(address, not keepalive_waits(address)) == IO_ERROR:
             self.connect_failed()
             return
         if side.connecting:
@@ -279,7 +291,10 @@ cdef class Tunnel(Waiter):
                           self.pool.endpoints.one)
 
     cdef void connected(self) noexcept:
-        self.endpoint.poller.disarm(self.endpoint)
+        if keepalive_waits(<Address>self.attempt.pool.channels[self.attempt.endpoint]):
+            self.endpoint.poller.arm(self.endpoint, self.endpoint.poller.now + KEEPALIVE_NS)
+        else:
+            self.endpoint.poller.disarm(self.endpoint)
         step(self.attempt, A_SENDING)
         self.observe_connect(True)
         if self.attempt.pool.ends_down or self.attempt.pool.ends_backups:
@@ -295,8 +310,6 @@ cdef class Tunnel(Waiter):
                 return
         self.touch()
         self.relay(self.client)                   # what the client has sent meanwhile
-        if not self.over:
-            self.relay(self.endpoint)
 
     cdef void touch(self) noexcept:
         cdef uint64_t silence = self.listener.idle_timeout
@@ -345,7 +358,8 @@ cdef class Tunnel(Waiter):
                 self.deliver(target)
                 return
             if source.ended:
-                target.shutdown_write()
+                if target.tls is not None or not target.ended or target.pending():
+                    target.shutdown_write()       # else the close says it
                 if target.ended and not target.pending():
                     self.finish(True)
                 else:
@@ -574,6 +588,11 @@ cdef Address address_for(Tunnel tunnel, int index):
     if isinstance(address, SourceAddress) and (<SourceAddress>address).client:
         found = (<SourceAddress>address).of(tunnel.ip, <size_t>tunnel.ip_length)
     return found if found is not None else address
+
+
+cdef bint keepalive_waits(Address address) noexcept:
+    """Whether the keepalive of a connection to it may wait. A user timeout may not: it counts from the first byte."""
+    return address.keepalive.on and not address.keepalive.user_timeout_ms
 
 
 cdef void record_session(Tunnel tunnel) noexcept:

@@ -342,7 +342,7 @@ cdef class Http1Pool:
         upstream.pool = self
         upstream.parser = new_response_parser()
         upstream.call = call
-        if upstream.start_connect(self.address) == IO_ERROR:
+        if upstream.start_connect(self.address, True) == IO_ERROR:
             upstream.call = None
             return False
         self.open += 1

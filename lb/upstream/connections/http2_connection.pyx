@@ -233,7 +233,7 @@ cdef class Http2Upstream(Stream):
         tg_move(&TABLE, &self.state, state)
 
     cdef int open(self) noexcept:
-        if self.start_connect(self.channel.address) < 0:
+        if self.start_connect(self.channel.address, True) < 0:
             self.move(BACK_LOST)
             return -1
         self.poller.arm(self, self.poller.now + self.channel.connect_timeout)
