@@ -82,7 +82,7 @@ cdef enum:
     FAIL_CONNECTION_RATE
     FAIL_SOURCE_LIMIT
 
-    # A session (TCP, upgraded HTTP, UDP) ended other than by its peers' will.
+    # A session (TCP, upgraded HTTP, UDP; marked: any request) ended other than by its peers' will.
     FAIL_TLS
     FAIL_IDLE
     FAIL_BROKEN_OFF

@@ -38,7 +38,7 @@ from lb.shared.stick_tables cimport StickTable
 from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.connections.http1 cimport Http1Pool
 from lb.upstream.connections.http2 cimport Http2Channel
-from lb.upstream.marks cimport Marks
+from lb.upstream.marks cimport PoolMarks
 from lb.upstream.pool cimport Pool
 from lb.cache.rules cimport PoolRules
 from lb.upstream.queue cimport PoolQueue
@@ -138,7 +138,7 @@ class Proxy:
         self.overload = Overload(loop)
         self.admission = Admission(self.poller, self.context, self.overload)
         self.http = HttpAcceptor(self.admission)
-        self.tcp = TunnelAcceptor(self.poller, Marks(self.poller))
+        self.tcp = TunnelAcceptor(self.poller)
         self.sniffer = SniffingAcceptor(self.poller)
         self.refused = Counter()    # connections refused by listeners that are gone, by reason
         self.udp = UdpListeners(self.poller, segment, self.access)
@@ -403,6 +403,10 @@ class Proxy:
             pool.cache_rules = PoolRules(plan.cache)
         if plan.count_models:
             pool.counts = self.counts.setdefault(plan.name, ModelCounts())
+        if plan.protocol != "udp" and (plan.on_marked_down != "keep" or plan.on_marked_up != "keep"):
+            pool.marks = PoolMarks(
+                self.poller, pool.endpoints, tuple(group // 2 for group in plan.groups),
+                plan.on_marked_down == "shutdown_sessions", plan.on_marked_up == "shutdown_backup_sessions")
         add_prober(self.poller, pool)
         return pool
 

@@ -9,6 +9,7 @@ from lb.net.splice cimport PASS_NOT
 from lb.net.states cimport states_of, tg_state
 from lb.net.stream cimport iovec
 from lb.upstream.pool cimport Pool
+from lb.upstream.queue cimport Waiter
 from lb.upstream.tally cimport count_attempt
 
 
@@ -67,6 +68,12 @@ cdef class Attempt(Timed):
     cdef void idle(self) noexcept:
         pass
 
+    def marked(self):
+        """Its endpoint was marked down, or a better one up (lb.upstream.marks)."""
+        cdef Waiter owner = self.owner        # which may lose its last reference within
+        if owner is not None:
+            owner.endpoint_marked(self)
+
 
 cdef void take_slot(Attempt attempt, Pool pool, int endpoint, int charged, uint64_t now) noexcept:
     step(attempt, A_PICKED)
@@ -79,6 +86,8 @@ cdef void take_slot(Attempt attempt, Pool pool, int endpoint, int charged, uint6
     attempt.in_flight = 0
     if pool.costs is not None:
         attempt.load = pool.endpoints.outstanding(endpoint)
+    if pool.marks is not None:
+        pool.marks.enter(endpoint, attempt)
     if pool.policy.by_in_flight or pool.costs is not None:
         attempt.in_flight = <short>min(pool.endpoints.running(endpoint), MOST_IN_FLIGHT)
 
@@ -100,6 +109,8 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
     # Servers that know the deadline say themselves that it has passed.
     cdef bint ran_out = outcome.late and (outcome.status == 504 or outcome.code == GRPC_DEADLINE_EXCEEDED)
     step(attempt, A_OVER)
+    if pool.marks is not None:
+        pool.marks.leave(endpoint, attempt)
     tg_add(&words[ANSWER_RECEIVED_BYTES], outcome.bytes_in)
     tg_add(&words[ANSWER_SENT_BYTES], outcome.bytes_out)
     if outcome.how == SESSION_ENDED:

@@ -8,6 +8,7 @@ from lb.upstream.load.cost cimport PoolCosts
 from lb.upstream.connections.deferred_release cimport DeferredRelease
 from lb.upstream.load.outlier cimport Outlier
 from lb.upstream.load.prober cimport Prober
+from lb.upstream.marks cimport PoolMarks
 from lb.upstream.queue cimport PoolQueue
 from lb.shared.model_table cimport PoolModels
 from lb.upstream.affinity.sequences cimport Sequences
@@ -99,9 +100,7 @@ cdef class Pool:
     cdef readonly str send_proxy      # "", v1, v2
     cdef readonly bint send_unique_id
     cdef readonly bint send_checksum
-    cdef readonly bint ends_down      # sessions of an endpoint end when it is marked down
-    cdef readonly bint ends_backups   # sessions of other levels end when an endpoint of the first one is marked up
-    cdef readonly tuple levels        # per endpoint, 0 = first; () = all are of one level
+    cdef public PoolMarks marks       # None: attempts go on when their endpoint is marked down
     cdef readonly dict models         # name as UTF-8 -> its bit, of those whose readiness is known; None: of none
     cdef readonly EndpointCookie cookie     # None: it gives none
     cdef readonly Sessions sessions   # None: it learns none

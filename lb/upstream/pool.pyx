@@ -129,9 +129,6 @@ cdef class Pool:
         if plan.protocol not in ("tcp", "udp"):
             self.model_series = PoolModels(segment, plan.name)
         self.send_proxy = plan.send_proxy
-        self.ends_down = plan.on_marked_down == "shutdown_sessions"
-        self.ends_backups = plan.on_marked_up == "shutdown_backup_sessions"
-        self.levels = tuple([group // 2 for group in plan.groups])
         self.send_unique_id = plan.send_unique_id
         self.send_checksum = plan.send_checksum
         if plan.models:

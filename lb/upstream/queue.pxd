@@ -62,6 +62,8 @@ cdef class Waiter(Timed):
     cdef void settle(self) noexcept
     # Its pool has another form since a reload. Where that is of another protocol, the waiter stays with the old one.
     cdef void move_to(self, object pool) noexcept
+    # The endpoint of an Attempt of it was marked down, or a better one up, and the pool ends such attempts.
+    cdef void endpoint_marked(self, object attempt) noexcept
 
 
 # What keeps those behind from which endpoints: bits of models, of which an endpoint must have none ready, 0 where all

@@ -94,6 +94,9 @@ cdef class Waiter(Timed):
     cdef void move_to(self, object pool) noexcept:
         pass
 
+    cdef void endpoint_marked(self, object attempt) noexcept:
+        pass
+
 
 cdef int stand_in_line(PoolQueue queue, Waiter waiter, int found, int priority, uint64_t due, bint failed,
                        uint64_t now) noexcept:

@@ -263,3 +263,18 @@ async def test_http2_in_front(site: Site, protocol: str) -> None:
         await settle(lambda: lost(a), "the first endpoint was not told")
         assert (await asyncio.wait_for(client.answer(stream), 60)).body == b"b"
     await idle(gate)
+
+
+@BOTH
+@pytest.mark.parametrize("down", [0, 1], ids=["first", "hedge"])
+async def test_an_endpoint_that_is_marked_down_leaves_it_to_the_other(site: Site, protocol: str, down: int) -> None:
+    pool = {"on_marked_down": "shutdown_sessions"}
+    gate, *ends = await two(site, protocol, ["hang"], ["hang"], pool=pool)
+    task = asyncio.create_task(get(gate))
+    await settle(lambda: len(ends[1].seen) == 1, "no hedge")
+    gate.segment.set_health(gate.plan.pools[0].endpoints[down].slot, False, 0)
+    await settle(lambda: lost(ends[down]), "the endpoint was not told")
+    assert gate.in_flight() == 1
+    ends[1 - down].go.set()
+    assert await task == (200, b"ba"[down : down + 1])
+    await idle(gate)

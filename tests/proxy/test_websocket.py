@@ -128,3 +128,19 @@ async def test_over_http2(site: Site) -> None:
             await client.send(stream, b"\x88\x82\0\0\0\0\x03\xe8", end=False)
             await asyncio.wait_for(client.answers[stream].done.wait(), 60)
         await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
+
+
+async def test_a_stream_is_reset_when_its_endpoint_is_marked_down(site: Site) -> None:
+    async with echo_server() as address:
+        pool = {"on_marked_down": "shutdown_sessions"}
+        gate = await site.gate([address], pool=pool, listener={"upgrades": ("websocket",)})
+        slot = gate.plan.pools[0].endpoints[0].slot
+        async with h2_client(gate.port) as client:
+            fields = [(":protocol", "websocket"), ("sec-websocket-version", "13")]
+            await settle(lambda: client.h2.remote_settings.enable_connect_protocol == 1, "not announced")
+            stream = client.request("/chat", method="CONNECT", fields=fields, end=False)
+            await asyncio.wait_for(client.answers[stream].begun.wait(), 60)
+            gate.segment.set_health(slot, False, 0)
+            await asyncio.wait_for(client.answers[stream].done.wait(), 60)
+            assert client.answers[stream].reset == 2  # INTERNAL_ERROR
+            await settle(lambda: gate.in_flight() == 0, "the slot is still taken")

@@ -245,8 +245,9 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     path = f"pools.{name}"
     if pool.protocol not in ("tcp", "udp"):
         yield from only_for(pool, path, ("send_proxy",), "only for protocols tcp and udp")
-    if pool.protocol != "tcp":
-        yield from only_for(pool, path, ("on_marked_down", "on_marked_up"), "only for protocol tcp")
+    if pool.protocol == "udp":
+        marks = ("on_marked_down", "on_marked_up")
+        yield from only_for(pool, path, marks, "not for protocol udp, whose sessions move with the next datagram")
     elif pool.on_marked_up != "keep" and pool.endpoints and len({each.priority for each in pool.endpoints}) == 1:
         yield f"{path}.on_marked_up", "has no effect: all endpoints have the same priority"
     if pool.protocol != "http":

@@ -32,8 +32,9 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.failure cimport (
     CLIENT_GONE, COUNT_REJECTED, COUNT_TIMEOUT,
-    FAIL_BAD_CREDENTIAL, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY,
-    FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT, FAIL_NO_MEMORY, FAIL_QUOTA, FAIL_RATE_LIMIT, FAIL_SEQUENCE_LOST,
+    FAIL_BAD_CREDENTIAL, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MARKED, FAIL_MODEL_NOT_READY,
+    FAIL_NONE, FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT, FAIL_NO_MEMORY, FAIL_QUOTA, FAIL_RATE_LIMIT, FAIL_RESET,
+    FAIL_SEQUENCE_LOST,
     FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_GOOD,
     VERDICT_NONE, failure_of, grpc_code, is_fault, tg_failure, verdict_of, verdict_of_grpc,
 )
@@ -598,6 +599,26 @@ cdef class Exchange(Waiter):
         self.next_attempt()
         return True
 
+    cdef void endpoint_marked(self, object attempt) noexcept:
+        """As if the endpoint had broken the attempt off, but nothing is held against it: others may have asked for it,
+        and of a backup that is relieved nothing is wrong."""
+        if attempt is self.hedge:
+            self.hedge.stop()
+            self.release_hedge(STOPPED, 0, GRPC_CANCELLED)
+            return
+        if self.state < X_ANSWERING:
+            self.attempt.stop()
+            self.status = failure_of(FAIL_MARKED).status
+            self.failure = FAIL_MARKED
+            self.let_go(False)
+            self.failure = FAIL_NONE
+            if self.promote_hedge():
+                return
+            if self.attempt.may_retry(FAIL_RESET):
+                self.next_attempt()
+                return
+        self.fail(FAIL_MARKED, "the endpoint was marked down")
+
     # Hedges.
 
     cdef void watch(self) noexcept:
@@ -1031,6 +1052,8 @@ cdef class Exchange(Waiter):
         outcome.bytes_in = self.bytes_out
         outcome.bytes_out = self.bytes_in
         attempt.judge_outcome(&outcome)
+        if self.failure == FAIL_MARKED:
+            outcome.verdict = VERDICT_NONE
         outcome.late = outcome.verdict > VERDICT_GOOD and self.is_late(self.due())
         release(attempt, &outcome, self.client.poller.now)
 

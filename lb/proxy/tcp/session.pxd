@@ -7,7 +7,6 @@ from lb.net.stream cimport Stream
 from lb.proxy.accept.listener cimport Acceptor, Listener
 from lb.proxy.accept.first_bytes cimport FirstBytes
 from lb.upstream.attempt cimport Attempt
-from lb.upstream.marks cimport Marks
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport Waiter
 from lb.upstream.excluded cimport tg_excluded
@@ -50,7 +49,6 @@ cdef class Tunnel(Waiter):
     cdef int port
     cdef size_t undelivered           # bytes before a truncated end that the other side's kernel has not acknowledged
     cdef uint64_t delivering_since    # their number has not changed since, ns; 0: none are waited for
-    cdef bint marking                 # it ends when its endpoint is marked (lb.upstream.marks)
     cdef object __weakref__
 
     cdef void connect(self) noexcept
@@ -76,7 +74,6 @@ cdef class Tunnel(Waiter):
 cdef class TunnelAcceptor(Acceptor):
     cdef Poller poller
     cdef Py_ssize_t busy
-    cdef Marks marks
     cdef list pipes                   # empty ones, for whoever has bulk next
 
     cdef Pipe take_pipe(self)

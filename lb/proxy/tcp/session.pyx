@@ -41,7 +41,6 @@ from lb.telemetry.accesslog cimport (
 from lb.upstream.attempt cimport (
     A_CONNECTING, A_OVER, A_SENDING, SESSION_ENDED, Attempt, release, step, take_slot, tg_outcome,
 )
-from lb.upstream.marks cimport Marks
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NO_START, Q_NOBODY, Waiter, stand_in_line
 from lb.upstream.excluded cimport acquire_past, forget_excluded
@@ -147,14 +146,14 @@ cdef class Side(Stream):
             return
         if self.connecting:
             tunnel.connect_failed()
+        elif tunnel.delivering_since and self.other.truncated:
+            tunnel.deliver(self)
         elif self is tunnel.endpoint:
             (<Address>tunnel.attempt.pool.channels[tunnel.attempt.endpoint]).keep_alive(self.fd)
         elif self.tls is not None and self.tls.handshaking:
             tg_add(&tunnel.listener.series[LISTENER_TLS_HANDSHAKES_FAILED], 1)
             tunnel.failure = FAIL_TLS
             tunnel.finish(False)
-        elif tunnel.delivering_since and self.other.truncated:
-            tunnel.deliver(self)
         else:
             # A plain close behind bytes that a receiver did not take would say that those before them were all.
             tunnel.failure = FAIL_IDLE
@@ -234,6 +233,7 @@ cdef class Tunnel(Waiter):
         """Connect to an endpoint; to the next one when that fails at once."""
         cdef Side side
         cdef Address address
+        self.attempt.owner = self
         take_slot(self.attempt, self.pool, index, 0, monotonic_ns())
         self.last = index
         if self.attempts:
@@ -297,9 +297,6 @@ cdef class Tunnel(Waiter):
             self.endpoint.poller.disarm(self.endpoint)
         step(self.attempt, A_SENDING)
         self.observe_connect(True)
-        if self.attempt.pool.ends_down or self.attempt.pool.ends_backups:
-            self.marking = True
-            self.home.marks.enter(self.attempt.pool, self.attempt.endpoint, self)
         if self.pool.send_proxy:
             if write_proxy_header(&self.endpoint.out, self.pool, self.client, self.first_bytes) < 0:
                 self.failure = FAIL_PROXY_HEADER
@@ -449,9 +446,6 @@ cdef class Tunnel(Waiter):
         cdef tg_outcome outcome
         if self.attempt.state == A_OVER:
             return
-        if self.marking:
-            self.marking = False
-            self.home.marks.leave(self.attempt.pool, self.attempt.endpoint, self)
         memset(&outcome, 0, sizeof(outcome))
         outcome.how = SESSION_ENDED
         outcome.ok = ok
@@ -459,6 +453,7 @@ cdef class Tunnel(Waiter):
             outcome.bytes_in = self.endpoint.bytes_read
             outcome.bytes_out = self.client.bytes_read
         release(self.attempt, &outcome, self.client.poller.now)
+        self.attempt.owner = None
 
     cdef void finish(self, bint ok) noexcept:
         """Close both sides; give everything back."""
@@ -492,6 +487,13 @@ cdef class Tunnel(Waiter):
         (<set>self.listener.connections).discard(self)
         self.listener.closed_one(self.ip, <size_t>self.ip_length)
 
+    cdef void endpoint_marked(self, object attempt) noexcept:
+        if self.endpoint is not None and self.endpoint.connecting:
+            self.connect_failed()                 # nothing was sent: another will do
+            return
+        self.failure = FAIL_MARKED
+        self.finish(False)
+
     # From Python.
 
     def close_if_idle(self):
@@ -504,12 +506,6 @@ cdef class Tunnel(Waiter):
     def close(self):
         self.finish(False)
 
-    def marked(self):
-        """Its endpoint was marked down, or a better one up."""
-        if not self.over:
-            self.failure = FAIL_MARKED
-            self.finish(False)
-
 
 cdef enum:
     SPARE_PIPES = 32                  # kept open in a worker: making one takes two system calls
@@ -518,9 +514,8 @@ cdef enum:
 cdef class TunnelAcceptor(Acceptor):
     """Makes sessions."""
 
-    def __init__(self, Poller poller, Marks marks not None):
+    def __init__(self, Poller poller not None):
         self.poller = poller
-        self.marks = marks
         self.pipes = []
 
     cdef Pipe take_pipe(self):

@@ -291,13 +291,15 @@ class PoolConfig(Model):
     options. For `tcp`, and `v2` for `udp`, where each datagram has a header, as DNS servers expect it; the connections
     of other pools carry the requests of many clients. The endpoint must expect it."""
     on_marked_down: Literal["keep", "shutdown_sessions"] = "keep"
-    """What becomes of the sessions of an endpoint that its checks find down, or that is put into maintenance (HAProxy's
-    `on-marked-down`): `keep` lets them go on, `shutdown_sessions` resets them, so that clients which would wait for an
-    answer connect anew. It takes up to 200 ms. `tcp` only."""
+    """What becomes of the sessions and requests of an endpoint that its checks find down, or that is put into
+    maintenance (HAProxy's `on-marked-down`): `keep` lets them go on, `shutdown_sessions` ends them, so that clients
+    which would wait for an answer ask anew. It takes up to 200 ms. A TCP session and an upgraded connection are reset.
+    A request whose answer has not begun is retried as after a reset by its endpoint, or gets 502. An answer that has
+    begun is cut, or ends with `UNAVAILABLE` where it is gRPC's. Not for `udp`."""
     on_marked_up: Literal["keep", "shutdown_backup_sessions"] = "keep"
-    """What becomes of the sessions of endpoints of further priorities when one of the first priority is up again
-    (HAProxy's `on-marked-up`): `shutdown_backup_sessions` resets them, so that nobody stays with a backup, as is wanted
-    of a primary database. `tcp` only."""
+    """What becomes of the sessions and requests of endpoints of further priorities when one of the first priority is up
+    again (HAProxy's `on-marked-up`): `shutdown_backup_sessions` ends them as `on_marked_down` does, so that nobody
+    stays with a backup, as is wanted of a primary database. Not for `udp`."""
     source: Source | None = None
     """The address of this machine from which endpoints are reached: HAProxy's `source`, nginx' `proxy_bind`.
     `10.0.0.5`, `[2001:db8::5]`, or with ports `10.0.0.5:40000-49999` (within `net.ipv4.ip_local_port_range`, beyond
