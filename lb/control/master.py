@@ -30,7 +30,7 @@ from lb.config.plan.plan import EndpointSpec, Plan, PoolPlan
 from lb.config.problems import read
 from lb.config.schema.file import CacheConfig, Config, ShutdownConfig
 from lb.config.units import SECOND
-from lb.control import signals
+from lb.control import kept_tables, signals
 from lb.control.admin import readings, status
 from lb.control.cache import kept, snapshot
 from lb.control.cache.cdns import Cdns
@@ -190,6 +190,7 @@ class Master:
         self.transitions = TransitionLog()
         self.cdns = Cdns()
         self._keeping: kept.Keeping | None = None
+        self._keeping_tables: kept_tables.KeepingTables | None = None
         self._upgrading = asyncio.Event()
         self._succession: Succession | None = None
         self._becoming: asyncio.Task[None] | None = None  # the program that is installed
@@ -224,7 +225,7 @@ class Master:
             cleanup.push_async_callback(self._end_before_with_start)
             cleanup.callback(self._notifier.close)
             cleanup.callback(self.access_log.close)
-            cleanup.callback(self._forget_cache)
+            cleanup.callback(self._forget_kept)
             cleanup.callback(self.sockets.close)
             stopping = loop.create_task(self._stop.wait())
             starting = loop.create_task(self._start(cleanup))
@@ -377,6 +378,8 @@ class Master:
             self._keeping = self._keeping or kept.Keeping(self.segment)
             self._slots = ResultCache(self.segment, self.plan.cache.max_object).slots
             self._note_cache()
+        self._note_tables()
+        self.tables.bring(everything=True)
         inherited, stored = self.sockets.handed()
         servers, wanted = self.managed.hand_over()
         workers, children = self.fleet.hand_over(self.config.shutdown.old_workers_timeout)
@@ -388,7 +391,7 @@ class Master:
             before=this_program(),
             number=self.upgrades + 1,
             inherited=tuple(inherited),
-            stored=(*stored, *(self._keeping.named() if self._keeping is not None else ())),
+            stored=(*stored, *self._kept_descriptors()),
             workers=(*(OldWorker(*each) for each in workers), *before),
             servers=tuple(servers),
             wanted=wanted,
@@ -593,6 +596,7 @@ class Master:
             log.warning("no listener uses the socket %s passed by the service manager", address)
         cache_size = config.cache.size if config.cache else 0
         sessions = sets_wanted(config)
+        tables = kept_tables.take(self._options.passed.stored)
         before = await asyncio.to_thread(self._load_cache, config.cache)
         secret = before.head.secret if before is not None else None
         disk = await self._open_disk(config.cache, secret)
@@ -600,9 +604,11 @@ class Master:
             workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions,
             stick_sets=stick_sets(config.tables),
             cache_secret=disk.secret if disk is not None else secret,
+            stick_secret=tables.secret if tables is not None else None,
         )  # fmt: skip
         cleanup.callback(self.segment.close)
-        self.tables = TableKeeper(self.segment, self._clock)
+        self.tables = TableKeeper(self.segment, self._clock, tables)
+        cleanup.callback(self.tables.let_go)
         self.peers = TablePeers(self.tables, lambda: self.config, self._clock)
         cleanup.push_async_callback(self.peers.close)
         self.quotas = QuotaKeeper(self.segment)
@@ -787,6 +793,7 @@ class Master:
             self.model_watch.run(),
             self.watch.run(),
             self._restore(before),
+            self._follow_tables(),
             self.quotas.run(),
             self.peers.run(),
             self.canaries.run(),
@@ -961,6 +968,7 @@ class Master:
         """What the cache had before the restart. From now on the next start has what there is now: a purge that comes
         is of that, and what is restored later than that has not come back in vain."""
         plan = self.plan
+        self._forget_tables()
         with contextlib.ExitStack() as cleanup:
             if isinstance(before, kept.KeptSegment):
                 self.cache.tell(before.purged)
@@ -968,10 +976,12 @@ class Master:
                 cleanup.callback(self._succession.when_gone if self._succession is not None else _call, before.close)
             if plan is None or plan.cache is None:
                 kept.forget(self._options.passed.stored, self._notifier)
+                self._keep_tables()
                 return
             cache = ResultCache(self.segment, plan.cache.max_object)
             if self._notifier.stores:
                 self._keep_segment(cache)
+            self._keep_tables()
             if before is None:
                 return
             restoring: snapshot.Restoring[Any] = snapshot.Restoring(before, cache, self._clock.now)
@@ -992,13 +1002,53 @@ class Master:
         self._note_cache()
         self._keeping.store(self._notifier)
 
+    def _keep_tables(self) -> None:
+        """Has the service manager keep the tables, once there are some."""
+        if self._notifier.stores and self._note_tables() and self._keeping_tables is not None:
+            self._keeping_tables.store(self._notifier, with_segment=self._keeping is None)
+
+    def _forget_tables(self) -> None:
+        """Those of the daemon before, where there are none any more."""
+        if not self.tables.kept and any(each.name == kept_tables.TABLES for each in self._options.passed.stored):
+            self._notifier.forget(kept_tables.TABLES)
+
+    def _note_tables(self) -> bool:
+        """Notes the tables for the next program; whether that is new to the service manager."""
+        if self._keeping_tables is not None:
+            self._keeping_tables.note(self.tables.kept)
+            return False
+        if not self.tables.kept:
+            return False
+        try:
+            self._keeping_tables = kept_tables.KeepingTables(self.segment)
+        except OSError as error:
+            log.error("the tables will begin empty after a restart: %s", error.strerror)
+            return False
+        self._keeping_tables.note(self.tables.kept)
+        return True
+
+    def _kept_descriptors(self) -> list[tuple[str, int]]:
+        """What the next program finds of the segment, by name."""
+        found = [] if self._keeping is None else list(self._keeping.named())
+        if self._keeping_tables is not None:
+            found += self._keeping_tables.named(with_segment=self._keeping is None)
+        return found
+
+    async def _follow_tables(self) -> None:
+        """What workers of the program before count while they drain is added."""
+        while self._succession is not None and self._succession.workers:
+            await asyncio.sleep(_TICK)
+            await self.tables.bring_in_parts()
+        self.tables.let_go()
+
     def _note_cache(self) -> None:
         if self._keeping is not None:
             self._keeping.note(self.config, self._slots, self.model_watch.known())
 
-    def _forget_cache(self) -> None:
-        if self._keeping is not None:
-            self._keeping.close()
+    def _forget_kept(self) -> None:
+        for keeping in (self._keeping, self._keeping_tables):
+            if keeping is not None:
+                keeping.close()
 
     async def _keep_cache(self) -> None:
         """For the next start, where the configuration wants that."""
@@ -1104,6 +1154,7 @@ class Master:
             self.publisher.sweep()
             self.tier.look()
             self._note_cache()
+            self._keep_tables()
             pools = self.plan.pools if self.plan is not None else ()
             self.pool_calls.follow([pool.name for pool in pools])
             self.server_calls.follow({pool.name: [e.address for e in pool.endpoints] for pool in pools})

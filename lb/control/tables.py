@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,8 +13,10 @@ from lb.clock import Clock
 from lb.config.plan.tables import COUNTERS, FIELDS, MOST_SETS, MOST_TABLES, WAYS, TablePlace, TablePlan, sets_of
 from lb.config.schema.tables import TableConfig, meaning_of, shape_of, table_plan
 from lb.config.values import spelled
+from lb.control.kept_tables import KeptTable, TablesBefore, definition_of
 from lb.errors import ConfigError, StartError
 from lb.shared.segment import Segment
+from lb.shared.stick_succession import StickSuccession
 from lb.shared.stick_tables import StickTable
 from lb.shared.stick_updates import StickUpdates
 
@@ -41,6 +44,7 @@ class _Placed(Struct, frozen=True):
     place: TablePlace
     shape: str
     meaning: str  # what has to be the same in a peer; "" = it is not shared
+    kept: KeptTable
 
 
 class SharedTable(Struct, frozen=True):
@@ -54,9 +58,10 @@ class SharedTable(Struct, frozen=True):
 
 class TableKeeper:
     """Of the tables of `segment`. A table whose shape stays keeps its place, and so its counts, over reloads; the place
-    of one that is gone is given to others once no request holds an entry there."""
+    of one that is gone is given to others once no request holds an entry there. The first tables go on with those of
+    `before`, which it closes."""
 
-    def __init__(self, segment: Segment, clock: Clock) -> None:
+    def __init__(self, segment: Segment, clock: Clock, before: TablesBefore | None = None) -> None:
         self._segment = segment
         self._clock = clock
         self._held: dict[str, _Placed] = {}
@@ -65,6 +70,8 @@ class TableKeeper:
         self._tables: dict[str, StickTable] = {}  # of the plan in force
         self._plans: dict[str, TablePlan] = {}
         self._updates: dict[str, tuple[TablePlace, StickUpdates]] = {}  # of those that are shared
+        self._before = before
+        self._successions: dict[str, tuple[TablePlace, StickSuccession]] = {}
 
     # Places, in a transaction that ends with `commit` or `rollback`.
 
@@ -80,14 +87,56 @@ class TableKeeper:
         for name, table in tables.items():
             if name not in self._wanted:
                 place = self._free(name, table)
-                self._wanted[name] = _Placed(place, shapes[name], meaning_of(table) if table.shared else "")
-                StickTable(self._segment, table_plan(name, table, place)).wipe()
+                meaning = meaning_of(table) if table.shared else ""
+                kept = KeptTable(name, definition_of(table), place)
+                self._wanted[name] = _Placed(place, shapes[name], meaning, kept)
+                made = StickTable(self._segment, table_plan(name, table, place))
+                made.wipe()
+                self._go_on(name, table, made, place)
         return {name: self._wanted[name].place for name in tables}
+
+    def _go_on(self, name: str, config: TableConfig, table: StickTable, place: TablePlace) -> None:
+        """With what was counted before the daemon began, in its first transaction."""
+        if self._before is None or self._held or config.shared:  # what is shared comes from the peers' server
+            return
+        succession = self._before.succession(name, config, table)
+        if succession is not None:
+            log.info("tables.%s goes on with the counts of %d keys", name, succession.bring())
+            self._successions[name] = place, succession
+
+    def bring(self, everything: bool = False) -> None:
+        """Adds what workers of the program before have counted since the last time: see StickSuccession."""
+        for _, succession in self._successions.values():
+            succession.bring(everything)
+
+    async def bring_in_parts(self) -> None:
+        """The same, while others have their turns in between."""
+        for name in list(self._successions):
+            part = 0
+            while name in self._successions and part < self._successions[name][1].parts:
+                self._successions[name][1].bring(part=part)
+                part += 1
+                await asyncio.sleep(0)
+
+    def let_go(self) -> None:
+        """No worker of the program before is left: what they counted last is added."""
+        self.bring(everything=True)
+        self._successions = {}
+        if self._before is not None:
+            self._before.close()
+            self._before = None
+
+    @property
+    def kept(self) -> list[KeptTable]:
+        """The tables in force, for the next program."""
+        return [placed.kept for placed in self._held.values()]
 
     def commit(self, plans: Iterable[TablePlan]) -> None:
         """The plan with `plans` is in force everywhere."""
         self._rest(self._held, self._wanted)
         self._held, self._wanted = self._wanted, {}
+        placed = {name: each.place for name, each in self._held.items()}
+        self._successions = {name: each for name, each in self._successions.items() if placed.get(name) == each[0]}
         self._plans = {plan.name: plan for plan in plans}
         self._tables = {name: StickTable(self._segment, plan) for name, plan in self._plans.items()}
         self._updates = {

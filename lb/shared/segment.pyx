@@ -96,7 +96,7 @@ cdef class Segment:
         cls, workers: int, endpoint_capacity: int = 4096, series_capacity: int = 4096, cache_size: int = 0,
         bucket_sets: int = 16384, sequence_sets: int = 16384, session_sets: int = 16384, cost_sets: int = 256,
         source_sets: int = 32768, models: int = 1024, quota_sets: int = 8192, stick_sets: int = 1,
-        cache_secret: bytes | None = None
+        cache_secret: bytes | None = None, stick_secret: bytes | None = None
     ) -> Self:
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
         the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight entries for sequences,
@@ -105,7 +105,8 @@ cdef class Segment:
         `quota_sets` that of sets of seven clients with a quota, `stick_sets` that of sets of seven entries of stick
         tables, all powers of two.
 
-        `cache_secret` are 32 bytes under which the keys of cached answers were made; by default random ones.
+        `cache_secret` are 32 bytes under which the keys of cached answers were made, `stick_secret` 16 by which stick
+        tables tell keys apart; by default random ones.
 
         Pages are allocated when they are touched. The descriptor is inheritable and sealed against resizing. Raises
         ValueError for a number out of range, StartError when the system refuses.
@@ -114,6 +115,8 @@ cdef class Segment:
         cdef Segment self = cls.__new__(cls)
         if cache_secret is not None and len(cache_secret) != 32:
             raise ValueError(f"cache_secret has 32 bytes, not {len(cache_secret)}")
+        if stick_secret is not None and len(stick_secret) != 16:
+            raise ValueError(f"stick_secret has 16 bytes, not {len(stick_secret)}")
         memset(&header, 0, sizeof(header))
         lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, {
             "bucket_sets": bucket_sets,
@@ -141,6 +144,8 @@ cdef class Segment:
             raise
         if cache_secret is not None:
             memcpy(header.cache_secret, <const char *> cache_secret, sizeof(header.cache_secret))
+        if stick_secret is not None:
+            memcpy(header.stick_secret, <const char *> stick_secret, sizeof(header.stick_secret))
         memcpy(self.header, &header, sizeof(header))
         self.fd = fd
         return self
@@ -245,6 +250,12 @@ cdef class Segment:
         """The 32 random bytes that key the digest of cached requests."""
         self.check_open()
         return (<char *> self.header.cache_secret)[:32]
+
+    @property
+    def stick_secret(self) -> bytes:
+        """By which keys of stick tables are told apart, 16 bytes."""
+        self.check_open()
+        return (<char *> self.header.stick_secret)[:16]
 
     # C level: the caller answers for `slot` and `index`, which come from the plan.
 

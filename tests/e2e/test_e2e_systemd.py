@@ -4,6 +4,7 @@ lose."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
@@ -80,10 +81,11 @@ async def test_a_restart_and_a_killed_master_lose_no_socket_and_no_cached_answer
 ) -> None:
     server = await VersionedServer().start()
     port = free_port()
-    config = {
+    config: dict[str, Any] = {
         "cache": {"ttl": "1h"},
+        "tables": {"paths": {"key": "${request.path}", "size": 100, "store": ["requests", "gpt0"]}},
         "listeners": {
-            "web": {**http_listener(route("/v2", "models")), "bind": f"127.0.0.1:{port}"},
+            "web": {**http_listener(route("/v2", "models"), track="paths"), "bind": f"127.0.0.1:{port}"},
             "local": {
                 **http_listener({**route("/v2", "models"), "name": "local"}),
                 "bind": "unix:/run/tidegate/web.sock",
@@ -102,7 +104,17 @@ async def test_a_restart_and_a_killed_master_lose_no_socket_and_no_cached_answer
     assert sum("listen,tcp" in name for name in names) == 1
     assert sum("listen,udp" in name for name in names) == 2, "one for each worker"
     assert sum("listen,unix" in name for name in names) == 2, "the admin server's, too"
-    assert {"tidegate,segment", "tidegate,segment-facts"} < names.keys()
+    assert {"tidegate,segment", "tidegate,segment-facts", "tidegate,segment-tables"} < names.keys()
+
+    def counted() -> tuple[int, int]:
+        """Requests of a path, and its mark: they are counted on."""
+        shown = json.loads(systemd.tidegate("table", "show", "paths", "--key", "/v2/models/m/infer", "--json"))
+        (entry,) = shown["entries"]
+        return entry["requests"], entry["gpt0"]
+
+    await ask_once(port, infer("m", 1))
+    await call(systemd.tidegate, "table", "set", "paths", "/v2/models/m/infer", "gpt0=7")
+    counts = [await call(counted)]
 
     async def goes_on(what: Callable[[], Awaitable[Any]], failures: int = 2) -> None:
         await cached(systemd, port, server)
@@ -120,6 +132,9 @@ async def test_a_restart_and_a_killed_master_lose_no_socket_and_no_cached_answer
         for model in ("m", "n"):
             assert (await ask_once(port, infer(model, 1))).cache == "tidegate; hit"
         assert await call(systemd.stored) == names
+        counts.append(await call(counted))
+        assert counts[-1][0] > counts[-2][0], counts
+        assert counts[-1][1] == 7, "its mark"
 
     await goes_on(lambda: call(systemd.systemctl, "restart", "tidegate.service"))
     pid = await call(systemd.show, "MainPID")

@@ -260,12 +260,15 @@ def servers(status: dict[str, Any]) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("what", ["Master._start", "Admin.start"])
 def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start, tmp_path: Path, what: str) -> None:
     installed = Installed(tmp_path)
+    tables = {"clients": {"key": "${client.address}", "store": ["requests"]}}
     config = {
-        "listeners": {"web": http_listener(route("/v2", "digits"))},
+        "tables": tables,
+        "listeners": {"web": http_listener(route("/v2", "digits"), track="clients")},
         "pools": {"digits": digits_pool(min=1)},
     }
     daemon = start(config, shell=installed.shell)
     port, before = daemon.port(), daemon.status()
+    assert asyncio.run(ask_once(port, digit_request(digit_samples()[0]["image"]))).status == 200
     path = installed.install()
     app = path / "cli" / "app.py"
     # In `run`, which the trial does not call.
@@ -276,7 +279,7 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
         )
     )
     # The file has changed, too: what goes on is what ran.
-    changed = {"listeners": {"other": config["listeners"]["web"]}, "pools": config["pools"]}
+    changed = {**config, "listeners": {"other": config["listeners"]["web"]}}
     daemon.write({**changed, "admin": {"bind": f"unix:{tmp_path}/other.sock"}})
     done = daemon.command("upgrade", "--admin", f"unix:{daemon.socket}")
     assert done.returncode == 1
@@ -287,6 +290,8 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
     assert (after["version"], after["program"]["path"]) == ("0.1.0", str(ROOT / "lb"))
     assert servers(after) == servers(before)
     assert asyncio.run(ask_once(port, digit_request(digit_samples()[0]["image"]))).status == 200
+    (counted,) = json.loads(daemon.admin("/api/v1/tables?table=clients")[1])["entries"]
+    assert counted["requests"] == 2
     assert daemon.stop() == 0
 
 
@@ -417,14 +422,17 @@ async def test_an_upgrade_is_followed_to_another_admin_address_and_old_workers_h
     assert await call(daemon.stop) == 0
 
 
-async def test_quotas_count_every_request_of_an_upgrade(start: Start, tmp_path: Path) -> None:
+async def test_quotas_and_tables_count_every_request_of_an_upgrade(start: Start, tmp_path: Path) -> None:
     """Workers of before count on while they drain."""
     installed = Installed(tmp_path)
     counted = {"respond": {"body": "ok"}, "quota": "all"}
-    config = {
+    table = {"key": "${client.address}", "size": 1000, "store": ["requests", "request_rate(1h)", "concurrent", "gpt0"]}
+    last = {**table, "store": ["requests"]}
+    config: dict[str, Any] = {
         "quotas": {"all": {"requests": 10_000_000, "per": "month", "key": {"all": True}}},
         "limits": {"quota_file": str(tmp_path / "quotas.sqlite")},
-        "listeners": {"web": http_listener(counted)},
+        "tables": {"kept": table, "another": table, "last": last},
+        "listeners": {"web": http_listener(counted, track=["kept", "another", "last"])},
     }
     call = asyncio.to_thread
     daemon = await call(start, config, shell=installed.shell)
@@ -436,13 +444,30 @@ async def test_quotas_count_every_request_of_an_upgrade(start: Start, tmp_path: 
 
     for _ in range(4):
         going.start(ask, "a request")
+
+    def counted_in(name: str) -> dict[str, Any]:
+        (entry,) = json.loads(daemon.admin(f"/api/v1/tables?table={name}")[1])["entries"]
+        return {key: entry[key] for key in ("requests", "request_rate", "concurrent", "gpt0") if key in entry}
+
+    await call(daemon.command, "table", "set", "kept", "127.0.0.1", "gpt0=7")
     before = going.done
     await call(installed.install)
+    # A table in front of it goes, and one is another: the others are elsewhere then.
+    tables = {"kept": table, "another": {**table, "size": 2000, "store": ["requests"]}, "last": last}
+    daemon.write({**config, "tables": {name: tables[name] for name in ("another", "last", "kept")}})
     assert (await call(daemon.command, "upgrade")).returncode == 0
     await call(upgraded, daemon)
     assert going.done > before
     await going.stop()
     assert going.failed == []
+
+    def all_of_it() -> dict[str, Any]:
+        return {"requests": going.done, "request_rate": going.done, "concurrent": 0, "gpt0": 7}
+
+    await call(eventually, lambda: counted_in("kept") == all_of_it(), f"{all_of_it()}, not {counted_in('kept')}")
+    assert counted_in("last") == {"requests": going.done}
+    assert 0 < counted_in("another")["requests"] < going.done - before / 2
+    assert "tables.another: counts begin anew: its size was 1000, and is 2000" in daemon.log
 
     def used() -> int:
         (row,) = daemon.status()["quotas"]["quotas"]
