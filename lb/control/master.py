@@ -411,7 +411,9 @@ class Master:
         await self.canaries.save()
         await self.quotas.save()  # what is counted from now on is found in the segment
         try:
-            become(handover.before, handover, {**os.environ, **self._notifier.environment()})
+            async with self.peers.handed_over() as (shared, message):
+                handover = replace(handover, shared_tables=shared, message=message)
+                become(handover.before, handover, {**os.environ, **self._notifier.environment()})
         finally:
             if handover.segment >= 0:
                 os.close(handover.segment)
@@ -607,9 +609,11 @@ class Master:
             stick_secret=tables.secret if tables is not None else None,
         )  # fmt: skip
         cleanup.callback(self.segment.close)
-        self.tables = TableKeeper(self.segment, self._clock, tables)
+        shared = handover.shared_tables if handover is not None else ()
+        self.tables = TableKeeper(self.segment, self._clock, tables, shared)
         cleanup.callback(self.tables.let_go)
-        self.peers = TablePeers(self.tables, lambda: self.config, self._clock)
+        message = handover.message if handover is not None else 0
+        self.peers = TablePeers(self.tables, lambda: self.config, self._clock, message)
         cleanup.push_async_callback(self.peers.close)
         self.quotas = QuotaKeeper(self.segment)
         cleanup.push_async_callback(self.quotas.close)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -27,7 +27,9 @@ from lb.config.schema.file import Config
 from lb.config.schema.tables import LEAST_SECRET, PeersConfig
 from lb.config.units import DAY, MILLISECOND, MINUTE, SECOND
 from lb.control.tables import SharedTable, TableKeeper
+from lb.control.upgrade.handover import SharedTableHandover
 from lb.errors import TidegateError
+from lb.shared.stick_updates import StickUpdates
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -104,13 +106,32 @@ class RefusedError(PeersError):
 class _Stream:
     """Of one table."""
 
-    def __init__(self, name: str, shared: SharedTable) -> None:
+    def __init__(self, name: str, shared: SharedTable, sender: bytes) -> None:
         self.name = name
         self.shared = shared
+        self.sender = sender  # of what is counted here
         self.position = b"0-0"  # of the last message that was read
         self.numbers: dict[bytes, int] = {}  # sender: its last message
         self.dropped = 0  # rows of peers
         self._pending: tuple[int, list[Any]] | None = None  # a message that may not have arrived
+        if shared.before is not None:
+            self._go_on(shared.before)
+
+    def _go_on(self, before: SharedTableHandover) -> None:
+        """As the program before, whose counts the table has."""
+        self.sender, self.numbers = before.sender, dict(before.numbers)
+        if before.stream == self.name:
+            self.position = before.position
+        if before.pending is not None:
+            number, rows = before.pending
+            self._pending = number, self.shared.updates.located(rows)
+
+    def handover(self) -> SharedTableHandover:
+        """For the next program."""
+        known = self.shared.updates.dump()
+        return SharedTableHandover(
+            self.shared.name, self.name, self.sender, self.position, self.numbers, self._pending, known
+        )
 
     def news(self, number: int) -> tuple[int, list[Any]] | None:
         """A message to send, with its number; the one before where that may not have arrived, whose rates are over."""
@@ -145,12 +166,13 @@ class _Stream:
 class TablePeers:
     """Of the tables of `tables` that the configuration shares."""
 
-    def __init__(self, tables: TableKeeper, config: Callable[[], Config], clock: Clock) -> None:
+    def __init__(self, tables: TableKeeper, config: Callable[[], Config], clock: Clock, number: int = 0) -> None:
+        """`number`: of the last message of the program before."""
         self._tables = tables
         self._config = config
         self._clock = clock
         self._sender = os.urandom(16)
-        self._number = 0
+        self._number = number
         self._busy = asyncio.Lock()
         self._known: Config | None = None  # for which `_sealer` and `_client` were made
         self._peers: PeersConfig | None = None
@@ -195,6 +217,17 @@ class TablePeers:
                 log.info("peers: tables are shared by %s", _server(peers))
             self._connected, self._trouble, self._exchanged = True, "", self._clock.now()
             return True
+
+    @contextlib.asynccontextmanager
+    async def handed_over(self) -> AsyncIterator[tuple[tuple[SharedTableHandover, ...], int]]:
+        """What the next program goes on with, and the number of the last message: nothing is sent or received
+        meanwhile."""
+        async with self._busy:
+            streams = [stream for stream in self._streams.values() if stream.shared.updates in self._in_force()]
+            yield tuple(stream.handover() for stream in streams), self._number
+
+    def _in_force(self) -> list[StickUpdates]:
+        return [table.updates for table in self._tables.shared()]
 
     async def close(self) -> None:
         """Sends what was counted last, once an exchange that has begun is over."""
@@ -246,7 +279,7 @@ class TablePeers:
             name = f"{peers.prefix}table:{table.name}:{table.meaning[:16]}"
             known = self._streams.get(table.name)
             if known is None or known.shared.updates is not table.updates:
-                known = _Stream(name, table)
+                known = _Stream(name, table, self._sender)
             elif known.name != name:  # what was read elsewhere is known by its number
                 known.name, known.position = name, b"0-0"
             known.shared = table
@@ -281,7 +314,7 @@ class TablePeers:
             if news is None:
                 return
             number, rows = news
-            message = Message(self._sender, number, [Row(*row[3:]) for row in rows])
+            message = Message(stream.sender, number, [Row(*row[3:]) for row in rows])
             data = self._sealer.seal(stream.name, message)
             added = ("XADD", stream.name, "MAXLEN", "~", KEPT, "*", FIELD, data)
             made, _ = await self._ask(added, ("PEXPIRE", stream.name, kept))
@@ -306,7 +339,7 @@ class TablePeers:
                         log.warning("peers: %s has messages that were not written with our secret", stream.name)
                     self._ignored += 1
                     continue
-                own = message.sender == self._sender
+                own = message.sender == stream.sender
                 if await asyncio.to_thread(stream.add, message, age, own) and not own:
                     self._received += 1
                     self._lag_ns = age

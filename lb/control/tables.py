@@ -14,6 +14,7 @@ from lb.config.plan.tables import COUNTERS, FIELDS, MOST_SETS, MOST_TABLES, WAYS
 from lb.config.schema.tables import TableConfig, meaning_of, shape_of, table_plan
 from lb.config.values import spelled
 from lb.control.kept_tables import KeptTable, TablesBefore, definition_of
+from lb.control.upgrade.handover import SharedTableHandover
 from lb.errors import ConfigError, StartError
 from lb.shared.segment import Segment
 from lb.shared.stick_succession import StickSuccession
@@ -54,14 +55,21 @@ class SharedTable(Struct, frozen=True):
     meaning: str
     expire_ns: int
     updates: StickUpdates
+    before: SharedTableHandover | None  # of the program with whose counts it goes on
 
 
 class TableKeeper:
     """Of the tables of `segment`. A table whose shape stays keeps its place, and so its counts, over reloads; the place
     of one that is gone is given to others once no request holds an entry there. The first tables go on with those of
-    `before`, which it closes."""
+    `before`, which it closes, shared ones only with what that program knew of their peers."""
 
-    def __init__(self, segment: Segment, clock: Clock, before: TablesBefore | None = None) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        clock: Clock,
+        before: TablesBefore | None = None,
+        handed: Iterable[SharedTableHandover] = (),
+    ) -> None:
         self._segment = segment
         self._clock = clock
         self._held: dict[str, _Placed] = {}
@@ -72,6 +80,8 @@ class TableKeeper:
         self._updates: dict[str, tuple[TablePlace, StickUpdates]] = {}  # of those that are shared
         self._before = before
         self._successions: dict[str, tuple[TablePlace, StickSuccession]] = {}
+        self._handed = {each.table: each for each in handed}
+        self._continued: dict[str, SharedTableHandover] = {}  # shared tables that go on
 
     # Places, in a transaction that ends with `commit` or `rollback`.
 
@@ -97,8 +107,8 @@ class TableKeeper:
 
     def _go_on(self, name: str, config: TableConfig, table: StickTable, place: TablePlace) -> None:
         """With what was counted before the daemon began, in its first transaction."""
-        if self._before is None or self._held or config.shared:  # what is shared comes from the peers' server
-            return
+        if self._before is None or self._held or (config.shared and name not in self._handed):
+            return  # what is shared, the server of the peers has as well: it would count twice
         succession = self._before.succession(name, config, table)
         if succession is not None:
             log.info("tables.%s goes on with the counts of %d keys", name, succession.bring())
@@ -142,11 +152,17 @@ class TableKeeper:
         self._updates = {
             name: self._updates_of(name, placed.place) for name, placed in self._held.items() if placed.meaning
         }
+        self._handed = {}
 
     def _updates_of(self, name: str, place: TablePlace) -> tuple[TablePlace, StickUpdates]:
         known, updates = self._updates.get(name, (None, None))
         if updates is None or known != place:
-            return place, StickUpdates(self._tables[name])
+            updates = StickUpdates(self._tables[name])
+            self._continued.pop(name, None)
+            if name in self._handed and name in self._successions:
+                self._continued[name] = self._handed[name]
+                updates.load(self._handed[name].known)
+            return place, updates
         updates.follow(self._tables[name])
         return place, updates
 
@@ -190,7 +206,9 @@ class TableKeeper:
     def shared(self) -> list[SharedTable]:
         """The tables in force that are shared with other daemons."""
         return [
-            SharedTable(name, self._held[name].meaning, self._plans[name].expire_ns, updates)
+            SharedTable(
+                name, self._held[name].meaning, self._plans[name].expire_ns, updates, self._continued.get(name)
+            )
             for name, (_, updates) in self._updates.items()
         ]
 

@@ -8,7 +8,7 @@ the next increment. `gpt0` travels as it is. Only the master has these notes: wo
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from lb.shared.atomics cimport (
     tg_fetch_add64, tg_load32_relaxed, tg_load64, tg_load64_relaxed, tg_store64, tg_store64_relaxed,
@@ -18,6 +18,7 @@ from lb.shared.stick_tables cimport STICK_GPT0, StickTable, add_rate, rate_of, s
 
 cdef enum:
     MOST_ROWS = 1000
+    WORDS = 8                         # of an entry for the next program: its hash, its counters, gpt0
     SHORTENED = 17                    # bytes: "~" and a hash, the end of a key that is too long for an entry
 
 cdef struct tg_known:
@@ -231,6 +232,71 @@ cdef class StickUpdates:
             return True
         finally:
             tg_store64(&group.owner, 0)
+
+    cdef bint locate(self, uint64_t key, uint64_t *place) noexcept nogil:
+        """The place of the entry whose hash is `key`."""
+        cdef uint64_t number = self.table.first + ((key >> 32) * self.table.size >> 32)
+        cdef int way
+        for way in range(<int> TG_STICK_WAYS):
+            if key and tg_load64(&self.table.sets[number].keys[way]) == key:
+                place[0] = number * TG_STICK_WAYS + <uint64_t> way
+                return True
+        return False
+
+    def dump(self) -> bytes:
+        """What the peers know of each entry, for `load` of the next program."""
+        cdef uint64_t whole = self.table.size * TG_STICK_WAYS, first = self.table.first * TG_STICK_WAYS
+        cdef uint64_t words[WORDS]
+        cdef uint64_t number, place
+        cdef const tg_known *known
+        cdef int i
+        self.table.segment.check_open()
+        found = bytearray()
+        for number in range(whole):
+            known, place = self.known + number, first + number
+            words[0] = tg_load64(&self.table.sets[place // TG_STICK_WAYS].keys[place % TG_STICK_WAYS])
+            if (words[0] == 0 or known.key != words[0]
+                    or known.generation != tg_load32_relaxed(&self.table.records[place].generation)):
+                continue
+            for i in range(<int> TG_STICK_COUNTERS):
+                words[1 + i] = known.counters[i]
+            words[WORDS - 1] = known.gpt0
+            found += (<const char *> words)[:sizeof(words)]
+        return bytes(found)
+
+    def load(self, data: bytes) -> None:
+        """The table has the entries of the program before: of these the peers know what `dump` gave there. Raises
+        ValueError for what is none."""
+        cdef uint64_t words[WORDS]
+        cdef const char *text = data
+        cdef size_t at
+        cdef uint64_t place = 0
+        cdef tg_known *known
+        cdef int i
+        self.table.segment.check_open()
+        if len(data) % sizeof(words):
+            raise ValueError("this is nothing that peers know")
+        for at in range(0, <size_t> len(data), sizeof(words)):
+            memcpy(words, text + at, sizeof(words))
+            if not self.locate(words[0], &place):
+                continue                      # it has expired
+            known = self.known_of(place, words[0])
+            for i in range(<int> TG_STICK_COUNTERS):
+                known.counters[i] = min(words[1 + i], tg_load64_relaxed(&self.table.records[place].counters[i]))
+            known.gpt0 = words[WORDS - 1]
+
+    def located(
+        self, rows: list[tuple[int, int, int, bytes, list[int], list[int], int | None]]
+    ) -> list[tuple[int, int, int, bytes, list[int], list[int], int | None]]:
+        """`rows` that the program before took, with the places that their keys have here; without those that have
+        none."""
+        cdef uint64_t place = 0
+        self.table.segment.check_open()
+        found = []
+        for row in rows:
+            if self.locate(<uint64_t> row[1], &place):
+                found.append((place, row[1], tg_load32_relaxed(&self.table.records[place].generation), *row[3:]))
+        return found
 
     def settle(self, key: bytes) -> None:
         """An operator has set what is counted of `key`: its counters are no news for the peers."""

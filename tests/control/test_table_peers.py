@@ -16,8 +16,10 @@ from tier_servers import CuttingRelay, TierServers
 
 from lb.clock import MonotonicClock
 from lb.config.schema.tables import PeersConfig, TableConfig, table_plan
+from lb.control.kept_tables import TablesBefore
 from lb.control.table_peers import FIELD, Message, Row, Sealer, TablePeers
 from lb.control.tables import TableKeeper
+from lb.control.upgrade.handover import SharedTableHandover
 from lb.shared.segment import Segment
 from lb.shared.stick_tables import StickTable
 
@@ -44,14 +46,25 @@ def start(server: TierServers) -> None:
 class Peer:
     """What the master has of peers, over a segment with one worker."""
 
-    def __init__(self, folder: Path, port: int, secret: bytes = SECRET, **table: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        secret: bytes = SECRET,
+        before: TablesBefore | None = None,
+        handed: tuple[tuple[SharedTableHandover, ...], int] = ((), 0),
+        **table: Any,
+    ) -> None:
         file = folder / f"secret-{len(secret)}"
         file.write_bytes(secret)
-        self.segment = Segment.create(1, endpoint_capacity=1, series_capacity=1, stick_sets=4096)
-        self.keeper = TableKeeper(self.segment, MonotonicClock())
+        self.segment = Segment.create(
+            1, endpoint_capacity=1, series_capacity=1, stick_sets=4096, stick_secret=before.secret if before else None
+        )
+        self.keeper = TableKeeper(self.segment, MonotonicClock(), before, handed[0])
         self.port, self.file = port, file
         self.apply(**table)
-        self.peers = TablePeers(self.keeper, lambda: self.config, MonotonicClock())  # type: ignore[arg-type, return-value]
+        config = lambda: self.config  # noqa: E731
+        self.peers = TablePeers(self.keeper, config, MonotonicClock(), handed[1])  # type: ignore[arg-type]
 
     def apply(self, prefix: str = "tidegate:", **table: Any) -> None:
         """A reload."""
@@ -85,9 +98,20 @@ class Peer:
         assert status is not None
         return status
 
+    async def upgraded(self, folder: Path, **table: Any) -> Peer:
+        """The next program, with one worker of this one that drains."""
+        before = TablesBefore(Segment.attach(os.dup(self.segment.fd)), self.keeper.kept)
+        async with self.peers.handed_over() as handed:
+            wire = msgspec.msgpack.decode(msgspec.msgpack.encode(handed), type=type_of_handed)
+            return Peer(folder, self.port, before=before, handed=wire, **table)
+
     async def close(self) -> None:
+        self.keeper.let_go()
         await self.peers.close()
         self.segment.close()
+
+
+type_of_handed = tuple[tuple[SharedTableHandover, ...], int]
 
 
 @pytest.fixture
@@ -130,6 +154,49 @@ async def test_a_message_whose_answer_is_lost_counts_once(
         assert await three.peers.exchange()
         assert (three.value("anna"), three.value("bert")) == (2, 1)
         await three.peers.exchange()
+
+
+async def test_an_upgrade_goes_on_as_the_same_sender(server: TierServers, tmp_path: Path, made: list[Peer]) -> None:
+    async with CuttingRelay(server.ports[0]) as relay:
+        one, two = Peer(tmp_path, relay.port), Peer(tmp_path, server.ports[0])
+        made.append(two)
+        for peer, key in ((one, b"anna"), (two, b"anna"), (two, b"bert")):
+            peer.count(key, 5)
+            assert await peer.peers.exchange()
+        one.keeper.put("users", "carl", {"gpt0": 7})
+        assert await one.peers.exchange()
+        assert await two.peers.exchange()
+        # A message whose answer was lost, and what was counted since; a message of the other that was not read.
+        one.count(b"anna")
+        relay.left = 0
+        assert not await one.peers.exchange()
+        relay.left = None
+        one.count(b"anna")
+        two.count(b"bert")
+        assert await two.peers.exchange()
+        after = await one.upgraded(tmp_path)
+        made.append(after)
+        one.count(b"dora")  # by a worker that drains
+        after.keeper.bring()
+        assert [after.value(key) for key in ("anna", "bert", "dora")] == [12, 5, 1]
+        for _ in range(2):
+            assert await after.peers.exchange()
+            assert await two.peers.exchange()
+        for peer in (after, two):
+            assert [peer.value(key) for key in ("anna", "bert", "dora")] == [12, 6, 1]
+            assert peer.value("carl", "gpt0") == 7
+        assert two.status()["received"] == 4, "and none twice"
+
+        # A table that is laid out otherwise begins with what the stream has, the predecessor's messages included.
+        third = await after.upgraded(tmp_path, size=2000)
+        made.append(third)
+        assert third.value("anna") == 0
+        assert await third.peers.exchange()
+        assert [third.value(key) for key in ("anna", "bert", "dora")] == [12, 6, 1]
+        assert await two.peers.exchange()
+        assert [two.value(key) for key in ("anna", "bert", "dora")] == [12, 6, 1]
+        await one.peers._disconnect()
+        one.segment.close()
 
 
 async def test_a_reload_keeps_what_peers_know(server: TierServers, tmp_path: Path, made: list[Peer]) -> None:

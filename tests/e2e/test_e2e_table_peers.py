@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from daemon import Daemon, http_listener
+from daemon import ROOT, Daemon, http_listener
 from tier_servers import TierServers
 from waiting import until_in_thread
 
@@ -55,6 +55,49 @@ def config(server: TierServers) -> dict[str, Any]:
             )
         },
     }
+
+
+async def test_an_upgrade_counts_nothing_twice_and_loses_nothing(
+    start: Start, client: aiohttp.ClientSession, server: TierServers
+) -> None:
+    shell = f'export PYTHONPATH="{ROOT}"'  # as `tidegate run`, which can be upgraded
+    one, two = start(config(server), shell=shell), start(config(server))
+
+    async def ask(daemon: Daemon, user: str, times: int) -> None:
+        for _ in range(times):
+            fields = {"X-User": user, "Connection": "close"}
+            async with client.get(f"http://127.0.0.1:{daemon.port()}/", headers=fields) as answer:
+                await answer.read()
+
+    def requests(daemon: Daemon) -> dict[str, tuple[int, int]]:
+        rows = json.loads(daemon.admin("/api/v1/tables?table=users")[1])["entries"]
+        return {row["key"]: (row["requests"], row["request_rate"]) for row in rows}
+
+    async def both_have(wanted: dict[str, int]) -> None:
+        def have() -> bool:
+            both = {user: (number, number) for user, number in wanted.items()}
+            return requests(one) == requests(two) == both
+
+        try:
+            await until_in_thread(have)
+        except TimeoutError:
+            raise AssertionError(f"{requests(one)} and {requests(two)}, not {wanted}") from None
+
+    await ask(one, "anna", 5)
+    await ask(two, "anna", 3)
+    await both_have({"anna": 8})
+    await ask(one, "anna", 1)  # not told yet, perhaps
+    done = await asyncio.to_thread(one.command, "upgrade")
+    assert done.returncode == 0, done.stderr
+    assert "tables.users goes on with the counts of 1 keys" in one.log
+    assert requests(one)["anna"] == (9, 9), "before a message has come"
+    await ask(one, "anna", 1)
+    await ask(two, "bert", 2)
+    await both_have({"anna": 10, "bert": 2})
+    sent = two.status()["peers"]["received"]
+    await ask(one, "carl", 1)  # further exchanges, in which nothing is told that was told before
+    await until_in_thread(lambda: two.status()["peers"]["received"] > sent)
+    await both_have({"anna": 10, "bert": 2, "carl": 1})
 
 
 async def test_daemons_count_together(start: Start, client: aiohttp.ClientSession, server: TierServers) -> None:

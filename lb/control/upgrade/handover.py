@@ -88,6 +88,20 @@ class OperatedLimit(Struct, frozen=True):
     file: int
 
 
+class SharedTableHandover(Struct, frozen=True):
+    """What a program knows of a table that daemons share by a stream of Redis: as which sender it writes there, how far
+    it has read, the last number of each sender, the message that may not have arrived (rows as of
+    lb.shared.stick_updates), and what its peers know of each entry."""
+
+    table: str
+    stream: str
+    sender: bytes
+    position: bytes
+    numbers: dict[bytes, int]
+    pending: tuple[int, list[tuple[int, int, int, bytes, list[int], list[int], int | None]]] | None
+    known: bytes
+
+
 class Said(Struct, frozen=True):
     """Who has set something of an endpoint (admin, weight or max_in_flight), and when: Unix seconds."""
 
@@ -127,6 +141,8 @@ class Handover(Struct, frozen=True):
     runtime: str = ""  # the private folder for sockets
     runtime_lock: int = -1
     text: bytes = b""  # of the configuration file as it was loaded last, for the way back
+    shared_tables: tuple[SharedTableHandover, ...] = ()
+    message: int = 0  # number of the last message to daemons that share tables
     segment: int = -1  # a copy of the shared segment, where there are quotas: the workers before count on in it
     failed: str = ""
 
