@@ -206,9 +206,7 @@ class TableKeeper:
     def shared(self) -> list[SharedTable]:
         """The tables in force that are shared with other daemons."""
         return [
-            SharedTable(
-                name, self._held[name].meaning, self._plans[name].expire_ns, updates, self._continued.get(name)
-            )
+            SharedTable(name, self._held[name].meaning, self._plans[name].expire_ns, updates, self._continued.get(name))
             for name, (_, updates) in self._updates.items()
         ]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -192,3 +194,58 @@ async def test_tables_from_the_first_request_to_the_reload(
     found = daemon.reload(config(slow.address, size=1_000_000))
     assert "tables.users: the shared memory has room for" in found["error"]
     assert (await ask("anna"))[1] == "2"
+
+
+async def test_tables_by_identity_wait_for_auth_and_the_others_do_not(
+    start: Start, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """So a flood of bad credentials is counted, and ends before they are looked at."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"anna:sha256:{hashlib.sha256(b'right').hexdigest()}\n")
+    keys.chmod(0o600)
+    store = ["requests", "errors", "concurrent", "gpc0", "gpt0"]
+    daemon = start(
+        {
+            "auth": {"keys": {"type": "api_key", "file": str(keys)}},
+            "tables": {
+                "places": {"key": "${header.x-from}", "size": 1000, "store": store},
+                "users": {"key": "${auth.identity}", "size": 1000, "store": store},
+            },
+            "listeners": {
+                "web": http_listener(
+                    {"respond": {"status": 200, "body": "${table.places.requests} ${table.users.requests}"}},
+                    auth="keys",
+                    track=["users", "places"],
+                    table_rules=[
+                        {"when": {"users": {"requests": {"above": 3}}}, "deny": 403},
+                        {"when": {"places": {"errors": {"above": 2}}}, "deny": 429, "increment_gpc0": ["places"]},
+                        {"when": {"places": {"requests": 2}}, "set_gpt0": {"users": 7}},
+                    ],
+                )
+            },
+        }
+    )
+
+    async def ask(place: str, key: str = "right") -> tuple[int, str]:
+        fields = {"X-From": place, "X-Api-Key": key, "Connection": "close"}
+        async with client.get(f"http://127.0.0.1:{daemon.port()}/", headers=fields) as answer:
+            return answer.status, await answer.text()
+
+    def entry(table: str, key: str) -> dict[str, Any]:
+        found = json.loads(daemon.admin(f"/api/v1/tables?table={table}&key={key}")[1])["entries"]
+        return {name: found[0][name] for name in store} if found else {}
+
+    # Without an identity only the place counts, and its rule goes before auth: the right key meets it as well.
+    assert [(await ask("here", "wrong"))[0] for _ in range(5)] == [401] * 3 + [429] * 2
+    assert (await ask("here"))[0] == 429
+    assert entry("places", "here") == {"requests": 6, "errors": 6, "concurrent": 0, "gpc0": 3, "gpt0": 0}
+    assert json.loads(daemon.admin("/api/v1/tables?table=users")[1])["entries"] == []
+
+    # With one both count, each once, and a rule that has to do with both waits for it.
+    assert await ask("there") == (200, "1 1")
+    assert entry("users", "anna")["gpt0"] == 0
+    assert await ask("there") == (200, "2 2")
+    assert entry("users", "anna")["gpt0"] == 7
+    assert [(await ask("there"))[0] for _ in range(2)] == [200, 403]
+    assert entry("users", "anna") == {"requests": 4, "errors": 1, "concurrent": 0, "gpc0": 0, "gpt0": 7}
+    assert entry("places", "there") == {"requests": 4, "errors": 1, "concurrent": 0, "gpc0": 0, "gpt0": 0}

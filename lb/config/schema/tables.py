@@ -170,7 +170,8 @@ TableMatch = Annotated[dict[Name, Comparisons], Field(max_length=32)]
 
 class TableRuleConfig(Model):
     """What becomes of a request by what tables have counted of its keys, itself included. Rules are asked in their
-    order, those of the listener first, until one denies the request."""
+    order, those of the listener first, until one denies the request. Those that name a table by `${auth.identity}` are
+    asked after the others, once `auth` is passed."""
 
     when: Annotated[TableMatch, Field(min_length=1)]
     """Conditions that all have to hold: of each table what it stores, compared with a number."""

@@ -273,8 +273,7 @@ cdef class Admission:
         if exchange.preflight:
             give_preflight(exchange, scan)
             return
-        if (exchange.route.tracking is not None and not exchange.route.tracking.by_identity
-                and not track(exchange, scan)):
+        if exchange.route.tracking is not None and exchange.route.tracking.early and not track(exchange, scan, False):
             return
         if exchange.route.rate is not None and not exchange.route.rate.key.by_identity and (
                 not within_rate(exchange, scan)
@@ -288,7 +287,7 @@ cdef class Admission:
         self.proceed(exchange, scan)
 
     cdef void proceed(self, Exchange exchange, Scan *scan) noexcept:
-        if exchange.route.tracking is not None and exchange.route.tracking.by_identity and not track(exchange, scan):
+        if exchange.route.tracking is not None and exchange.route.tracking.late and not track(exchange, scan, True):
             return
         if exchange.route.rate is not None and exchange.route.rate.key.by_identity and (
                 not within_rate(exchange, scan)

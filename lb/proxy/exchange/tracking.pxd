@@ -4,6 +4,6 @@ from lb.http.head cimport Scan
 from lb.proxy.exchange.exchange cimport Exchange
 
 
-# Counts the exchange in the tables of its route, and asks the rules. False: it has been answered, or is held until it
-# is. Nothing to do unless the route has tracking.
-cdef bint track(Exchange exchange, Scan *scan) noexcept
+# Counts the exchange in tables of its route, and asks rules: `late`, those that have to do with the client's identity,
+# otherwise the others. False: it has been answered, or is held until it is. Nothing to do unless the route has such.
+cdef bint track(Exchange exchange, Scan *scan, bint late) noexcept

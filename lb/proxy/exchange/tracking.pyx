@@ -54,14 +54,14 @@ cdef void deny(Exchange exchange, int status) noexcept:
                        if status == 429 else "Service Unavailable")
 
 
-cdef bint track(Exchange exchange, Scan *scan) noexcept:
+cdef bint track(Exchange exchange, Scan *scan, bint late) noexcept:
     cdef tg_values values
     cdef tg_rule what
     cdef int result = RULE_NO_MEMORY
     global denied
     gather(&values, exchange, scan, exchange.route.values)
     try:
-        exchange.tracked = exchange.route.tracking.track(&values, &result, &what)
+        exchange.tracked = exchange.route.tracking.track(exchange.tracked, late, &values, &result, &what)
     except MemoryError:
         pass
     if result == RULE_PASSED:

@@ -38,6 +38,7 @@ cdef class TableRule:
     cdef tg_rule what
     cdef tuple sets                   # of (StickTable, value of gpt0)
     cdef tuple adds                   # of StickTable: gpc0
+    cdef bint late                    # it has to do with a table whose key has the client's identity
 
 
 cdef class Tracking:
@@ -46,13 +47,16 @@ cdef class Tracking:
     cdef tuple keys                   # of Format
     cdef tuple rules                  # of TableRule
     cdef readonly uint64_t kinds      # values of the request that keys ask for
-    cdef readonly bint by_identity    # one of the keys is known only once the client's identity is
+    cdef unsigned char late_tables    # bits of those in whose keys is the client's identity
+    cdef readonly bint early          # there is something to do before that is known
+    cdef readonly bint late           # and once it is known
 
     # Counts the request, whose values are `values`, and asks the rules: RULE_… into `result`, and where that is
-    # RULE_DENIED, into `what` what the rule says. None: it counts nowhere.
-    cdef Tracked track(self, const tg_values *values, int *result, tg_rule *what)
-    cdef int begin(self, Tracked made, const tg_values *values, uint64_t now) noexcept
-    cdef int decide(self, Tracked made, const tg_values *values, tg_rule *what, uint64_t now) noexcept
+    # RULE_DENIED, into `what` what the rule says. `late`: of tables and rules, those that have to do with the client's
+    # identity, otherwise the others. `made` is what it counts in already, or None. None: it counts nowhere.
+    cdef Tracked track(self, Tracked made, bint late, const tg_values *values, int *result, tg_rule *what)
+    cdef int begin(self, Tracked made, bint late, const tg_values *values, uint64_t now) noexcept
+    cdef int decide(self, Tracked made, bint late, const tg_values *values, tg_rule *what, uint64_t now) noexcept
 
 
 cdef class Tracked:

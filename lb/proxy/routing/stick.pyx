@@ -48,6 +48,10 @@ cdef class TableRule:
         self.what.number = number
         self.sets = tuple([(tables[name][1], value) for name, value in plan.set_gpt0])
         self.adds = tuple([tables[name][1] for name in plan.add_gpc0])
+        named = {*[each.table for each in plan.when], *[name for name, _ in plan.set_gpt0], *plan.add_gpc0}
+        for name in named:
+            if Format(tables[name][0], "text", maps).kinds >> V_IDENTITY & 1:
+                self.late = True
 
 
 cdef class Tracking:
@@ -63,28 +67,39 @@ cdef class Tracking:
         self.tables = tuple([tables[name][1] for name in track])
         self.keys = tuple([Format(tables[name][0], "text", maps) for name in track])
         self.rules = tuple([TableRule(each, i, tables, maps) for i, each in enumerate(rules)])
-        for key in self.keys:
+        for i, key in enumerate(self.keys):
             self.kinds |= key.kinds
+            if key.kinds >> V_IDENTITY & 1:
+                self.late_tables |= <unsigned char> (1 << <int> i)
+                self.late = True
+            else:
+                self.early = True
         for rule in self.rules:
             for comparison in rule.when:
                 self.kinds |= comparison.key.kinds
-        self.by_identity = self.kinds >> V_IDENTITY & 1
+            if rule.late:
+                self.late = True
+            else:
+                self.early = True
 
-    cdef Tracked track(self, const tg_values *values, int *result, tg_rule *what):
+    cdef Tracked track(self, Tracked made, bint late, const tg_values *values, int *result, tg_rule *what):
         cdef uint64_t now = stick_now()
-        cdef Tracked made = Tracked.__new__(Tracked)
-        made.tracking = self
-        result[0] = self.begin(made, values, now)
+        if made is None:
+            made = Tracked.__new__(Tracked)
+            made.tracking = self
+        result[0] = self.begin(made, late, values, now)
         if result[0] == RULE_PASSED and len(self.rules):
-            result[0] = self.decide(made, values, what, now)
+            result[0] = self.decide(made, late, values, what, now)
         return made if made.count else None
 
-    cdef int begin(self, Tracked made, const tg_values *values, uint64_t now) noexcept:
+    cdef int begin(self, Tracked made, bint late, const tg_values *values, uint64_t now) noexcept:
         cdef StickTable table
         cdef Py_ssize_t i
         cdef int failed
         cdef tg_stick_ref *ref
         for i in range(len(self.tables)):
+            if (self.late_tables >> i & 1) != late:
+                continue
             table = <StickTable> self.tables[i]
             tg_buffer_clear(&text)
             failed = (<Format> self.keys[i]).append(&text, values)
@@ -100,7 +115,7 @@ cdef class Tracking:
             table.add(ref, STICK_REQUESTS, 1, now)
         return RULE_PASSED
 
-    cdef int decide(self, Tracked made, const tg_values *values, tg_rule *what, uint64_t now) noexcept:
+    cdef int decide(self, Tracked made, bint late, const tg_values *values, tg_rule *what, uint64_t now) noexcept:
         cdef TableRule rule
         cdef Comparison each
         cdef StickTable table
@@ -110,6 +125,8 @@ cdef class Tracking:
         cdef int failed
         for i in range(len(self.rules)):
             rule = <TableRule> self.rules[i]
+            if rule.late != late:
+                continue
             for k in range(len(rule.when)):
                 each = <Comparison> rule.when[k]
                 ref = made.ref_of(each.table)

@@ -175,8 +175,8 @@ class ListenerConfig(Model):
     of the route. A request that no route takes counts nowhere; a last route that answers 404 itself changes that.
     `http` only."""
     table_rules: TableRules = []
-    """Rules by what tables have counted, for the requests of all routes. They are asked before `auth` and limits.
-    `http` only."""
+    """Rules by what tables have counted, for the requests of all routes. They are asked before `auth` and limits; those
+    that name a table by `${auth.identity}` once `auth` is passed. `http` only."""
     explain: ExplainConfig | None = None
     """Explanations of the choices made for real requests. Default: none. `http` only."""
     error_pages: ErrorPages = []
