@@ -103,6 +103,48 @@ def test_limits_are_of_submissions_and_changes_of_jobs(load: Load, tmp_path: Pat
     assert inner.request_headers.remove == ["x-a", "X-Tidegate-Job-Route"]
 
 
+@pytest.mark.parametrize(
+    ("groups", "left"),
+    [
+        (
+            {"any": [{"tables": {"clients": {"gpt0": 1}}, "method": "POST"}, {"headers": {"x-b": "1"}}]},
+            {"any": [{"method": ["POST"]}, {"headers": ["x-b"]}], "none": []},
+        ),
+        # One of them may have held by the client alone.
+        ({"any": [{"tables": {"clients": {"gpt0": 1}}}, {"headers": {"x-b": "1"}}]}, {"any": [], "none": []}),
+        ({"any": [{"source": ["10.0.0.0/8"]}, {"headers": {"x-b": "1"}}]}, {"any": [], "none": []}),
+        (
+            {"none": [{"tables": {"clients": {"gpt0": 1}}, "method": "PUT"}, {"headers": {"x-b": "1"}}]},
+            {"any": [], "none": [{"headers": ["x-b"]}]},
+        ),
+        (
+            {
+                "any": [{"method": "POST", "any": [{"source": ["10.0.0.0/8"]}, {"method": "PUT"}]}],
+                "none": [{"method": "PUT", "none": [{"tables": {"clients": {"gpt0": 1}}}]}],
+            },
+            {"any": [{"method": ["POST"]}], "none": []},
+        ),
+    ],
+)
+def test_groups_of_a_job_that_runs_ask_nothing_about_its_client(
+    load: Load, tmp_path: Path, groups: dict[str, Any], left: dict[str, Any]
+) -> None:
+    tables = {"clients": {"key": "${client.address}", "store": ["requests", "gpt0"]}}
+    route = {"match": groups, "pool": "a", "jobs": True}
+    config = with_jobs(load(configuration(route, tables=tables)), lambda: tmp_path)
+
+    def shown(group: Any) -> dict[str, Any]:
+        """What it asks for."""
+        given = {name: getattr(group, name) for name in type(group).model_fields if getattr(group, name)}
+        return {name: list(value) for name, value in given.items()}
+
+    inner = config.listeners["jobs"].routes[0]
+    assert {name: [shown(each) for each in getattr(inner.match, name)] for name in ("any", "none")} == left
+    outer = next(r for r in config.listeners["web"].routes if r.name == "web/0/async")
+    asked = load(configuration(route, tables=tables)).listeners["web"].routes[0].match
+    assert (outer.match.any, outer.match.none) == (asked.any, asked.none), "submissions meet all of them"
+
+
 def test_an_answer_is_kept_as_the_endpoint_gave_it(load: Load, tmp_path: Path) -> None:
     """A page shown with 200 would end a job that found no room, and a coding is for the client that accepts it."""
     pages = [{"on": ["5xx"], "body": "sorry", "intercept": True, "status": 200}]

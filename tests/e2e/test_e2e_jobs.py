@@ -196,9 +196,34 @@ async def test_limits_hold_for_submissions(
     start: Start, tmp_path: Path, echo: Echo, client: aiohttp.ClientSession
 ) -> None:
     config = configuration(echo, tmp_path)
-    config["listeners"]["web"]["routes"][0] |= {"max_body": "1KiB", "rate_limit": {"rate": "1/m", "burst": 2}}
+    config["tables"] = {"clients": {"key": "${client.address}", "store": ["requests"]}}
+    # In a group: it holds for two submissions, and no longer when the second one runs.
+    few: dict[str, Any] = {"tables": {"clients": {"requests": {"below": 2}}}}
+    config["listeners"]["web"]["routes"][:0] = [
+        {
+            "name": "few",
+            "match": {
+                "path": {"exact": "/few"},
+                "any": [few, {"headers": {"x-vip": "1"}}],
+                "none": [{"source": ["192.0.2.1"]}],
+            },
+            "track": "clients",
+            "pool": "echo",
+            "jobs": True,
+        },
+        {"match": {"path": {"exact": "/few"}}, "respond": {"status": 404}},
+    ]
+    config["listeners"]["web"]["routes"][2] |= {"max_body": "1KiB", "rate_limit": {"rate": "1/m", "burst": 2}}
     daemon = start(config)
     base = f"http://127.0.0.1:{daemon.port()}"
+    places = []
+    for _ in range(3):
+        async with client.post(f"{base}/few", data=b"abc", headers=ASYNC) as answer:
+            places.append((answer.status, answer.headers.get("Location", "")))
+    assert [status for status, _ in places] == [202, 202, 404]
+    for _, place in places[:2]:
+        async with client.get(f"{base}{place}/result", headers={"Prefer": "wait=30"}) as answer:
+            assert (answer.status, await answer.read()) == (200, b"cba")
     statuses = []
     for size in (10, 2000, 10, 10):
         async with client.post(base, data=bytes(size), headers=ASYNC) as answer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lb.config.checks.jobs import NAME
 from lb.config.forms import by_form, members_of
@@ -26,6 +27,7 @@ from lb.config.schema.file import (
     TextMatch,
 )
 from lb.config.schema.listeners.bind import BindConfig
+from lb.config.schema.routes.match import Conditions, Group
 from lb.config.schema.routes.retry import NO_HEDGE, NO_RETRY
 from lb.config.units import MIB
 from lb.jobs.settings import ROUTE_FIELD
@@ -39,6 +41,7 @@ _AS_IT_IS = NormalizeConfig(decode=False, dot_segments=False, merge_slashes=Fals
 _TRUST = ["192.0.2.0/32"]  # TEST-NET-1
 _RUNS = "/job"  # behind the name of a route, for its jobs that run
 _SPARE = 16  # connections of attempts that were just given up
+_Match = TypeVar("_Match", MatchConfig, Group, Conditions)
 
 
 def service_socket(folder: Path) -> Path:
@@ -169,19 +172,34 @@ def _told(default: AccessConfig | None, route: RouteConfig) -> AccessConfig:
     return access.model_copy(update={"forward_identity": True, "forward_credential": False})
 
 
+def _without_client(match: _Match) -> _Match:
+    """Without what was looked at when the job was accepted: where its client is, and what tables had counted. Each
+    group of `any` asks for less then. A group of `none` goes: nobody knows which part of it did not hold."""
+    kept: dict[str, Any] = {"source": None, "not_source": None, "tables": {}}
+    if not isinstance(match, MatchConfig | Group):
+        return match.model_copy(update=kept)
+    groups = [_without_client(group) for group in match.any]
+    kept["any"] = groups if all(map(_has_conditions, groups)) else []
+    kept["none"] = [group for group in match.none if not _is_about_client(group)]
+    return match.model_copy(update=kept)
+
+
+def _has_conditions(group: Conditions) -> bool:
+    return any(getattr(group, name) for name in type(group).model_fields)
+
+
+def _is_about_client(group: Conditions) -> bool:
+    inner = (*group.any, *group.none) if isinstance(group, Group) else ()
+    return bool(group.source or group.not_source or group.tables) or any(map(_is_about_client, inner))
+
+
 def _inner(default: AccessConfig | None, route: RouteConfig) -> RouteConfig:
     """A route for the requests of its jobs. Where the client is, what it has done and how often it asks was looked at
     when the job was accepted; and jobs wait for others, who are waited for. An answer is kept as the endpoint gave it:
     the runner goes by its status, and who fetches it may accept other codings than who asked."""
     name = TextMatch(exact=str(route.name))
-    match = route.match.model_copy(
-        update={
-            "headers": {**route.match.headers, ROUTE_FIELD.lower(): name},
-            "source": None,
-            "not_source": None,
-            "tables": {},
-        }
-    )
+    match = _without_client(route.match)
+    match = match.model_copy(update={"headers": {**match.headers, ROUTE_FIELD.lower(): name}})
     fields = route.request_headers or FieldsConfig()
     return route.model_copy(
         update={
