@@ -8,23 +8,29 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from lb.cli.admin import AdminClient
+from lb.cli.admin import AdminClient, AdminError
 from lb.cli.status import cell, table_of
 
 
 def show(client: AdminClient, route: str | None, as_json: bool, console: Console | None = None) -> int:
-    """Prints the canaries; of one route alone with its history. Returns the exit status: 1 where that has none. Raises
-    AdminError."""
-    rows = [row for row in client.canaries() if route in (None, row["route"])]
+    """Prints the canaries; of one route alone with its history. Returns the exit status. Raises AdminError, also for a
+    route without one."""
+    rows = client.canaries()
+    if route is not None:
+        known = [row["route"] for row in rows]
+        if route not in known:
+            from lb.config.schema.base import did_you_mean  # slow to load
+
+            raise AdminError(f"there is no route {route!r} with a canary{did_you_mean(route, known)}")
+        rows = [row for row in rows if row["route"] == route]
     if as_json:
         print(json.dumps(rows, indent=2))
-        return 0 if rows or route is None else 1
+        return 0
     console = console or Console(highlight=False, width=None if sys.stdout.isatty() else 400)
     if not rows:
-        console.print("no canaries" if route is None else Text(f"route {route} has no canary"))
-        return 0 if route is None else 1
+        console.print("no canaries")
+        return 0
     table = table_of("route", "canary", "baseline", "phase", "percent", "requests", "errors", "why", "waits for")
     for row in rows:
         seen = row["observed"]

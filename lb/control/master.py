@@ -412,7 +412,8 @@ class Master:
         await self.quotas.save()  # what is counted from now on is found in the segment
         try:
             async with self.peers.handed_over() as (shared, message):
-                handover = replace(handover, shared_tables=shared, message=message)
+                canaries = self.canaries.hand_over()
+                handover = replace(handover, shared_tables=shared, message=message, canaries=canaries)
                 become(handover.before, handover, {**os.environ, **self._notifier.environment()})
         finally:
             if handover.segment >= 0:
@@ -740,7 +741,7 @@ class Master:
             self.comparisons.counts,
             self._clock,
         )
-        await asyncio.to_thread(self.canaries.load)
+        await asyncio.to_thread(self.canaries.load, handover.canaries if handover is not None else b"")
         cleanup.push_async_callback(self.canaries.save)
         tickets = TicketRing(self._clock.now())
         parts = Parts(

@@ -289,6 +289,14 @@ async def test_kept_over_restarts_and_reloads(tmp_path: Path) -> None:
     assert world.look() == "promoted 100"
     await world.canaries.save()
 
+    handed = world.canaries.hand_over()
+    after = World(None)  # by an upgrade, which needs no file
+    after.canaries.load(handed)
+    after.canaries.follow(file)
+    assert after.canaries.history() == world.canaries.history()
+    after.canaries.load(b"{")  # nothing that can be used: as a first start
+    assert after.canaries.share("chat", route) == 100
+
     world = World(tmp_path)
     world.canaries.load()
     assert world.canaries.share("chat", route) == 100  # also of the first plan, before it is in force

@@ -168,6 +168,10 @@ async def test_worse_canaries_are_taken_back_under_load_and_a_good_one_is_promot
 
     # Operators: a dry run changes nothing, a retry begins anew.
     assert (await asyncio.to_thread(daemon.command, "canary", "promote", "nothing")).returncode == 1
+    for how in ((), ("--json",)):
+        wrong = await asyncio.to_thread(daemon.command, "canary", "show", "god", *how)
+        assert (wrong.returncode, wrong.stdout) == (1, "")
+        assert "there is no route 'god' with a canary; did you mean good?" in wrong.stderr
     await asyncio.to_thread(daemon.command, "canary", "promote", "slow", "--dry-run", check=True)
     assert (await rows(daemon))["slow"]["phase"] == "aborted"
     await asyncio.to_thread(daemon.command, "canary", "promote", "slow", check=True)

@@ -422,17 +422,19 @@ async def test_an_upgrade_is_followed_to_another_admin_address_and_old_workers_h
     assert await call(daemon.stop) == 0
 
 
-async def test_quotas_and_tables_count_every_request_of_an_upgrade(start: Start, tmp_path: Path) -> None:
+async def test_an_upgrade_loses_no_count_of_quotas_and_tables_and_no_canary(start: Start, tmp_path: Path) -> None:
     """Workers of before count on while they drain."""
     installed = Installed(tmp_path)
     counted = {"respond": {"body": "ok"}, "quota": "all"}
     table = {"key": "${client.address}", "size": 1000, "store": ["requests", "request_rate(1h)", "concurrent", "gpt0"]}
     last = {**table, "store": ["requests"]}
+    canary = {**route("/canary", "old"), "name": "chat", "canary": {"pool": "new"}}
     config: dict[str, Any] = {
         "quotas": {"all": {"requests": 10_000_000, "per": "month", "key": {"all": True}}},
         "limits": {"quota_file": str(tmp_path / "quotas.sqlite")},
         "tables": {"kept": table, "another": table, "last": last},
-        "listeners": {"web": http_listener(counted, track=["kept", "another", "last"])},
+        "listeners": {"web": http_listener(canary, counted, track=["kept", "another", "last"])},
+        "pools": {name: {"protocol": "http", "endpoints": ["127.0.0.1:1"]} for name in ("old", "new")},
     }
     call = asyncio.to_thread
     daemon = await call(start, config, shell=installed.shell)
@@ -450,6 +452,9 @@ async def test_quotas_and_tables_count_every_request_of_an_upgrade(start: Start,
         return {key: entry[key] for key in ("requests", "request_rate", "concurrent", "gpt0") if key in entry}
 
     await call(daemon.command, "table", "set", "kept", "127.0.0.1", "gpt0=7")
+    assert (await call(daemon.command, "canary", "abort", "chat")).returncode == 0
+    history = json.loads(daemon.admin("/api/v1/canaries")[1])["canaries"][0]["history"]
+    assert history[0]["reason"].startswith("abort by ")
     before = going.done
     await call(installed.install)
     # A table in front of it goes, and one is another: the others are elsewhere then.
@@ -466,6 +471,9 @@ async def test_quotas_and_tables_count_every_request_of_an_upgrade(start: Start,
 
     await call(eventually, lambda: counted_in("kept") == all_of_it(), f"{all_of_it()}, not {counted_in('kept')}")
     assert counted_in("last") == {"requests": going.done}
+    # A canary that was taken back stays so, without a folder for what lasts.
+    (row,) = json.loads(daemon.admin("/api/v1/canaries")[1])["canaries"]
+    assert (row["phase"], row["history"]) == ("aborted", history)
     assert 0 < counted_in("another")["requests"] < going.done - before / 2
     assert "tables.another: counts begin anew: its size was 1000, and is 2000" in daemon.log
 

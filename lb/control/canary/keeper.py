@@ -92,8 +92,15 @@ class Canaries:
         self._saving = asyncio.Lock()
         self.trouble = ""  # why the file is not written now
 
-    def load(self) -> None:
-        """Reads the file. One that cannot be read is reported, and every canary begins anew. Blocks."""
+    def load(self, handed: bytes = b"") -> None:
+        """Takes what the program before an upgrade has handed over, otherwise reads the file. What cannot be read is
+        reported, and every canary begins anew. Blocks."""
+        if handed:
+            try:
+                self._kept = msgspec.json.decode(handed, type=dict[str, Kept])
+                return
+            except msgspec.DecodeError as error:
+                log.error("canaries: what the program before has handed over cannot be used: %s", error)
         if self.path is None:
             return
         try:
@@ -179,13 +186,17 @@ class Canaries:
             await self.save()
         return self._row(name, rollout), changed
 
+    def hand_over(self) -> bytes:
+        """For `load` of the next program: no file is needed for that."""
+        kept = {name: watched.rollout.kept() for name, watched in self._watched.items()}
+        return msgspec.json.encode(kept) if kept else b""
+
     async def save(self) -> None:
         """What has changed goes to the file. Trouble is logged once, and tried again at the next look."""
         if self.path is None:
             return
         async with self._saving:
-            kept = {name: watched.rollout.kept() for name, watched in self._watched.items()}
-            content = msgspec.json.encode(kept) if kept else b""
+            content = self.hand_over()
             if content == self._saved:
                 return
             try:

@@ -142,6 +142,7 @@ class Handover(Struct, frozen=True):
     runtime_lock: int = -1
     text: bytes = b""  # of the configuration file as it was loaded last, for the way back
     shared_tables: tuple[SharedTableHandover, ...] = ()
+    canaries: bytes = b""  # how far they have come, and their history, as JSON
     message: int = 0  # number of the last message to daemons that share tables
     segment: int = -1  # a copy of the shared segment, where there are quotas: the workers before count on in it
     failed: str = ""
