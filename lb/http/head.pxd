@@ -118,6 +118,8 @@ cdef void classify(Field *field) noexcept nogil
 
 # Empties the head of a scan; then fields come.
 cdef inline void scan_begin(Scan *scan) noexcept nogil:
+    scan.method_text = NULL
+    scan.method_length = 0
     scan.target_length = 0
     scan.reason_length = 0
     scan.field_count = 0

@@ -44,7 +44,7 @@ cdef void head_restore(Scan *scan, const tg_kept_head *kept) noexcept:
     cdef int i
     scan.version = kept.version
     scan.method = kept.method
-    scan.method_text = at
+    scan.method_text = at if kept.method == M_OTHER else NULL
     scan.method_length = <uint32_t>kept.method_length
     at += kept.method_length
     scan.target = at

@@ -3,7 +3,7 @@
 import socket
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from lb.http.authority cimport read_authority
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
@@ -12,6 +12,7 @@ from lb.shared.data_digest cimport tg_digest_data
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 from lb.http.head cimport MAX_SPANS, SCAN_BAD, Scan, worker_scan
 from lb.http.http1 cimport Parser, new_request_parser, new_response_parser
+from lb.http.kept_head cimport head_free, head_keep, head_restore, tg_kept_head
 from lb.net.ip cimport AF_INET, AF_INET6
 from lb.net.proxy_header cimport (
     PROXY_BAD, PROXY_CHECKSUM, PROXY_LONG, PROXY_MORE, PROXY_NONE, proxy_parse, proxy_write, tg_ends, tg_proxy, tg_tlvs,
@@ -203,6 +204,38 @@ def parse_http1(data: bytes, response: bool = False, max_fields: int = 100):
         at += n
         if scan.complete or scan.span_count < MAX_SPANS:
             return fields, b"".join(body), bool(scan.complete), at
+
+
+def kept_head(list heads not None):
+    """What `head_restore` gives of the last of these whole HTTP/1.1 heads, which one Scan has read one after the other:
+    (method in text where it has no number, target, fields)."""
+    cdef Parser parser = new_request_parser()
+    cdef Scan *scan = worker_scan()
+    cdef Scan *restored
+    cdef tg_kept_head kept
+    cdef bytes head
+    cdef int i
+    scan.max_fields = 100
+    for head in heads:
+        parser.reset()
+        if parser.execute(scan, <const char *>head, <size_t>len(head)) != len(head):
+            raise ValueError("not a whole head")
+    restored = <Scan *>calloc(1, sizeof(Scan))
+    memset(&kept, 0, sizeof(kept))
+    try:
+        if restored == NULL or head_keep(&kept, scan) < 0:
+            raise MemoryError
+        head_restore(restored, &kept)
+        fields = [
+            (restored.fields[i].name[:restored.fields[i].name_length],
+             restored.fields[i].value[:restored.fields[i].value_length])
+            for i in range(restored.field_count)
+        ]
+        method = restored.method_text[:restored.method_length] if restored.method_length else b""
+        return method, restored.target[:restored.target_length], fields
+    finally:
+        head_free(&kept)
+        free(restored)
 
 
 def set_cookie(bytes field not None, bytes name not None, int64_t now):
