@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
 # Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run alone.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 
 BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libonnxruntime-dev libre2-dev libsodium-dev libssl-dev libyaml-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules

@@ -51,8 +51,9 @@ async def model() -> AsyncIterator[Model]:
     await made.stop()
 
 
-@pytest.fixture(params=["redis", "valkey", "memcached"])
+@pytest.fixture(params=["valkey", "memcached"])
 def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TierServers]:
+    """Redis speaks as Valkey does, and has the tests with `redis` and those of tests/cache."""
     yield from _running(TierServers(request.param, tmp_path))
 
 
