@@ -252,7 +252,7 @@ def explain(options: Options) -> int:
     asked = {
         "method": options.method, "target": options.path, "host": options.host, "headers": options.header,
         "source": options.source, "model": options.model, "sequence": options.sequence, "key": options.key,
-        "pool": options.pool, "worker": options.worker,
+        "pool": options.pool, "worker": options.worker, "values": options.value,
     }  # fmt: skip
     explain_request(_client(options), options.target, asked, options.json)
     return 0
@@ -678,6 +678,10 @@ def command_parser() -> argparse.ArgumentParser:
     made.add_argument("--model", default="", help="The model that a gRPC message names.")
     made.add_argument("--sequence", default="", help="The id of an open sequence that the request belongs to.")
     made.add_argument("--key", help="What to choose by, instead of what the pool's `key` finds.")
+    made.add_argument(
+        "--value", metavar="NAME=TEXT", type=_given, action="append", default=[],
+        help="A value that the request does not show, such as tls.sni or auth.identity; any number of them.",
+    )  # fmt: skip
     made.add_argument("--pool", default="", help="Which pool, where the route splits.")
     made.add_argument(
         "--worker", type=_at_least(0), metavar="N", help="Number of the worker to ask. Default: the first."
@@ -961,6 +965,13 @@ def _header(text: str) -> tuple[str, str]:
     if not colon:
         raise argparse.ArgumentTypeError(f"{text!r} is no NAME: VALUE")
     return name.strip(), value.strip()
+
+
+def _given(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=TEXT")
+    return name, value
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -153,6 +153,9 @@ async def test_what_leads_to_no_choice_says_why(start: Start, endpoint: Callable
     assert unnamed.returncode == 2
     assert "'x-session=s1' is no NAME: VALUE" in unnamed.stderr
     assert await refused(daemon, "web", "--source", "nobody") == "'nobody' is not an IP address"
+    unknown = await refused(daemon, "web", "--value", "tls.sni=a.org", "--value", "request.path=/")
+    assert unknown.startswith("'request.path' is no value that can be given; there are ")
+    assert await explained(daemon, "keyed", "--value", "tls.sni=a.org") == await explained(daemon, "keyed")
     assert await refused(daemon, "web", "--worker", "7") == "worker 7 is not running"
     code, _ = await asyncio.to_thread(daemon.admin, "/api/v1/explain", "POST")
     assert code == 400

@@ -16,6 +16,7 @@ from queue_site import ask as ask_held
 from routing_site import routing_gate
 
 from lb.config.plan.plan import OutlierPlan, PolicyPlan, SequencePlan
+from lb.config.values import CLOSE, OPEN
 from lb.endpoints.ejection_state import EjectionStates
 from lb.errors import ClientError
 from lb.proxy.exchange.explain.described import Described
@@ -33,6 +34,23 @@ async def named(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while await reader.readuntil(b"\r\n\r\n"):
         body = b"127.0.0.1:%d" % port
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+async def test_values_that_a_request_does_not_show_are_told(site: Site) -> None:
+    """By the same text the data path and an explanation choose the same endpoint."""
+    addresses = [await site.endpoint(named) for _ in range(4)]
+    text = f"{OPEN}tls.sni{CLOSE}{OPEN}header.x-key{CLOSE}{OPEN}auth.identity{CLOSE}"
+    gate = await site.gate(addresses, pool={"policy": PolicyPlan("maglev", "text", text)})
+    seen = set()
+    for value in map(str, range(12)):
+        values = (("tls.sni", f"{value}.org"), ("auth.identity", f"of {value}"))
+        found = gate.proxy.explain(Described("web", host="a.test", values=values))["pool"]
+        assert found["key"]["value"] == f"{value}.orgof {value}"
+        request = f"GET / HTTP/1.1\r\nHost: a.test\r\nX-Key: {value}.orgof {value}\r\nConnection: close\r\n\r\n"
+        answer = await gate.exchange(request.encode())
+        seen.add(found["choice"]["address"])
+        assert answer.endswith(found["choice"]["address"].encode())
+    assert len(seen) > 1
 
 
 @pytest.mark.parametrize("policy", ["maglev", "ring_hash", "rendezvous"])
@@ -87,6 +105,7 @@ async def test_a_pool_without_endpoints_or_with_one(site: Site) -> None:
         (Described("nowhere"), "there is no listener 'nowhere'; there are web"),
         (Described(pool="nowhere"), "there is no pool 'nowhere'; there are pool"),
         (Described("web", source="x"), "'x' is not an IP address"),
+        (Described("web", values=(("request.path", "/"),)), "'request.path' is no value that can be given; there are "),
         (Described("web", method="B@D"), "no request: "),
         (Described("web", headers=(("a", "b\nc: d"),)), "holds what no request can"),
         (Described("web", target="/\x01"), "holds what no request can"),

@@ -119,6 +119,7 @@ class Question(BaseModel):
     model: str = ""
     sequence: str = ""
     key: str | None = None
+    values: list[tuple[str, str]] = []
     worker: Annotated[int, Field(ge=0)] | None = None
 
 

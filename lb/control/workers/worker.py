@@ -294,7 +294,8 @@ class Worker:
     def _on_explain(self, message: Message, fds: list[int]) -> None:
         answer = {"type": "explained", "number": message["number"], "answer": None, "error": ""}
         try:
-            asked = {**message["asked"], "headers": tuple((name, value) for name, value in message["asked"]["headers"])}
+            asked = message["asked"]
+            asked |= {key: tuple((name, value) for name, value in asked[key]) for key in ("headers", "values")}
             answer["answer"] = self._data_path.explain(Described(**asked))
         except TidegateError as error:
             answer["error"] = str(error)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PolicyPlan, PoolPlan, RoutePlan
 from lb.config.plan.routes import SAFE_HEDGES, SplitPlan, safe_retries
+from lb.config.values import KNOWN
 from lb.errors import ClientError
 from lb.proxy.client.request_target import read_target
 from lb.proxy.exchange.explain.pool import Question, explain_pool
@@ -24,6 +25,11 @@ from lb.proxy.routing.normalize import normal_target
 from lb.proxy.routing.readings import request_reads_alike
 from lb.proxy.routing.text_key import TextKey
 from lb.shared.hashing import hash64_bytes
+
+# The values of requests (lb.config.values) that nothing else of a question says.
+GIVEN = frozenset(name for name in KNOWN if name.startswith("tls.")) | {
+    "auth.identity", "client.port", "listener.name", "request.id", "request.protocol", "request.scheme",
+}  # fmt: skip
 
 _GRPC = "/inference.GRPCInferenceService/"
 
@@ -41,6 +47,7 @@ class Described(Struct, frozen=True):
     model: str = ""  # what a gRPC message would name
     sequence: str = ""  # the id of an open sequence that it belongs to
     key: str | None = None  # instead of what the pool's `key` finds
+    values: tuple[tuple[str, str], ...] = ()  # what the request does not show: of TLS, and who it is from
 
     def text(self, target: bytes) -> bytes:
         """The request's head as HTTP/1.1."""
@@ -68,6 +75,9 @@ def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
         source = getattr(source, "ipv4_mapped", None) or source  # as those of clients
     except ValueError:
         raise ClientError(f"{asked.source!r} is not an IP address") from None
+    for name, _ in asked.values:
+        if name not in GIVEN:
+            raise ClientError(f"{name!r} is no value that can be given; there are {', '.join(sorted(GIVEN))}")
     answer: dict[str, Any] = {"route": None, "pool": None}
     route: RoutePlan | None = None
     index = _pool_index(tables.plan, asked.pool)
@@ -269,6 +279,7 @@ def _made(policy: PolicyPlan, asked: Described, source: str) -> str | None:
         "request.path": path,
         "request.query": query,
         "request.uri": target,
+        **{name: value.encode() for name, value in asked.values},
     }
     try:
         return TextKey(policy.key_name).text_of(asked.text(target), known).decode("utf-8", "replace") or None
