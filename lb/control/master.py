@@ -612,10 +612,10 @@ class Master:
         cleanup.callback(self.segment.close)
         shared = handover.shared_tables if handover is not None else ()
         self.tables = TableKeeper(self.segment, self._clock, tables, shared)
-        cleanup.callback(self.tables.let_go)
         message = handover.message if handover is not None else 0
         self.peers = TablePeers(self.tables, lambda: self.config, self._clock, message)
         cleanup.push_async_callback(self.peers.close)
+        cleanup.callback(self.tables.let_go)  # before that: what workers of the program before counted last is told
         self.quotas = QuotaKeeper(self.segment)
         cleanup.push_async_callback(self.quotas.close)
         await self.quotas.apply(config)

@@ -42,6 +42,7 @@ KEPT = 1000  # messages of a stream, about: what a daemon that starts finds
 READ = 50  # messages that are asked for at a time
 TURNS = 20  # questions in one exchange
 TIMEOUT = 2  # s, of one command
+HANDOVER = 5  # s that an upgrade waits for an exchange
 LARGEST = 1 << 20  # bytes of a message
 FIELD = b"m"  # of a message, that has all of it
 SENDERS = 1000  # whose last message is known
@@ -221,10 +222,18 @@ class TablePeers:
     @contextlib.asynccontextmanager
     async def handed_over(self) -> AsyncIterator[tuple[tuple[SharedTableHandover, ...], int]]:
         """What the next program goes on with, and the number of the last message: nothing is sent or received
-        meanwhile."""
-        async with self._busy:
+        meanwhile. Nothing where the server takes too long: the next program begins with its stream then."""
+        try:
+            await asyncio.wait_for(self._busy.acquire(), HANDOVER)
+        except TimeoutError:
+            log.warning("peers: no answer within %d s; shared tables begin with what the peers have", HANDOVER)
+            yield (), self._number
+            return
+        try:
             streams = [stream for stream in self._streams.values() if stream.shared.updates in self._in_force()]
             yield tuple(stream.handover() for stream in streams), self._number
+        finally:
+            self._busy.release()
 
     def _in_force(self) -> list[StickUpdates]:
         return [table.updates for table in self._tables.shared()]

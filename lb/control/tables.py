@@ -107,8 +107,11 @@ class TableKeeper:
 
     def _go_on(self, name: str, config: TableConfig, table: StickTable, place: TablePlace) -> None:
         """With what was counted before the daemon began, in its first transaction."""
-        if self._before is None or self._held or (config.shared and name not in self._handed):
-            return  # what is shared, the server of the peers has as well: it would count twice
+        if self._before is None or self._held:
+            return
+        if config.shared and name not in self._handed:  # its peers would count it twice
+            log.info("tables.%s begins with what its peers have", name)
+            return
         succession = self._before.succession(name, config, table)
         if succession is not None:
             log.info("tables.%s goes on with the counts of %d keys", name, succession.bring())

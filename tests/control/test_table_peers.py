@@ -16,6 +16,7 @@ from tier_servers import CuttingRelay, TierServers
 
 from lb.clock import MonotonicClock
 from lb.config.schema.tables import PeersConfig, TableConfig, table_plan
+from lb.control import table_peers
 from lb.control.kept_tables import TablesBefore
 from lb.control.table_peers import FIELD, Message, Row, Sealer, TablePeers
 from lb.control.tables import TableKeeper
@@ -156,7 +157,9 @@ async def test_a_message_whose_answer_is_lost_counts_once(
         await three.peers.exchange()
 
 
-async def test_an_upgrade_goes_on_as_the_same_sender(server: TierServers, tmp_path: Path, made: list[Peer]) -> None:
+async def test_an_upgrade_goes_on_as_the_same_sender(
+    server: TierServers, tmp_path: Path, made: list[Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with CuttingRelay(server.ports[0]) as relay:
         one, two = Peer(tmp_path, relay.port), Peer(tmp_path, server.ports[0])
         made.append(two)
@@ -197,6 +200,15 @@ async def test_an_upgrade_goes_on_as_the_same_sender(server: TierServers, tmp_pa
         assert [two.value(key) for key in ("anna", "bert", "dora")] == [12, 6, 1]
         await one.peers._disconnect()
         one.segment.close()
+
+        # A server that keeps an exchange for long does not keep an upgrade.
+        monkeypatch.setattr(table_peers, "HANDOVER", 0.05)
+        async with third.peers._busy:
+            fourth = await third.upgraded(tmp_path, size=2000)
+        made.append(fourth)
+        assert fourth.value("anna") == 0
+        assert await fourth.peers.exchange()
+        assert [fourth.value(key) for key in ("anna", "bert", "dora")] == [12, 6, 1]
 
 
 async def test_a_reload_keeps_what_peers_know(server: TierServers, tmp_path: Path, made: list[Peer]) -> None:
