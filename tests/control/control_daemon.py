@@ -72,7 +72,7 @@ class Daemon:
         assert self.process.poll() is None, self.log
 
     def address(self, name: str = "web") -> str:
-        found = re.findall(rf"serving:.*?\b{name} on (\S+?)(?:,|$)", self.log, re.MULTILINE)
+        found = re.findall(rf"serving:.*?\b{name} on (\S+?)(?:[,;]|$)", self.log, re.MULTILINE)
         return str(found[-1])
 
     def status(self) -> dict[str, Any]:
