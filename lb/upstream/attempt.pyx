@@ -16,6 +16,7 @@ from lb.upstream.tally cimport count_attempt
 cdef enum:
     MOST_IN_FLIGHT = 32767            # that is told apart
     GRPC_DEADLINE_EXCEEDED = 4
+    SWITCHING_PROTOCOLS = 101
 
 ATTEMPT.machine = b"attempt"
 tg_state(&ATTEMPT, b"over", 1 << A_PICKED)
@@ -123,6 +124,8 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
         return
     if outcome.how == STOPPED:
         took = 0                          # what it has taken until then says little of its endpoint
+    elif outcome.status == SWITCHING_PROTOCOLS:
+        took = 0                          # it lasted for as long as its two ends liked
     elif pool.policy.limits and (ran_out or not outcome.answered):
         if ran_out or not begun:
             pool.abandoned(endpoint, now, took)

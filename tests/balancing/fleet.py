@@ -29,6 +29,11 @@ def choose_in_turn(policy: Policy, now: int, key: int, exclude: int = -1, **more
     return pick(policy, Choice(policy.endpoints, now, key, exclude, **more))
 
 
+def choose_queued(policy: Policy, now: int, key: int) -> int:
+    """The endpoint that the first in the pool's queue would get."""
+    return pick(policy, Choice(policy.endpoints, now, key), in_turn=False, queued=True)
+
+
 class Fleet:
     """Endpoints of the given weights, all up; `sets[n]` is worker n's view. `weighed`: their load is what requests
     cost. Close it, or use it as a context."""

@@ -1,7 +1,7 @@
 """The default policy: what it learns of endpoints, and what it does with it. Whole pools of it: test_auto_simulated."""
 
 import pytest
-from fleet import Fleet, choose
+from fleet import Fleet, choose, choose_queued
 from simulated import latencies, percentile
 
 MS = 1_000_000
@@ -163,3 +163,20 @@ def test_sessions_that_last_hold_nobody_up_for_long():
             made.learn(0, now, 10 * MS, True, 3, 1)
             fleet.load(0, -1)
         assert fleet.sets[0].limit(0) > 4
+
+
+def test_a_faster_one_is_waited_for_while_it_goes_on():
+    """Both have sessions that last. The slower one has room; the faster one has none, and will have some soon, as long
+    as it answers."""
+    with Fleet([1, 1]) as fleet:
+        fleet.sets[0].learn_limits()
+        made = fleet.build("auto")
+        assert {choose(made, T0, 0) for _ in range(2)} == {0, 1}
+        teach(made, 1, [400] * 3)
+        now = teach(made, 0, [10] * 40)
+        now = teach(made, 0, [20] * 40, now, 2)
+        assert fleet.sets[0].limit(0) == 2
+        fleet.load(0, 2)
+        fleet.load(1, 1)
+        assert choose_queued(made, now, 0) == -1
+        assert [choose_queued(made, now + after * MS, 0) for after in (60, 200, 1000, 10_000)] == [1] * 4

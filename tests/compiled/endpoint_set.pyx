@@ -52,8 +52,10 @@ def draw_group(Groups groups not None, uint64_t key):
     return groups.draw(key)
 
 
-def pick(Policy policy not None, Choice choice not None, bint in_turn=True):
-    """The endpoint that the data path would take by this policy; not `in_turn`: however many attempts at it failed."""
+def pick(Policy policy not None, Choice choice not None, bint in_turn=True, bint queued=False):
+    """The endpoint that the data path would take by this policy; not `in_turn`: however many attempts at it failed.
+    `queued`: for the first in the pool's queue."""
+    choice.turn = queued
     return pick_in_turn(policy, choice) if in_turn else pick_any(policy, choice)
 
 

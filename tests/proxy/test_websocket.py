@@ -14,6 +14,8 @@ from h2_client import h2_client
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from lb.config.plan.plan import PolicyPlan
+
 
 async def echo(connection: ServerConnection) -> None:
     async for message in connection:
@@ -43,6 +45,18 @@ async def test_messages_pass_both_ways(site: Site) -> None:
         await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
         assert gate.proxy.stats()["exchanges"] == 0
         assert gate.total(2)["requests.1xx"] == 1
+
+
+@pytest.mark.parametrize("policy", ["auto", "least_time", "peak_ewma"])
+async def test_how_long_a_conversation_lasts_is_no_latency(site: Site, policy: str) -> None:
+    async with echo_server() as address:
+        gate = await site.gate([address], pool={"policy": PolicyPlan(policy)})
+        for _ in range(2):  # the first answer of an endpoint teaches nothing anyway
+            async with connect(url(gate)) as client:
+                await client.send("hello")
+                assert await asyncio.wait_for(client.recv(), 20) == "hello"
+            await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
+        assert gate.proxy.pools[0].endpoints.latency(0) == 0
 
 
 async def test_the_endpoints_close_is_the_clients(site: Site) -> None:

@@ -80,7 +80,9 @@ cdef class Auto(Policy):
     cdef double decay
     cdef double waits                 # the part of their time that requests wait where they were sent: an average
     cdef double waiting               # what waiting counts for
-    cdef double share                 # the part of its time that a request would wait, of the last cost
+    # Of the last cost: the part of its time that a request would wait, and whether what the endpoint has is late.
+    cdef double share
+    cdef bint late
     cdef uint32_t draws               # a linear congruential generator: Press et al., "Numerical Recipes", 7.1
 
     Options = AutoOptions
@@ -137,7 +139,7 @@ cdef class Auto(Policy):
                             open, open_cost, open_share = i, cost, self.share
                         if heavy_open < 0 or weighed < heavy_open_cost:
                             heavy_open, heavy_open_cost = i, weighed
-                    elif strict:
+                    elif strict and not self.late:
                         full_rate += (load + 1.0) / max(curve_latency(endpoints.records[i], load + 1.0), 1.0)
                         if full < 0 or cost < full_cost:
                             full, full_cost = i, cost
@@ -147,7 +149,7 @@ cdef class Auto(Policy):
         if strict or open < 0:
             best = open
         if strict and open >= 0 and full >= 0 and full_cost + self.waiting * endpoints.waiting / full_rate < open_cost:
-            return -1                         # one that has no room now is worth waiting for
+            return -1                         # one that has no room now, and goes on, is worth waiting for
         if best < 0:
             self.relax(choice)
             return -1
@@ -206,6 +208,7 @@ cdef class Auto(Policy):
         cdef double own = choice.cost * endpoints.scale
         cdef double takes = curve_latency(endpoints.records[index], load + own), alone, gap, silent
         self.share = 0.0
+        self.late = False
         if takes <= 0:
             return load * UNKNOWN_NS
         if load <= 0:
@@ -220,6 +223,7 @@ cdef class Auto(Policy):
             takes += (max(gap - silent, LEAST_LEFT * gap) - gap / 2) * min(2 * (takes - alone) / takes, 1.0)
         elif silent > LATE * max(curve_gap(endpoints.records[index]), gap) + LATE_MORE_NS:
             takes += silent
+            self.late = True
         return alone + self.waiting * max(takes - alone, 0.0)
 
     cdef double usual_gap(self, int index) noexcept:
