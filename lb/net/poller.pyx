@@ -191,6 +191,13 @@ cdef class Poller:
         source.unwatched = False
         return 0
 
+    def ignore(self, Source source not None):
+        """No more events of `source` from the next batch on; its descriptor stays open, and is `remove`'s to close.
+        Raises OSError."""
+        cdef epoll_event event
+        if epoll_ctl(self.fd, EPOLL_CTL_DEL, source.fd, &event) < 0:
+            raise OSError(errno, strerror(errno).decode())
+
     cdef void remove(self, Source source) noexcept:
         cdef epoll_event event
         if source.fd < 0:

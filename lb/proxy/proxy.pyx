@@ -488,12 +488,12 @@ class Proxy:
         elif isinstance(channel, Http2Channel):
             channel.retire()
 
-    def stop_accepting(self) -> None:
-        """Leave new connections to others; those that are open go on."""
+    def stop_accepting(self, replaced: bool = False) -> None:
+        """Leave new connections to others; those that are open go on. `replaced`: others take datagrams, too."""
         for listener in self.listeners.values():
             self.give_up(listener)
         self.listeners = {}
-        self.udp.stop_accepting()
+        self.udp.stop_accepting(replaced)
 
     def give_up(self, listener):
         """No new connections; its count outlives it."""

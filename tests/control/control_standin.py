@@ -96,7 +96,7 @@ class StandInProxy:
                 self._loop.add_reader(self._accepting[name].socket, self._accept, name)
         self._plan = plan
 
-    def stop_accepting(self) -> None:
+    def stop_accepting(self, replaced: bool = False) -> None:
         for name in list(self._accepting):
             self._forget(name)
 

@@ -54,7 +54,7 @@ class SlowPath:
             raise RuntimeError("broken")
         self.plan, self.sockets = plan, sockets
 
-    def stop_accepting(self) -> None: ...
+    def stop_accepting(self, replaced: bool = False) -> None: ...
     def drain(self) -> None:
         self.state = "draining"
 

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import websockets
 from daemon import ROOT, Daemon, alive, digits_pool, eventually, http_listener, route
+from datagrams import LISTENER, UdpClient, echoes
 from ports import free_port
 from traffic import Client, ask_once, digit_request, digit_samples, request
 from websockets.asyncio.client import connect
@@ -420,6 +421,52 @@ async def test_an_upgrade_is_followed_to_another_admin_address_and_old_workers_h
     upgraded = await call(daemon.command, "status", "--json")
     assert json.loads(upgraded.stdout)["program"]["upgrades"] == 2
     assert await call(daemon.stop) == 0
+
+
+async def test_datagrams_of_old_and_new_clients_are_answered(start: Start, tmp_path: Path) -> None:
+    """Old workers have a session of another listener, and leave the datagrams to the new ones all the same."""
+    tcp = await asyncio.start_server(echo_tcp, "127.0.0.1", 0)
+    with echoes(b"a") as endpoints:
+        config = {
+            "listeners": {"echo": LISTENER, "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw"}},
+            "pools": {
+                "echo": {"protocol": "udp", "endpoints": [endpoints[0].address]},
+                "raw": {"protocol": "tcp", "endpoints": [f"127.0.0.1:{tcp.sockets[0].getsockname()[1]}"]},
+            },
+        }
+        call = asyncio.to_thread
+        daemon = await call(start, config, shell=Installed(tmp_path).shell)
+        port = await call(daemon.port, "echo")
+        reader, writer = await asyncio.open_connection("127.0.0.1", await call(daemon.port, "raw"))
+        writer.write(b"a")
+        assert await reader.read(1) == b"a"
+        going, kept = Going(), [UdpClient(port) for _ in range(8)]
+
+        async def ask_new() -> None:
+            client = UdpClient(port)
+            assert await client.ask(b"x", 5) == b"ax"
+            client.close()
+
+        for client in kept:
+
+            async def ask_kept(client: UdpClient = client) -> None:
+                assert await client.ask(b"x", 5) == b"ax"
+
+            going.start(ask_kept, "a client of before")
+        going.start(ask_new, "a new client")
+        assert (await call(daemon.command, "upgrade")).returncode == 0
+        await asyncio.sleep(2)  # longer than a session may be silent in a drain
+        assert (await call(daemon.status))["program"]["old_workers"]
+        await going.stop()
+        assert going.failed == []
+        writer.write(b"b")
+        assert await reader.read(1) == b"b"
+        writer.close()
+        await call(upgraded, daemon)
+        assert await call(daemon.stop) == 0
+        for client in kept:
+            client.close()
+    tcp.close()
 
 
 async def test_an_upgrade_loses_no_count_of_quotas_and_tables_and_no_canary(start: Start, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class DataPath(Protocol):
     def connect(self, ask: Ask, wake: Wake) -> None: ...
     def tell_start(self, pool: str, start: Start) -> None: ...
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]: ...
-    def stop_accepting(self) -> None: ...
+    def stop_accepting(self, replaced: bool = False) -> None: ...
     def drain(self) -> None: ...
     def leave(self) -> None: ...
     def busy(self) -> int: ...
@@ -144,7 +144,8 @@ class Worker:
 
     def drain(self, timeout_ns: int, leave: bool = False) -> None:
         """Gives up the listening sockets, lets what runs finish, at most `timeout_ns`. A second call can only
-        shorten it. `leave`: idle connections are not closed until then, else after a moment."""
+        shorten it. `leave`: workers of another master serve, and idle connections are not closed until then, else after
+        a moment."""
         deadline = self._clock.now() + timeout_ns
         if self._drain_deadline is not None:
             self._drain_deadline = min(self._drain_deadline, deadline)
@@ -154,7 +155,7 @@ class Worker:
         self._drain_deadline = deadline
         if self._adoption is not None:
             self._abandon("the worker is draining")
-        self._data_path.stop_accepting()
+        self._data_path.stop_accepting(replaced=leave)
         self._close_sockets(keep=())
         if leave:
             self._data_path.leave()

@@ -112,6 +112,12 @@ cdef class UdpListener(UdpSocket):
             node = node.next
             session.touch()
 
+    def leave(self) -> None:
+        """Others read the socket now, and their sessions are those of all clients: here answers go on to their clients
+        until they pause. Two that read one socket would take each other's datagrams. Raises OSError."""
+        self.poller.ignore(self)
+        self.drain()
+
     def close(self) -> None:
         """End every session and give up the socket."""
         cdef UdpSession session

@@ -108,12 +108,16 @@ class UdpListeners:
                 self._buffers.most,
             )
 
-    def stop_accepting(self) -> None:
-        """No new sessions; those there are go on until they are silent."""
+    def stop_accepting(self, replaced: bool) -> None:
+        """No new sessions; those there are go on until they are silent. `replaced`: workers of another master read the
+        sockets from now on."""
         if self._buffers is not None:
             self._buffers.drain()
         for one in self._current.values():
-            one.listener.drain()
+            if replaced:
+                one.listener.leave()
+            else:
+                one.listener.drain()
 
     def in_flight(self) -> int:
         """Open sessions."""
