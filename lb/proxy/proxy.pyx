@@ -495,6 +495,10 @@ class Proxy:
         self.listeners = {}
         self.udp.stop_accepting(replaced)
 
+    def end_datagrams(self) -> None:
+        """Give up the sockets of datagrams, with their sessions: nothing else makes their addresses free."""
+        self.udp.close()
+
     def give_up(self, listener):
         """No new connections; its count outlives it."""
         listener.halt()

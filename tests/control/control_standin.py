@@ -100,6 +100,9 @@ class StandInProxy:
         for name in list(self._accepting):
             self._forget(name)
 
+    def end_datagrams(self) -> None:
+        pass
+
     def drain(self) -> None:
         self._draining = True
 

@@ -55,6 +55,7 @@ class SlowPath:
         self.plan, self.sockets = plan, sockets
 
     def stop_accepting(self, replaced: bool = False) -> None: ...
+    def end_datagrams(self) -> None: ...
     def drain(self) -> None:
         self.state = "draining"
 

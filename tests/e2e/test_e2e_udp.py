@@ -302,6 +302,35 @@ async def test_the_access_log_and_status_know_datagrams(start: Start, tmp_path: 
         client.close()
 
 
+async def test_the_next_daemon_starts_while_workers_of_a_killed_master_drain(start: Start) -> None:
+    async def until_its_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    tcp = await asyncio.start_server(until_its_end, "127.0.0.1", 0)
+    with echoes(b"a") as endpoints:
+        file = config([endpoints[0].address])
+        file["listeners"]["raw"] = {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw"}
+        file["pools"]["raw"] = {"protocol": "tcp", "endpoints": [f"127.0.0.1:{tcp.sockets[0].getsockname()[1]}"]}
+        file["shutdown"] = {"drain_timeout": "60s"}
+        first = await asyncio.to_thread(start, file)
+        port, workers = first.port("echo"), first.worker_pids()
+        _, session = await asyncio.open_connection("127.0.0.1", first.port("raw"))
+        async with udp_load(port, clients=4) as load:
+            await load.until(100)
+            eventually(lambda: sum(worker["busy"] for worker in first.status()["workers"]) >= 5, "all sessions")
+            os.kill(first.process.pid, signal.SIGKILL)
+            await asyncio.to_thread(eventually, lambda: first.log.count("draining") == 2, "the drain")
+            file["listeners"]["echo"]["bind"] = f"127.0.0.1:{port}"
+            await asyncio.to_thread(start, file)
+            await load.until(100)
+        assert any(alive(pid) for pid in workers), "the TCP session goes on"
+        assert load.wrong == []
+        session.close()
+        await asyncio.to_thread(eventually, lambda: not any(alive(pid) for pid in workers), "the end of the drain")
+    tcp.close()
+
+
 def test_a_second_daemon_is_told_that_the_address_is_taken(start: Start) -> None:
     first = start(config(["127.0.0.1:9"]))
     taken = first.status()["listeners"][0]["address"]
