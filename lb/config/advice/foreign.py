@@ -486,6 +486,11 @@ KEYS: tuple[Advice, ...] = (
         "compression: {codings: [gzip], types: [text/html, application/json]}",
     ),
     Advice(
+        "gunzip decompress decompressor inflate requestdecompression filterdecompression",
+        "route",
+        "decompression: {codings: [gzip, deflate]}",
+    ),
+    Advice(
         "waf lua plugin plugins middlewares middleware filters httpfilters wasm script njs",
         note="there are none; routes have rewrite, request_headers, response_headers, rate_limit and cors",
     ),

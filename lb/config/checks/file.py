@@ -177,8 +177,9 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
         most = route.http_cache.max_object
         if most is not None and config.cache is not None and most > config.cache.largest_object:
             yield f"{path}.http_cache.max_object", "is more than max_object of the section cache, or of its disk"
-    if route.compression is not None and (other := sorted(protocols - _PLAIN_HTTP)):
-        yield f"{path}.compression", f"only for pools of protocol http or http2, not {' and '.join(other)}"
+    for name in ("compression", "decompression"):
+        if getattr(route, name) is not None and (other := sorted(protocols - _PLAIN_HTTP)):
+            yield f"{path}.{name}", f"only for pools of protocol http or http2, not {' and '.join(other)}"
     if "oip" in protocols:
         tags_header = config.cache.tags_header if config.cache is not None else None
         yield from _inference(path, route, tags_header)

@@ -31,7 +31,7 @@ from lb.config.schema.routes.bandwidth import bandwidth_plan
 from lb.config.schema.routes.bodies import content_type
 from lb.config.schema.routes.cache import RouteCacheConfig, freshness_plan
 from lb.config.schema.routes.cache_key import cache_key_plan
-from lb.config.schema.routes.compression import compression_plan
+from lb.config.schema.routes.compression import compression_plan, decompression_plan
 from lb.config.schema.routes.cors import cors_plan
 from lb.config.schema.routes.error_pages import error_page_plans
 from lb.config.schema.routes.http_cache import http_cache_plan
@@ -106,6 +106,7 @@ def compile_route(
         bare_streams=route.stream_messages == "mlserver",
         http_cache=http_cache_plan(route.http_cache),
         compression=compression_plan(route.compression),
+        decompression=decompression_plan(route.decompression),
         bandwidth=_bandwidth(route),
         error_pages=error_page_plans(route.error_pages, files),
         log_fields=_log_fields(route),

@@ -24,6 +24,7 @@ from lb.config.plan.routes import (
     CompressionPlan,
     ConditionPlan,
     CorsPlan,
+    DecompressionPlan,
     ErrorPagePlan,
     FieldsPlan,
     HedgePlan,
@@ -269,6 +270,7 @@ class RoutePlan(Struct, frozen=True):
     table_rules: tuple[TableRulePlan, ...] = ()
     tables: tuple[str, ...] = ()  # digests of all tables that it has to do with
     compression: CompressionPlan | None = None  # None = answers pass as they are
+    decompression: DecompressionPlan | None = None  # None = bodies keep their codings
     bandwidth: BandwidthPlan | None = None  # None = answers go as fast as clients take them
     maps: tuple[str, ...] = ()  # digests of those that its texts and conditions use
 

@@ -139,6 +139,14 @@ class CompressionPlan(Struct, frozen=True):
     private: bool = False  # cookies and credentials do not matter
 
 
+class DecompressionPlan(Struct, frozen=True):
+    """Which bodies are decompressed."""
+
+    codings: tuple[str, ...]  # of lb.http.decoders
+    requests: bool = True
+    max_ratio: int = 100  # bytes that come out for each that goes in
+
+
 class BandwidthPlan(Struct, frozen=True):
     """How fast answers go to clients, in bytes a second; 0 = as fast as they take them."""
 

@@ -39,6 +39,7 @@ from lb.proxy.exchange.inference_attempt cimport InferenceAttempt
 from lb.proxy.exchange.inference_body cimport InferContext
 from lb.proxy.exchange.pacer cimport pace
 from lb.proxy.exchange.pool_call cimport asks_pool, new_pool_call
+from lb.proxy.exchange.request_decoder cimport decode_request
 from lb.proxy.exchange.request_key cimport find_request_key, within_rate
 from lb.proxy.routing.last_hop cimport answers_last_hop
 from lb.proxy.routing.normalize cimport (
@@ -312,6 +313,9 @@ cdef class Admission:
         if exchange.route.compression is not None and not exchange.grpc and exchange.source is None:
             compress(exchange, scan)          # by what the client says, before the route changes it
         if exchange.route.acts and not apply_actions(exchange, scan):
+            return
+        if (exchange.route.decompression is not None and exchange.route.decompression.requests and not exchange.grpc
+                and exchange.source is None and not decode_request(exchange, scan)):
             return
         if not scan.complete and scan.version > 10 and scan.first[H_EXPECT] >= 0 and exchange.route.answer is None:
             if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):

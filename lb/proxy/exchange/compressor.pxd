@@ -1,6 +1,6 @@
 """Answers that are compressed on their way to the client."""
 
-from lb.http.head cimport Scan
+from lb.http.head cimport Field, Scan
 from lb.net.buffer cimport tg_buffer
 from lb.proxy.client.relay cimport Relay
 from lb.proxy.exchange.exchange cimport Exchange
@@ -30,5 +30,7 @@ cdef class Compressor(Relay):
     cdef void fail(self) noexcept
 
 
+# Whether a field is about the bytes that were: their length, digests and ranges (RFC 9530, RFC 9110 section 14.3).
+cdef bint is_of_bytes(const Field *field) noexcept nogil
 # A request is about to ask an endpoint, or a cache: its answer may be compressed.
 cdef void compress(Exchange exchange, const Scan *scan) noexcept

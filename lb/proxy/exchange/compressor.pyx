@@ -256,8 +256,6 @@ cdef bint varies(const Scan *scan) noexcept nogil:
 
 
 cdef bint is_of_bytes(const Field *field) noexcept nogil:
-    """Whether a field is about the bytes that were: their length, digests and ranges (RFC 9530, RFC 9110 section
-    14.3)."""
     return field.id == H_OTHER and (
         same_name(field.name, field.name_length, b"accept-ranges")
         or same_name(field.name, field.name_length, b"content-md5")

@@ -9,6 +9,7 @@ from lb.proxy.routing.textmap cimport TextMap
 from lb.proxy.routing.cache_key cimport CacheKeyRule
 from lb.proxy.routing.bandwidth cimport Bandwidth
 from lb.proxy.routing.compression cimport CompressionRules
+from lb.proxy.routing.decompression cimport DecompressionRules
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.error_pages cimport ErrorPages
@@ -81,6 +82,7 @@ cdef class Route:
     cdef readonly FieldRules response_fields
     cdef readonly ResponseRewrite response_rewrite
     cdef readonly CompressionRules compression
+    cdef readonly DecompressionRules decompression
     cdef readonly Bandwidth bandwidth  # None = answers go as fast as clients take them
     cdef readonly ErrorPages error_pages  # before those of the listener
     cdef readonly RetryPolicy retry

@@ -22,6 +22,7 @@ from lb.proxy.routing.error_pages cimport error_pages
 from lb.proxy.routing.headers.aliases cimport guard_name
 from lb.proxy.routing.bandwidth cimport Bandwidth
 from lb.proxy.routing.compression cimport CompressionRules
+from lb.proxy.routing.decompression cimport DecompressionRules
 from lb.proxy.routing.conditions cimport WHAT_HEADER, WHAT_MODEL, Condition, facts_of, tg_facts
 from lb.proxy.routing.cors cimport Cors
 from lb.proxy.routing.headers.fields cimport FieldRules
@@ -157,6 +158,8 @@ cdef class Route:
             self.response_rewrite = ResponseRewrite(plan.response_rewrite)
         if plan.compression is not None:
             self.compression = CompressionRules(plan.compression)
+        if plan.decompression is not None:
+            self.decompression = DecompressionRules(plan.decompression)
         if plan.bandwidth is not None:
             self.bandwidth = Bandwidth(
                 plan.bandwidth, plan.name, Buckets(segment), tools.timers, plan.path_kind, plan.path, maps)
@@ -249,6 +252,7 @@ cdef class Route:
         made.response_fields = self.response_fields
         made.response_rewrite = self.response_rewrite
         made.compression = self.compression
+        made.decompression = self.decompression
         made.holds_answers = self.holds_answers
         made.error_pages = self.error_pages
         made.log_format = self.log_format

@@ -1,19 +1,23 @@
-"""Compression of answers on their way to clients."""
+"""Compression of answers on their way to clients, and decompression of requests on their way to endpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lb.config.plan.routes import CompressionPlan
+from lb.config.plan.routes import CompressionPlan, DecompressionPlan
 from lb.config.schema.base import Boolean, Integer, Model, problem, text
 from lb.config.schema.routes.cache import switch
 from lb.config.units import KIB, Size
 
 # The package that a coding needs (lb.http.encoders), and the name that it is imported by.
-_PACKAGES = {"gzip": ("zlib-ng", "zlib_ng"), "br": ("brotli", "brotli"), "zstd": ("zstandard", "zstandard")}
+_PACKAGES = {
+    "gzip": ("zlib-ng", "zlib_ng"), "deflate": ("zlib-ng", "zlib_ng"),
+    "br": ("brotli", "brotli"), "zstd": ("zstandard", "zstandard"),
+}  # fmt: skip
 
 # What text comes as: what images, sound, video and archives are is compressed already.
 TYPES = (
@@ -26,6 +30,15 @@ _TOKEN = r"[A-Za-z0-9!#$&^_.+-]+"  # noqa: S105 (of a media type, no secret)
 MediaType = Annotated[
     str, *text(rf"\*|{_TOKEN}/(?:\*|{_TOKEN})", "is not a type such as application/json, text/* or *")
 ]
+
+
+def _check(where: str, codings: Sequence[str]) -> None:
+    for coding in codings:
+        package, module = _PACKAGES[coding]
+        if find_spec(module) is None:
+            raise problem(where, f"{coding} needs the package {package}: pip install {package}")
+    if len(set(codings)) < len(codings):
+        raise problem(where, "codings: one is named twice")
 
 
 class CompressionConfig(Model):
@@ -55,16 +68,41 @@ class CompressionConfig(Model):
 
     @model_validator(mode="after")
     def _installed(self) -> CompressionConfig:
-        for coding in self.codings:
-            package, module = _PACKAGES[coding]
-            if find_spec(module) is None:
-                raise problem("compression", f"{coding} needs the package {package}: pip install {package}")
-        if len(set(self.codings)) < len(self.codings):
-            raise problem("compression", "codings: one is named twice")
+        _check("compression", self.codings)
         return self
 
 
 Compression = Annotated[CompressionConfig | None, switch(CompressionConfig, "{codings: [gzip]}")]
+
+
+class DecompressionConfig(Model):
+    """Decompression of bodies on their way: an endpoint gets a request as if its client had not compressed it.
+    `decompression: true` is an empty mapping."""
+
+    codings: Annotated[list[Literal["gzip", "deflate", "br", "zstd"]], Field(min_length=1, max_length=4)] = [
+        "gzip",
+        "deflate",
+    ]
+    """Codings (`Content-Encoding`) that are undone. A body in another, or in several, passes as it is. `br` and `zstd`
+    need the extra `compression` of the package `tidegate`."""
+    max_ratio: Annotated[Integer, Field(ge=2, le=100_000)] = 100
+    """Bytes that may come out for each byte that comes in, from 1 MiB on: a request over that gets 413. As Envoy's
+    `max_inflate_ratio`. The `max_body` of the route bounds the body as it comes, and as it goes on."""
+
+    @model_validator(mode="after")
+    def _installed(self) -> DecompressionConfig:
+        _check("decompression", self.codings)
+        return self
+
+
+Decompression = Annotated[DecompressionConfig | None, switch(DecompressionConfig, "{codings: [gzip, deflate]}")]
+
+
+def decompression_plan(config: DecompressionConfig | None) -> DecompressionPlan | None:
+    """What `config` compiles to."""
+    if config is None:
+        return None
+    return DecompressionPlan(codings=tuple(config.codings), max_ratio=config.max_ratio)
 
 
 def compression_plan(config: CompressionConfig | None) -> CompressionPlan | None:

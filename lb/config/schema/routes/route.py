@@ -30,7 +30,7 @@ from lb.config.schema.routes.bandwidth import BandwidthConfig
 from lb.config.schema.routes.bodies import FRAMING
 from lb.config.schema.routes.cache import RouteCache, RouteCacheConfig
 from lb.config.schema.routes.canary import CanaryConfig
-from lb.config.schema.routes.compression import Compression
+from lb.config.schema.routes.compression import Compression, Decompression
 from lb.config.schema.routes.cors import CorsConfig
 from lb.config.schema.routes.error_pages import ErrorPages
 from lb.config.schema.routes.http_cache import HttpCache
@@ -282,6 +282,10 @@ class RouteConfig(Model):
     compression: Compression = None
     """Compresses answers of pools of protocol `http` and `http2` for clients that accept it: a mapping, or `true` for
     one without keys ([Compress answers](howto/compression.md)). Default: `false`, answers pass as they are."""
+    decompression: Decompression = None
+    """Decompresses bodies of requests for pools of protocol `http` and `http2`: a mapping, or `true` for one without
+    keys ([Decompress requests](howto/compression.md#decompress-requests)). Default: `false`, bodies keep their
+    codings."""
     mirror: MirrorConfig | None = None
     """Sends copies of requests to another pool as well."""
     canary: CanaryConfig | None = None
@@ -528,6 +532,7 @@ class RouteConfig(Model):
             "response_timeout",
             "http_cache",
             "compression",
+            "decompression",
             "bandwidth",
         ):
             if getattr(self, name) is not None:
