@@ -216,3 +216,52 @@ def test_only_a_rewrite_that_has_an_inverse_is_undone() -> None:
     for route, undone in rewrites:
         plan = plan_of([{"pool": "a", **route}], {"a": ["127.0.0.1:1"]}, Numbers())
         assert (plan.listeners[0].routes[0].response_rewrite is not None) == undone, route
+
+
+FLAGS = {
+    "session": {"secure": True, "http_only": True, "same_site": "lax"},
+    "open": {"secure": False, "http_only": False, "same_site": "off"},
+    "*": {"secure": True},
+}
+
+FLAGGED = [
+    ("session=1", "session=1; Secure; HttpOnly; SameSite=Lax"),
+    (" session =1; Path=/", " session =1; Path=/; Secure; HttpOnly; SameSite=Lax"),
+    ("session=a=b;secure ; SAMESITE = None;HttpOnly; P", "session=a=b; P; Secure; HttpOnly; SameSite=Lax"),
+    ("open=1; Secure; HttpOnly; SameSite=Strict; Path=/", "open=1; Path=/"),
+    ("open=1; Secure=yes; HttpOnly=1; Secured; x-secure", "open=1; Secured; x-secure"),
+    ("open=1", "open=1"),
+    ("open=Secure; Path=/in", "open=Secure; Path=/out"),
+    ("Session=1; HttpOnly", "Session=1; HttpOnly; Secure"),  # names have a case (RFC 6265 section 5.3)
+    ("other; Secure", "other; Secure"),
+    ("=none", "=none; Secure"),
+]  # fmt: skip
+
+
+async def test_flags_of_cookies(site: Site) -> None:
+    gate, _ = await telling(site, {"response_rewrite": {"cookie_flags": FLAGS, "cookie_path": {"/in": "/out"}}})
+    for said, wanted in FLAGGED:
+        assert (await rewritten(gate, "Set-Cookie", said) or "").strip() == wanted.strip(), said
+    # Two fields of one answer.
+    reader, writer = await gate.connect()
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nX-Set-Cookie: session=1\r\nX-Set-Cookie: open=1; Secure\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"Set-Cookie: session=1; Secure; HttpOnly; SameSite=Lax\r\nSet-Cookie: open=1\r\n" in head
+    writer.close()
+    gate, _ = await telling(site, {"response_rewrite": {"cookie_flags": {"a": {"secure": True}}}})
+    assert await rewritten(gate, "Set-Cookie", "b=1; HttpOnly") == "b=1; HttpOnly"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"a": {}}, "says nothing"),
+        ({"a": {"same_site": "none"}}, "needs secure: true"),
+        ({"a": {"same_site": "none", "secure": False}}, "needs secure: true"),
+        ({"a": {"same_site": "Loose"}}, "same_site"),
+        ({"a b": {"secure": True}}, "is not a cookie's name"),
+    ],
+)
+def test_flags_that_are_none(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        plan_of([{"pool": "a", "response_rewrite": {"cookie_flags": flags}}], {"a": ["127.0.0.1:1"]}, Numbers())

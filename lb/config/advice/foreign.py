@@ -467,7 +467,7 @@ KEYS: tuple[Advice, ...] = (
         "mirror: {pool: canary}",
     ),
     Advice(
-        "proxyredirect proxypassreverse proxycookiepath proxycookiedomain proxypassreversecookiepath"
+        "proxyredirect proxypassreverse proxycookiepath proxycookiedomain proxycookieflags proxypassreversecookiepath"
         " proxypassreversecookiedomain redirectrewrite locationrewrite",
         "route",
         "response_rewrite: {location: default, cookie_path: {/app/: /}}",

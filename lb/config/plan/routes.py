@@ -166,6 +166,14 @@ class FieldsPlan(Struct, frozen=True):
     add: tuple[tuple[str, str], ...] = ()
 
 
+class CookieFlagsPlan(Struct, frozen=True):
+    """Attributes of cookies that are taken out and added."""
+
+    name: str  # of the cookie; "*" = all without rules of their own
+    dropped: tuple[str, ...]  # lower case
+    added: str  # "; Secure; SameSite=Lax"
+
+
 class ResponseRewritePlan(Struct, frozen=True):
     """What becomes of URLs and cookies in the heads of endpoints' answers. Pairs are what stands there, or begins it,
     and what replaces it."""
@@ -177,6 +185,7 @@ class ResponseRewritePlan(Struct, frozen=True):
     locations: tuple[tuple[str, str], ...] = ()
     cookie_paths: tuple[tuple[str, str], ...] = ()
     cookie_domains: tuple[tuple[str, str], ...] = ()  # lower case; "" = the attribute goes
+    cookie_flags: tuple[CookieFlagsPlan, ...] = ()
 
 
 class RetryPlan(Struct, frozen=True):

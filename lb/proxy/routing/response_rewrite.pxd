@@ -13,6 +13,8 @@ cdef class ResponseRewrite:
     cdef tuple cookie_paths           # likewise
     cdef tuple cookie_domains         # pairs: in lower case, and what replaces it; b"" = the attribute goes
     cdef readonly bint wants_host     # the Host that the client asked for matters
+    cdef dict cookie_flags            # by name, b"*" for all others: the attributes that go, and the text that comes
+    cdef bint cookies                 # some of these are for cookies
 
     # Whether an answer has fields that `apply` may change.
     cdef bint concerns(self, const Scan *scan) noexcept nogil

@@ -35,6 +35,11 @@ cdef class ResponseRewrite:
         self.locations = pairs(plan.locations)
         self.cookie_paths = pairs(plan.cookie_paths)
         self.cookie_domains = pairs(plan.cookie_domains)
+        self.cookie_flags = {
+            flags.name.encode("latin-1"): (tuple([name.encode() for name in flags.dropped]), flags.added.encode())
+            for flags in plan.cookie_flags
+        }
+        self.cookies = len(plan.cookie_paths) + len(plan.cookie_domains) + len(plan.cookie_flags) > 0
         self.wants_host = plan.undo and len(self.inside) > 0
 
     cdef bint concerns(self, const Scan *scan) noexcept nogil:
@@ -58,7 +63,7 @@ cdef class ResponseRewrite:
                 found = self.append_refresh(field.value, field.value_length, asked, address)
             elif is_url(field):
                 found = self.append_url(field.value, field.value_length, asked, address)
-            elif is_named(field, b"set-cookie", 10) and (len(self.cookie_paths) or len(self.cookie_domains)):
+            elif is_named(field, b"set-cookie", 10) and self.cookies:
                 found = self.append_cookie(field.value, field.value_length)
             if found == FAILED or tg_buffer_size(&made) > LONGEST:
                 return -1
@@ -145,11 +150,17 @@ cdef class ResponseRewrite:
     cdef int append_cookie(self, const char *text, size_t n) noexcept:
         cdef size_t i = 0, end, begin = tg_buffer_size(&made)
         cdef int found, changed = SAME
+        cdef tuple flags = flags_of(self, text, n) if len(self.cookie_flags) else None
         while i < n:
             end = i
             while end < n and text[end] != 59:
                 end += 1
-            found = SAME if i == 0 else self.append_attribute(text + i, end - i)
+            if i == 0:
+                found = SAME
+            elif flags is not None and is_dropped(<tuple>flags[0], text + i, end - i):
+                found = CHANGED
+            else:
+                found = self.append_attribute(text + i, end - i)
             if found == SAME:
                 if tg_buffer_append(&made, b";", 1 if i else 0) < 0 or tg_buffer_append(&made, text + i, end - i) < 0:
                     return FAILED
@@ -158,6 +169,10 @@ cdef class ResponseRewrite:
             else:
                 changed = CHANGED
             i = end + 1
+        if flags is not None and len(<bytes>flags[1]):
+            changed = CHANGED
+            if tg_buffer_append(&made, <const char *><bytes>flags[1], <size_t>len(<bytes>flags[1])) < 0:
+                return FAILED
         if changed == SAME:
             made.end = made.start + begin
         return changed
@@ -194,6 +209,29 @@ cdef class ResponseRewrite:
                 failed |= tg_buffer_append(&made, <const char *>new, <size_t>len(new))
                 return FAILED if failed else CHANGED
         return SAME
+
+
+cdef tuple flags_of(ResponseRewrite self, const char *text, size_t n):
+    """What becomes of the flags of the cookie that `text` sets: by its name, or as of all others. None: nothing."""
+    cdef size_t end = 0
+    while end < n and text[end] != 61 and text[end] != 59:
+        end += 1
+    trim(&text, &end)
+    found = self.cookie_flags.get(text[:end])
+    return self.cookie_flags.get(b"*") if found is None else found
+
+
+cdef bint is_dropped(tuple names, const char *text, size_t n) noexcept:
+    """Whether an attribute of a cookie has one of these names, with a value or without."""
+    cdef size_t end = 0
+    trim(&text, &n)
+    while end < n and text[end] != 61:
+        end += 1
+    trim(&text, &end)
+    for name in names:
+        if same_name(text, end, <const char *><bytes>name):
+            return True
+    return False
 
 
 cdef size_t value_at(const char *text, size_t n, const char *name, size_t size) noexcept nogil:

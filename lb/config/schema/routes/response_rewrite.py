@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lb.config.plan.routes import ResponseRewritePlan
-from lb.config.schema.base import Model, text
+from lb.config.plan.routes import CookieFlagsPlan, ResponseRewritePlan
+from lb.config.schema.base import Boolean, Model, problem, text
 from lb.config.values import has_values
 
 if TYPE_CHECKING:
@@ -23,6 +23,40 @@ _CookiePath = Annotated[str, *text(r"/[!-:<-~]{0,1023}", "is not a cookie's path
 _Domain = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
 _CookieDomain = Annotated[str, *text(_Domain, "is not a cookie's domain such as inside.example.org")]
 _NewDomain = Annotated[str, *text(rf"(?:\.?{_Domain})?", "is not a domain such as example.org, or empty for none")]
+
+
+_CookieName = Annotated[str, *text(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", "is not a cookie's name, or * for all others")]
+
+
+class CookieFlagsConfig(Model):
+    """Flags of cookies that endpoints set. A flag that is left out stays as the endpoint has it."""
+
+    secure: Boolean | None = None
+    """`true` sets `Secure`, so that browsers send the cookie over TLS alone; `false` takes it out."""
+    http_only: Boolean | None = None
+    """`true` sets `HttpOnly`, which hides the cookie from scripts; `false` takes it out."""
+    same_site: Literal["strict", "lax", "none", "off"] | None = None
+    """Sets `SameSite`: which requests that other sites cause have the cookie. `none` needs `secure: true`, without
+    which browsers refuse the cookie. `off` takes it out."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> CookieFlagsConfig:
+        if self.same_site == "none" and not self.secure:
+            raise problem("cookie_flags", "same_site: none needs secure: true; browsers refuse the cookie without it")
+        if self.secure is None and self.http_only is None and self.same_site is None:
+            raise problem("cookie_flags", "says nothing: give secure, http_only or same_site")
+        return self
+
+    def plan(self, name: str) -> CookieFlagsPlan:
+        """What it compiles to, for cookies of `name`."""
+        flags = {"Secure": self.secure, "HttpOnly": self.http_only}
+        said = [flag for flag, value in flags.items() if value is not None]
+        added = [flag for flag in said if flags[flag]]
+        if self.same_site is not None:
+            said.append("SameSite")
+            if self.same_site != "off":
+                added.append(f"SameSite={self.same_site.capitalize()}")
+        return CookieFlagsPlan(name, tuple(flag.lower() for flag in said), "".join(f"; {flag}" for flag in added))
 
 
 class ResponseRewriteConfig(Model):
@@ -43,6 +77,9 @@ class ResponseRewriteConfig(Model):
     """Values of `Domain` in `Set-Cookie`, in any case and with or without a dot in front, and what replaces them; an
     empty one takes the attribute out, so that the cookie is for the host alone that the client asked. As NGINX's
     `proxy_cookie_domain`."""
+    cookie_flags: Annotated[dict[_CookieName, CookieFlagsConfig], Field(max_length=32)] = Field(default_factory=dict)
+    """Flags of cookies, by the cookie's name; `*` is for all that have none of their own here. As NGINX's
+    `proxy_cookie_flags`."""
 
 
 def response_rewrite_plan(route: RouteConfig) -> ResponseRewritePlan | None:
@@ -66,5 +103,7 @@ def response_rewrite_plan(route: RouteConfig) -> ResponseRewritePlan | None:
         locations=tuple(config.locations.items()),
         cookie_paths=tuple(config.cookie_path.items()),
         cookie_domains=tuple((old.lower(), new) for old, new in config.cookie_domain.items()),
+        cookie_flags=tuple(flags.plan(name) for name, flags in config.cookie_flags.items()),
     )
-    return plan if plan.undo or plan.locations or plan.cookie_paths or plan.cookie_domains else None
+    changes = plan.locations or plan.cookie_paths or plan.cookie_domains or plan.cookie_flags
+    return plan if plan.undo or changes else None
