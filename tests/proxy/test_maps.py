@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import re
 from pathlib import Path
@@ -44,6 +45,61 @@ def test_a_map_finds_what_a_plain_search_does(kind: str) -> None:
             if kind == "domain" and (text.endswith(b"..") or b".." in text):
                 continue
             assert lookup.get(text) == looked_up(entries, kind, text), (entries, text)
+
+
+def test_networks_are_found_as_by_a_plain_search() -> None:
+    rng = random.Random("network")
+    kinds: list[tuple[int, Any]] = [(32, ipaddress.IPv4Address), (128, ipaddress.IPv6Address)]
+    for bits, kind in kinds:
+        for _ in range(80):
+            around = rng.getrandbits(bits)
+            networks = set()
+            for _ in range(rng.randrange(14)):
+                length = rng.choice([0, 1, bits - 9, bits - 4, bits - 3, bits - 1, bits])
+                address = kind(around ^ rng.getrandbits(5) if rng.random() < 0.8 else rng.getrandbits(bits))
+                networks.add(ipaddress.ip_network((address, length), strict=False))
+            entries = {str(network).encode(): b"v%d" % i for i, network in enumerate(networks)}
+            lookup = Lookup(build(entries, "network"))
+            assert lookup.size == len(entries)
+            for _ in range(60):
+                address = kind(around ^ rng.getrandbits(7) if rng.random() < 0.9 else rng.getrandbits(bits))
+                found = [network for network in networks if address in network]
+                wanted = entries[str(max(found, key=lambda n: n.prefixlen)).encode()] if found else None
+                assert lookup.get(str(address).encode()) == wanted, (entries, address)
+
+
+def test_networks_of_both_families() -> None:
+    entries = {b"10.0.0.0/8": b"a", b"10.1.2.3": b"b", b"2001:db8::/32": b"c", b"::/0": b"d"}
+    lookup = Lookup(build(entries, "network"))
+    for text, wanted in {
+        b"10.255.255.255": b"a", b"10.1.2.3": b"b", b"::ffff:10.1.2.3": b"b", b"11.0.0.0": None, b"9.255.255.255": None,
+        b"2001:db8:ffff::1": b"c", b"2001:db9::": b"d", b"fe80::1%eth0": None, b"": None, b"10.1": None,
+        b"10.1.2.3:80": None, b"10.1.2.3\x00": None, b"x" * 2000: None,
+    }.items():  # fmt: skip
+        assert lookup.get(text) == wanted, text
+    assert Lookup(build({}, "network")).get(b"10.0.0.1") is None
+    for bad in (
+        b"10.0.0.1/8", b"10.0.0", b"\xff", b"fe80::1%eth0", b"", b"10.0.0.0/33", b"10.0.0.0/", b"0.0.0.0", b"1::/129",
+        b"10.0.0.0/+8", b"10.0.0.0/ 8", b"10.0.0.0\x00/8", b"010.0.0.0/8", b"::1/64", b"::ffff:1.2.3.4/100",
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"network|scope|bits|nobody|mapped"):
+            build({bad: b""}, "network")
+    masked = Lookup(build({b"10.0.0.0/255.0.0.0": b"a", b"0.0.0.0/0": b"b", b"1.0.0.0/08": b"c"}, "network"))
+    assert [masked.get(text) for text in (b"10.9.9.9", b"0.0.0.0", b"1.1.1.1", b"::1")] == [b"a", b"b", b"c", None]
+    with pytest.raises(ValueError, match="is there twice"):
+        build({b"10.0.0.0/8": b"", b"::ffff:10.0.0.0/104": b""}, "network")
+
+
+def test_a_file_of_networks_is_checked_line_by_line() -> None:
+    config = MapConfig.model_validate({"key": "x", "file": "/x", "match": "network"})
+    assert entries_of(config, b"10.0.0.0/8 a b\n# no\n2001:DB8::/32\n") == {
+        b"10.0.0.0/8": b"a b",
+        b"2001:DB8::/32": b"",
+    }
+    with pytest.raises(ValueError, match=r"line 2: '10.0.0.1/8' has bits set behind its prefix"):
+        entries_of(config, b"10.0.0.0/9 a\n10.0.0.1/8 b\n")
+    with pytest.raises(ValueError, match=r"line 3: .* is there twice"):
+        entries_of(config, b"10.0.0.0/9 a\n\n::ffff:10.0.0.0/105 b\n")
 
 
 def test_case_and_expressions() -> None:
@@ -126,6 +182,22 @@ async def test_values_of_maps_in_texts_and_conditions(site: Site) -> None:
         assert (await curl(gate, "/", H, f"Host: {host}")).body == pool
         if tier:
             assert f"x-tier: {tier}\r\n".encode() in made["a"].last.lower()
+
+
+async def test_the_zone_of_a_client(site: Site) -> None:
+    entries = {"127.0.0.0/8": "inside", "127.0.0.1": "here", "192.0.2.0/24": "out"}
+    maps = {
+        "zone": {"key": "${client.address}", "match": "network", "entries": entries},
+        "said": {"key": "${header.x-from}", "match": "network", "entries": entries},
+    }
+    routes = [
+        {"match": {"maps": {"said": "out"}}, "respond": {"status": 403}},
+        {"respond": {"body": "${map.zone} ${map.said:-nowhere}"}},
+    ]
+    gate = await routing_gate(site, routes, {"a": ["127.0.0.1:1"]}, maps=maps)
+    assert (await curl(gate, "/", H, "X-From: 127.9.9.9")).body == "here inside"
+    assert (await curl(gate, "/", H, "X-From: 192.0.2.77")).status == 403
+    assert (await curl(gate, "/", H, "X-From: unknown")).body == "here nowhere"
 
 
 async def test_a_text_names_the_pool(site: Site) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lb.config.network import Block, parse_block
 from lb.config.plan.routes import MapPlan
 from lb.config.schema.base import Boolean, FilePath, Model, only_one
 from lb.config.schema.values import checked_key
@@ -40,10 +41,11 @@ class MapConfig(Model):
     before stay."""
     entries: Annotated[dict[Entry, Entry], Field(max_length=4096)] | None = None
     """The entries, for few."""
-    match: Literal["exact", "prefix", "suffix", "domain", "regex"] = "exact"
+    match: Literal["exact", "prefix", "suffix", "domain", "regex", "network"] = "exact"
     """How a key of the map is compared: `exact`; the longest `prefix` or `suffix` of the text; `domain`, the name or
     the longest name that it is below, in either case; `regex`, the first expression (RE2's syntax) that is found in
-    the text, at most 256."""
+    the text, at most 256; `network`, the narrowest network (`10.0.0.0/8`, `2001:db8::/32`, or an address) that has the
+    text, which is an address such as `${client.address}`."""
     ignore_case: Boolean = False
     """Whether the case of ASCII letters does not matter. With `match: domain`, and with the key `${request.host}`, it
     never does."""
@@ -72,6 +74,7 @@ def maps_plan(maps: Mapping[str, MapConfig], material: Material) -> dict[str, Ma
 def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
     """The entries of a map, whose file holds `content`. Raises ValueError with the number of a line that is wrong."""
     found: dict[bytes, bytes] = {}
+    blocks: set[Block] = set()
     entries = (config.entries or {}).items()
     # Of a large file the lines are looked at one by one only where there is something to find.
     unfit = (
@@ -83,7 +86,16 @@ def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
         place = f"line {number}: " if number else ""
         if unfit and (_UNFIT.search(key) or _UNFIT.search(value)):
             raise ValueError(f"{place}has a control character")
-        if key in found:
+        if config.match == "network":
+            try:
+                block = parse_block(key.decode("utf-8", "replace"))
+            except ValueError as error:
+                raise ValueError(f"{place}{error}") from None
+            twice = block in blocks
+            blocks.add(block)
+        else:
+            twice = key in found
+        if twice:
             raise ValueError(f"{place}{key[:64].decode('utf-8', 'replace')!r} is there twice")
         found[key] = value
     return found

@@ -12,6 +12,7 @@ cdef enum:
     LOOK_SUFFIX                       # the longest key that the text ends with
     LOOK_DOMAIN                       # the text, or the longest name that it is below; in either case
     LOOK_REGEX                        # the first expression that is found in it
+    LOOK_NETWORK                      # the narrowest network that the text, an address, is in
 
 cdef enum:
     LOOK_LONGEST = 1024               # bytes of a key

@@ -3,22 +3,34 @@
 The block: magic, kind, number of entries, number of slots, the shortest and the longest key, a set of lengths, then the
 slots (32-bit numbers: where an entry begins, or 0) and the entries (hash, length of key and value, key, value). Keys of
 a suffix map lie backwards, so that one pass over a text gives the hashes of all its ends.
+
+A map of networks has ranges of addresses in place of the slots: networks lie within each other, and are cut into
+ranges of which each has the value of its narrowest network. They are the numbers of ranges of IPv4 and of IPv6, and of
+the bits of an index of IPv4; that index, by the first bits of an address: the range that they begin in, and behind the
+last of them the last range; of IPv4 where each range begins, and where its entry does, or 0; the same of IPv6, where an
+address has four numbers.
 """
 
 import struct
+from bisect import bisect_right
+
+from lb.config.network import parse_block, ranges
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from lb.http.regex cimport Regex
+from lb.net.ip cimport AF_INET, ip_parse, tg_ip
 from lb.proxy.routing.textmap cimport TEXT_HASH_START, text_hash
 
 cdef dict KINDS = {
     "exact": LOOK_EXACT, "prefix": LOOK_PREFIX, "suffix": LOOK_SUFFIX, "domain": LOOK_DOMAIN, "regex": LOOK_REGEX,
+    "network": LOOK_NETWORK,
 }
 
 cdef enum:
     MAGIC = 0x54474C4B
     LENGTHS_ROOM = 132                # bytes: a bit for each length from 0 to LOOK_LONGEST
+    INDEX_BITS = 16                   # of an IPv4 address, at most
     EXPRESSIONS = 256                 # tried one after another
 
 HEAD = struct.Struct("<IIIIIIII")     # magic, kind, fold, entries, slots, shortest, longest, length of the entries
@@ -41,8 +53,9 @@ class EntryError(ValueError):
 
 
 def build(entries: dict[bytes, bytes], kind: str, fold: bool = False) -> bytes:
-    """The block of a map of `kind` (exact, prefix, suffix, domain or regex). Raises EntryError for a key or value that
-    is too long and for an expression that RE2 does not take, ValueError for too many of these."""
+    """The block of a map of `kind` (exact, prefix, suffix, domain, regex or network). Raises EntryError for a key or
+    value that is too long, for an expression that RE2 does not take, and for a key that is no network, or the same as
+    another one; ValueError for too many expressions."""
     cdef bytearray slots, text
     cdef uint32_t *places
     cdef uint32_t mask, at, hash
@@ -51,6 +64,7 @@ def build(entries: dict[bytes, bytes], kind: str, fold: bool = False) -> bytes:
     cdef size_t longest = 0, shortest = LOOK_LONGEST
     lengths = bytearray(LENGTHS_ROOM)
     text = bytearray(8)                   # so that no entry is at 0
+    networks = {}
     if kind == "regex" and len(entries) > EXPRESSIONS:
         raise ValueError(
             f"has {len(entries)} expressions, which are tried one after another; {EXPRESSIONS} are the most")
@@ -68,21 +82,44 @@ def build(entries: dict[bytes, bytes], kind: str, fold: bool = False) -> bytes:
             except ValueError as error:
                 raise EntryError(key, f"{shown(key)} is not a regular expression: {error}") from None
         raw = key[::-1] if kind == "suffix" else key
-        hash = fold_hash(text_hash(TEXT_HASH_START, <const char *>raw, <size_t>len(raw)))
-        at = hash & mask
-        while places[at]:
-            at = (at + 1) & mask
-        places[at] = <uint32_t>len(text)
+        hash = 0
+        if kind == "network":
+            try:
+                network = parse_block(key.decode("utf-8", "replace"))
+            except ValueError as error:
+                raise EntryError(key, str(error)) from None
+            if networks.setdefault(network, len(text)) != len(text):
+                raise EntryError(key, f"{shown(key)} is there twice")
+        else:
+            hash = fold_hash(text_hash(TEXT_HASH_START, <const char *>raw, <size_t>len(raw)))
+            at = hash & mask
+            while places[at]:
+                at = (at + 1) & mask
+            places[at] = <uint32_t>len(text)
         text += struct.pack("<IHH", hash, len(raw), len(value)) + raw + value
         text += bytes(3 - (len(text) + 3) % 4)
         lengths[len(raw) >> 3] |= 1 << (len(raw) & 7)
         longest, shortest = max(longest, <size_t>len(raw)), min(shortest, <size_t>len(raw))
+    if kind == "network":
+        slots = bytearray(ranges_of(networks))
+        count = <uint32_t>(len(slots) // 4)
     head = HEAD.pack(MAGIC, KINDS[kind], fold or kind == "domain", len(entries), count, shortest, longest, len(text))
     return head + bytes(lengths) + bytes(slots) + bytes(text)
 
 
 cdef str shown(bytes key):
     return repr(key[:64].decode("utf-8", "replace"))
+
+
+cdef bytes ranges_of(dict networks):
+    """The ranges of networks, by where the entry of each lies."""
+    starts4, values4 = ranges(networks, 32)
+    starts6, values6 = ranges(networks, 128)
+    bits = min(max(len(starts4).bit_length(), 1), INDEX_BITS)
+    index = [bisect_right(starts4, first << (32 - bits)) - 1 for first in range(1 << bits)]
+    words6 = [start >> shift & 0xFFFFFFFF for start in starts6 for shift in (96, 64, 32, 0)]
+    words = [len(starts4), len(starts6), bits, *index, len(starts4) - 1, *starts4, *values4, *words6, *values6]
+    return struct.pack(f"<{len(words)}I", *words)
 
 
 cdef inline uint32_t fold_hash(uint64_t hash) noexcept nogil:
@@ -138,6 +175,8 @@ cdef class Lookup:
             return search(self, text, n, value, length)
         if self.size == 0:
             return False
+        if self.how == LOOK_NETWORK:
+            return find_address(self, text, n, value, length)
         if self.how == LOOK_EXACT or self.how == LOOK_DOMAIN:
             if n > LOOK_LONGEST:
                 return False
@@ -164,6 +203,47 @@ cdef class Lookup:
             if self.lengths[(i + 1) >> 3] >> ((i + 1) & 7) & 1 and probe(self, hash, text, i + 1, value, length):
                 found = True
         return found
+
+
+cdef bint find_address(Lookup self, const char *text, size_t n, const char **value, size_t *length) noexcept:
+    """The narrowest network that has the address."""
+    cdef tg_ip ip
+    cdef uint32_t wanted[4]
+    cdef const uint32_t *starts
+    cdef const tg_entry *entry
+    cdef size_t low = 0, middle, high, i, words = 1, bits = self.slots[2]
+    cdef size_t count = self.slots[0], indices = (<size_t>1 << bits) + 1
+    cdef const uint32_t *index = self.slots + 3
+    if ip_parse(&ip, text, n) < 0:
+        return False
+    starts = index + indices
+    if ip.family != AF_INET:
+        starts += 2 * count
+        count = self.slots[1]
+        words = 4
+    for i in range(words):
+        wanted[i] = ((<uint32_t>ip.octets[4 * i] << 24) | (<uint32_t>ip.octets[4 * i + 1] << 16)
+                     | (<uint32_t>ip.octets[4 * i + 2] << 8) | <uint32_t>ip.octets[4 * i + 3])
+    high = count
+    if words == 1:
+        low = index[wanted[0] >> (32 - bits)]
+        high = index[(wanted[0] >> (32 - bits)) + 1] + 1
+    while low + 1 < high:                     # the range `low` begins at or before it
+        middle = (low + high) // 2
+        i = 0
+        while i + 1 < words and starts[middle * words + i] == wanted[i]:
+            i += 1
+        if starts[middle * words + i] <= wanted[i]:
+            low = middle
+        else:
+            high = middle
+    starts += words * count
+    if starts[low] == 0:
+        return False
+    entry = <const tg_entry *>(self.text + starts[low])
+    value[0] = self.text + starts[low] + sizeof(tg_entry) + entry.key
+    length[0] = entry.value
+    return True
 
 
 cdef bint find_domain(Lookup self, const char *text, size_t n, const char **value, size_t *length) noexcept:
