@@ -111,7 +111,7 @@ REDIRECTS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({}, {"path": "/new", "drop_query": True}, "/x?y", "/new"),
     ({"path": {"prefix": "/a/"}}, {"prefix": "/b/"}, "/a/x?y", "/b/x?y"),
     ({"path": {"template": "/u/{n}"}}, {"path": "/users/{n}"}, "/u/7", "/users/7"),
-    ({}, {"regex": {"pattern": "^/+", "substitution": "/"}}, "/x", "/x"),
+    ({}, {"regex": {"pattern": "^/+", "substitution": "//y/"}}, "/x", "/y/x"),
     ({}, {"location": "/new"}, "/x?y", "/new"),
     ({}, {"location": "https://b.org/new?z"}, "/x?y", "https://b.org/new?z"),
     ({"path": {"prefix": "/go/"}}, {"prefix": "/"}, "/go//evil.example", "/evil.example"),
@@ -126,6 +126,35 @@ async def test_redirect(site: Site, match: dict[str, Any], redirect: dict[str, A
     assert reply.status == 302
     assert reply.fields["location"] == location
     assert reply.body == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "sent", "host", "location"),
+    [
+        ({}, "/old/x?q", "a.org", "/new/x?q"),
+        ({}, "/other?q", "a.org", None),  # else a client would follow it for ever
+        ({}, "/", "a.org", None),
+        ({"drop_query": True}, "/other?q", "a.org", "/other"),
+        ({"drop_query": True}, "/other", "a.org", None),
+        ({"host": "b.org"}, "/other", "a.org", "//b.org/other"),
+        ({"scheme": "https"}, "/other", "a.org:81", "https://a.org/other"),
+        ({"scheme": "http"}, "/other", "a.org:81", "http://a.org/other"),
+        ({"scheme": "http"}, "/other", "a.org", None),
+        ({"host": "${request.host}.example"}, "/other", "a.org", "//a.org.example/other"),
+        ({"regex": {"pattern": "o", "substitution": "o"}}, "/other", "a.org", None),
+        ({"regex": {"pattern": "^/", "substitution": "//"}}, "/other", "a.org", None),
+    ],
+)
+async def test_a_redirect_never_leads_back(
+    site: Site, more: dict[str, Any], sent: str, host: str, location: str | None
+) -> None:
+    redirect = {"regex": {"pattern": "^/old/", "substitution": "/new/"}, **more}
+    gate = await routing_gate(site, [{"redirect": redirect}], {"a": ["127.0.0.1:1"]})
+    reply = await curl(gate, sent, H, f"Host: {host}")
+    assert (reply.status, reply.fields.get("location")) == ((404, None) if location is None else (302, location))
+    if location is None:
+        assert "changes nothing" in reply.body
+    assert gate.proxy.busy() == 0
 
 
 @pytest.mark.parametrize("head", ["HTTP/1.0", "HTTP/1.0\r\nHost:", "HTTP/1.1\r\nHost:"])

@@ -1,7 +1,7 @@
 """Exchanges that their route answers itself: see answer.pxd. They are counted and logged as any other."""
 
-from libc.string cimport memchr, memset, strcmp
-from lb.failure cimport FAIL_NO_HOST, FAIL_NO_MEMORY
+from libc.string cimport memchr, memcmp, memset, strcmp
+from lb.failure cimport FAIL_NO_HOST, FAIL_NO_MEMORY, FAIL_NO_ROUTE
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_HOST, Field, Scan
 from lb.http.head_text cimport append_text
@@ -12,6 +12,10 @@ from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.route cimport Answer
 from lb.proxy.routing.values.format cimport FORMAT_NO_MEMORY, Format, tg_values
 from lb.proxy.routing.values.gather cimport gather
+
+
+cdef enum:
+    NOWHERE = -100                    # beside FORMAT_…: a redirect would lead back to the request's own URL
 
 
 cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
@@ -36,7 +40,7 @@ cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
     if failed == 0 and answer.redirect:
         failed = append_location(exchange, &head, scan, answer, answer.host, NULL)
     if failed:
-        refuse_value(exchange, failed, "the answer")
+        refuse(exchange, failed)
     else:
         give_own(exchange, answer.status, &head, answer.body)
     tg_buffer_free(&head)
@@ -67,15 +71,22 @@ cdef void give_made(Exchange exchange, Scan *scan, Answer answer) noexcept:
     if failed == 0:
         failed = append_head(exchange, &head, scan, answer, to, &values)
     if failed:
-        refuse_value(exchange, failed, "the answer")
+        refuse(exchange, failed)
     else:
         give_own(exchange, answer.status, &head, body)
     tg_buffer_free(&head)
 
 
+cdef void refuse(Exchange exchange, int failed) noexcept:
+    if failed == NOWHERE:
+        exchange.fail(FAIL_NO_ROUTE, "the redirect has no other place for this path: its expression changes nothing")
+    else:
+        refuse_value(exchange, failed, "the answer")
+
+
 cdef int append_head(Exchange exchange, tg_buffer *head, Scan *scan, Answer answer, bytes host,
                      const tg_values *values) noexcept:
-    """The head of an answer whose texts have values. 0 or FORMAT_…."""
+    """The head of an answer whose texts have values. 0, FORMAT_… or NOWHERE."""
     cdef int failed = tg_buffer_append(head, <const char *>answer.head, <size_t>len(answer.head))
     if failed == 0 and answer.fields is not None:
         failed = answer.fields.append_values(head, values)
@@ -123,7 +134,7 @@ cdef void give(Exchange exchange, int status, tg_buffer *head, bytes body) noexc
 cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer answer, bytes to,
                          const tg_values *values) noexcept:
     """Location (RFC 9110 section 10.2.2): as short as it can be said, so that what is not replaced stays. `to`: the
-    host that the route says. 0, or FORMAT_…; `values` may be NULL where the new path has none."""
+    host that the route says. 0, FORMAT_… or NOWHERE; `values` may be NULL where the new path has none."""
     cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
     cdef size_t n = scan.target_length if query == NULL else <size_t>(query - scan.target)
     cdef size_t skip = 0, end, i
@@ -159,6 +170,12 @@ cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer 
         while skip < end and is_slash(path.data[skip]):
             skip += 1
         failed |= append_text(head, b"/")
+    i = max(skip, <size_t>1)                  # behind what is one slash in Location
+    if (rewrite is not None and rewrite.regex is not None and (query == NULL or not answer.drop_query)
+            and end - i == n - 1 and memcmp(path.data + i, scan.target + 1, n - 1) == 0
+            and (host_length == 0 or len(to) == 0 and is_here(exchange, scan, answer, host_length))):
+        tg_buffer_free(&path)
+        return NOWHERE
     for i in range(skip, end):
         c = path.data[i]
         if c == 92:
@@ -194,6 +211,12 @@ cdef bint find_host(Scan *scan, Answer answer, bytes to, const char **host, size
         host[0] = field.value
         n[0] = without_port(field.value, field.value_length)       # another scheme has another port
     return n[0] > 0
+
+
+cdef bint is_here(Exchange exchange, const Scan *scan, Answer answer, size_t host_length) noexcept:
+    """Whether scheme and port of Location, which names the request's host, are the request's own."""
+    return (strcmp(answer.scheme, exchange.client.scheme()) == 0
+            and host_length == scan.fields[scan.first[H_HOST]].value_length)
 
 
 cdef inline bint is_slash(char c) noexcept nogil:
