@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import brotli
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 import zstandard
 from datapath import Gate, Site, settle
@@ -203,6 +206,39 @@ async def test_a_slow_endpoint_holds_its_client_back(site: Site) -> None:
     got = await read_answer(reader)
     assert (received, got.body) == (total, b"\r\n")
     writer.close()
+
+
+async def counting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An endpoint that speaks HTTP/2, and says how many bytes each request had."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+    connection.initiate_connection()
+    got: dict[int, int] = {}
+    while True:
+        writer.write(connection.data_to_send())
+        data = await reader.read(65536)
+        if not data:
+            return
+        for event in connection.receive_data(data):
+            if isinstance(event, h2.events.RequestReceived):
+                names = [str(name) for name, _ in event.headers]
+                assert not {"content-encoding", "content-length"} & set(names)
+                got[event.stream_id] = 0
+            elif isinstance(event, h2.events.DataReceived):
+                got[event.stream_id] += len(event.data)
+                connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded):
+                connection.send_headers(event.stream_id, [(":status", "200"), ("content-length", "7")])
+                connection.send_data(event.stream_id, b"%7d" % got[event.stream_id], end_stream=True)
+
+
+async def test_an_endpoint_that_speaks_http2(site: Site) -> None:
+    pools = {"a": {"protocol": "http2", "endpoints": [await site.endpoint(counting)]}}
+    gate = await routing_gate(site, [{"pool": "a", "decompression": {"max_ratio": 2000}}], pools)
+    for body in (b"x", bytes(3 * MIB), os.urandom(200_000).hex().encode()):
+        got = await ask(gate, "/", "POST", gzip.compress(body), Content_Encoding="gzip")
+        assert (got.status, int(got.body)) == (200, len(body))
+    assert (await ask(gate, "/", "POST", gzip.compress(TEXT)[:-1], Content_Encoding="gzip")).status == 400
+    assert gate.in_flight() == 0
 
 
 async def test_nothing_holds_itself(site: Site) -> None:

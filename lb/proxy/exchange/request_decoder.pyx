@@ -62,8 +62,12 @@ cdef bint decode_request(Exchange exchange, Scan *scan) noexcept:
 cdef class DecodedBody(BodySource):
 
     cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
+        cdef bint complete = scan.complete, wants
         exchange.key = exchange.find_key(scan)
-        if exchange.attempt.begin(scan):
+        scan.complete = False                 # what is decoded comes in pieces, also of a body that is here whole
+        wants = exchange.attempt.begin(scan)
+        scan.complete = complete
+        if wants:
             exchange.pick()
 
     cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
