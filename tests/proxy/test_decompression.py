@@ -94,9 +94,9 @@ def chunked(body: bytes, step: int, trailers: bytes = b"") -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces) + b"0\r\n" + trailers + b"\r\n"
 
 
-async def gate_to(site: Site, rules: Any = True, protocol: str = "http", **route: Any) -> tuple[Gate, Origin]:
+async def gate_to(site: Site, rules: Any = True, **route: Any) -> tuple[Gate, Origin]:
     origin = Origin(lambda asked: Reply(200, [], str(len(dechunked(asked))).encode()))
-    pool = {"protocol": protocol, "endpoints": [await site.endpoint(origin.serve)]}
+    pool = {"protocol": "http", "endpoints": [await site.endpoint(origin.serve)]}
     return await routing_gate(site, [{"pool": "a", "decompression": rules, **route}], {"a": pool}), origin
 
 
