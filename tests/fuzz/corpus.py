@@ -363,6 +363,7 @@ def map_files() -> list[bytes]:
         b"\x82.ORG a\nexample.org b\n",
         b"\x03.example.org. a\nwww.example.org b\n",
         b"\x04^/a[0-9]+ a\n(?i)b$ b\n",
+        b"\x0510.0.0.0/8 a\n10.1.0.0/16 b\n10.1.2.3 c\n::/0 d\n2001:db8::/32 e\n::ffff:10.9.0.0/112 f\n",
     ]
 
 
@@ -417,5 +418,5 @@ def write() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parents[1]))
+    sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
     print(f"{write()} inputs in {CORPUS}")

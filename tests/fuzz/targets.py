@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ipaddress
 import os
 import re
 import struct
@@ -39,6 +40,7 @@ from compiled.inference import parse_request as parse_inference
 from oip_rest import same_or_none
 
 from lb.config.environment import Sources, expanded
+from lb.config.network import parse_network
 from lb.config.plan.plan import HopPlan, Http2Plan, ListenerPlan
 from lb.config.plan.tables import COUNTERS, TablePlace
 from lb.config.schema.maps import MapConfig, entries_of
@@ -415,10 +417,24 @@ def value_text(data: bytes) -> None:
             Format(marked, maps=tables).filled(b"GET /?a=b HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n", {})
 
 
+def narrowest_networks(entries: dict[bytes, bytes], lookup: Lookup) -> None:
+    """At the ends of each network, and beside them, an address has the value that Python's networks give it."""
+    networks = sorted(
+        ((parse_network(key.decode()), value) for key, value in entries.items()), key=lambda each: -each[0].prefixlen
+    )
+    for network, _ in networks[:64]:
+        for number in (-1, 0, network.num_addresses - 1, network.num_addresses):
+            with contextlib.suppress(ipaddress.AddressValueError):
+                address = type(network.network_address)(int(network.network_address) + number)
+                here = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+                inside = (value for known, value in networks if (here or address) in known)
+                assert lookup.get(str(address).encode()) == next(inside, None), (str(address), networks)
+
+
 def map_file(data: bytes) -> None:
     """A file is a map or is refused with the line; each of its keys is found, and what is found is one of its
     values."""
-    kind = ("exact", "prefix", "suffix", "domain", "regex")[data[0] % 5 if data else 0]
+    kind = ("exact", "prefix", "suffix", "domain", "regex", "network")[data[0] % 6 if data else 0]
     config = MapConfig(key="x", file=Path("/x"), match=kind, ignore_case=bool(data[:1] > b"\x80"))
     try:
         entries = entries_of(config, data[1:])
@@ -426,6 +442,9 @@ def map_file(data: bytes) -> None:
     except ValueError:
         return
     assert lookup.size == len(entries)
+    if kind == "network":
+        narrowest_networks(entries, lookup)
+        return
     for key, value in entries.items():
         if kind != "regex" and (kind != "domain" or (key and not key.endswith(b"."))):
             assert lookup.get(key) == value, (kind, key)
