@@ -168,7 +168,7 @@ run: build
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
 test: dev $(STAMPS)/test-packages $(STAMPS)/ray
-	$(BIN)/python tools/suite.py -n $(TEST_PROCESSES) --dist loadfile --durations 20 tests --ignore tests/bench
+	$(BIN)/python tools/suite.py -n $(TEST_PROCESSES) --dist loadfile --durations 20 tests --ignore=tests/bench
 	$(BIN)/python tools/suite.py tests/bench
 
 # Parts that need neither a daemon nor a peer.

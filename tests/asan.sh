@@ -39,10 +39,10 @@ if [ $# -eq 0 ]; then
         tests/backend \
         tests/fuzz tests/telemetry/test_accesslog.py \
         tests/bench/test_bench_udp.py tests/bench/test_stub_grpc.py tests/bench/test_stub_http2.py \
-        --deselect tests/cache/test_cache_processes.py::test_death_after_any_instruction_under_the_lock \
-        --deselect tests/cache/test_flight_processes.py::test_death_of_the_leader_after_any_instruction \
-        --deselect tests/backend/test_backend_control.py::test_no_request_fails_while_a_model_is_replaced \
-        --ignore tests/balancing/test_policy_plugin.py
+        --deselect=tests/cache/test_cache_processes.py::test_death_after_any_instruction_under_the_lock \
+        --deselect=tests/cache/test_flight_processes.py::test_death_of_the_leader_after_any_instruction \
+        --deselect=tests/backend/test_backend_control.py::test_no_request_fails_while_a_model_is_replaced \
+        --ignore=tests/balancing/test_policy_plugin.py
 fi
 status=0
 "$python" "$suite" --timeout=600 "$@" || status=$?

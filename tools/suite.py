@@ -5,7 +5,7 @@ looks as a defect does. A defect fails alone, too. More than `MOST` failures are
 made. Both runs are printed whole, and what passed the second time only is named at the end.
 
 A worker of pytest-xdist that ends is not replaced, as pytest-xdist 3.8 then waits for ever. Tests that nobody has run
-for that are run with the second run.
+for that have a run of their own, as the first one was.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ def run(cache: Path, left_out: Path, *arguments: str) -> int:
     ).returncode
 
 
+def options_of(arguments: list[str]) -> list[str]:
+    """Without the files and folders. An option that has one as its value is given with `=`."""
+    return [each for each in arguments if each.startswith("-") or not Path(each.partition("::")[0]).exists()]
+
+
 def listed(path: Path) -> list[str]:
     return list(json.loads(path.read_text())) if path.exists() else []
 
@@ -40,11 +45,17 @@ def main(arguments: list[str]) -> int:
         cache, left_out = Path(folder) / "cache", Path(folder) / "left_out"
         status = run(cache, left_out, *arguments)
         failed = listed(cache / "v" / "cache" / "lastfailed")  # tests, and files that could not be imported
+        more = [test for test in listed(left_out) if test not in failed]
+        if status == TESTS_FAILED and more:
+            print(f"\nNot run before: {len(more)}", flush=True)
+            if run(cache, left_out, *options_of(arguments), *more) not in (0, TESTS_FAILED):
+                return status
+            failed += [test for test in listed(cache / "v" / "cache" / "lastfailed") if test not in failed]
+            failed += [test for test in listed(left_out) if test not in failed]
         if status != TESTS_FAILED or not 0 < len(failed) <= MOST:
             return status
-        more = [test for test in listed(left_out) if test not in failed]
-        print(f"\nAgain, alone: {', '.join(failed)}\nNot run before: {len(more)}", flush=True)
-        status = run(cache, left_out, "-n", "0", *failed, *more)
+        print(f"\nAgain, alone: {', '.join(failed)}", flush=True)
+        status = run(cache, left_out, "-n", "0", *failed)
     if not status:
         print("\nFailed beside other tests, passed alone:", *failed, sep="\n  ", flush=True)
     return status

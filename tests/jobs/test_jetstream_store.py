@@ -418,6 +418,7 @@ async def all_current(store: JetStreamStore) -> bool:
     return len(others) == 4 and all(peer.current and not peer.offline for peer in others)
 
 
+@pytest.mark.timeout(480)  # as long as all that is waited for may take
 async def test_one_of_three_servers_may_be_lost(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(3)]
     routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
