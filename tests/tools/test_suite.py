@@ -15,11 +15,12 @@ FAILS_BESIDE_OTHERS = "import os\ndef test_in_haste():\n    assert 'PYTEST_XDIST
 
 
 def suite(folder: Path, **files: str) -> tuple[int, str]:
-    (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    (folder / "pytest.ini").write_text("[pytest]\n")
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(text)
     command = [sys.executable, str(ROOT / "tools" / "suite.py"), "-n", "2", "--dist", "loadfile", "."]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    outside |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p xdist.plugin"}  # others take seconds
     done = subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.returncode, done.stdout
