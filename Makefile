@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
 # Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run alone.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 7
 
 BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libonnxruntime-dev libre2-dev libsodium-dev libssl-dev libyaml-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
@@ -168,8 +168,8 @@ run: build
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
 test: dev $(STAMPS)/test-packages $(STAMPS)/ray
-	$(BIN)/python tools/suite.py -n $(TEST_PROCESSES) --dist loadfile --durations 20 tests --ignore=tests/bench
-	$(BIN)/python tools/suite.py tests/bench
+	$(BIN)/python tools/suite.py -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20 tests --ignore=tests/bench
+	$(BIN)/python tools/suite.py -n 2 --dist loadfile --durations 10 tests/bench
 
 # Parts that need neither a daemon nor a peer.
 FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)

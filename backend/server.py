@@ -166,7 +166,8 @@ class Server:
         """Waits for that, not longer than to `end` (monotonic seconds), and not when told to stop now."""
         while not done() and time.monotonic() < end and not self._stop_now.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop_now.wait(), _LOOK)
+                async with asyncio.timeout(_LOOK):
+                    await self._stop_now.wait()
 
 
 async def serve(options: ServeOptions) -> Outcome:

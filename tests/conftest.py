@@ -35,6 +35,20 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
+# Tests of these folders, the longest, mostly wait for processes. They begin first, beside each other: at the end one
+# would have its process, and the machine, wait for it alone.
+LONGEST = ("e2e", "hostile", "backend", "jobs", "cache")
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(HERE).parts[0]
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
+
 def pytest_collection_finish() -> None:
     """The tests, hundreds of megabytes of objects, stay until the end: the collector need not look at them."""
     gc.collect()

@@ -28,4 +28,5 @@ class LoadReports:
         while not self._stop.is_set():
             yield orca.OrcaLoadReport.FromString(self._load.report(time.monotonic_ns()))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), period)
+                async with asyncio.timeout(period):
+                    await self._stop.wait()

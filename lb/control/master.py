@@ -102,6 +102,7 @@ from lb.health.load_reports import LoadReportMonitor
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.transitions import Change, TransitionLog
 from lb.shared.segment import Segment
+from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.master")
 
@@ -238,7 +239,7 @@ class Master:
                     self._started()
                     await stopping
             finally:
-                await _cancel(stopping, starting)
+                await end_tasks([stopping, starting])
         return 0
 
     def _go_back_unless(self, starting: asyncio.Task[None], stopping: asyncio.Task[Any]) -> None:
@@ -788,7 +789,7 @@ class Master:
             service = factory(self)
             await service.start()
             services.push_async_callback(service.stop)
-        ticking.push_async_callback(_cancel, asyncio.create_task(self._tick()))
+        ticking.push_async_callback(end_tasks, [asyncio.create_task(self._tick())])
         for work in (
             self._reload_on_hangup(),
             self._upgrade_on_signal(),
@@ -803,7 +804,7 @@ class Master:
             self.peers.run(),
             self.canaries.run(),
         ):
-            cleanup.push_async_callback(_cancel, asyncio.create_task(work))
+            cleanup.push_async_callback(end_tasks, [asyncio.create_task(work)])
 
     def _take_quotas(self, handover: Handover | None) -> None:
         """Workers of the program before count on in its segment while they drain."""
@@ -918,7 +919,7 @@ class Master:
         if not stopping.done():
             self.managed.kill()
         await stopping
-        await _cancel(hurry)
+        await end_tasks([hurry])
 
     async def _open_disk(self, cache: CacheConfig | None, secret: bytes | None) -> Keeper | None:
         """None: there is none, or it cannot be used, which the log says."""
@@ -1279,9 +1280,3 @@ class Master:
 
 def _call(function: Callable[[], None]) -> None:
     function()
-
-
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -224,7 +224,8 @@ class TablePeers:
         """What the next program goes on with, and the number of the last message: nothing is sent or received
         meanwhile. Nothing where the server takes too long: the next program begins with its stream then."""
         try:
-            await asyncio.wait_for(self._busy.acquire(), HANDOVER)
+            async with asyncio.timeout(HANDOVER):
+                await self._busy.acquire()
         except TimeoutError:
             log.warning("peers: no answer within %d s; shared tables begin with what the peers have", HANDOVER)
             yield (), self._number

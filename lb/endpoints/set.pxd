@@ -69,6 +69,7 @@ cdef class EndpointSet:
     cdef int take(self, int i, int cost, int probes, int stretch) noexcept
     cdef void release(self, int i, int charged) noexcept
     cdef int charge(self, int i, int cost) noexcept
+    cdef bint enabled(self, int i) noexcept nogil      # neither drained nor in maintenance
     cdef int state_weight(self, int i) noexcept nogil  # 0: takes none, however little it has to do
     # Whether it goes on serving those that it has: up and not ejected, drained or not, with these models ready.
     cdef bint keeps(self, int i, uint64_t models) noexcept nogil

@@ -293,6 +293,9 @@ cdef class EndpointSet:
     cdef uint64_t unready(self, int i) noexcept nogil:
         return tg_load64_relaxed(&self.records[i].models_unready)
 
+    cdef bint enabled(self, int i) noexcept nogil:
+        return tg_load32(&self.records[i].admin) == TG_ADMIN_ENABLED
+
     cdef int state_weight(self, int i) noexcept nogil:
         return self.state_weight_with(i, self.probes)
 

@@ -29,6 +29,7 @@ from lb.jobs.job import FINAL, STEPS, Answer, Attempt, Delivery, Job, Request, S
 from lb.jobs.link import Link, RevisionError
 from lb.jobs.settings import NatsSettings
 from lb.jobs.store import KeyReusedError, QuotaError, StoreAwayError, StoreError
+from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.jobs")
 
@@ -105,9 +106,7 @@ class JetStreamStore:
         if link is not None:
             with contextlib.suppress(StoreError, RevisionError):
                 await link.put(f"owner.{self._owner}", b"")  # what was running here may run elsewhere at once
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         self.error = "the store is closed"
 
     async def submit(self, submission: Submission, quota: int) -> tuple[Job, bool]:

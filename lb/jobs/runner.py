@@ -17,6 +17,7 @@ from lb.jobs.job import Answer, Attempt, Job, State
 from lb.jobs.settings import Settings
 from lb.jobs.store import JobStore, StoreError, level_of
 from lb.jobs.watchers import Watchers
+from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.jobs")
 
@@ -147,10 +148,7 @@ class Runner:
                 if not full or self._drained:
                     await self._wait()
         finally:
-            tasks = [sweeping, *self._running.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks([sweeping, *self._running.values()])
 
     async def _wait(self) -> None:
         try:

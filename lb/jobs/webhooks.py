@@ -20,6 +20,7 @@ import orjson
 from lb.jobs.job import Delivery
 from lb.jobs.settings import Settings
 from lb.jobs.store import JobStore, StoreError, level_of
+from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.jobs")
 
@@ -98,9 +99,7 @@ class Webhooks:
                     log.log(level_of(error), "webhooks cannot be told: %s", error)
                 await self._wait()
         finally:
-            for task in self._running.values():
-                task.cancel()
-            await asyncio.gather(*self._running.values(), return_exceptions=True)
+            await end_tasks(self._running.values())
 
     async def _begin(self) -> None:
         if len(self._running) >= _AT_ONCE:

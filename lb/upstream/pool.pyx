@@ -389,9 +389,15 @@ cdef class Pool:
         return self.ready_at - now if now < self.ready_at else AGAIN_NS
 
     cdef bint welcomes_requests(self) noexcept:
+        cdef int i
         if self.takes_requests():
             return True
-        return self.on_demand and self.endpoints.size == 0 and self.queue.trouble is None
+        if not self.on_demand or self.queue.trouble is not None:
+            return False
+        for i in range(self.endpoints.size):
+            if self.endpoints.enabled(i):     # and not well; one that drains is on its way to zero
+                return False
+        return True
 
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int in_flight_at_start, int charged,
                       int load_at_start) noexcept:

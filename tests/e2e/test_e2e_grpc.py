@@ -148,6 +148,10 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
     daemon = Daemon(folder, config)
     try:
         await asyncio.to_thread(daemon.wait_ready)
+        await until_in_thread(
+            lambda: all(row["health"] in ("up", "unchecked") for row in daemon.pool("app")["endpoints"]),
+            "both endpoints are up",
+        )
         yield daemon, made, relay
     finally:
         daemon.kill()

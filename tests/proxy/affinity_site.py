@@ -17,7 +17,7 @@ LEARN = LearnPlan("cookie", "SID", 60 * SECOND, SERIES)
 HEADER = LearnPlan("header", "mcp-session-id", 60 * SECOND, SERIES)
 QUEUE = QueuePlan(series=300, max=100, timeout_ns=10 * SECOND, overload_after_ns=60 * SECOND, overload_share=0.25)
 ROUND = PolicyPlan("round_robin")
-MAINTENANCE, DRAIN = 2, 1
+ENABLED, DRAIN, MAINTENANCE = 0, 1, 2
 
 
 class App:

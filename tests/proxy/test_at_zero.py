@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from affinity_site import DRAIN, ENABLED
 from datapath import SECOND, Gate, Site, settle
 from msgspec.structs import replace
 from oip_site import ModelServer, plain
@@ -475,6 +476,12 @@ async def test_probes_of_the_server_are_answered_here(site: Site) -> None:
     server = ModelServer()
     start(site, gate, await site.model(server))
     assert await seen() == (200, 200, True, True, b"\x08\x01")
+    gate.segment.set_admin(0, DRAIN)  # on its way to zero, where the pool is ready, too
+    assert await seen() == (200, 200, True, True, b"\x08\x01")
+    tell(gate, trouble="it is broken")
+    assert await seen() == (200, 400, True, False, b"\x08\x02")
+    tell(gate)
+    gate.segment.set_admin(0, ENABLED)
     gate.segment.set_health(0, False, 0)
     assert await seen() == (200, 400, True, False, b"\x08\x02")
     assert gate.master.woken == []

@@ -18,6 +18,7 @@ from lb.cache.tiers.store import GENERATION_TTL, Invalidated, TierError, TierSto
 from lb.config.address import HostPort, UnixPath, parse_address
 from lb.config.plan.tier import TierPlan
 from lb.config.units import SECOND
+from lb.tasks import end_tasks
 
 _HEARTBEAT = 5  # s without a word from the server after which the listening connection asks it
 
@@ -148,9 +149,7 @@ class RedisStore(TierStore):
             try:
                 await asyncio.gather(*waiting)  # ends with the first that does: purges of its node are not heard
             finally:
-                for one in waiting:
-                    one.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
+                await end_tasks(waiting)
 
     async def _listening(self) -> list[Any]:
         """A connection, not yet made, to each server that may hold generations."""

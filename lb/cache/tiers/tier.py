@@ -28,6 +28,7 @@ from lb.cache.tiers.entry import Codec, Entry
 from lb.cache.tiers.store import AwayError, Invalidated, TierError, TierStore
 from lb.clock import Clock, MonotonicClock
 from lb.config.units import MIB, MILLISECOND, SECOND
+from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.cache")
 
@@ -134,11 +135,8 @@ class Tier:
     async def stop(self) -> None:
         """Puts that wait are dropped; purges that wait end with asyncio.CancelledError."""
         self._stopped = True
-        while tasks := list(self._tasks):
-            for task in tasks:
-                task.cancel()
-            # A client's library may take a cancellation for the end of a timeout of its own, and go on.
-            await asyncio.wait(tasks, timeout=0.1)
+        while self._tasks:
+            await end_tasks(self._tasks, again=0.1)
         for future in (future for waiting in self._purging.values() for future in waiting):
             future.cancel()
         await self._store.close()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from lb.cache import tags
 from lb.errors import TidegateError
+from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.cache")
 
@@ -78,9 +79,9 @@ class CdnPurges:
         """Ends with a last try of what waits."""
         if self._error is None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), LAST)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+                async with asyncio.timeout(LAST):
+                    await self._idle.wait()
+        await end_tasks([self._task])
         if self._waiting:
             log.warning("%s was not told of purges before the stop: %s", self._cdn.name, _shown(self._waiting))
         await self._cdn.close()

@@ -39,6 +39,7 @@ from lb.jobs.sqlite import SqliteStore
 from lb.jobs.store import JobStore, StoreError
 from lb.jobs.watchers import Watchers
 from lb.jobs.webhooks import TIMEOUT, Webhooks
+from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.jobs")
 
@@ -62,8 +63,7 @@ class Agent:
         """The exit status."""
         await self._stop.wait()
         if self._serving is not None:
-            self._serving.cancel()
-            await asyncio.gather(self._serving, return_exceptions=True)
+            await end_tasks([self._serving])
         self._channel.close()
         return self._code
 
@@ -174,7 +174,7 @@ class Parts:
         await web.SockSite(web_runner, listening, backlog=BACKLOG).start()
         for work in (runner.run(), webhooks.run()):
             task = asyncio.create_task(work)
-            cleanup.push_async_callback(_ended, task)
+            cleanup.push_async_callback(end_tasks, [task])
         parts = cls(store, watchers, runner, service, webhooks)
         parts.requeued = requeued
         return parts
@@ -222,11 +222,6 @@ def _store(settings: Settings, changed: Callable[[Job], None], lost: Callable[[s
     except ImportError:
         raise StoreError("jobs in NATS need the package nats-py: pip install 'tidegate[nats]'") from None
     return JetStreamStore(settings.nats, changed, lost)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def main() -> int:

@@ -347,7 +347,8 @@ class ManagedReplica:
                 # The model server says that it is ready; others are asked.
                 while not self._told.is_set() and (reason := await self._probe()):
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._told.wait(), PROBE_INTERVAL / SECOND)
+                        async with asyncio.timeout(PROBE_INTERVAL / SECOND):
+                            await self._told.wait()
         except StartError as e:
             self._fail(str(e), NOT_STARTED, None)
         except TimeoutError:
