@@ -208,7 +208,7 @@ class Site:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await handler(reader, writer)
 
-        server = await asyncio.start_server(guarded, "127.0.0.1", 0, limit=1 << 24, ssl=tls)
+        server = await asyncio.start_server(guarded, "127.0.0.1", 0, limit=1 << 24, ssl=tls, backlog=1024)
         self.servers.append(server)
         return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
