@@ -135,8 +135,8 @@ class Tier:
     async def stop(self) -> None:
         """Puts that wait are dropped; purges that wait end with asyncio.CancelledError."""
         self._stopped = True
-        while self._tasks:
-            await end_tasks(self._tasks, again=0.1)
+        while running := [task for task in self._tasks if not task.done()]:  # one that ends may begin another
+            await end_tasks(running, again=0.1)
         for future in (future for waiting in self._purging.values() for future in waiting):
             future.cancel()
         await self._store.close()
