@@ -6,6 +6,8 @@ descriptors, session and folder, which runs the same `main`. Tests that are abou
 
     Forked(["run", "-c", "tidegate.yaml"], ...)       as Popen([sys.executable, "-m", "lb.cli", "run", ...])
     Forked(["tests/control/standin.py", "run"], ...)  as Popen([sys.executable, "tests/control/standin.py", "run"])
+    Forked(["-c", "import lb; ...", "run"], ...)      as Popen([sys.executable, "-c", "import lb; ...", "run"])
+    Forked(["-m", "backend", "serve", ...], ...)      as Popen([sys.executable, "-m", "backend", "serve", ...])
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import copies
 from children import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -245,12 +248,16 @@ def load() -> None:
     import gc
     import importlib
 
+    import setproctitle
+
     for name in (
         "aiohttp.web", "uvloop", "lb.cli.app", "lb.cli.admin", "lb.cli.check", "lb.cli.run", "lb.cli.status",
         "lb.config.load", "lb.control.master", "lb.control.run", "lb.cli.explain",
     ):  # fmt: skip
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
+    copies.load()
+    setproctitle.getproctitle()  # which finds the title's place, and would not in a copy with another environment
     gc.collect()
     gc.freeze()
 
@@ -274,6 +281,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
         os.environ.update(request["environment"])
         random.seed()
         sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        copies.install()
         code = called(request["arguments"])
         atexit._run_exitfuncs()
     except BaseException:
@@ -293,6 +301,14 @@ def called(arguments: list[str]) -> int:
             sys.argv = arguments
             sys.path.insert(0, str(Path(arguments[0]).parent))
             runpy.run_path(arguments[0], run_name="__main__")
+            return 0
+        if arguments[:2] == ["-m", "backend"]:
+            from backend import warm
+
+            return warm.run(arguments[2:])
+        if arguments[0] == "-c":
+            sys.argv = ["-c", *arguments[2:]]
+            exec(arguments[1], {"__name__": "__main__"})
             return 0
         from lb.cli.app import main
 

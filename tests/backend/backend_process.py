@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from forked import Forked
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from waiting import eventually as until  # noqa: F401 - for those who import this
 
@@ -53,11 +54,10 @@ class Backend:
         program: Sequence[str] = ("-m", "backend"),
     ) -> None:
         addresses = [part for address in listen for part in ("--listen", address)]
-        self.process = subprocess.Popen(
-            command(models, *addresses, *arguments, program=program),
+        self.process = Forked(
+            command(models, *addresses, *arguments, program=program)[1:],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             env=environment(),
             cwd=ROOT,
         )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import socket
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import yaml
 from authority import Authority
@@ -27,14 +26,8 @@ def check(folder: Path, config: dict[str, Any], code: str = "") -> tuple[int, li
     path = folder / "tidegate.yaml"
     path.write_text(yaml.safe_dump(config))
     program = f"{code}\nimport sys\nfrom lb.cli import main\nsys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "check", "-c", str(path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=folder,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = forked.run(["-c", program, "check", "-c", str(path)], env=environment, cwd=folder)
     assert "Traceback" not in done.stderr
     lines = [line.removeprefix(f"{path}:").partition(": ")[2] for line in done.stderr.splitlines()]
     assert all(line.startswith(f"{path}:") for line in done.stderr.splitlines())
