@@ -135,13 +135,16 @@ async def test_tables_from_the_first_request_to_the_reload(
     await until_in_thread(lambda: entry("eve").get("concurrent") == 0)
     assert entry("eve")["errors"] == 3 + 4 + 1  # who hangs up was refused as well
 
-    # gRPC is told in its own words; 5xx is no error of the client's.
+    # gRPC is told in its own words, and counts as HTTP does: 5xx is no error of the client's, 429 is, although the code
+    # is the same.
+    assert [(await ask("gustav"))[0] for _ in range(20)] == [200] * 20
+    denied, unavailable = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE
     async with grpc.aio.insecure_channel(f"127.0.0.1:{daemon.port()}") as channel:
-        for user, code in (("eve", grpc.StatusCode.PERMISSION_DENIED), ("fritz", grpc.StatusCode.UNAVAILABLE)):
+        for user, code in (("eve", denied), ("fritz", unavailable), ("gustav", unavailable)):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 await channel.unary_unary("/test.A/B")(b"", metadata=(("x-user", user),), timeout=30)
             assert failed.value.code() == code
-    assert entry("fritz")["errors"] == 0
+    assert (entry("fritz")["errors"], entry("gustav")["errors"]) == (0, 1)
     (by_address,) = json.loads(daemon.admin("/api/v1/tables?table=clients")[1])["entries"]
     assert (by_address["key"], by_address["failures"]) == ("127.0.0.1", 2)  # that and the 503
 

@@ -9,9 +9,11 @@ import re
 import time
 from typing import Any
 
+import grpc
 import pytest
 from datapath import Gate, Site, listening_socket
 from msgspec.structs import replace
+from test_grpc import GRPC_POOL, channel_to, service
 from test_http1 import Recorder
 from waiting import until
 
@@ -191,9 +193,39 @@ async def test_behind_some_of_the_burst_requests_wait_for_their_turn(site: Site)
     await until(lambda: gate.proxy.busy() == 0)
     assert gate.proxy.stats()["rate_delayed"] == 0
 
+
+async def test_a_turn_that_is_not_taken_is_free_again(site: Site) -> None:
+    """Else clients with less patience than the burst takes keep the bucket empty, and none of them is ever served."""
+    hourly = replace(LIMIT, delay_after=0)
+    gate = await limited(site, hourly)
+    assert status(await ask(gate)) == 200
+    for _ in range(5):  # leave before their turn
+        _, writer = await gate.connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: gate.proxy.stats()["rate_delayed"] == 1)
+        writer.close()
+        await until(lambda: gate.proxy.busy() == 0)
+
     # One whose turn comes after its deadline is refused at once.
     hasty = await site.gate(
-        [await site.endpoint(Recorder())],
-        route={"rate_limit": replace(smooth, interval_ns=HOUR, delay_after=0), "timeout_ns": 10**9},
+        [await site.endpoint(Recorder())], route={"rate_limit": hourly, "timeout_ns": 1_000_000_000}
     )
-    assert [status(await ask(hasty)) for _ in range(2)] == [200, 429]
+    first, *refused = [await ask(hasty) for _ in range(5)]
+    assert status(first) == 200
+    for answer in refused:
+        assert (status(answer), field(answer, "RateLimit")) == (429, '"all";r=2;t=3600')
+        assert 3590 < int(field(answer, "Retry-After") or 0) < 3600  # then its turn comes in time
+
+
+async def test_a_call_whose_deadline_comes_before_its_turn_is_refused_at_once(site: Site) -> None:
+    async with service() as server:
+        gate = await site.gate([server.address], pool=GRPC_POOL, route={"rate_limit": replace(LIMIT, delay_after=0)})
+        async with channel_to(gate) as channel:
+            assert await channel.unary_unary("/test.Kinds/Unary")(b"a", timeout=30) == b"a"
+            for _ in range(4):
+                with pytest.raises(grpc.aio.AioRpcError) as failed:
+                    await channel.unary_unary("/test.Kinds/Unary")(b"", timeout=30)
+                assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+        series = gate.total(2)
+        assert (series["grpc.OK"], series["grpc.Unavailable"]) == (1, 4)
+        assert series["errors"] == 0  # a limit is no fault of the server, over HTTP neither

@@ -1,6 +1,6 @@
 """From a request's head to its exchange: see admission.pxd."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from lb.failure cimport (
@@ -8,7 +8,8 @@ from lb.failure cimport (
     FAIL_OVERLOADED,
 )
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free
-from lb.http.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token
+from lb.http.grpc.text cimport grpc_timeout_ns
+from lb.http.head cimport H_EXPECT, H_GRPC_TIMEOUT, M_OTHER, Field, Scan, has_token
 from lb.http.head_text cimport append_text
 from lb.http.methods cimport method_number
 from lb.net.poller cimport Poller
@@ -178,6 +179,9 @@ cdef class Admission:
             self.sample(exchange, scan)
         if route.timeout:
             exchange.expires = exchange.started + route.timeout
+        if exchange.grpc and scan.first[H_GRPC_TIMEOUT] >= 0:
+            take_grpc_timeout(exchange, &scan.fields[scan.first[H_GRPC_TIMEOUT]])
+        if exchange.expires != UINT64_MAX:
             self.poller.arm(exchange, exchange.expires)
         if exchange.recorded():
             tg_buffer_append(&exchange.target, host, host_length)
@@ -351,6 +355,14 @@ cdef void name_model(Exchange exchange, Scan *scan) noexcept:
             exchange.path_model = decode_model(&model)
         except OipError:                      # the server will say so
             exchange.path_model = b""
+
+
+cdef void take_grpc_timeout(Exchange exchange, const Field *field) noexcept:
+    """The client's deadline is the exchange's from here on: it holds also while the call waits, for its turn by a
+    limit, for the check of a credential or in a queue."""
+    cdef uint64_t allowed = grpc_timeout_ns(field.value, field.value_length)
+    if allowed and exchange.started + allowed < exchange.expires:
+        exchange.expires = exchange.started + allowed
 
 
 cdef void keep_agent(Exchange exchange, Scan *scan) noexcept:

@@ -57,7 +57,7 @@ from lb.proxy.exchange.retried_answer cimport retry_answer
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_message
 from lb.upstream.attempt cimport A_ANSWERING, A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
 from lb.http.grpc.text cimport (
-    GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout, grpc_timeout_ns, pushback_ms,
+    GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout, pushback_ms,
 )
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.connections.http2_call cimport Http2Call
@@ -626,7 +626,7 @@ cdef int request_fields(Http2Attempt attempt, Exchange exchange, Scan *scan) noe
     cdef const char *method = method_text(scan, exchange.method, &method_length)
     cdef tg_hop hop
     cdef tg_hop_cache *cache = NULL
-    cdef uint64_t skip = <uint64_t>1 << H_EXPECT | <uint64_t>1 << H_HOST, allowed
+    cdef uint64_t skip = <uint64_t>1 << H_EXPECT | <uint64_t>1 << H_HOST
     cdef Field *field
     cdef bytes name
     cdef size_t begun
@@ -669,11 +669,7 @@ cdef int request_fields(Http2Attempt attempt, Exchange exchange, Scan *scan) noe
         if field.hop or (field.id and (skip >> field.id) & 1):
             continue
         if field.id == H_GRPC_TIMEOUT and exchange.grpc:
-            # What is left of it is said when the stream is opened.
-            allowed = grpc_timeout_ns(field.value, field.value_length)
-            if allowed and exchange.started + allowed < exchange.expires:
-                exchange.expires = exchange.started + allowed
-            continue
+            continue                          # what is left of it is said when the stream is opened
         failed |= block_add_lower(block, field.name, field.name_length, field.value, field.value_length)
     if scan.first[H_TE] >= 0:
         field = &scan.fields[scan.first[H_TE]]

@@ -7,11 +7,9 @@ time, and passed on they would keep a model server, and wake one.
 from lb.inference import management, server_calls
 
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memset
 from lb.failure cimport FAIL_BAD_BODY, FAIL_BODY_TOO_LARGE, FAIL_NO_MEMORY, FAIL_NOT_IMPLEMENTED
-from lb.http.grpc.text cimport grpc_timeout_ns
-from lb.http.head cimport H_GRPC_TIMEOUT, Field, Scan
+from lb.http.head cimport Scan
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.ending cimport tg_end_by
 from lb.net.stream cimport iovec
@@ -80,14 +78,6 @@ cdef PoolCall new_pool_call(object ask, Exchange exchange, const Scan *scan):
 cdef class PoolCall(BodySource):
 
     cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
-        cdef Field *field
-        cdef uint64_t allowed
-        if scan.first[H_GRPC_TIMEOUT] >= 0:
-            field = &scan.fields[scan.first[H_GRPC_TIMEOUT]]
-            allowed = grpc_timeout_ns(field.value, field.value_length)
-            if allowed and exchange.started + allowed < exchange.expires:
-                exchange.expires = exchange.started + allowed
-                exchange.client.poller.arm(exchange, exchange.expires)
         exchange.move(X_REQUEST)
 
     cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:

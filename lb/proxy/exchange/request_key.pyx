@@ -1,5 +1,6 @@
 """Keys of a request as it came: see request_key.pxd."""
 
+from libc.stdint cimport uint64_t
 from lb.http.head cimport Scan
 from lb.net.source_key cimport hash_source
 from lb.proxy.exchange.exchange cimport Exchange
@@ -32,10 +33,20 @@ cdef void find_request_key(Exchange exchange, const Scan *scan) noexcept:
     exchange.key = hash_source(text, n, &pool.prefixes)
 
 
-cdef bint within_rate(Exchange exchange, Scan *scan) noexcept:
+cdef size_t find_rate_text(Exchange exchange, const Scan *scan, const char **text) noexcept:
     cdef TextKey key = exchange.route.rate.key.text
-    cdef const char *text = NULL
     cdef size_t n = 0
-    if key is not None and not find_text(exchange, scan, key, &text, &n):
-        n = 0
+    return n if key is not None and find_text(exchange, scan, key, text, &n) else 0
+
+
+cdef bint within_rate(Exchange exchange, Scan *scan) noexcept:
+    cdef const char *text = NULL
+    cdef size_t n = find_rate_text(exchange, scan, &text)
     return exchange.admit(scan, text, n)
+
+
+cdef uint64_t rate_bucket(Exchange exchange, const Scan *scan) noexcept:
+    cdef const char *text = NULL
+    cdef size_t source_length, n = find_rate_text(exchange, scan, &text)
+    cdef const char *source = exchange.source_address(&source_length)
+    return exchange.route.rate.bucket_of(scan, text, n, source, source_length)

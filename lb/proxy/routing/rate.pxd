@@ -29,6 +29,13 @@ cdef class RateLimit:
     # `key_length` bytes. False: refuse it with 429.
     cdef bint admit(self, const Scan *scan, const char *key, size_t key_length, const char *source, size_t n,
                     uint64_t now, tg_verdict *verdict) noexcept
+    # The bucket of such a request.
+    cdef uint64_t bucket_of(self, const Scan *scan, const char *key, size_t key_length, const char *source,
+                            size_t n) noexcept
+    # The token that it was given goes back: it was not passed on, and `verdict` is that of a refusal for `wait` ns.
+    cdef void refuse(self, uint64_t bucket, uint64_t now, uint64_t wait, tg_verdict *verdict) noexcept nogil
+    # The same for one that has been told nothing.
+    cdef void give_back(self, uint64_t bucket, uint64_t now) noexcept nogil
     # Nanoseconds until the turn of a request that was admitted.
     cdef uint64_t wait_of(self, const tg_verdict *verdict) noexcept nogil
     # The field lines that tell the client what it has left. 0, or -1 when memory is out.

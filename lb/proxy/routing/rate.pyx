@@ -47,8 +47,22 @@ cdef class RateLimit:
 
     cdef bint admit(self, const Scan *scan, const char *key, size_t key_length, const char *source, size_t n,
                     uint64_t now, tg_verdict *verdict) noexcept:
-        self.buckets.take(self.key.find(scan, key, key_length, source, n), &self.limit, now, verdict)
+        self.buckets.take(self.bucket_of(scan, key, key_length, source, n), &self.limit, now, verdict)
         return verdict.admitted
+
+    cdef uint64_t bucket_of(self, const Scan *scan, const char *key, size_t key_length, const char *source,
+                            size_t n) noexcept:
+        return self.key.find(scan, key, key_length, source, n)
+
+    cdef void refuse(self, uint64_t bucket, uint64_t now, uint64_t wait, tg_verdict *verdict) noexcept nogil:
+        self.give_back(bucket, now)
+        verdict.admitted = False
+        verdict.wait = wait if wait else 1
+        verdict.remaining += 1
+        verdict.reset -= self.limit.interval
+
+    cdef void give_back(self, uint64_t bucket, uint64_t now) noexcept nogil:
+        self.buckets.put_back(bucket, &self.limit, now)
 
     cdef uint64_t wait_of(self, const tg_verdict *verdict) noexcept nogil:
         cdef uint64_t ahead = verdict.reset - self.limit.interval       # of those before it

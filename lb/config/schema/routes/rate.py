@@ -77,8 +77,8 @@ class RateLimitConfig(Model):
     delay_after: Integer | None = Field(default=None, ge=0, le=1_000_000)
     """Requests of the burst that go on at once; further ones wait for their turn, one for each token that comes back
     (nginx's `delay`): an endpoint then gets them evenly. `0` lets only one at a time go on at once. One whose turn
-    comes after the route's `timeout` is refused, as is one over 4,096 that wait in a worker. Default: all of the burst
-    (nginx's `nodelay`)."""
+    comes after its deadline (the route's `timeout`, gRPC's) is refused, as is one over 4,096 that wait in a worker.
+    Default: all of the burst (nginx's `nodelay`)."""
     key: RateKeyConfig = RateKeyConfig(source=True)
     """Whose requests are counted together. Default: those of one source."""
     fields: Literal["standard", "legacy", "off"] = "standard"
