@@ -313,9 +313,11 @@ class Master:
                 if self.state != "running":
                     raise StartError(f"the daemon is {self.state}")
                 self.managed.hand_over()
-                version = await try_installed(self.config_path, this_program())
+                version = await try_installed(self.config_path, this_program(), self._stop)
                 await self._try_addresses()
                 admin = await asyncio.to_thread(self._next_admin)
+                if self._stop.is_set():
+                    raise StartError("the daemon is stopping")
             except StartError as error:
                 return self._not_upgraded(version, str(error))
         log.info("upgrade: version %s has shown that it starts, and takes over", version)

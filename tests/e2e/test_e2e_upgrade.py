@@ -9,7 +9,9 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +368,28 @@ async def test_a_stop_during_an_upgrade_ends_old_and_new(start: Start, tmp_path:
     assert "upgraded from" not in daemon.log
     writer.close()
     tcp.close()
+
+
+def test_a_stop_during_a_trial_ends_the_trial(start: Start, tmp_path: Path) -> None:
+    config = {"listeners": {"web": http_listener({"respond": {"status": 200}})}}
+    daemon = start(config, shell=Installed(tmp_path).shell)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(daemon.command, "upgrade")
+        master = psutil.Process(daemon.process.pid)
+
+        def trial() -> psutil.Process | None:
+            return next((each for each in master.children() if "--trial" in each.cmdline()), None)
+
+        process = eventually(trial, "the trial", 30)
+        process.suspend()
+        began = time.monotonic()
+        master.terminate()
+        done = asked.result(30)
+        assert daemon.process.wait(30) == 0, daemon.log
+    assert time.monotonic() - began < 4, "the admin server waits for its answers"
+    assert (done.returncode, done.stderr) == (1, "no upgrade, version 0.1.0 goes on: the daemon is stopping\n")
+    assert not alive(process.pid)
+    assert "takes over" not in daemon.log
 
 
 @pytest.mark.parametrize("what", ["listener", "admin"])

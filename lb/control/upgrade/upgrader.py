@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 from lb.control.upgrade.handover import Handover, OldWorker, Program, become, end, still_there, this_program
 from lb.control.workers.launch import OF_THE_MASTER
 from lb.errors import StartError
+from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.upgrade")
 
@@ -44,8 +45,9 @@ class Outcome(Struct, frozen=True):
         return asdict(self)
 
 
-async def try_installed(config: Path, program: Program) -> str:
-    """The version of the program that is installed now, which has shown that it would start. Raises StartError."""
+async def try_installed(config: Path, program: Program, stop: asyncio.Event) -> str:
+    """The version of the program that is installed now, which has shown that it would start. Raises StartError; at once
+    when `stop` is set."""
     if not program.arguments:  # the daemon is part of another program, such as that of `make run`
         raise StartError("only a daemon that `tidegate run` has started can be upgraded")
     try:
@@ -56,12 +58,16 @@ async def try_installed(config: Path, program: Program) -> str:
         )  # fmt: skip
     except OSError as error:
         raise StartError(f"{program.command[0]} cannot be run: {error.strerror}") from error
+    talk, stopping = asyncio.create_task(process.communicate()), asyncio.create_task(stop.wait())
     try:
-        async with asyncio.timeout(TRIAL):
-            said, problems = await process.communicate()
-    except TimeoutError:
-        raise StartError(f"the installed program did not start within {TRIAL:.0f} s in its trial") from None
+        await asyncio.wait({talk, stopping}, timeout=TRIAL, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            raise StartError("the daemon is stopping")
+        if not talk.done():
+            raise StartError(f"the installed program did not start within {TRIAL:.0f} s in its trial")
+        said, problems = talk.result()
     finally:
+        await end_tasks([talk, stopping])
         if process.returncode is None:
             process.kill()
             await process.wait()
