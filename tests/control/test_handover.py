@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -116,4 +117,4 @@ async def test_a_daemon_within_another_program_is_not_upgraded(tmp_path: Path) -
     """Such as that of `make run`: what is installed in its place is no daemon, and need not know of trials."""
     program = Program((sys.executable, "-m", "lb.cli.demo"), (), (sys.executable,), "1", str(tmp_path))
     with pytest.raises(StartError, match="only a daemon that `tidegate run` has started"):
-        await try_installed(tmp_path / "tidegate.yaml", program)
+        await try_installed(tmp_path / "tidegate.yaml", program, asyncio.Event())
