@@ -109,6 +109,7 @@ log = logging.getLogger("tidegate.master")
 ENDPOINT_CAPACITY = 4096
 SERIES_CAPACITY = 32_768
 _TICK = 1.0  # seconds
+_TOLD = 0.5  # seconds between what workers of the program before hear
 _MOST_READY = 100_000  # models of endpoints that are known to have been ready
 _HEARD = 0.01  # seconds in which the loop hears of the signals that have come
 _SOCKETS = 8  # of a listener, in the line that says what is served
@@ -802,6 +803,7 @@ class Master:
             self.watch.run(),
             self._restore(before),
             self._follow_tables(),
+            self._tell_old_workers(),
             self.quotas.run(),
             self.peers.run(),
             self.canaries.run(),
@@ -1048,6 +1050,21 @@ class Master:
             await asyncio.sleep(_TICK)
             await self.tables.bring_in_parts()
         self.tables.let_go()
+
+    async def _tell_old_workers(self) -> None:
+        """Workers of the program before have a segment of their own, and hear of endpoints that come up or go down."""
+        await self._running.wait()
+        told: dict[str, dict[str, bool]] = {}
+        while self._succession is not None and self._succession.workers:
+            found: dict[str, dict[str, bool]] = {}
+            for pool, address, slot in self.registry.slots():
+                maintained = self.registry.in_maintenance(slot)
+                if maintained or not self.monitor.awaited(pool, address, slot):  # else the old workers know better
+                    found.setdefault(pool, {})[address] = not maintained and self.segment.health(slot) != DOWN
+            if found != told:
+                told = found
+                self._succession.tell(found)
+            await asyncio.sleep(_TOLD)
 
     def _note_cache(self) -> None:
         if self._keeping is not None:

@@ -157,6 +157,11 @@ class HealthMonitor:
         watch = self._watches.get((pool, address, slot))
         return watch is not None and watch.was_up
 
+    def awaited(self, pool: str, address: str, slot: int) -> bool:
+        """Whether an endpoint's first check has no answer yet."""
+        watch = self._watches.get((pool, address, slot))
+        return watch is not None and watch.checks == 0
+
     def doubtful(self, pool: str, address: str, slot: int) -> bool:
         """Whether an endpoint is down by checks of which the last was not answered in time: it may only be busy."""
         watch = self._watches.get((pool, address, slot))

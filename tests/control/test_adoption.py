@@ -20,6 +20,7 @@ from lb.control.workers.adoption import SLICE_NS, Adoption
 from lb.control.workers.channel import Channel, Message
 from lb.control.workers.worker import Ask, Wake, Worker
 from lb.errors import StartError
+from lb.shared.segment import Segment
 from lb.upstream.start import Start
 
 
@@ -118,7 +119,7 @@ async def bed() -> AsyncIterator[Bed]:
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     path = SlowPath()
-    worker = Worker(loop, 0, theirs, path, -1)
+    worker = Worker(loop, 0, theirs, path, -1, Segment.create(1))
 
     def heard(message: Message, fds: list[int]) -> None:
         if message["type"] == "applied":

@@ -392,6 +392,79 @@ def test_a_stop_during_a_trial_ends_the_trial(start: Start, tmp_path: Path) -> N
     assert "takes over" not in daemon.log
 
 
+async def test_sessions_of_old_workers_end_with_their_endpoint(start: Start, tmp_path: Path) -> None:
+    """Those of two programs before: `on_marked_down` holds for as long as they last. One at a backup stays until
+    an endpoint of the first priority is found up."""
+    silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
+    first = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    servers = [await asyncio.start_server(echo_tcp, "127.0.0.1", 0) for _ in range(2)]
+    dying, staying = (f"127.0.0.1:{each.sockets[0].getsockname()[1]}" for each in servers)
+    health = {"type": "tcp", "interval": "100ms", "fall": 1}
+    pool: dict[str, Any] = {"protocol": "tcp", "health": health, "on_marked_down": "shutdown_sessions"}
+    config = {
+        "listeners": {
+            name: {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": name}
+            for name in ("ends", "maintained", "stays", "backup")
+        },
+        "pools": {
+            "ends": {**pool, "endpoints": [dying]},
+            "maintained": {**pool, "endpoints": [staying]},
+            "stays": {**pool, "endpoints": [dying], "on_marked_down": "keep"},
+            "backup": {
+                **pool,
+                "endpoints": [first, {"address": staying, "priority": 1}],
+                "priorities": {"spill": "none"},
+                "on_marked_up": "shutdown_backup_sessions",
+                # Of a longer time than the new program waits for first checks.
+                "health": {"type": "tcp", "steps": [{"send": "a"}, {"expect": "a"}], "timeout": "2500ms", "fall": 1},
+            },
+        },
+    }
+    call = asyncio.to_thread
+    daemon = await call(start, config, shell=Installed(tmp_path).shell)
+    ports = {name: daemon.port(name) for name in config["listeners"]}
+    sessions: dict[str, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {name: [] for name in ports}
+
+    def failed_over() -> bool:
+        rows = {
+            row["address"]: row
+            for row in next(row for row in daemon.status()["pools"] if row["name"] == "backup")["endpoints"]
+        }
+        return bool(rows[first]["health"] == "down" and rows[staying]["health"] == "up")
+
+    async def still_echoes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"a")
+        assert await asyncio.wait_for(reader.read(1), 20) == b"a"
+
+    for number in (1, 2):
+        await call(eventually, failed_over, "the silent endpoint is down", 20)
+        for name, port in ports.items():
+            sessions[name].append(await asyncio.open_connection("127.0.0.1", port))
+            await still_echoes(*sessions[name][-1])
+        os.kill(daemon.process.pid, signal.SIGUSR2)
+
+        def done(number: int = number) -> bool:
+            return bool(daemon.status()["program"]["upgrades"] == number)
+
+        await call(eventually, done, "the upgrade", 60)
+    await call(eventually, failed_over, "the silent endpoint is down", 20)
+    for name in ports:
+        for each in sessions[name]:
+            await still_echoes(*each)
+    servers[0].close()
+    await call(daemon.command, "maintenance", "maintained", staying)
+    for name in ("ends", "maintained"):
+        for reader, _ in sessions[name]:
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(reader.read(1), 20)
+    for each in [*sessions["stays"], *sessions["backup"]]:
+        await still_echoes(*each)
+        each[1].close()
+    servers[1].close()
+    silent.close()
+    assert await call(daemon.stop) == 0
+
+
 @pytest.mark.parametrize("what", ["listener", "admin"])
 def test_an_address_that_is_taken_refuses_the_upgrade(start: Start, tmp_path: Path, what: str) -> None:
     config: dict[str, Any] = {"listeners": {"web": http_listener({"respond": {"status": 200}})}}

@@ -43,11 +43,13 @@ class Program(Struct, frozen=True):
 
 
 class OldWorker(Struct, frozen=True):
-    """A worker of the program before, which goes on until it is let go: its end of the channel closes then."""
+    """A worker of the program before, which goes on until it is let go. One that `hears` understands the frames "leave"
+    and "health" (lb.control.workers.worker); others are let go when the channel closes."""
 
     pid: int
     pidfd: int
     channel: int
+    hears: bool = False
 
 
 class ServerHandover(Struct, frozen=True):

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from lb.control.upgrade.handover import Handover, OldWorker, Program, become, end, still_there, this_program
+from lb.control.workers.channel import Message, encode
 from lb.control.workers.launch import OF_THE_MASTER
 from lb.errors import StartError
 from lb.tasks import end_tasks
@@ -98,6 +100,7 @@ class Succession:
         self._back: Handover | None = handover.copied()
         self._loop = asyncio.get_running_loop()
         self._left: dict[int, OldWorker] = {worker.pidfd: worker for worker in handover.workers}
+        self._channels = {worker.pidfd: worker.channel for worker in handover.workers}
         self._gone = asyncio.Event()
         self._when_gone: list[Callable[[], None]] = []
         for worker in handover.workers:
@@ -128,7 +131,15 @@ class Succession:
             self._back.close()
             self._back = None
         for worker in self._left.values():
-            os.close(worker.channel)
+            if not worker.hears or not _send(worker.channel, {"type": "leave"}):
+                os.close(self._channels.pop(worker.pidfd))
+
+    def tell(self, health: dict[str, dict[str, bool]]) -> None:
+        """Which endpoints are up, by pool and address, for the sessions that workers of the program before have. One
+        that takes nothing any more hears no more."""
+        for pidfd, channel in list(self._channels.items()):
+            if not _send(channel, {"type": "health", "pools": health}):
+                os.close(self._channels.pop(pidfd))
 
     def go_back(self, reason: str, environment: dict[str, str]) -> None:
         """Runs the program before again. Returns where there is no way back, and says why."""
@@ -157,14 +168,20 @@ class Succession:
 
     def handed(self) -> tuple[OldWorker, ...]:
         """Workers of programs before, for the next one: they drain already, and are only to be waited for."""
-        return tuple(replace(worker, channel=os.open(os.devnull, os.O_RDONLY)) for worker in self._left.values())
+        return tuple(
+            worker
+            if pidfd in self._channels
+            else replace(worker, channel=os.open(os.devnull, os.O_RDONLY), hears=False)
+            for pidfd, worker in self._left.items()
+        )
 
     def _ended(self, worker: OldWorker) -> None:
         self._loop.remove_reader(worker.pidfd)
         del self._left[worker.pidfd]
         os.close(worker.pidfd)
-        if self._back is not None:
-            os.close(worker.channel)
+        channel = self._channels.pop(worker.pidfd, None)
+        if channel is not None:
+            os.close(channel)
         _wait_for(worker.pid)  # where we are process 1, it is ours
         self._settle()
 
@@ -181,6 +198,16 @@ class Succession:
         os.close(pidfd)
         del self._children[pidfd]
         _wait_for(pid)
+
+
+def _send(channel: int, message: Message) -> bool:
+    """Whether a worker takes a frame, at once and whole. What it has sent itself is left unread."""
+    frame = encode(message)
+    try:
+        with socket.socket(fileno=os.dup(channel)) as sock:
+            return sock.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == len(frame)
+    except OSError:
+        return False
 
 
 def _wait_for(pid: int) -> None:

@@ -134,6 +134,11 @@ class Channel:
         if not self._writing:
             self._writable()
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of frames that the kernel has not taken yet."""
+        return self._unsent_bytes
+
     def close(self) -> None:
         if self.closed:
             return

@@ -207,16 +207,17 @@ class Fleet:
             if member.channel is not None and member.state in ("idle", "running"):
                 member.channel.send({"type": "start", "pool": pool, "start": asdict(start)})
 
-    def hand_over(self, drain_timeout_ns: int) -> tuple[list[tuple[int, int, int]], list[int]]:
+    def hand_over(self, drain_timeout_ns: int) -> tuple[list[tuple[int, int, int, bool]], list[int]]:
         """Tells the workers that the master is about to be another program, which lets them go: they drain for so long
-        then. (pid, pidfd, descriptor of our end of the channel) of each, and the processes that are ours to wait for.
-        """
+        then. (pid, pidfd, descriptor of our end of the channel, whether it ends with a whole frame) of each, and the
+        processes that are ours to wait for."""
         found = []
         for member in self.members:
             if member.process is None or member.channel is None or member.process.pidfd < 0:
                 continue
             member.channel.send({"type": "handover", "drain_timeout_ns": drain_timeout_ns})
-            found.append((member.process.pid, member.process.pidfd, member.process.socket.fileno()))
+            whole = member.channel.unsent == 0
+            found.append((member.process.pid, member.process.pidfd, member.process.socket.fileno(), whole))
         return found, [self._server.pid] if self._server.pid is not None else []
 
     def keep(self) -> None:

@@ -104,9 +104,16 @@ class Worker:
     """The control side of one worker; everything runs on its event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, index: int, sock: socket.socket, data_path: DataPath, access_log_fd: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        index: int,
+        sock: socket.socket,
+        data_path: DataPath,
+        access_log_fd: int,
+        segment: Segment,
     ) -> None:
         self._loop = loop
+        self._segment = segment
         self._index = index
         self._data_path = data_path
         self._access_log_fd = access_log_fd
@@ -118,6 +125,7 @@ class Worker:
         self._waiting: deque[tuple[Message, list[int]]] = deque()  # frames that came during an adoption
         self._drain_deadline: int | None = None
         self._left_behind_ns: int | None = None  # for the drain once the master is another program
+        self._left_behind = False
         self._clock = MonotonicClock()
         self.finished: asyncio.Future[None] = loop.create_future()
         self._questions = itertools.count()
@@ -135,6 +143,8 @@ class Worker:
             "count": self._on_count,
             "stop": self._on_stop,
             "handover": self._on_handover,
+            "leave": self._on_leave,
+            "health": self._on_health,
             "told": self._on_told,
             "start": self._on_start,
         }
@@ -206,6 +216,7 @@ class Worker:
         if self._adoption is not None and kind not in (
             "stop",
             "told",
+            "leave",
         ):  # each frame is about what the ones before it have left
             self._waiting.append((message, fds))
             if kind == "revert" and message["generation"] == self._adopting:
@@ -314,7 +325,7 @@ class Worker:
 
     def ask(self, pool: str, method: str, request: bytes, told: Told) -> None:
         """See Ask. Without a master the answer is UNAVAILABLE."""
-        if self._channel.closed:
+        if self._channel.closed or self._left_behind:
             return told(_UNAVAILABLE, "the master is gone", b"")
         if len(request) > _LARGE and sum(self._asking.values()) + len(request) > _MOST_ASKED:
             return told(_RESOURCE_EXHAUSTED, "too many large requests are under way", b"")
@@ -331,7 +342,8 @@ class Worker:
 
     def wake(self, pool: str) -> None:
         """See Wake. Without a master nothing happens: the drain ends the wait."""
-        self._channel.send({"type": "wake", "pool": pool})
+        if not self._left_behind:
+            self._channel.send({"type": "wake", "pool": pool})
 
     def _on_start(self, message: Message, fds: list[int]) -> None:
         self._data_path.tell_start(message["pool"], Start(**message["start"]))
@@ -340,11 +352,27 @@ class Worker:
         self.drain(message["drain_timeout_ns"])
 
     def _on_handover(self, message: Message, fds: list[int]) -> None:
-        """The master is about to be another program, with workers of its own; this one goes on until the end of the
-        channel, and then for so long. None: it stays."""
+        """The master is about to be another program, with workers of its own; this one goes on until that says "leave",
+        or the channel ends, and then for so long. None: it stays."""
         self._left_behind_ns = message["drain_timeout_ns"]
 
+    def _on_leave(self, message: Message, fds: list[int]) -> None:
+        """The workers of the other program serve. It reads nothing from here, and says what it finds of endpoints."""
+        self._left_behind = True
+        self._master_gone("another program serves")
+
+    def _on_health(self, message: Message, fds: list[int]) -> None:
+        """Which endpoints the other program takes for up, by pool and address; others stay as they were."""
+        plan, now = self._current.plan, self._clock.now()
+        for pool in plan.pools if plan is not None else ():
+            known = message["pools"].get(pool.name, {})
+            for endpoint in pool.endpoints:
+                if endpoint.address in known:
+                    self._segment.set_health(endpoint.slot, known[endpoint.address], now)
+
     def _beat(self) -> None:
+        if self._left_behind:
+            return
         plan = self._current.plan
         self._channel.send(
             {
@@ -411,7 +439,7 @@ async def _run(birth: Birth, factory: DataPathFactory) -> None:
     segment = Segment.attach(birth.segment, birth.index)
     access_log_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     data_path = factory(loop, segment, access_log_fd, birth.wakeups)
-    worker = Worker(loop, birth.index, socket.socket(fileno=birth.channel), data_path, access_log_fd)
+    worker = Worker(loop, birth.index, socket.socket(fileno=birth.channel), data_path, access_log_fd, segment)
     loop.add_signal_handler(signal.SIGTERM, worker.terminated)
     worker.start()
     await worker.finished
