@@ -20,7 +20,7 @@ _HALF = (1 << 64) - 1
 
 def networks_in(content: bytes) -> Iterator[Network]:
     """The networks of a file, one on each line; `#` begins a comment. Raises ValueError with the line's number."""
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
         word = line.partition("#")[0].strip()
         if word:
             try:

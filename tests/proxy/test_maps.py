@@ -12,7 +12,9 @@ import pytest
 from datapath import Site
 from routing_site import curl, routing_gate, shown
 
+from lb.config.schema.access import read_keys
 from lb.config.schema.maps import MapConfig, entries_of
+from lb.config.sources import networks_in
 from lb.proxy.routing.values.lookup import Lookup, build
 
 H = "-H"
@@ -151,6 +153,79 @@ def test_a_file_with_a_mistake_names_the_line(tmp_path: Path, content: bytes, sa
     config = MapConfig.model_validate({"key": KEY, "file": "/x"})
     with pytest.raises(ValueError, match=re.escape(said)):
         entries_of(config, content)
+
+
+HOST, ADDRESS, PATH, HEADER = (
+    f"\U000f0010{name}\U000f0012" for name in ("request.host", "client.address", "request.path", "header.x")
+)
+ODD = [
+    (HOST, "exact", "*.example.org", "with match: domain, example.org is the name and all names below it"),
+    (HOST, "exact", ".example.org", "with match: domain, example.org is"),
+    (HOST, "domain", "*.example.org", "with match: domain, example.org is"),
+    (HOST, "exact", "~^www", "an expression is written without ~, in a map with match: regex"),
+    (HOST, "domain", "default", "what the map does not have is written ${map.NAME:-default}"),
+    (HOST, "exact", "example.org:8080", "hosts are looked up without their port"),
+    (HOST, "exact", "[::1]:80", "hosts are looked up without their port"),
+    (HOST, "exact", "example.org.", "hosts are looked up without a dot at their end"),
+    (HOST, "exact", "2001:db8::1", "stands in brackets: '[2001:db8::1]'"),
+    (HOST, "exact", "http://example.org/", "a host has no slash"),
+    (ADDRESS, "exact", "10.0.0.0/8", "networks need match: network"),
+    (ADDRESS, "exact", "2001:DB8::1", "addresses are looked up as 2001:db8::1"),
+    (ADDRESS, "exact", "::ffff:10.0.0.1", "addresses are looked up as 10.0.0.1"),
+    (ADDRESS, "exact", "default", "it is not an address"),
+    (PATH, "exact", "index.html", "a path begins with a slash"),
+    (PATH, "prefix", "default", "a path begins with a slash"),
+    (HEADER, "exact", "~*bot", "an expression is written without ~"),
+    (HEADER, "prefix", "~^Mozilla", "an expression is written without ~"),
+]
+
+
+@pytest.mark.parametrize(("key", "match", "entry", "said"), ODD)
+def test_keys_that_no_request_has_say_what_to_write(key: str, match: str, entry: str, said: str) -> None:
+    """Keys as nginx and HAProxy have them would be found for nobody: in the configuration and in a file."""
+    config = MapConfig.model_validate({"key": key, "match": match, "entries": {entry: "v"}})
+    with pytest.raises(ValueError, match=re.escape(f"{entry!r}: ") + ".*" + re.escape(said)):
+        entries_of(config, b"")
+    config = MapConfig.model_validate({"key": key, "match": match, "file": "/x"})
+    good = {HOST: b"a.org", ADDRESS: b"1.2.3.4", PATH: b"/a", HEADER: b"a"}[key]
+    for ending in (b"\n", b"\r\n", b" v\n", b""):
+        with pytest.raises(ValueError, match=re.escape(f"line 3: {entry!r}: ") + ".*" + re.escape(said)):
+            entries_of(config, b"# list\n" + good + b" v\n" + entry.encode() + ending)
+
+
+def test_keys_that_some_request_has_stay() -> None:
+    keys = {
+        (HOST, "exact"): ["A.org", "localhost", "[2001:db8::1]", "10.0.0.1", ""],
+        (HOST, "domain"): ["a.org", ".b.org", "c.org."],
+        (HOST, "suffix"): [".org", ":x"],
+        (HOST, "prefix"): ["www.", "default"],
+        (ADDRESS, "exact"): ["10.0.0.1", "2001:db8::1", ""],
+        (ADDRESS, "prefix"): ["10.", "2001:"],
+        (PATH, "exact"): ["/", "/~me", "*", ""],
+        (PATH, "suffix"): [".png"],
+        (HEADER, "exact"): ["~", "~me", "*", "default", "a/b"],
+    }
+    for (key, match), entries in keys.items():
+        config = MapConfig.model_validate({"key": key, "match": match, "file": "/x"})
+        assert len(entries_of(config, "\n".join(entries).encode())) == len([entry for entry in entries if entry])
+        entries_of(MapConfig.model_validate({"key": key, "match": match, "entries": dict.fromkeys(entries, "v")}), b"")
+
+
+def test_a_file_as_an_editor_of_windows_writes_it() -> None:
+    """The mark of UTF-8 at the beginning is no part of the first key."""
+    config = MapConfig.model_validate({"key": HOST, "file": "/x"})
+    assert entries_of(config, b"\xef\xbb\xbfa.org gold\r\nb.org silver") == {b"a.org": b"gold", b"b.org": b"silver"}
+    assert [str(network) for network in networks_in(b"\xef\xbb\xbf10.0.0.0/8\r\n")] == ["10.0.0.0/8"]
+    keys = b"\xef\xbb\xbfci:sha256:" + b"0" * 64 + b"\r\n"
+    assert [name for name, _, _ in read_keys(keys)] == ["ci"]
+
+
+def test_a_file_as_nginx_has_it() -> None:
+    config = MapConfig.model_validate({"key": HEADER, "file": "/x"})
+    for line in (b"a gold;", b'a "gold";', b"a 'two words' ;"):
+        with pytest.raises(ValueError, match="line 1: ends with a semicolon, as nginx has it"):
+            entries_of(config, line + b"\nb silver;\n")
+    assert entries_of(config, b"a default-src 'self'; script-src 'none';\n")
 
 
 def test_a_file_as_haproxy_has_it() -> None:

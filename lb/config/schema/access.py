@@ -349,7 +349,7 @@ _KEY = re.compile(
 
 def read_keys(content: bytes) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
     """Names, digests and scopes of a file of API keys. Raises ValueError, which shows nothing of a key."""
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,7 +22,17 @@ if TYPE_CHECKING:
     from lb.config.schema.listeners.tls import Material
 
 _HOST = (Value("request.host", "", "field", ()),)
+_ADDRESS = (Value("client.address", "", "field", ()),)
+_PATHS = ((Value("request.path", "", "field", ()),), (Value("request.uri", "", "field", ()),))
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# How nginx begins an expression, and how a line of its files ends.
+_EXPRESSION = re.compile(rb"~\*?[\^(]|~\*?.*[$\\]|~\*")
+_NGINX_VALUE = re.compile(rb"""(?:[^\s"';]+|"[^"]*"|'[^']*')\s*;""")
+_PORT = re.compile(rb"(?:[^:]+|\[[^]]*\]):[0-9]+")
+# Lines of a file of hosts that `_never` refuses have one of these; the others need no look.
+_ODD_HOST = re.compile(rb"(?m)^[ \t]*(?:[*~.]|default\b|[^\s#]*(?:[/:]|\.\s|\.\Z))")
+_ODD_PATH = re.compile(rb"(?m)^[ \t]*[^/#\s]")
+_ODD_TEXT = re.compile(rb"(?m)^[ \t]*~")
 
 
 Key = Annotated[str, Field(max_length=4096), AfterValidator(checked_key)]
@@ -80,12 +92,19 @@ def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
     unfit = (
         config.entries is not None or _UNFIT.search(content.replace(b"\r\n", b"").translate(None, b"\n")) is not None
     )
+    odd = config.entries is not None or _may_have_odd_keys(config, content)
     of_file = _rows(content) if config.entries is None else iter(())
     for number, key, value in chain(((0, key.encode(), value.encode()) for key, value in entries), of_file):
-        key = _compared(config, key)
         place = f"line {number}: " if number else ""
+        given, key = key, _compared(config, key)
         if unfit and (_UNFIT.search(key) or _UNFIT.search(value)):
             raise ValueError(f"{place}has a control character")
+        if number and not found and _NGINX_VALUE.fullmatch(value):
+            raise ValueError(
+                f"{place}ends with a semicolon, as nginx has it; write the key, a space and the value alone"
+            )
+        if odd and (why := _never(config, given)):
+            raise ValueError(f"{place}{given[:64].decode('utf-8', 'replace')!r}: {why}")
         if config.match == "network":
             try:
                 block = parse_block(key.decode("utf-8", "replace"))
@@ -99,6 +118,60 @@ def entries_of(config: MapConfig, content: bytes) -> dict[bytes, bytes]:
             raise ValueError(f"{place}{key[:64].decode('utf-8', 'replace')!r} is there twice")
         found[key] = value
     return found
+
+
+def _may_have_odd_keys(config: MapConfig, content: bytes) -> bool:
+    """Whether a line of `content` may have a key that `_never` refuses."""
+    of = parse(config.key)
+    if of == _ADDRESS:
+        return True
+    odd = _ODD_HOST if of == _HOST else _ODD_PATH if of in _PATHS else _ODD_TEXT
+    return odd.search(content.removeprefix(codecs.BOM_UTF8)) is not None
+
+
+def _never(config: MapConfig, key: bytes) -> str:
+    """What to write for `key`, of which no request has the text; "" where one may."""
+    if config.match in ("regex", "network") or not key:
+        return ""
+    if _EXPRESSION.match(key):
+        return "an expression is written without ~, in a map with match: regex"
+    of = parse(config.key)
+    if of == _HOST:
+        return _never_a_host(config, key)
+    if of in _PATHS and config.match in ("exact", "prefix") and not key.startswith((b"/", b"*")):
+        return "a path begins with a slash; what the map does not have is written ${map.NAME:-default}"
+    if of == _ADDRESS and config.match == "exact":
+        return _never_an_address(key)
+    return ""
+
+
+def _never_a_host(config: MapConfig, key: bytes) -> str:
+    if config.match not in ("exact", "domain"):
+        return ""
+    if key == b"default":
+        return "what the map does not have is written ${map.NAME:-default}"
+    name = key.lstrip(b"*").lstrip(b".").decode("utf-8", "replace")
+    if key.startswith(b"*") or (config.match == "exact" and key.startswith(b".")):
+        return f"with match: domain, {name} is the name and all names below it"
+    if b"/" in key:
+        return "a host has no slash"
+    if _PORT.fullmatch(key):
+        return "hosts are looked up without their port"
+    if b":" in key and not key.startswith(b"["):
+        return f"a host that is an address of IPv6 stands in brackets: '[{name}]'"
+    if key.endswith(b".") and config.match == "exact":
+        return "hosts are looked up without a dot at their end"
+    return ""
+
+
+def _never_an_address(key: bytes) -> str:
+    family = socket.AF_INET6 if b":" in key else socket.AF_INET
+    try:
+        written = socket.inet_ntop(family, socket.inet_pton(family, key.decode("ascii", "replace")))
+    except (OSError, ValueError):
+        return "networks need match: network" if b"/" in key else "it is not an address"
+    written = written.removeprefix("::ffff:") if "." in written else written
+    return "" if written.encode() == key else f"addresses are looked up as {written}"
 
 
 def line_of(config: MapConfig, content: bytes, key: bytes) -> int:
@@ -117,7 +190,7 @@ def _compared(config: MapConfig, key: bytes) -> bytes:
 
 
 def _rows(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    for number, line in enumerate(content.split(b"\n"), 1):
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         text = line.strip()
         if text and not text.startswith(b"#"):
             key, *rest = text.split(None, 1)
