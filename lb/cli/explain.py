@@ -43,7 +43,8 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
     if route is not None:
         matched = ", ".join(route["matched"]) or "it takes every request"
         yield Text(f"route    {route['name']}: {matched}; no more particular route matches")
-        yield Text(f"retries  {_retries(route)}")
+        if route["retry"] is not None:
+            yield Text(f"retries  {_retries(route)}")
     if "reason" in found:
         yield Text(f"reason   {found['reason']}")
     if pool is None:
@@ -62,11 +63,9 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
 
 
 def _retries(route: dict[str, Any]) -> str:
-    """The route's retries, in words."""
+    """The retries of a route with a pool, in words."""
     retry, hedge = route["retry"], route["hedge"]
-    words = [
-        "one" if not retry or not retry["attempts"] else f"up to {retry['attempts']} more on {', '.join(retry['on'])}"
-    ]
+    words = [f"up to {retry['attempts']} more on {', '.join(retry['on'])}" if retry["attempts"] else "none"]
     if hedge is not None:
         after = (
             f"the {hedge['quantile']:g} quantile of the latency" if hedge["quantile"] else f"{hedge['delay_ms']:g} ms"

@@ -45,14 +45,24 @@ def site(addresses: list[str]) -> dict[str, Any]:
             {"pool": "plain", "weight": 3}, {"pool": "keyed", "weight": 1},
         ]},
         {"name": "fixed", "match": {"headers": {"x-fixed": "yes"}}, "respond": {"status": 418}},
+        {"name": "groups", "respond": {"status": 204}, "match": {
+            "path": {"exact": "/g"},
+            "source": "127.0.0.0/8",
+            "headers": {"x-empty": "", "x-agent": {"map": "bots"}},
+            "tables": {"clients": {"requests": {"below": 5}}},
+            "any": [{"host": {"suffix": ".test"}, "method": ["GET", "PUT"]}, {"query": {"v": {"one_of": ["1", "2"]}}}],
+            "none": [{"cookies": {"bad": {"present": True}}, "any": [{"path": "/x"}, {"not_source": "10.0.0.0/8"}]}],
+        }},
         {"name": "chance", "match": {"path": {"prefix": "/r"}}, "pool": "chance"},
     ]  # fmt: skip
     for route in routes:
         if "respond" not in route:
             route["expose_endpoint"] = True
     return {
+        "maps": {"bots": {"key": "${header.x-agent}", "entries": {"curl": ""}}},
+        "tables": {"clients": {"key": "${client.address}", "store": ["requests"]}},
         "listeners": {
-            "web": http_listener(*routes, normalize_path={}),
+            "web": http_listener(*routes, normalize_path={}, track=["clients"]),
             "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "bytes"},
         },
         "pools": {
@@ -126,6 +136,15 @@ async def test_what_leads_to_no_choice_says_why(start: Start, endpoint: Callable
     fixed = await explained(daemon, "web", "/x", "-H", "x-fixed: yes")
     assert (fixed["route"]["name"], fixed["reason"]) == ("fixed", "the route answers itself: 418")
     assert fixed["route"]["matched"] == ["header x-fixed exact yes"]
+    groups = ["/g?v=2", "-H", "x-empty:", "-H", "x-agent: curl", "-H", "cookie: good=1"]
+    assert (await explained(daemon, "web", *groups))["route"]["matched"] == [
+        "path exact /g", "source in 127.0.0.0/8", "header x-agent in map bots", 'header x-empty exact ""',
+        "table clients requests below 5",
+        "any of (method one of GET, PUT and host suffix .test) or (query v one of 1, 2)",
+        "none of (cookie bad present and any of (path exact /x) or (not source in 10.0.0.0/8))",
+    ]  # fmt: skip
+    text = (await asyncio.to_thread(tidegate, daemon, "explain", "web", *groups)).stdout
+    assert "retries" not in text  # the route answers itself
     split = await explained(daemon, "web", "/s")
     assert (split["pool"], split["reason"].partition(";")[0]) == (None, "the route splits: plain 3, keyed 1")
     share = await explained(daemon, "web", "/s", "--pool", "keyed")

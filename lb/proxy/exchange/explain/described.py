@@ -14,7 +14,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PolicyPlan, PoolPlan, RoutePlan
-from lb.config.plan.routes import SAFE_HEDGES, SplitPlan, safe_retries
+from lb.config.plan.routes import SAFE_HEDGES, ConditionPlan, SplitPlan, safe_retries
+from lb.config.plan.tables import FIELDS
 from lb.config.values import KNOWN
 from lb.errors import ClientError
 from lb.proxy.client.request_target import read_target
@@ -235,11 +236,27 @@ def _conditions(route: RoutePlan) -> list[str]:
         words.append(f"path {route.path_kind} {route.path}")
     if route.methods:
         words.append(f"method {' or '.join(route.methods)}")
-    for condition in route.conditions:
-        value = condition.value or ", ".join(condition.networks)
-        negation = "not " if condition.invert else ""
-        words.append(" ".join(filter(None, (negation + condition.what, condition.name, condition.how, value))))
+    words += map(_condition, route.conditions)
     return words
+
+
+_HOW = {"one_of": "one of", "comparison": "", "map": "in map"}
+
+
+def _condition(condition: ConditionPlan) -> str:
+    """One condition in words; of groups each in parentheses."""
+    if condition.groups:
+        groups = (" and ".join(map(_condition, group)) for group in condition.groups)
+        return ("none of " if condition.invert else "any of ") + " or ".join(f"({group})" for group in groups)
+    value = condition.value or ", ".join(condition.networks or condition.texts)
+    if condition.how == "exact" and not value:
+        value = '""'
+    if condition.comparison is not None:
+        compared = condition.comparison
+        value = f"{FIELDS[compared.field]} {compared.how} {compared.number}"
+    how = "in" if condition.networks else _HOW.get(condition.how, condition.how)
+    negation = "not " if condition.invert else ""
+    return " ".join(filter(None, (negation + condition.what, condition.name, how, value)))
 
 
 def _key(plan: PoolPlan, asked: Described, source: str) -> tuple[dict[str, str] | None, int]:
