@@ -144,6 +144,11 @@ async def test_pairs_cookies_and_off(site: Site) -> None:
         ("a=b; Domain=other.example;Path=two", "a=b; Domain=other.example;Path=two"),
         ("Path=/two/", "Path=/two/"),  # a cookie of that name
         ("a=b;", "a=b;"),
+        # A browser keeps these with Path=/ alone, and with no Domain.
+        ("__Host-a=b; Secure; Path=/", "__Host-a=b; Secure; Path=/"),
+        (" __HOST-a=b; Path=/; Secure", "__HOST-a=b; Path=/; Secure"),
+        ("__Secure-a=b; Secure; Path=/", "__Secure-a=b; Secure; Path=/one/"),
+        ("a__Host-=b; Path=/", "a__Host-=b; Path=/one/"),
     ]:
         assert await rewritten(gate, "Set-Cookie", said, "/one/") == wanted, said
     got = await ask(gate, "/one/", Host="shop.example", **{"X-Set-Cookie": "a=b; Path=/two/", "X-Location": "/two/"})
@@ -259,6 +264,8 @@ async def test_flags_of_cookies(site: Site) -> None:
         ({"a": {"same_site": "none"}}, "needs secure: true"),
         ({"a": {"same_site": "none", "secure": False}}, "needs secure: true"),
         ({"a": {"same_site": "Loose"}}, "same_site"),
+        ({"__Host-a": {"secure": False}}, "browsers refuse __Host-a without Secure"),
+        ({"__secure-a": {"secure": False}}, "browsers refuse __secure-a without Secure"),
         ({"a b": {"secure": True}}, "is not a cookie's name"),
     ],
 )

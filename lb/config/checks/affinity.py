@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from lb.config.checks.routes import Found
 from lb.config.schema.base import only_for
 from lb.config.schema.file import EndpointConfig, PoolConfig
+from lb.config.schema.pools.affinity import CookieConfig
 
 # These are how cookies come and go, not what names a session.
 _COOKIE_FIELDS = ("cookie", "set-cookie")
@@ -40,6 +41,7 @@ def check_affinity(path: str, pool: PoolConfig) -> Iterator[Found]:
     if affinity.cookie is not None:
         if bytes_only:
             yield f"{path}.cookie", f"not for protocol {pool.protocol}, which has no cookies"
+        yield from _prefixed(f"{path}.cookie", affinity.cookie)
         if affinity.cookie.same_site == "none" and not affinity.cookie.secure:
             yield f"{path}.cookie.same_site", "browsers refuse none without secure: true"
     if affinity.learn is not None:
@@ -49,3 +51,17 @@ def check_affinity(path: str, pool: PoolConfig) -> Iterator[Found]:
             yield f"{path}.learn", "not together with cookie: which of the two would say where a client stays"
         if (affinity.learn.header or "").lower() in _COOKIE_FIELDS:
             yield f"{path}.learn.header", f"{affinity.learn.header} names no session: say cookie: NAME"
+
+
+def _prefixed(path: str, cookie: CookieConfig) -> Iterator[Found]:
+    """What browsers refuse of cookies whose name has a prefix (RFC 6265bis section 4.1.3), in any case."""
+    name = cookie.name.lower()
+    if not name.startswith(("__secure-", "__host-")):
+        return
+    if not cookie.secure:
+        yield f"{path}.secure", f"browsers refuse {cookie.name} without secure: true"
+    if name.startswith("__host-"):
+        if cookie.path != "/":
+            yield f"{path}.path", f"browsers refuse {cookie.name} with a path other than /"
+        if cookie.domain is not None:
+            yield f"{path}.domain", f"browsers refuse {cookie.name} with a domain"

@@ -150,6 +150,7 @@ cdef class ResponseRewrite:
     cdef int append_cookie(self, const char *text, size_t n) noexcept:
         cdef size_t i = 0, end, begin = tg_buffer_size(&made)
         cdef int found, changed = SAME
+        cdef bint of_host = is_of_host(text, n)
         cdef tuple flags = flags_of(self, text, n) if len(self.cookie_flags) else None
         while i < n:
             end = i
@@ -159,6 +160,8 @@ cdef class ResponseRewrite:
                 found = SAME
             elif flags is not None and is_dropped(<tuple>flags[0], text + i, end - i):
                 found = CHANGED
+            elif of_host:
+                found = SAME
             else:
                 found = self.append_attribute(text + i, end - i)
             if found == SAME:
@@ -209,6 +212,12 @@ cdef class ResponseRewrite:
                 failed |= tg_buffer_append(&made, <const char *>new, <size_t>len(new))
                 return FAILED if failed else CHANGED
         return SAME
+
+
+cdef inline bint is_of_host(const char *text, size_t n) noexcept nogil:
+    """Whether browsers keep the cookie with `Path=/` and without `Domain` alone (RFC 6265bis section 4.1.3.2)."""
+    trim(&text, &n)
+    return n >= 7 and strncasecmp(text, b"__Host-", 7) == 0
 
 
 cdef tuple flags_of(ResponseRewrite self, const char *text, size_t n):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lb.config.plan.routes import CookieFlagsPlan, ResponseRewritePlan
 from lb.config.schema.base import Boolean, Model, problem, text
@@ -59,6 +59,13 @@ class CookieFlagsConfig(Model):
         return CookieFlagsPlan(name, tuple(flag.lower() for flag in said), "".join(f"; {flag}" for flag in added))
 
 
+def _kept_secure(flags: dict[str, CookieFlagsConfig]) -> dict[str, CookieFlagsConfig]:
+    for name, one in flags.items():
+        if one.secure is False and name.lower().startswith(("__host-", "__secure-")):
+            raise problem("cookie_flags", f"browsers refuse {name} without Secure: leave secure out")
+    return flags
+
+
 class ResponseRewriteConfig(Model):
     """What becomes of redirects and cookies of the endpoints, which name paths and hosts as the endpoints see them."""
 
@@ -72,12 +79,15 @@ class ResponseRewriteConfig(Model):
     of NGINX's `proxy_redirect`: `{"http://": "https://"}`."""
     cookie_path: Annotated[dict[_CookiePath, _CookiePath], Field(max_length=32)] = Field(default_factory=dict)
     """Beginnings of `Path` in `Set-Cookie`, and what replaces them; the first that fits. As NGINX's
-    `proxy_cookie_path`. Default: cookies stay as they are."""
+    `proxy_cookie_path`, but for cookies whose name begins with `__Host-`: browsers keep them with `Path=/` alone.
+    Default: cookies stay as they are."""
     cookie_domain: Annotated[dict[_CookieDomain, _NewDomain], Field(max_length=32)] = Field(default_factory=dict)
     """Values of `Domain` in `Set-Cookie`, in any case and with or without a dot in front, and what replaces them; an
     empty one takes the attribute out, so that the cookie is for the host alone that the client asked. As NGINX's
     `proxy_cookie_domain`."""
-    cookie_flags: Annotated[dict[_CookieName, CookieFlagsConfig], Field(max_length=32)] = Field(default_factory=dict)
+    cookie_flags: Annotated[
+        dict[_CookieName, CookieFlagsConfig], Field(max_length=32), AfterValidator(_kept_secure)
+    ] = Field(default_factory=dict)
     """Flags of cookies, by the cookie's name; `*` is for all that have none of their own here. As NGINX's
     `proxy_cookie_flags`."""
 
