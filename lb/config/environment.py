@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from lb.config.advice.annotations import free_at
+from lb.config.advice.variables import value_of_variable
 from lb.config.document import Document, Problem, value_at, where
 from lb.config.regular_file import read_regular
 from lb.config.scalars import number_or_truth
@@ -231,7 +232,7 @@ def _no_values(text: str) -> str:
     return (
         f"{spelled(text)!r} has a value of requests, which are known in the routes' request_headers, response_headers, "
         "redirect, rewrite, respond, log_fields and pool_by, in error_pages, in the key of a map or a table and the "
-        "text of a key; steps of a check have captures"
+        "text of a key (key: {text: …}); steps of a check have captures"
     )
 
 
@@ -270,8 +271,10 @@ def _value_of(inner: str, sources: Sources, held: list[tuple[str, str]], depth: 
     elif _NAME.fullmatch(name):
         value = sources.environment.get(name, "")
         if name not in sources.environment and not given:
+            meant = value_of_variable(name)
             raise MalformedReferenceError(
                 f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-default}}"
+                + (f" (as a value of the request write {meant})" if meant else "")
             )
     else:
         raise MalformedReferenceError(_malformed(inner, name))

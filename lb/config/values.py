@@ -218,10 +218,40 @@ _ARTICLE = {
 }
 
 
+# What people who know other systems try.
+_ELSEWHERE = {
+    "client.ip": "client.address",
+    "client.addr": "client.address",
+    "client.host": "client.address",
+    "remote.address": "client.address",
+    "source.address": "client.address",
+    "source.ip": "client.address",
+    "request.url": "request.uri",
+    "request.hostname": "request.host",
+    "request.authority": "request.host",
+    "request.verb": "request.method",
+    "request.proto": "request.scheme",
+    "request.query_string": "request.query",
+    "request.remote_addr": "client.address",
+    "upstream.address": "endpoint.address",
+    "server.address": "endpoint.address",
+}
+_FAMILY_ELSEWHERE = {"headers": "header", "cookies": "cookie", "args": "query", "param": "query", "params": "query"}
+
+
+def _family_elsewhere(name: str) -> str:
+    """`request.header.x-a` and `cookies.a` as they are here; "" for others."""
+    family, _, argument = name.removeprefix("request.").removeprefix("http.").partition(".")
+    family = _FAMILY_ELSEWHERE.get(family, family)
+    return f"{family}.{argument[:64]}" if argument and family in ("header", "cookie", "query") else ""
+
+
 def _near(name: str) -> str:
     from lb.config.schema.base import did_you_mean
 
     family, dot, argument = name.partition(".")
+    if meant := _ELSEWHERE.get(name.lower()) or _family_elsewhere(name):
+        return f"; write ${{{meant}}}"
     known = did_you_mean(name, KNOWN)
     if known:
         return known

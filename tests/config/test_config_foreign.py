@@ -47,6 +47,8 @@ _SKELETON: dict[str, Any] = {
     "admin": {"bind": "127.0.0.1:9900"},
     "cache": {},
     "log": {},
+    "maps": {"tiers": {"key": "${request.host}", "entries": {"example.org": "gold"}}},
+    "tables": {"clients": {"key": "${client.address}", "store": ["requests"]}},
     "tracing": {"endpoint": "http://127.0.0.1:4318/v1/traces"},
     "listeners": {
         "web": {
@@ -55,6 +57,19 @@ _SKELETON: dict[str, Any] = {
             "routes": [{"pool": "app", "match": {"path": {"prefix": "/"}}}],
         },
         "away": {"bind": "0.0.0.0:5", "protocol": "http", "routes": [{"redirect": {"scheme": "https"}}]},
+        "own": {
+            "bind": "0.0.0.0:6",
+            "protocol": "http",
+            "track": "clients",
+            "routes": [{"respond": {"status": 200}, "match": {
+                "headers": {"x-team": {"exact": "red"}}, "any": [{"any": [{"host": "a.org"}]}],
+            }}],
+        },
+        "packed": {
+            "bind": "0.0.0.0:7",
+            "protocol": "http",
+            "routes": [{"pool": "app", "compression": {}, "request_headers": {"set": {"x-tier": "${map.tiers}"}}}],
+        },
         "other": {"bind": "0.0.0.0:2", "protocol": "https", "tls": TLS, "routes": [{"pool": "app"}]},
         "tcp": {"bind": "0.0.0.0:3", "protocol": "tcp", "pool": "tcp"},
         "udp": {"bind": "0.0.0.0:4", "protocol": "udp", "pool": "udp"},
@@ -86,6 +101,12 @@ WHERE: dict[str, tuple[str | int, ...]] = {
     "certificate": ("listeners", "other", "tls", "certificates", 0),
     "route": ("listeners", "web", "routes", 0),
     "match": ("listeners", "web", "routes", 0, "match"),
+    "innermost group": ("listeners", "own", "routes", 0, "match", "any", 0, "any", 0),
+    "text": ("listeners", "own", "routes", 0, "match", "headers", "x-team"),
+    "respond": ("listeners", "own", "routes", 0, "respond"),
+    "compression": ("listeners", "packed", "routes", 0, "compression"),
+    "map": ("maps", "tiers"),
+    "table": ("tables", "clients"),
     "path": ("listeners", "web", "routes", 0, "match", "path"),
     "redirect": ("listeners", "away", "routes", 0, "redirect"),
     "rate limit": ("listeners", "web", "routes", 0, "rate_limit"),
@@ -133,10 +154,12 @@ def with_snippet(row: Advice) -> dict[str, Any]:
         here = data["listeners"]["web"]
     if row.at == "route" and {"pools", "redirect", "respond"} & changes.keys():
         del here["pool"]
-    if row.at in ("path", "key") or (row.at == "match" and "grpc" in changes):
+    if row.at in ("path", "key", "text") or (row.at == "match" and "grpc" in changes):
         here.clear()
     if row.at == "oip pool" and "scaling" in changes:
         here["serve"]["max"] = 4
+    if row.at == "map" and "file" in changes:
+        del here["entries"]
     if row.at == "pool" and "discover" in changes:
         del here["endpoints"]
     if row.at == "oip pool" and changes == {"protocol": "oip"}:
@@ -210,7 +233,7 @@ def test_every_foreign_value_gets_its_advice(tmp_path: Path, place: str, key: st
             if place == "log":
                 here["log"] = {key: word}
             else:
-                here[key] = [word] if key in ("providers", "on") else word
+                here[key] = [word] if key in ("providers", "on", "codings") else word
             (line,) = [line for line in errors(tmp_path, data) if "is not one of" in line]
             assert (row.snippet or row.note) in line or "; write " in line, line
             assert "did you mean" not in line, line
@@ -302,6 +325,14 @@ def test_a_policy_is_named_beside_a_key_that_was_meant_for_endpoints(tmp_path: P
         ("pool", "health", True, "must be a mapping such as {type: http, path: /healthz}"),
         ("tls", "min_version", "TLSv1.2", "'TLSv1.2' is not one of tls1.2, tls1.3; write min_version: tls1.2"),
         ("tls", "min_version", "tls1.1", "'tls1.1' is not one of tls1.2, tls1.3; tls1.2 is the oldest that is spoken"),
+        ("rate limit", "rate", "0.5/s", "'0.5/s' is not a rate … write 30/m"),
+        ("rate limit", "rate", "0.5r/m", "'0.5r/m' is not a rate … write 30/h"),
+        ("rate limit", "rate", 0.1, "0.1 is not a rate … write 6/m"),
+        ("rate limit", "rate", "0.0000001/d", "'0.0000001/d' is not a rate …"),
+        ("rate limit", "key", "${header.x-a}", "'${header.x-a}' has a value … text of a key (key: {text: …})"),
+        ("map", "match", "map_beg", "'map_beg' is not one of … write match: prefix"),
+        ("map", "key", "$host", "'$host' is the same for every request; a value is ${request.host}"),
+        ("rate limit", "key", "$binary_remote_addr", "must be a … $binary_remote_addr is ${client.address} in…"),
         ("endpoint", "address", "$HOST", "'$HOST' has no port … an environment variable is written ${HOST}"),
     ],
 )  # fmt: skip
@@ -313,6 +344,58 @@ def test_values_that_people_type(tmp_path: Path, place: str, key: str, value: An
     begin, *rest = said.split("…")
     assert line.startswith(f"{path}: {begin.rstrip()}")
     assert rest[0].strip() in line if rest else line == f"{path}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("${host}", "the environment variable host is not set; … (as a value of the request write ${request.host})"),
+        ("${remote_addr}", "the environment … (as a value of the request write ${client.address})"),
+        ("${http_user_agent}", "the environment … (as a value of the request write ${header.NAME})"),
+        ("${src}", "the environment … (as a value of the request write ${client.address})"),
+        ("${path}", "the environment … (as a value of the request write ${request.path})"),
+        ("${NO_SUCH_HOST}", "the environment … give a default: ${NO_SUCH_HOST:-default}"),
+        ("#{host}", "'#{host}' has the variable #{host}, which is plain text here; write ${request.host} …"),
+        ("#{path}", "'#{path}' has the variable #{path}, which is plain text here; write ${request.uri}, or …"),
+        ("${client.ip}", "'${client.ip}': there is no value ${client.ip}; write ${client.address}"),
+        ("${request.header.x-a}", "'${request.header.x-a}': there is no value … write ${header.x-a}"),
+        ("${cookies.a}", "'${cookies.a}': there is no value ${cookies.a}; write ${cookie.a}"),
+        ("${request.URL}", "'${request.URL}': there is no value ${request.URL}; write ${request.uri}"),
+    ],
+)
+def test_values_of_requests_that_people_type(tmp_path: Path, text: str, said: str) -> None:
+    data = skeleton()
+    data["listeners"]["web"]["routes"][0]["request_headers"] = {"set": {"x-a": text}}
+    (line,) = errors(tmp_path, data)
+    begin, *rest = said.split("…")
+    assert line.startswith(f"listeners.web.routes[0].request_headers.set.x-a: {begin.rstrip()}")
+    assert line.endswith(rest[0].strip()) if rest and rest[0] else True, line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("headers", {"x": ["a", "b"]}, "headers.x: must be text; write {one_of: [a, b]}"),
+        ("headers", {"x": "~^a"}, "headers.x: '~^a' … {regex: '^a'}"),
+        ("headers", {"x": "~ ^a"}, "headers.x: '~ ^a' … {regex: '^a'}"),
+        ("headers", {"x": "~* bot"}, "headers.x: '~* bot' … {regex: '(?i)bot'}"),
+        ("headers", {"x": "~*bot"}, "headers.x: '~*bot' … {regex: '(?i)bot'}"),
+        ("any", [{"any": [{"none": [{"host": "a"}]}]}], "any[0].any[0].none: unknown key; groups nest two deep …"),
+    ],
+)
+def test_conditions_that_people_type(tmp_path: Path, key: str, value: Any, said: str) -> None:
+    data = skeleton()
+    data["listeners"]["web"]["routes"][0]["match"] = {key: value}
+    (line,) = errors(tmp_path, data)
+    begin, *rest = said.split("…")
+    assert line.startswith(f"listeners.web.routes[0].match.{begin.rstrip()}"), line
+    assert rest[0].strip() in line if rest else True, line
+
+
+def test_texts_that_begin_with_a_tilde_stay(tmp_path: Path) -> None:
+    data = skeleton()
+    data["listeners"]["web"]["routes"][0]["match"] = {"headers": {"x": "~me", "y": "~"}, "query": {"v": "~1.2"}}
+    assert errors(tmp_path, data) == []
 
 
 @pytest.mark.parametrize(

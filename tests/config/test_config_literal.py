@@ -134,7 +134,7 @@ GUESSES = [
     ("match", 'headers: {x-a: "~^foo"}', "write {regex: '^foo'}", "headers: {x-a: {regex: '^foo'}}"),
     ("match", "headers: {x-a: true}", '"true" for this text, {present: true} for any', 'headers: {x-a: "true"}'),
     ("match", "headers: {x-a: null}", "{present: true} for any", "headers: {x-a: {present: true}}"),
-    ("match", "headers: {x-a: [a, b]}", "write {regex: '^(a|b)$'}", "headers: {x-a: {regex: '^(a|b)$'}}"),
+    ("match", "headers: {x-a: [a, b]}", "write {one_of: [a, b]}", "headers: {x-a: {one_of: [a, b]}}"),
     ("match", 'cookies: {a: "*"}', "write {present: true}", "cookies: {a: {present: true}}"),
     ("match", 'query: {a: "*"}', "write {present: true}", "query: {a: {present: true}}"),
     ("match", 'headers: {"x-*": a}', "is one name, no pattern", ""),

@@ -36,19 +36,27 @@ from lb.config.schema.file import (
     TlsConfig,
     TracingConfig,
 )
+from lb.config.schema.maps import MapConfig
 from lb.config.schema.pools.outlier import OutlierConfig
 from lb.config.schema.pools.queue import QueueConfig
+from lb.config.schema.routes.compression import CompressionConfig
+from lb.config.schema.routes.match import Conditions, TextMatch
+from lb.config.schema.routes.route import RespondConfig
+from lb.config.schema.tables import TableConfig
 
 _PLACES: dict[type[BaseModel], str] = {
     AdminConfig: "admin",
     CacheConfig: "cache",
     CertificateConfig: "certificate",
+    CompressionConfig: "compression",
+    Conditions: "innermostgroup",
     Config: "config",
     EndpointConfig: "endpoint",
     HealthConfig: "health",
     KeyConfig: "key",
     ListenerConfig: "listener",
     LogConfig: "log",
+    MapConfig: "map",
     MatchConfig: "match",
     OutlierConfig: "outlier",
     PathMatch: "path",
@@ -57,9 +65,12 @@ _PLACES: dict[type[BaseModel], str] = {
     QueueConfig: "queue",
     RateLimitConfig: "ratelimit",
     RedirectConfig: "redirect",
+    RespondConfig: "respond",
     RetryConfig: "retry",
     RouteConfig: "route",
     ServeConfig: "serve",
+    TableConfig: "table",
+    TextMatch: "text",
     TlsConfig: "tls",
     TracingConfig: "tracing",
 }

@@ -16,6 +16,7 @@ from lb.config.advice.carried import policy_of_mapping
 from lb.config.advice.lists import as_list, instead_of_list, takes
 from lb.config.advice.shapes import LISTS, instead_of, shown_form
 from lb.config.advice.switched import is_off, is_optional, without
+from lb.config.advice.variables import value_of_variable
 from lb.config.units import format_duration, format_size, is_kind
 
 _PLAIN = {
@@ -132,7 +133,10 @@ def _instead(kind: str, given: Any, model: type[BaseModel] | None, field: str) -
 def _variable(raw: Any) -> str:
     """About a value such as `$NAME`, which is text here."""
     found = _BARE.fullmatch(raw) if isinstance(raw, str) else None
-    return f"; an environment variable is written ${{{found[1]}}}" if found else ""
+    if found is None:
+        return ""
+    meant = value_of_variable(found[1])
+    return f"; {raw} is {meant} in texts here" if meant else f"; an environment variable is written ${{{found[1]}}}"
 
 
 def _form(model: type[BaseModel] | None, given: Any) -> str:

@@ -26,10 +26,13 @@ PLACES = {
     "admin": "in admin",
     "cache": "in cache",
     "certificate": "in an entry of certificates",
+    "compression": "in compression",
     "endpoint": "in an entry of endpoints",
     "health": "in health",
+    "innermost group": "in a group of a group",
     "key": "in key",
     "listener": "in a listener",
+    "map": "in an entry of maps",
     "match": "in match",
     "oip pool": "in a pool",
     "outlier": "in outlier",
@@ -39,11 +42,14 @@ PLACES = {
     "queue": "in queue",
     "rate limit": "in rate_limit",
     "redirect": "in redirect",
+    "respond": "in respond",
     "retry": "in retry",
     "route": "in a route",
     "serve": "in serve",
+    "table": "in an entry of tables",
     "tcp listener": "in a listener of protocol tcp",
     "tcp pool": "in a pool of protocol tcp",
+    "text": "in what a header is compared with",
     "tls": "in tls of a listener",
     "tracing": "in tracing",
     "udp listener": "in a listener of protocol udp",
@@ -62,6 +68,8 @@ _COOKIE = "affinity: {cookie: {name: lb}}"
 _LEARN = "affinity: {learn: {cookie: JSESSIONID}}"
 _OUTLIER = "outlier: {consecutive_5xx: 5}"
 _RATE = "rate_limit: {rate: 100/s}"
+_TABLES = 'tables: {clients: {key: "${client.address}", store: [request_rate(10s)]}}'
+_NO_DEFAULT = "what the map does not have stands where it is used: ${map.NAME:-default}"
 _WEIGHTS = "the weights of endpoints count"
 
 KEYS: tuple[Advice, ...] = (
@@ -281,7 +289,46 @@ KEYS: tuple[Advice, ...] = (
         "listener",
         "max_header_bytes: 16KiB",
     ),
+    # maps and tables
+    Advice(
+        "map geo mapfile mapstr mapbeg mapend mapdom mapreg mapip lookup lookups",
+        "config",
+        'maps: {tiers: {key: "${request.host}", match: domain, entries: {example.org: gold}}}',
+        within="config listener route",
+    ),
+    Advice(
+        "sticktable sticktables stickytable counters",
+        "config",
+        _TABLES,
+        "with track: clients in a listener or a route",
+        within="config listener route",
+    ),
+    Advice(
+        "tracksc0 tracksc1 tracksc2 tracksc httprequesttracksc0 httprequesttracksc1"
+        " tcprequestconnectiontracksc0 tcprequestcontenttracksc0",
+        note="write track: NAME of one of tables at the top of the file, which says what it counts by",
+    ),
+    Advice(
+        "limitreqzone limitconnzone limitzone ratelimitzone",
+        note="a limit has no zone: write in a route rate_limit: {rate: 100/s, key: {source: true}}",
+    ),
+    Advice("source variable input string sample of", "map", 'key: "${request.host}"', within="map"),
+    Advice("default fallback", note=_NO_DEFAULT, within="map"),
+    Advice("hostnames volatile", "map", "match: domain", within="map"),
+    Advice("type kind method mode", "map", "match: prefix", within="map"),
+    Advice("values map data content rows pairs", "map", "entries: {example.org: gold}", within="map"),
+    Advice("path filename", "map", "file: tiers.map", within="map"),
+    Advice("type on by keys", "table", 'key: "${client.address}"', within="table"),
+    Advice("stores counters data storing count", "table", "store: [requests, request_rate(10s)]", within="table"),
+    Advice("ttl timeout expires expiry", "table", "expire: 10m", within="table"),
     # listeners
+    Advice(
+        "v6only ipv6only v4v6 transparent interface bindtodevice freebind",
+        "listener",
+        'bind: [{address: "[::]:8080", ipv6only: true}]',
+        "or interface, or transparent",
+        within="listener",
+    ),
     Advice(
         "address listen port host ip addr bindaddress listenaddress binds bindto socket endpoint url listenon",
         "listener",
@@ -456,6 +503,7 @@ KEYS: tuple[Advice, ...] = (
         "route",
         "retry: {attempts: 2, on: [connect, reset, 5xx]}",
     ),
+    Advice("nonidempotent idempotent", "route", "idempotent: true", within="retry"),
     Advice("retries count max tries maxretries numretries limit", "retry", "attempts: 2", within="retry"),
     Advice("retryon conditions when statuscodes", "retry", "on: [connect, reset, 5xx]", within="retry"),
     Advice("timeout trytimeout attempttimeout pertrytimeout", "retry", "per_attempt_timeout: 2s", within="retry"),
@@ -518,6 +566,39 @@ KEYS: tuple[Advice, ...] = (
     Advice("src sourceip clientip remoteip ip cidr from remoteaddr", "match", "source: [10.0.0.0/8]", within="match"),
     Advice("service grpcservice", "match", "grpc: {service: inference.GRPCInferenceService}", within="match"),
     Advice("sni", note="a listener of protocol tls chooses by it, in sni_routes", within="match"),
+    Advice("any none", note="groups nest two deep: write these conditions one level up", within="innermostgroup"),
+    Advice("not unless except exclude", "match", "none: [{headers: {x-team: blue}}]", within="match"),
+    Advice(
+        "or oneof anyof ormatch",
+        "match",
+        "any: [{headers: {x-team: blue}}, {source: [10.0.0.0/8]}]",
+        within="match",
+    ),
+    Advice("and all allof andmatch", note="conditions that stand side by side all have to hold", within="match"),
+    Advice("in list values anyof", "text", "one_of: [a, b]", within="text"),
+    Advice("not ne notequal notequals invertmatch negate inverse", "text", "exact: blue, invert: true", within="text"),
+    Advice("file acl lst", "text", "exact: blue", "a list from a file is one of maps, as map: NAME", within="text"),
+    Advice("equals equal eq is value string str", "text", "exact: blue", within="text"),
+    Advice("startswith beg begins beginswith prefixmatch", "text", "prefix: blue", within="text"),
+    Advice("endswith end ends suffixmatch", "text", "suffix: blue", within="text"),
+    Advice("sub substring containsmatch include includes", "text", "contains: blue", within="text"),
+    Advice("re regexp reg saferegex saferegexmatch regularexpression", "text", "regex: '^blue'", within="text"),
+    Advice("exists found presentmatch", "text", "present: true", within="text"),
+    Advice("code statuscode", "respond", "status: 404", within="respond"),
+    Advice("contenttype type mime mimetype", "respond", "headers: {Content-Type: text/html}", within="respond"),
+    Advice("bodyfile path filename lffile", "respond", "file: sorry.html", within="respond"),
+    Advice("text string lfstring message messagebody content", "respond", "body: ok", within="respond"),
+    Advice("algo algorithm algorithms encodings coding algos", "compression", "codings: [gzip]", within="compression"),
+    Advice("level complevel compressionlevel quality", "compression", "gzip_level: 4", within="compression"),
+    Advice(
+        "minsize minimumlength mincontentlength minimumsize", "compression", "min_length: 1KiB", within="compression"
+    ),
+    Advice(
+        "mimetypes contenttypes contenttype",
+        "compression",
+        "types: [text/html, application/json]",
+        within="compression",
+    ),
     Advice("startswith beg begins beginswith pathprefix value starts", "path", "prefix: /v2/", within="path"),
     Advice("equals equal full is eq", "path", "exact: /v2", within="path"),
     Advice("regexp re matches match regularexpression saferegex", "path", "regex: '^/v[0-9]+/'", within="path"),
@@ -546,8 +627,8 @@ KEYS: tuple[Advice, ...] = (
     ),
     Advice("alpnprotocols npn", "tls", "alpn: [h2, http/1.1]", within="tls"),
     Advice(
-        "acme letsencrypt autohttps autocert certresolver",
-        note="certificates are files, which certbot or the like renews; they are read again when they change",
+        "acme letsencrypt autohttps autocert certresolver acmecertificate acmeissuer",
+        note="an ACME client gets certificates, and its files are read again when they change: docs/howto/acme.md",
     ),
     Advice("ocsp stapling sslstapling ocspstapling", "certificate", "ocsp_file: site.ocsp", within="tls certificate"),
     Advice(
@@ -605,7 +686,8 @@ KEYS: tuple[Advice, ...] = (
         "pool",
         _COOKIE,
     ),
-    Advice("appsession sticktable stickon stick stickmatch stickystore stickylearn", "pool", _LEARN),
+    Advice("sticktable", "pool", _LEARN, "or, to count by key, tables at the top of the file", within="pool"),
+    Advice("appsession stickon stick stickmatch stickystore stickylearn", "pool", _LEARN),
     Advice("affinity", "pool", _COOKIE, within="config listener route endpoint"),
     Advice(
         "healthcheck healthchecks check checks optionhttpchk httpchk probe probes readiness liveness activehealthcheck"
@@ -625,6 +707,12 @@ KEYS: tuple[Advice, ...] = (
         "ssl https secure transportsocket tlscontext sslverify proxyssl verify insecure usetls backendtls sni",
         "pool",
         "tls: {}",
+        within="pool",
+    ),
+    Advice(
+        "bind proxybind sourceaddress interface upstreambindconfig usesrc",
+        "pool",
+        "source: 10.0.0.1",
         within="pool",
     ),
     Advice("slowstart slowstartconfig warmup", "pool", "slow_start: 30s"),
@@ -793,9 +881,8 @@ POLICIES: tuple[Advice, ...] = (
         "pool",
         _HEADER_HASH,
     ),
-    Advice(
-        "uri urihash url urlhash path", "pool", _HEADER_HASH, "there is no key of the path; a header, cookie or query"
-    ),
+    Advice("uri urihash url urlhash requesturi", "pool", "policy: {type: ring_hash, key: {uri: true}}"),
+    Advice("path pathhash", "pool", "policy: {type: ring_hash, key: {path: true}}"),
     Advice("urlparam query queryhash", "pool", "policy: {type: ring_hash, key: {query: user}}"),
     Advice("cookiehash", "pool", "policy: {type: ring_hash, key: {cookie: session}}"),
     Advice("ringhashing hashring", "pool", _HEADER_HASH),
@@ -858,6 +945,25 @@ VALUES: dict[tuple[str, str], tuple[Advice, ...]] = {
         Advice("tcpcheck connect port l4 layer4 socket", "health", "type: tcp"),
         Advice("ping icmp exec script command", note="an endpoint is asked by http, grpc, oip, tcp or udp"),
         Advice("none off disabled", note="without the section `health` there are no checks"),
+        Advice("h2c http2 h2 http2c", "health", "type: http, protocol: http2"),
+        Advice("pgsql pgsqlcheck postgresql", "health", "type: postgres"),
+        Advice("mysqlcheck mariadb", "health", "type: mysql, user: tidegate"),
+        Advice("smtpchk mail", "health", "type: smtp"),
+        Advice("ldapcheck", "health", "type: ldap"),
+        Advice("redischeck valkey", "health", "type: redis"),
+    ),
+    ("compression", "codings"): (
+        Advice("brotli", "compression", "codings: [br]"),
+        Advice("zstandard", "compression", "codings: [zstd]"),
+        Advice("deflate rawdeflate xgzip", "compression", "codings: [gzip]"),
+    ),
+    ("map", "match"): (
+        Advice("str mapstr string equal", "map", "match: exact"),
+        Advice("beg mapbeg begins startswith", "map", "match: prefix"),
+        Advice("end mapend ends endswith", "map", "match: suffix"),
+        Advice("dom mapdom hostnames host hosts wildcard", "map", "match: domain"),
+        Advice("reg mapreg regm mapregm regexp expression", "map", "match: regex"),
+        Advice("ip mapip geo cidr networks address", "map", "match: network"),
     ),
     ("log", "level"): (
         Advice("warn", "config", "log: {level: warning}"),
@@ -888,10 +994,11 @@ VALUES: dict[tuple[str, str], tuple[Advice, ...]] = {
     ),
     ("retry", "on"): (
         Advice(
-            "gatewayerror 502 503 504 http502 http503 http504 retriable4xx servererror retriablestatuscodes",
+            "gatewayerror 502 503 504 http502 http503 http504 servererror retriablestatuscodes",
             "retry",
             "on: [5xx]",
         ),
+        Advice("429 http429 toomanyrequests", "retry", "on: [rate-limited]"),
         Advice("connectfailure connfailure refused refusedstream error", "retry", "on: [connect, reset]"),
         Advice("emptyresponse responsetimeout junkresponse resetbeforerequest", "retry", "on: [reset]"),
     ),

@@ -163,7 +163,11 @@ def value_advice(text: str) -> str:
     core = text.strip("*")
     if re.fullmatch(r"\*+|\.[*+]|\^\.[*+]\$", text):
         return "{present: true}"
-    if text.startswith(("^", "~^")) or ".*" in text or ".+" in text:
+    if (found := re.fullmatch(r"(~\*?)\s*(\S.*)", text)) is not None and (
+        found[1] == "~*" or re.search(r"[\s^$|\\]", text)
+    ):
+        return f"{{regex: '{'(?i)' if found[1] == '~*' else ''}{found[2]}'}}" if "'" not in text else ""
+    if text.startswith("^") or ".*" in text or ".+" in text:
         bare = text.removeprefix("~").removeprefix("*")
         return f"{{regex: '{bare}'}}" if "'" not in bare else ""
     if core and "*" not in core and core != text:

@@ -105,9 +105,21 @@ def rate(value: Any) -> str:
     text = str(value).strip()
     if re.fullmatch(r"[1-9][0-9]{0,5}", text):
         return f"{text}/s for {text} a second, {text}/m for {text} a minute"
+    if (part := re.fullmatch(r"([0-9]*\.[0-9]+)\s*(?:r?(/[smhd]))?", text)) is not None:
+        return _whole_rate(Decimal(part[1]), part[2] or "/s")
     found = _RATE_TEXT.fullmatch(text)
     unit = _RATE.get(found[2].lower()) if found is not None else None
     return f"{found[1]}/{unit}" if found is not None and unit else ""
+
+
+def _whole_rate(number: Decimal, unit: str) -> str:
+    """The rate of `number` a unit, in the next larger unit in which that is whole."""
+    units = "smhd"
+    for longer, factor in zip(units[units.index(unit[1]) + 1 :], (60, 60, 24)[units.index(unit[1]) :], strict=True):
+        number *= factor
+        if number == number.to_integral_value() and 1 <= number <= 999999:
+            return f"{int(number)}/{longer}"
+    return ""
 
 
 def _sum(value: Any, units: dict[str, int]) -> int:

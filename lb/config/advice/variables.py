@@ -12,6 +12,7 @@ _FORMS = re.compile(
     r"(?<![A-Za-z0-9_$\\])\$[a-z][a-z0-9_]*"  # a secret may hold a$b
     r"|%\[[^\]]+\]"
     r"|%(?:[A-Z][A-Z0-9_]{4,}|REQ|RESP)(?:\([^)]*\))?(?::[0-9]+)?%"
+    r"|#\{(?:protocol|host|port|path|query)\}"  # ALB's
     r"|(?<!\$)\{\{?[a-z][a-z0-9_.]*\}\}?",
     re.ASCII,
 )
@@ -19,10 +20,11 @@ _HAPROXY = re.compile(r"%(?:ci|cp|si|sp|fi|fp|bi|bp|ID|rt|pid|hr|hs)\b(?!%)", re
 # In a path or a text that may have names of its own, only what is no name but NGINX's or Caddy's.
 _WELL_KNOWN = re.compile(
     r"\$(?:(?:request_|document_)?uri|args|is_args|arg_[a-z0-9_]+|query_string|request|host|http_[a-z0-9_]+|hostname"
-    r"|scheme|server_[a-z]+|remote_[a-z]+|request_[a-z]+|upstream_[a-z_]+|cookie_[a-z0-9_]+|ssl_[a-z_]+"
+    r"|scheme|server_[a-z]+|(?:binary_)?remote_[a-z]+|request_[a-z]+|upstream_[a-z_]+|cookie_[a-z0-9_]+|ssl_[a-z_]+"
     r"|proxy_add_x_forwarded_for)\b"
     r"|%\[[^\]]+\]"
     r"|%(?:REQ|RESP|PATH|DOWNSTREAM_[A-Z_]+|UPSTREAM_[A-Z_]+|PROTOCOL|START_TIME|HOSTNAME)(?:\([^)]*\))?(?::[0-9]+)?%"
+    r"|#\{(?:protocol|host|port|path|query)\}"
     r"|\{(?:http|env|vars|system|time)\.[a-z0-9_.]+\}",
     re.ASCII,
 )
@@ -46,7 +48,7 @@ _INSTEAD = (
         "request_id of the listener sets X-Request-Id",
     ),
     ("traceparent trace_id", "", "tracing sets traceparent"),
-    ("server_port dst_port %fp", "", "X-Forwarded-Port is set by forwarded of the listener"),
+    ("server_port dst_port %fp #{port", "", "X-Forwarded-Port is set by forwarded of the listener"),
     ("hostname %pid", "", "via of the listener names this hop"),
     (
         "hdr(host) authority $host http_host {host .host}",
@@ -97,6 +99,16 @@ def substitution_advice(value: str) -> str:
         return known_variable_advice(value)
     meant = re.sub(r"\$\{?([0-9])\}?", r"\\\1", value)
     return rf"has {found[0]}; groups are written \1 to \9: write substitution: '{meant}'"
+
+
+def value_of_variable(name: str) -> str:
+    """The value of the request that `name` is as a variable of others; "" where it is none, as no environment variable
+    in capital letters is."""
+    if name in ("src", "client_ip", "path", "method"):
+        return {"src": "${client.address}", "client_ip": "${client.address}"}.get(name, f"${{request.{name}}}")
+    if _WELL_KNOWN.fullmatch(f"${name}") is None:
+        return ""
+    return next((value for words, value, _ in _INSTEAD if any(word in f"${name}" for word in words.split())), "")
 
 
 def _told(found: re.Match[str] | None, values: bool = False) -> str:

@@ -39,13 +39,37 @@ _SHORTEST = SECOND // 10
 _STORED = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?", re.ASCII)
 
 
+# HAProxy's names.
+_ELSEWHERE = {
+    "http_req_cnt": "requests",
+    "http_req_rate": "request_rate",
+    "http_err_cnt": "errors",
+    "http_err_rate": "error_rate",
+    "http_fail_cnt": "failures",
+    "http_fail_rate": "failure_rate",
+    "bytes_in_cnt": "bytes_in",
+    "bytes_out_cnt": "bytes_out",
+    "conn_cur": "concurrent",
+    "sess_cnt": "requests",
+    "sess_rate": "request_rate",
+    "conn_cnt": "requests",
+    "conn_rate": "request_rate",
+    "gpc": "gpc0",
+    "gpt": "gpt0",
+}
+
+
+def _meant(name: str) -> str:
+    return f"; write {_ELSEWHERE[name]}" if name in _ELSEWHERE else did_you_mean(name, FIELDS)
+
+
 def _stored(value: Any) -> Any:
     found = _STORED.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise problem("store", f"{value!r} is nothing that a table stores; write requests, or request_rate(10s)")
     name, window = found[1], found[2]
     if name not in FIELDS:
-        raise problem("store", f"a table does not store {name!r}{did_you_mean(name, FIELDS)}")
+        raise problem("store", f"a table does not store {name!r}{_meant(name)}")
     if name not in RATES:
         if window is not None:
             raise problem("store", f"{name} has no window: only rates have one")
@@ -157,7 +181,7 @@ def _number(value: Any) -> Any:
 
 def _field(value: str) -> str:
     if value not in FIELDS:
-        raise problem("store", f"a table does not store {value!r}{did_you_mean(value, FIELDS)}")
+        raise problem("store", f"a table does not store {value!r}{_meant(value)}")
     return value
 
 

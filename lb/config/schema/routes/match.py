@@ -76,7 +76,7 @@ def _exact(value: Any) -> Any:
     if value is None:
         raise problem("text", "must be text; write {present: true} for any, {absent: true} for none")
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        raise problem("text", f"must be text; write {{regex: '^({'|'.join(map(_escaped, value))})$'}}")
+        raise problem("text", f"must be text; write {{one_of: [{', '.join(map(quoted, value))}]}}")
     # Numbers, too: they are text without its quotes, which is what the error then says.
     return {"exact": value} if isinstance(value, str | int | float) else value
 
@@ -86,6 +86,8 @@ def _exact_model(value: Any) -> Any:
         raise problem("text", f"{value!r} would be a model of this name; write path: {{prefix: /v2/models/}} for any")
     if isinstance(value, bool):
         raise problem("text", "must be text: the name of a model")
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        raise problem("text", f"must be text; write {{regex: '^({'|'.join(map(_escaped, value))})$'}}")
     return _exact(value)
 
 
