@@ -372,6 +372,14 @@ def test_values_of_requests_that_people_type(tmp_path: Path, text: str, said: st
     assert line.endswith(rest[0].strip()) if rest and rest[0] else True, line
 
 
+def test_a_location_as_alb_has_it(tmp_path: Path) -> None:
+    data = skeleton()
+    data["listeners"]["away"]["routes"][0]["redirect"] = {"location": "https://#{host}:443/#{path}?#{query}"}
+    (line,) = errors(tmp_path, data)
+    assert "'https://#{host}:443/#{path}?#{query}' has the variable #{host}" in line
+    assert "write ${request.host}" in line
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

@@ -11,7 +11,7 @@ from lb.config.advice.literal import quoted, replacement_advice
 from lb.config.advice.variables import known_variable_advice, path_variable_advice, valued_advice
 from lb.config.schema.base import problem, text
 from lb.config.schema.values import valued
-from lb.config.values import has_values, parse
+from lb.config.values import has_values, parse, spelled
 
 _URL = re.compile(
     r"(https?)://([A-Za-z0-9_.-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?)(/[^?#\s]*)?", re.ASCII
@@ -32,6 +32,12 @@ def _host_alone(value: Any) -> Any:
         raise problem("text", f"{value!r} is a URL; write {quoted(found[2])}")
     if isinstance(value, str) and re.search(r"[$%{]", value):
         raise problem("text", f"{value!r}: leave it out, and the host stays as it was; a value is ${{request.host}}")
+    return value
+
+
+def _no_variables(value: Any) -> Any:
+    if isinstance(value, str) and (said := known_variable_advice(value)):
+        raise problem("text", f"{spelled(value)!r} {said}")
     return value
 
 
@@ -73,6 +79,7 @@ ValuedHost = Annotated[
 ]
 Location = Annotated[
     str,
+    BeforeValidator(_no_variables),
     *valued(
         r"(?:https?://[!-z|~]+|/(?![/\\])[!-z|~]*)",
         "is not a URL such as https://login.example.org/?next=${request.uri}",
