@@ -146,7 +146,7 @@ async def test_what_leads_to_no_choice_says_why(start: Start, endpoint: Callable
     text = (await asyncio.to_thread(tidegate, daemon, "explain", "web", *groups)).stdout
     assert "retries" not in text  # the route answers itself
     split = await explained(daemon, "web", "/s")
-    assert (split["pool"], split["reason"].partition(";")[0]) == (None, "the route splits: plain 3, keyed 1")
+    assert (split["pool"], split["reason"].partition(";")[0]) == (None, "the route splits: plain 75 %, keyed 25 %")
     share = await explained(daemon, "web", "/s", "--pool", "keyed")
     assert share["pool"]["name"] == "keyed"
     chance = (await explained(daemon, "web", "/r"))["pool"]

@@ -182,7 +182,8 @@ def _route(
 
 def _share(plan: Plan, split: SplitPlan, asked: Described, what: str, answer: dict[str, Any]) -> int:
     """The pool of a split that was asked for, -1 where none was; says so in the answer."""
-    shares = ", ".join(f"{plan.pools[share.pool].name} {share.weight}" for share in split.shares)
+    total = sum(share.weight for share in split.shares) or 1
+    shares = ", ".join(f"{plan.pools[share.pool].name} {100 * share.weight / total:.4g} %" for share in split.shares)
     wanted = _pool_index(plan, asked.pool)
     if wanted in [share.pool for share in split.shares]:
         answer["reason"] = f"the {what} splits ({shares}); this is the share that was asked for"
