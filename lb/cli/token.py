@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from lb.config.regular_file import without_bom
 from lb.control.admin.token import is_token
 from lb.errors import TidegateError
 
@@ -40,7 +41,7 @@ NO_TOKEN = Token()
 def read_token(path: Path, setting: str) -> Token:
     """The token in `path`, which `setting` names. Raises TokenError."""
     try:
-        value = path.read_bytes().strip()
+        value = without_bom(path.read_bytes()).strip()
     except OSError as error:
         raise TokenError(f"{setting}: cannot read the token file {path}: {error.strerror}; {NAME_ONE}") from error
     if not value:

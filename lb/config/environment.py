@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from lb.config.advice.annotations import free_at
 from lb.config.advice.variables import value_of_variable
 from lb.config.document import Document, Problem, value_at, where
-from lb.config.regular_file import read_regular
+from lb.config.regular_file import read_regular, without_bom
 from lb.config.scalars import number_or_truth
 from lb.config.values import CLOSE, ELSE, OPEN, has_values, spelled
 
@@ -296,7 +296,7 @@ def _content(path: Path, optional: bool) -> str:
     if len(content) > _LARGEST:
         raise MalformedReferenceError(f"{path} is larger than {_LARGEST} bytes")
     try:
-        text = content.decode()
+        text = without_bom(content).decode()
     except UnicodeDecodeError:
         raise MalformedReferenceError(f"{path} is no text in UTF-8") from None
     text = text.removesuffix("\n").removesuffix("\r")

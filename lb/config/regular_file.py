@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from codecs import BOM_UTF8
 from pathlib import Path
 
 
@@ -17,3 +18,8 @@ def read_regular(path: Path, limit: int = -1) -> bytes:
             code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
             raise OSError(code, os.strerror(code) if code == errno.EISDIR else "is not a regular file", str(path))
         return stream.read(limit)
+
+
+def without_bom(content: bytes) -> bytes:
+    """The content of a text file without the byte order mark of UTF-8, which some editors write in front of it."""
+    return content.removeprefix(BOM_UTF8)

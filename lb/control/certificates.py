@@ -20,7 +20,7 @@ from msgspec.structs import asdict, replace
 
 from lb.config.checks.values import PoolNames, pool_names
 from lb.config.network import Network, parse_network
-from lb.config.regular_file import read_regular
+from lb.config.regular_file import read_regular, without_bom
 from lb.config.schema.access import provider_plan
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.file import Config
@@ -101,7 +101,7 @@ class TlsFiles:
         staples: dict[Path, int] = {}
         for file in tls_files(config):
             try:
-                content = files[file.path] if file.path in files else _read(file.path)
+                content = files[file.path] if file.path in files else _read(file)
                 files[file.path] = content
                 if file.kind == "certificate":
                     fact = _certificate(file, content)
@@ -222,11 +222,12 @@ def _sources(config: Config, files: Mapping[Path, bytes], problems: list[tuple[s
     return made
 
 
-def _read(path: Path) -> bytes:
-    content = read_regular(path, MAX_FILE + 1)
+def _read(file: TlsFile) -> bytes:
+    content = read_regular(file.path, MAX_FILE + 1)
     if len(content) > MAX_FILE:
         raise ValueError(f"is larger than {MAX_FILE >> 20} MiB")
-    return content
+    # The body of an error page goes out as it is.
+    return content if file.kind == "body" else without_bom(content)
 
 
 def _certificate(file: TlsFile, content: bytes) -> CertificateFacts:

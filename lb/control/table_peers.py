@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 
 from lb.clock import Clock
 from lb.config.plan.tables import COUNTERS
+from lb.config.regular_file import without_bom
 from lb.config.schema.file import Config
 from lb.config.schema.tables import LEAST_SECRET, PeersConfig
 from lb.config.units import DAY, MILLISECOND, MINUTE, SECOND
@@ -276,7 +277,7 @@ class TablePeers:
             await self._disconnect()
             self._sealer = None
             if peers is not None and wanted:
-                secret = (await asyncio.to_thread(peers.secret_file.read_bytes)).strip()
+                secret = without_bom(await asyncio.to_thread(peers.secret_file.read_bytes)).strip()
                 if len(secret) < LEAST_SECRET:
                     raise PeersError(f"{peers.secret_file} has {len(secret)} bytes; {LEAST_SECRET} are the least")
                 self._sealer = Sealer(secret)

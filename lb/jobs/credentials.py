@@ -18,7 +18,7 @@ class Credentials:
 
     def __init__(self, path: Path) -> None:
         try:
-            text = path.read_text("ascii")
+            text = path.read_text("utf-8-sig")
         except UnicodeDecodeError:
             text = ""
         jwt, seed = _JWT.search(text), _SEED.search(text)

@@ -248,7 +248,7 @@ def _translated() -> Iterator[None]:
 
 
 def _read(path: str) -> str:
-    return Path(path).read_text("utf-8").strip()
+    return Path(path).read_text("utf-8-sig").strip()
 
 
 def _tls(settings: NatsSettings) -> ssl.SSLContext | None:

@@ -30,7 +30,7 @@ from lb.config.checks.tls import check_tls
 from lb.config.checks.udp import check_source_key, check_udp_send_proxy
 from lb.config.checks.values import check_error_pages, check_maps, check_values
 from lb.config.forms import by_form, members_of
-from lb.config.regular_file import read_regular
+from lb.config.regular_file import read_regular, without_bom
 from lb.config.schema.base import only_for
 from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig, ServeConfig
 from lb.config.schema.jobs import JobStoreConfig
@@ -427,7 +427,7 @@ def _caches_of_pools(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 def _secret(where: str, path: Path) -> Iterator[Found]:
     try:
-        empty = not read_regular(path).strip()
+        empty = not without_bom(read_regular(path)).strip()
     except OSError as error:
         yield where, f"{path}: {error.strerror}"
     else:
@@ -478,7 +478,7 @@ def _peers(config: PeersConfig) -> Iterator[Found]:
         if find_spec(module) is None:
             yield "peers", f"needs the package {module}: pip install 'tidegate[redis]'"
     try:
-        size = len(read_regular(config.secret_file).strip())
+        size = len(without_bom(read_regular(config.secret_file)).strip())
     except OSError as error:
         yield "peers.secret_file", f"{config.secret_file}: {error.strerror}"
         return

@@ -48,9 +48,9 @@ class MapConfig(Model):
     key: Key
     """What is looked up: a text with values of the request, such as `${request.host}`."""
     file: FilePath | None = None
-    """File with an entry on each line: the key, a space, the value; a key alone for a list. Empty lines, and lines that
-    begin with `#`, count for nothing. A file that changes is read again by itself; while it has a mistake, the entries
-    before stay."""
+    """File with an entry on each line: the key, a space, the value; a key alone for a list. Empty lines, lines that
+    begin with `#`, and a byte order mark of UTF-8 in front count for nothing. A file that changes is read again by
+    itself; while it has a mistake, the entries before stay."""
     entries: Annotated[dict[Entry, Entry], Field(max_length=4096)] | None = None
     """The entries, for few."""
     match: Literal["exact", "prefix", "suffix", "domain", "regex", "network"] = "exact"

@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+from lb.config.regular_file import without_bom
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.admin")
@@ -28,7 +29,7 @@ class AdminToken:
             return
         try:
             seen, mode = _look(path)
-            token = path.read_bytes().strip()
+            token = without_bom(path.read_bytes()).strip()
         except OSError as error:
             raise StartError(f"admin.token_file: cannot read {path}: {error.strerror}") from error
         if not token:

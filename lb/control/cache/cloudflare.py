@@ -65,7 +65,7 @@ class Cloudflare:
     def _token(self) -> str:
         path = self._options.token_file
         try:
-            token = path.read_text().strip()
+            token = path.read_text("utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise CdnError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
         if not token.isascii() or not token.isprintable() or not token:

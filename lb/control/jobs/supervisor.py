@@ -18,6 +18,7 @@ from msgspec import to_builtins
 from lb.clock import Clock
 from lb.config.forms import by_form, members_of
 from lb.config.plan.access import IDENTITY
+from lb.config.regular_file import without_bom
 from lb.config.schema.access import access_of
 from lb.config.schema.file import Config
 from lb.config.schema.jobs import NatsConfig, NatsTlsConfig
@@ -293,7 +294,7 @@ def settings_of(config: Config, folder: Path) -> Settings | None:
     if jobs.webhooks is not None:
         urls = tuple(jobs.webhooks.urls)
         try:
-            secret = secret_of(jobs.webhooks.secret_file.read_bytes())
+            secret = secret_of(without_bom(jobs.webhooks.secret_file.read_bytes()))
         except (OSError, ValueError) as error:
             raise ConfigError([f"jobs.webhooks.secret_file: {jobs.webhooks.secret_file}: {error}"]) from error
     return Settings(

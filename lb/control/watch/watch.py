@@ -12,7 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from lb.config.regular_file import read_regular
+from lb.config.regular_file import read_regular, without_bom
 from lb.control.counters import models_of
 from lb.control.watch import overview, problems
 from lb.control.watch.alerts import Alerts
@@ -130,6 +130,6 @@ def _secret(config: Config) -> bytes | None:
 
     file = config.alerts.secret_file
     try:
-        return secret_of(read_regular(file))
+        return secret_of(without_bom(read_regular(file)))
     except (OSError, ValueError) as error:
         raise ConfigError([f"alerts.secret_file: {file}: {error}"]) from error
