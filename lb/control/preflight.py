@@ -30,6 +30,7 @@ from lb.control.servers.model_file import model_problem
 from lb.control.servers.placement import Placement
 from lb.control.sources import check_sources
 from lb.errors import ConfigError
+from lb.proxy.routing.checks import rewrites_in_vain
 
 Found = tuple[str, str]
 
@@ -62,6 +63,7 @@ class Preflight:
                 required = pool.discover.initial == "required"
                 (errors if required else self.warnings).extend(found)
         self.warnings += _places(config)
+        self.warnings += rewrites_in_vain(config)
         self.warnings += check_sources(config)  # the daemon may be allowed what this user is not
         binds = [("admin.bind", config.admin.bind, False)]
         binds += [

@@ -220,3 +220,48 @@ def test_gpus_and_cores_that_are_not_there(tmp_path: Path) -> None:
     code = "import os; os.environ['CUDA_VISIBLE_DEVICES'] = '0,1'"
     assert check(tmp_path, config, code) == (0, [f"pools.up.serve.gpus: warning: {there}"])
     assert check(tmp_path, config, code.replace("0,1", "0,1,2")) == (0, [])
+
+
+@pytest.mark.parametrize("key", ["rewrite", "redirect"])
+def test_an_expression_that_matches_no_path_of_its_route_is_a_warning(tmp_path: Path, key: str) -> None:
+    def routes(*wanted: tuple[dict[str, str] | None, str]) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
+        for i, (path, pattern) in enumerate(wanted):
+            match: dict[str, Any] = {"host": f"h{i}.org"} | ({} if path is None else {"path": path})
+            action = {key: {"regex": {"pattern": pattern, "substitution": "/x"}}}
+            made.append({"match": match, **action, **({"pool": "app"} if key == "rewrite" else {})})
+        return made
+
+    never = (
+        ({"exact": "/a/b"}, "^/b"),
+        ({"exact": "/a/b"}, "c$"),
+        ({"prefix": "/v1/"}, r"^/v2/(.*)"),
+        ({"prefix": "/v1/"}, r"^/v1\.0/"),
+        ({"template": "/m/{name}/x"}, "^/n"),
+        (None, "^v1/"),
+        ({"regex": "^/a"}, "^a+"),
+    )
+    perhaps = (
+        ({"exact": "/a/b"}, "/b$"),
+        ({"prefix": "/v1/"}, "^/v1/x/y"),
+        ({"prefix": "/v1/"}, "^/v"),
+        ({"prefix": "/v1/"}, "^/v2?1/"),
+        ({"prefix": "/v1/"}, "^/v(1|2)/"),
+        ({"prefix": "/v1/"}, "^/v2|x"),
+        ({"prefix": "/v1/"}, "(?i)^/V1"),
+        ({"prefix": "/v1/"}, "b/c"),
+        ({"prefix": "/v1/"}, r"^/\w+"),
+        ({"template": "/{name}/x"}, "^/n"),
+        ({"regex": "^/a"}, "^/b"),
+        (None, r"^\*"),
+        (None, "^/+a"),
+    )
+    config = configuration(tmp_path)
+    config["pools"] = {"app": {"protocol": "http", "endpoints": ["127.0.0.1:9"]}}
+    config["listeners"]["web"]["routes"] = routes(*never, *perhaps)
+    status, lines = check(tmp_path, config)
+    assert status == 0, lines
+    places = [f"listeners.web.routes[{i}].{key}.regex.pattern" for i in range(len(never))]
+    assert [line.partition(": ")[0] for line in lines] == places
+    assert lines[2].endswith("warning: '^/v2/(.*)' is never found: the route takes paths that begin with '/v1/'")
+    assert lines[1].endswith("warning: 'c$' is never found: the route takes the path '/a/b'")

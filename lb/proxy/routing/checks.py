@@ -16,6 +16,7 @@ from lb.config.values import has_values, parse, values_in
 from lb.http.regex import Regex
 
 MOST_GROUPS = 9  # of a pattern, \1 to \9, as lb.http.regex finds them
+_META = frozenset("\\.[](){}*+?|^$")  # characters that do not stand for themselves
 
 
 def check_routes(config: Config) -> list[Found]:
@@ -127,3 +128,54 @@ def _compiled(pattern: str) -> Regex | str:
         return Regex(pattern.encode("latin-1"))
     except ValueError as error:
         return f"not a regular expression: {error}"
+
+
+def rewrites_in_vain(config: Config) -> Iterator[Found]:
+    """A warning for each `regex` of a rewrite or redirect that is certain to match no path of its route."""
+    for name, listener in config.listeners.items():
+        for i, member in enumerate(members_of(listener.routes)):
+            if member.first.match.model is not None:  # such a route is chosen by what the request says of a model
+                continue
+            _, _, kind, path = member.place
+            for where, rewrite in (("rewrite", member.first.rewrite), ("redirect", member.first.redirect)):
+                if rewrite is None or rewrite.regex is None:
+                    continue
+                if _matches_none(rewrite.regex.pattern, kind, path):
+                    paths = f"the path {path!r}" if kind == "exact" else f"paths that begin with {_start(kind, path)!r}"
+                    said = f"{rewrite.regex.pattern!r} is never found: the route takes {paths}"
+                    yield f"listeners.{name}.routes[{i}].{where}.regex.pattern", said
+
+
+def _matches_none(pattern: str, kind: str, path: str) -> bool:
+    """Whether it is certain that an expression is found in no path that a route of this path takes."""
+    if kind == "exact":
+        made = _compiled(pattern)
+        return isinstance(made, Regex) and not made.matches(path.encode("latin-1"))
+    begin, start = _beginning(pattern), _start(kind, path)
+    return not (start.startswith(begin) or begin.startswith(start) or begin.startswith("*"))  # `OPTIONS *`
+
+
+def _start(kind: str, path: str) -> str:
+    """What all paths of such a route begin with."""
+    if kind == "prefix":
+        return path
+    return path.partition("{")[0] if kind == "template" else "/"
+
+
+def _beginning(pattern: str) -> str:
+    """What each text begins with in which the expression is found; "" where that is not plain."""
+    if not pattern.startswith("^") or "|" in pattern:
+        return ""
+    found, i = [], 1
+    while i < len(pattern):
+        text = pattern[i]
+        if text == "\\" and i + 1 < len(pattern) and not pattern[i + 1].isalnum():
+            i += 1
+            text = pattern[i]
+        elif text in _META:
+            break
+        if pattern[i + 1 : i + 2] in ("?", "*", "{"):  # it may be there no time
+            break
+        found.append(text)
+        i += 1
+    return "".join(found)
