@@ -309,6 +309,11 @@ ROUTE = Kind(
             labels=("reason",),
             values=_each("request", "answer"),
         ),
+        Word(
+            "unknown_pools",
+            "Requests whose `pool_by` named none of the route's pools: its weights chose one",
+            where="unknown_pools",
+        ),
         # Claims on a budget (lb/proxy/exchange/budget): one that is not granted is taken back.
         Word("retry_claims", "Retries that the budget was asked for and that it granted", STATE),
         Word("hedge_claims", "Hedges that the budget was asked for and that it granted", STATE),

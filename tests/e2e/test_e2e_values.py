@@ -89,11 +89,9 @@ async def test_a_map_that_changes_on_disk(start: Start, endpoint: Callable[..., 
         new.rename(tenants)
 
     write("# host pool\na.org one\n")
-    web = {
-        "bind": "127.0.0.1:0",
-        "protocol": "http",
-        "routes": [{"pools": [{"pool": "one"}, {"pool": "two", "weight": 0}], "pool_by": "${map.tenants}"}],
-    }
+    shares = [{"pool": "one"}, {"pool": "two", "weight": 0}]
+    routes = [{"pools": shares, "pool_by": "${map.tenants:-${header.x-pool}}"}]
+    web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": routes}
     pools = {name: {"protocol": "http", "endpoints": [each.address]} for name, each in (("one", one), ("two", two))}
     maps = {"tenants": {"key": "${request.host}", "file": str(tenants), "match": "domain"}}
     daemon = start({"workers": 2, "listeners": {"web": web}, "pools": pools, "maps": maps})
@@ -108,6 +106,11 @@ async def test_a_map_that_changes_on_disk(start: Start, endpoint: Callable[..., 
                 await asyncio.sleep(0.1)
 
     await answers(b"one")
+    for name in ("two", "three", "four"):
+        await ask_once(port, request("GET", "/", Host="b.org", X_Pool=name))
+    (unknown,) = daemon.metrics("tidegate_route_unknown_pools_total").values()
+    assert unknown == 2
+    assert "pool_by names 'three', which is none of its pools" in daemon.log
     async with load(port, [request("GET", "/", Host="www.a.org")], clients=4) as sent:
         write("a.org two\n")
         await answers(b"two")

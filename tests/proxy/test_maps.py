@@ -287,6 +287,23 @@ async def test_a_text_names_the_pool(site: Site) -> None:
         ("b.org", "c", "b"), ("x.org", "c", "c"), ("x.org", "nope", "a"), ("x.org", "", "a"),
     ):  # fmt: skip
         assert (await curl(gate, "/", H, f"Host: {host}", H, f"X-Pool: {pool}")).body == answer
+    counts = gate.total(gate.plan.listeners[0].routes[0].series)
+    assert counts["unknown_pools"] == 1, "of a name that is none; a request without one names nothing"
+
+
+async def test_a_name_with_letters_around_it_is_told_once_a_minute(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, pools = await shown(site, "team-", "team-b")
+    route = {"pools": [{"pool": "team-"}, {"pool": "team-b", "weight": 0}], "pool_by": "team-${header.x-team}"}
+    gate = await routing_gate(site, [route], pools)
+    for team, answer in (("b", "team-b"), ("", "team-"), ("d\xff" + "e" * 99, "team-"), ("f", "team-")):
+        assert (await curl(gate, "/", H, f"X-Team: {team}")).body == answer
+    assert gate.total(gate.plan.listeners[0].routes[0].series)["unknown_pools"] == 2
+    (said,) = [record.getMessage() for record in caplog.records if "pool_by" in record.getMessage()]
+    assert "pool_by names 'team-" in said
+    assert "e" * 50 in said
+    assert "e" * 70 not in said
 
 
 @pytest.mark.parametrize("kind", ["exact", "prefix", "suffix", "domain", "regex"])

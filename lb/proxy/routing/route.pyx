@@ -304,7 +304,7 @@ cdef class Route:
         return self.mirror is None or self.mirror.pool in pools
 
     cdef Pool choose(self, tg_facts *facts):
-        return self.pool if self.split is None else self.split.choose(facts)
+        return self.pool if self.split is None else self.split.choose(facts, self.series, self.name)
 
     cdef bint full(self) noexcept:
         cdef unsigned int worker

@@ -21,14 +21,17 @@ cdef class Split:
     cdef Format by                    # a text that names the pool; None: there is none
     cdef RequestValues wanted         # what that asks for
     cdef dict named                   # name -> Pool
+    cdef size_t fixed                 # bytes of the text that are the same for every request
+    cdef uint64_t quiet_until         # no further line about an unknown name before
 
-    cdef Pool choose(self, tg_facts *facts)
+    # `series` and `route` are of the route: who has named a pool that it does not have is counted there.
+    cdef Pool choose(self, tg_facts *facts, uint64_t *series, str route)
     # That of a connection from the address `ip` as text; a Unix socket has none.
     cdef Pool choose_for(self, const char *ip, size_t n)
     # That of a key, and that of a place below the sum of the weights.
     cdef Pool at_key(self, uint64_t key)
     cdef Pool at(self, uint64_t place)
-    cdef Pool by_name(self, tg_facts *facts)
+    cdef Pool by_name(self, tg_facts *facts, uint64_t *series, str route)
     # The key that keeps like requests together. False: the request has none.
     cdef bint find_key(self, tg_facts *facts, uint64_t *key) noexcept
 

@@ -4,17 +4,21 @@ By chance, each request on its own; or by a key, so that one user stays with one
 on the weights: when a canary goes from 5 to 10 percent, those that were with it stay.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from libc.stdint cimport uint64_t
+from lb.net.poller cimport monotonic_ns
 from lb.net.source_key cimport hash_source
 from lb.proxy.random cimport random_below, spread
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.proxy.routing.conditions cimport gather_facts, key_of, tg_facts
-from lb.proxy.routing.values.format cimport Format, RequestValues, tg_values
+from lb.proxy.routing.values.format cimport FORMAT_NO_MEMORY, V_LITERAL, Format, RequestValues, tg_values
 from lb.proxy.routing.keys cimport first_part
 from lb.proxy.routing.text_key cimport TextKey
 from lb.shared.hashing cimport hash64
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ROUTE_UNKNOWN_POOLS
 from lb.upstream.pool cimport (
     KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_PATH, KEY_QUERY, KEY_SOURCE, KEY_TEXT, KEY_URI, Pool,
 )
@@ -22,8 +26,13 @@ from lb.upstream.pool cimport (
 if TYPE_CHECKING:
     from lb.config.plan.routes import SplitPlan
 
+log = logging.getLogger("tidegate.proxy")
+
 cdef enum:
     MOST = 64                         # pools of a split; as many bounds has split.pxd
+    SHOWN = 64                        # bytes of a name in the log
+
+cdef uint64_t QUIET_NS = 60_000_000_000
 
 cdef tg_buffer name                   # that a text has for a request, until it is looked up
 
@@ -43,6 +52,7 @@ cdef class Split:
     ) -> None:
         cdef uint64_t total = 0
         cdef Pool pool
+        cdef int i
         if len(plan.shares) > MOST:
             raise ValueError(f"a split has at most {MOST} pools")
         self.pools = tuple([<Pool?>pools[share.pool] for share in plan.shares])
@@ -61,14 +71,17 @@ cdef class Split:
             self.by = Format(plan.by, "text", maps)
             self.wanted = RequestValues(self.by.kinds, path_kind, path)
             self.named = {pool.name.encode(): pool for pool in self.pools}
+            for i in range(self.by.count):
+                if self.by.parts[i].kind == V_LITERAL:
+                    self.fixed += self.by.parts[i].n
         self.prefixes.v4, self.prefixes.v6 = plan.ipv4_prefix, plan.ipv6_prefix
 
-    cdef Pool choose(self, tg_facts *facts):
+    cdef Pool choose(self, tg_facts *facts, uint64_t *series, str route):
         cdef uint64_t total = self.bounds[self.count - 1]
         cdef uint64_t key = 0
         cdef Pool named
         if self.by is not None:
-            named = self.by_name(facts)
+            named = self.by_name(facts, series, route)
             if named is not None:
                 return named
         if self.key_kind != KEY_NONE and self.find_key(facts, &key):
@@ -107,14 +120,28 @@ cdef class Split:
         key[0] = hash64(text, n)
         return n != 0
 
-    cdef Pool by_name(self, tg_facts *facts):
-        """The pool that the text of `by` names, if it is one of these; else None."""
+    cdef Pool by_name(self, tg_facts *facts, uint64_t *series, str route):
+        """The pool that the text of `by` names, if it is one of these; else None. A request without a value names
+        none; what is too long for a text, or names another pool, is a mistake of whoever made the value."""
         cdef tg_values values
+        cdef Pool named = None
+        cdef uint64_t now
+        cdef int failed
         gather_facts(&values, facts, self.wanted)
         tg_buffer_clear(&name)
-        if self.by.append(&name, &values) < 0:
-            return None
-        return <Pool>self.named.get(tg_buffer_head(&name)[:tg_buffer_size(&name)])
+        failed = self.by.append(&name, &values)
+        if failed == 0:
+            named = <Pool>self.named.get(tg_buffer_head(&name)[:tg_buffer_size(&name)])
+        if named is not None or failed == FORMAT_NO_MEMORY or tg_buffer_size(&name) <= self.fixed:
+            return named
+        tg_add(&series[ROUTE_UNKNOWN_POOLS], 1)
+        now = monotonic_ns()
+        if now >= self.quiet_until:
+            self.quiet_until = now + QUIET_NS
+            said = tg_buffer_head(&name)[:min(tg_buffer_size(&name), <size_t>SHOWN)].decode("utf-8", "replace")
+            log.warning("route %s: pool_by names %r, which is none of its pools: weights choose (told once a minute; "
+                        "tidegate_route_unknown_pools_total counts them)", route, said)
+        return None
 
 
 cdef Pool pool_for(object table, const char *ip, size_t n):
