@@ -10,6 +10,7 @@ cdef enum:
 
     # An attempt at an endpoint brought no answer, or not all of one.
     FAIL_CONNECT = 1
+    FAIL_NO_SOCKET
     FAIL_REFUSED
     FAIL_RESET
     FAIL_TIMEOUT
@@ -115,6 +116,7 @@ cdef enum counter:
     COUNT_UNROUTED
     COUNT_MALFORMED
     COUNT_CONNECT_ERROR
+    COUNT_LOCAL_CONNECT_ERROR
     COUNT_RESPONSE_ERROR
 
 
@@ -138,6 +140,9 @@ cdef struct tg_failure:
     int retry                         # RETRY_…
 
 
+# Why a connection could not be made, by the errno: FAIL_NO_SOCKET where this host is out of something, of which the
+# endpoint knows nothing; else FAIL_CONNECT.
+cdef int connect_failure(int error) noexcept nogil
 # The row of a kind (0 <= kind < FAILURES).
 cdef const tg_failure *failure_of(int kind) noexcept nogil
 # The gRPC status of an answer of ours that has this HTTP status.
@@ -159,6 +164,8 @@ cdef enum verdict:
 cdef int verdict_of(int status, bint ok) noexcept nogil
 # The same of an answer with gRPC status `code`.
 cdef int verdict_of_grpc(int code) noexcept nogil
+# The same of an attempt that failed with this kind, without an answer.
+cdef int verdict_of_failure(int kind) noexcept nogil
 # Whether a gRPC status is the server's fault: it counts as 5xx does.
 cdef bint is_fault(int code) noexcept nogil
 # Whether a status is one that another endpoint may not give: 502, 503, 504.

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from libc.errno cimport EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
+
 
 class Failure(NamedTuple):
     """One kind of failure.
@@ -22,7 +24,8 @@ class Failure(NamedTuple):
 cdef dict FAULTS = {FAULT_NOBODYS: "", FAULT_CLIENTS: "client", FAULT_ENDPOINTS: "endpoint", FAULT_OURS: "ours"}
 cdef dict COUNTERS = {
     COUNT_NOTHING: "", COUNT_REJECTED: "rejected", COUNT_TIMEOUT: "timeouts", COUNT_UNROUTED: "unrouted",
-    COUNT_MALFORMED: "malformed", COUNT_CONNECT_ERROR: "connect errors", COUNT_RESPONSE_ERROR: "response errors",
+    COUNT_MALFORMED: "malformed", COUNT_CONNECT_ERROR: "connect errors",
+    COUNT_LOCAL_CONNECT_ERROR: "local connect errors", COUNT_RESPONSE_ERROR: "response errors",
 }
 cdef dict RETRIES = {RETRY_CONNECT: "connect", RETRY_RESET: "reset", RETRY_5XX: "5xx", RETRY_TIMEOUT: "timeout",
                      RETRY_LIMITED: "rate-limited"}
@@ -43,6 +46,8 @@ cdef tuple NAMES = (
 cdef list ROWS = [
     (FAIL_NONE, FAULT_NOBODYS, 200, "OK", b"", COUNT_NOTHING, RETRY_NEVER),
     (FAIL_CONNECT, FAULT_ENDPOINTS, 502, "UNAVAILABLE", b"connect", COUNT_CONNECT_ERROR, RETRY_CONNECT),
+    # Another endpoint has source ports of its own.
+    (FAIL_NO_SOCKET, FAULT_OURS, 503, "UNAVAILABLE", b"no-socket", COUNT_LOCAL_CONNECT_ERROR, RETRY_CONNECT),
     # Refused by the endpoint, GOAWAY below the stream, or an idle connection closed before the request came.
     (FAIL_REFUSED, FAULT_ENDPOINTS, 502, "UNAVAILABLE", b"upstream-reset", COUNT_RESPONSE_ERROR, RETRY_UNPROCESSED),
     (FAIL_RESET, FAULT_ENDPOINTS, 502, "UNAVAILABLE", b"upstream-reset", COUNT_RESPONSE_ERROR, RETRY_RESET),
@@ -192,6 +197,12 @@ ALL: tuple[Failure, ...] = fill()
 BY_NAME: dict[str, Failure] = {row.name: row for row in ALL}
 
 
+cdef int connect_failure(int error) noexcept nogil:
+    if error in (EADDRNOTAVAIL, EADDRINUSE, EMFILE, ENFILE, ENOBUFS, ENOMEM):
+        return FAIL_NO_SOCKET
+    return FAIL_CONNECT
+
+
 cdef const tg_failure *failure_of(int kind) noexcept nogil:
     return &table[kind]
 
@@ -212,6 +223,10 @@ cdef int verdict_of(int status, bint ok) noexcept nogil:
 
 cdef int verdict_of_grpc(int code) noexcept nogil:
     return verdicts[code] if 0 <= code < GRPC_CODES else VERDICT_FAULT
+
+
+cdef int verdict_of_failure(int kind) noexcept nogil:
+    return VERDICT_NONE if kind == FAIL_NO_SOCKET else VERDICT_GATEWAY
 
 
 cdef bint is_fault(int code) noexcept nogil:

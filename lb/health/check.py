@@ -22,7 +22,9 @@ class CheckFailed(TidegateError):
     """The endpoint did not pass; the message is the reason an operator reads."""
 
 
-_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_OURS = frozenset(
+    (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
+)
 
 
 def is_ours(failure: CheckFailed) -> str | None:

@@ -332,6 +332,11 @@ ENDPOINT = Kind(
         Word("retries", "Retries sent, by {}"),
         Word("timeouts", "Attempts whose deadline passed, by {}"),
         Word("connect_errors", "Connections that could not be made, by {}"),
+        Word(
+            "local_connect_errors",
+            "Connections that this host could not begin, by {}: no source port, file descriptor or memory was left",
+            where="local_connect_errors",
+        ),
         Word("response_errors", "Answers that broke off or broke the protocol, by {}"),
         Word("probes", "Probes of its load that were sent", metric="endpoint_*", where="probes"),
         Word(

@@ -1,14 +1,18 @@
 """Answers in the counters of a series: of a route, or of an endpoint, where each attempt and each copy counts."""
 
 from libc.stdint cimport uint64_t
-from lb.failure cimport COUNT_CONNECT_ERROR, COUNT_REJECTED, COUNT_TIMEOUT, VERDICT_FAULT, VERDICT_GATEWAY, failure_of
+from lb.failure cimport (
+    COUNT_CONNECT_ERROR, COUNT_LOCAL_CONNECT_ERROR, COUNT_REJECTED, COUNT_TIMEOUT, VERDICT_FAULT, VERDICT_GATEWAY,
+    failure_of,
+)
 from lb.shared.counters cimport bucket_of, count_duration
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
     ANSWER_ERRORS, ANSWER_GRPC, ANSWER_GRPC_COUNT, ANSWER_RECEIVED_BYTES, ANSWER_REQUESTS_1XX, ANSWER_REQUESTS_429,
     ANSWER_REQUESTS_5XX, ANSWER_SENT_BYTES,
     ANSWER_REQUESTS_OTHER, ANSWER_REQUEST_DURATION,
-    ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS, ROUTE_REJECTED, ROUTE_TIMEOUTS,
+    ENDPOINT_CONNECT_ERRORS, ENDPOINT_LOCAL_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS, ROUTE_REJECTED,
+    ROUTE_TIMEOUTS,
 )
 
 
@@ -17,6 +21,8 @@ cdef inline void count_failure(uint64_t *words, int kind) noexcept nogil:
     cdef int counter = failure_of(kind).counter
     if counter == COUNT_TIMEOUT:
         tg_add(&words[ENDPOINT_TIMEOUTS], 1)
+    elif counter == COUNT_LOCAL_CONNECT_ERROR:
+        tg_add(&words[ENDPOINT_LOCAL_CONNECT_ERRORS], 1)
     else:
         tg_add(&words[ENDPOINT_CONNECT_ERRORS if counter == COUNT_CONNECT_ERROR else ENDPOINT_RESPONSE_ERRORS], 1)
 

@@ -8,12 +8,15 @@ import json
 import os
 import signal
 import socket
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from daemon import Daemon, eventually
 from datagrams import UdpClient, echoes
 from ports import free_port
+from traffic import ask_once, request
 
 Start = Callable[..., Daemon]
 
@@ -147,3 +150,25 @@ async def test_datagrams_on_many_addresses(start: Start) -> None:
         await asyncio.to_thread(eventually, lambda: victim not in daemon.worker_pids(), "the worker's end")
         for client in (*clients, *more):
             client.close()
+
+
+async def test_a_source_without_a_port_left(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    one, log = await endpoint("one"), tmp_path / "access.log"
+    host, port = one.address.split(":")
+    with socket.socket() as other:  # it has the only port
+        other.bind(("127.77.7.7", 0))
+        other.connect((host, int(port)))
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        source = "127.77.7.7:{0}-{0}".format(other.getsockname()[1])
+        pools = {"app": {"protocol": "http", "endpoints": [one.address], "source": source, "outlier": {}}}
+        web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": [{"pool": "app"}]}
+        daemon = start({"workers": 1, "listeners": {"web": web}, "pools": pools, "log": {"access": str(log)}})
+        for _ in range(6):
+            answer = await ask_once(daemon.port(), request("GET", "/"))
+            assert (answer.status, b"no source port" in answer.body) == (503, True)
+        (count,) = daemon.metrics("tidegate_endpoint_local_connect_errors_total").values()
+        assert count >= 6
+        assert sum(daemon.metrics("tidegate_endpoint_connect_errors_total").values()) == 0
+        await asyncio.to_thread(eventually, lambda: log.read_text().count('"reason":"no-socket"') == 6, "six lines")
+        assert daemon.log.count(f"{one.address}: this host cannot begin a connection: Cannot assign requested") == 1
+    assert (await ask_once(daemon.port(), request("GET", "/"))).body == b"one"

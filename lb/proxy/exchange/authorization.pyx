@@ -10,8 +10,8 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 from lb.endpoints.choice cimport Choice
 from lb.failure cimport (
-    FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE, VERDICT_GATEWAY, VERDICT_NONE,
-    failure_of, verdict_of, verdict_of_grpc,
+    FAIL_CONNECT, FAIL_NONE, FAIL_NO_SOCKET, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
+    VERDICT_GATEWAY, VERDICT_NONE, failure_of, verdict_of, verdict_of_grpc,
 )
 from lb.http.head cimport Scan
 from lb.net.buffer cimport (
@@ -279,10 +279,12 @@ cdef class HttpAuthCall(Http1Call):
         tg_buffer_free(&self.body)
 
     cdef void ask(self) noexcept:
+        cdef int failed
         self.question.poller.arm(self, self.question.until)
         # One that was tried in vain may have been an idle connection that the server was just closing.
-        if not (<Http1Pool>self.pool.channels[self.endpoint]).take(self, self.question.attempts > 1, True):
-            self.on_broken(None, FAIL_CONNECT)
+        failed = (<Http1Pool>self.pool.channels[self.endpoint]).take(self, self.question.attempts > 1, True)
+        if failed != FAIL_NONE:
+            self.on_broken(None, failed)
 
     cdef void on_connecting(self, Http1Upstream upstream) noexcept:
         self.upstream = upstream
@@ -344,8 +346,11 @@ cdef class HttpAuthCall(Http1Call):
         if self.state == A_OVER:
             return
         count_failure(self.pool.series[self.endpoint], kind)
-        over(self, ENDED, failure_of(kind).status, -1, VERDICT_GATEWAY, self.question.poller.now, self.received,
-             self.sent)
+        if kind == FAIL_NO_SOCKET:
+            over(self, STOPPED, 0, -1, VERDICT_NONE, self.question.poller.now, 0, 0)
+        else:
+            over(self, ENDED, failure_of(kind).status, -1, VERDICT_GATEWAY, self.question.poller.now, self.received,
+                 self.sent)
         self.hang_up(False)
         self.question.failed(trouble_of(kind), is_repeatable(kind))
 
@@ -416,8 +421,11 @@ cdef class GrpcAuthCall(GrpcCall):
 
     cdef void on_failed(self, int kind) noexcept:
         count_failure(self.pool.series[self.endpoint], kind)
-        over(self, ENDED, failure_of(kind).status, failure_of(kind).grpc_status, VERDICT_GATEWAY,
-             self.question.poller.now, self.received, self.part.iov_len)
+        if kind == FAIL_NO_SOCKET:
+            over(self, STOPPED, 0, -1, VERDICT_NONE, self.question.poller.now, 0, 0)
+        else:
+            over(self, ENDED, failure_of(kind).status, failure_of(kind).grpc_status, VERDICT_GATEWAY,
+                 self.question.poller.now, self.received, self.part.iov_len)
         self.question.failed(trouble_of(kind), is_repeatable(kind))
 
     cdef void stop(self) noexcept:
@@ -435,7 +443,7 @@ cdef void decided(AuthQuestion question, Decision decision) noexcept:
 
 cdef bint is_repeatable(int kind) noexcept:
     """A question does no harm when it is asked twice; one that took too long has no time left."""
-    return kind == FAIL_CONNECT or kind == FAIL_REFUSED or kind == FAIL_RESET
+    return kind == FAIL_CONNECT or kind == FAIL_NO_SOCKET or kind == FAIL_REFUSED or kind == FAIL_RESET
 
 
 cdef str trouble_of(int kind):
@@ -443,6 +451,8 @@ cdef str trouble_of(int kind):
         return "it did not answer in time"
     if kind == FAIL_CONNECT:
         return "there is no connection to it"
+    if kind == FAIL_NO_SOCKET:
+        return "this host has no source port, descriptor or memory for a connection to it"
     if kind == FAIL_TOO_LARGE:
         return "its answer is too large"
     return f"the connection to it failed ({failure_of(kind).reason.decode()})"

@@ -23,7 +23,8 @@ from lb.cache.shared_flights cimport (
 )
 from lb.cache.store cimport ResultCache
 from lb.failure cimport (
-    FAIL_INTERNAL, FAIL_NO_MEMORY, VERDICT_GATEWAY, failure_of, http_of_grpc, verdict_of_grpc,
+    FAIL_INTERNAL, FAIL_NO_MEMORY, VERDICT_GATEWAY, VERDICT_NONE, failure_of, http_of_grpc, verdict_of_failure,
+    verdict_of_grpc,
 )
 from lb.http.head cimport Field, Scan, same_name
 from lb.http.head_text cimport append_number, append_text
@@ -53,7 +54,7 @@ from lb.shared.segment_words cimport (
     ROUTE_CACHE_REFRESHED, ROUTE_CACHE_REFRESH_FAILED, ROUTE_CACHE_STORED, ROUTE_CACHE_WHOLE_BATCHES_ANSWER,
 )
 from lb.endpoints.choice cimport Choice
-from lb.upstream.attempt cimport A_SENDING, A_SENT, ENDED, release, step, take_slot, tg_outcome
+from lb.upstream.attempt cimport A_SENDING, A_SENT, ENDED, STOPPED, release, step, take_slot, tg_outcome
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.pool cimport Pool
@@ -1068,7 +1069,7 @@ cdef class RefreshCall(GrpcCall):
 
     cdef void on_failed(self, int kind) noexcept:
         count_failure(self.pool.series[self.endpoint], kind)
-        self.ended(failure_of(kind).status, failure_of(kind).grpc_status, False, VERDICT_GATEWAY)
+        self.ended(failure_of(kind).status, failure_of(kind).grpc_status, False, verdict_of_failure(kind))
         self.put_off(True)
 
     cdef void ended(self, int status, int code, bint answered, int verdict) noexcept:
@@ -1076,6 +1077,9 @@ cdef class RefreshCall(GrpcCall):
         self.leave()
         memset(&outcome, 0, sizeof(outcome))
         outcome.how = ENDED
+        if verdict == VERDICT_NONE and not answered:           # nothing went out
+            outcome.how = STOPPED
+            status, code = 0, -1
         outcome.ok = answered
         outcome.answered = answered
         outcome.status = status

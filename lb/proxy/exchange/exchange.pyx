@@ -33,8 +33,8 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.failure cimport (
     CLIENT_GONE, COUNT_REJECTED, COUNT_TIMEOUT,
     FAIL_BAD_CREDENTIAL, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MARKED, FAIL_MODEL_NOT_READY,
-    FAIL_NONE, FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT, FAIL_NO_MEMORY, FAIL_QUOTA, FAIL_RATE_LIMIT, FAIL_RESET,
-    FAIL_SEQUENCE_LOST,
+    FAIL_NONE, FAIL_NO_CREDENTIAL, FAIL_NO_ENDPOINT, FAIL_NO_MEMORY, FAIL_NO_SOCKET, FAIL_QUOTA, FAIL_RATE_LIMIT,
+    FAIL_RESET, FAIL_SEQUENCE_LOST,
     FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_GOOD,
     VERDICT_NONE, failure_of, grpc_code, is_fault, tg_failure, verdict_of, verdict_of_grpc,
 )
@@ -588,10 +588,15 @@ cdef class Exchange(Waiter):
     cdef bint attempt_failed(self, Attempt attempt, int kind) noexcept:
         count_failure(attempt.pool.series[attempt.endpoint], kind)
         if attempt is self.hedge:
-            self.release_hedge(ENDED, failure_of(kind).status, failure_of(kind).grpc_status)
+            if kind == FAIL_NO_SOCKET:
+                self.release_hedge(STOPPED, 0, GRPC_CANCELLED)
+            else:
+                self.release_hedge(ENDED, failure_of(kind).status, failure_of(kind).grpc_status)
             return True
         self.status = failure_of(kind).status
+        self.failure = kind if kind == FAIL_NO_SOCKET else FAIL_NONE
         self.let_go(False)
+        self.failure = FAIL_NONE
         if self.promote_hedge():
             return True
         if not attempt.may_retry(kind):
@@ -1057,6 +1062,11 @@ cdef class Exchange(Waiter):
         outcome.late = outcome.verdict > VERDICT_GOOD and self.is_late(self.due())
         release(attempt, &outcome, self.client.poller.now)
 
+        elif self.failure == FAIL_NO_SOCKET:                   # nothing went out
+            outcome.how = STOPPED
+            outcome.status = 0
+            outcome.code = -1
+            outcome.verdict = VERDICT_NONE
     cdef bint is_late(self, uint64_t due) noexcept:
         """Whether the time until `due` is over, by the clock of an endpoint that was told how much there was."""
         return self.client.poller.now + EARLY_NS >= due

@@ -14,7 +14,8 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
 from lb.failure cimport (
-    FAIL_CONNECT, FAIL_IDLE, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, failure_of, is_good,
+    FAIL_CONNECT, FAIL_IDLE, FAIL_NONE, FAIL_NO_MEMORY, FAIL_NO_SOCKET, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET,
+    failure_of, is_good,
 )
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.chunks cimport GATHERED, append_chunk
@@ -43,6 +44,7 @@ from lb.proxy.routing.headers.forwarded cimport tg_hop
 from lb.upstream.attempt cimport (
     A_ANSWERING, A_CONNECTING, A_SENDING, A_SENT, Attempt, step, tg_outcome,
 )
+from lb.upstream.connect_failure cimport NO_SOCKET
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
 from lb.upstream.pool cimport Pool
 
@@ -180,6 +182,7 @@ cdef class Http1Attempt(Http1Call):
         cdef Exchange exchange = <Exchange>self.owner
         cdef Http1Pool channel = <Http1Pool>self.pool.channels[self.endpoint]
         cdef Http1Upstream own
+        cdef int failed
         self.sent = 0
         if self is exchange.attempt:
             if exchange.client.put_off():
@@ -191,8 +194,9 @@ cdef class Http1Attempt(Http1Call):
                 self.on_connected(own)
                 return
         # What streams may soon not be kept any more.
-        if not channel.take(self, self.fresh, not exchange.request_complete):
-            self.lost(FAIL_CONNECT)
+        failed = channel.take(self, self.fresh, not exchange.request_complete)
+        if failed != FAIL_NONE:
+            self.lost(failed)
 
     cdef void on_connecting(self, Http1Upstream upstream) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
@@ -384,6 +388,8 @@ cdef class Http1Attempt(Http1Call):
             return
         elif kind == FAIL_CONNECT:
             exchange.fail(FAIL_CONNECT, "could not connect to the endpoint")
+        elif kind == FAIL_NO_SOCKET:
+            exchange.fail(FAIL_NO_SOCKET, NO_SOCKET)
         elif kind == FAIL_PROTOCOL:
             exchange.fail(FAIL_PROTOCOL, "the endpoint's answer is not valid HTTP")
         else:
@@ -392,7 +398,7 @@ cdef class Http1Attempt(Http1Call):
     cdef bint may_retry(self, int kind) noexcept:
         """Safe when nothing has arrived; or when no answer has begun, and repeating does no harm."""
         cdef Exchange exchange = <Exchange>self.owner
-        if not self.replayable or not (kind == FAIL_CONNECT or kind == FAIL_REFUSED
+        if not self.replayable or not (kind == FAIL_CONNECT or kind == FAIL_NO_SOCKET or kind == FAIL_REFUSED
                                        or (kind == FAIL_RESET and exchange.idempotent)):
             return False
         return exchange.retry_granted(failure_of(kind).retry, -1)

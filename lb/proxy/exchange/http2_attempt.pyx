@@ -14,8 +14,8 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from lb.failure cimport (
-    CLIENT_GONE, FAIL_CONNECT, FAIL_GRPC_UNAVAILABLE, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED,
-    FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
+    CLIENT_GONE, FAIL_CONNECT, FAIL_GRPC_UNAVAILABLE, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, FAIL_NO_SOCKET, FAIL_PROTOCOL,
+    FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
     failure_of, grpc_code, http_of_grpc, is_good, is_retryable, verdict_of_grpc,
 )
 from lb.net.arena cimport View
@@ -59,6 +59,7 @@ from lb.upstream.attempt cimport A_ANSWERING, A_OVER, A_SENDING, A_SENT, Attempt
 from lb.http.grpc.text cimport (
     GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout, pushback_ms,
 )
+from lb.upstream.connect_failure cimport NO_SOCKET
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.connections.http2_call cimport Http2Call
 from lb.upstream.pool cimport POOL_OIP
@@ -378,6 +379,8 @@ cdef class Http2Attempt(Http2Call):
                 exchange.fail_lost()
         elif kind == FAIL_CONNECT:
             exchange.fail(FAIL_CONNECT, "could not connect to the endpoint")
+        elif kind == FAIL_NO_SOCKET:
+            exchange.fail(FAIL_NO_SOCKET, NO_SOCKET)
         elif kind == FAIL_PROTOCOL:
             exchange.fail(FAIL_PROTOCOL, "the endpoint's answer is not valid HTTP/2")
         elif kind == FAIL_TOO_LARGE:
@@ -389,7 +392,7 @@ cdef class Http2Attempt(Http2Call):
         """Safe when the endpoint did not process the request, or repeating it does no harm; possible while all of it is
         still here."""
         cdef Exchange exchange = <Exchange>self.owner
-        if kind == FAIL_CONNECT or kind == FAIL_REFUSED:
+        if kind == FAIL_CONNECT or kind == FAIL_NO_SOCKET or kind == FAIL_REFUSED:
             return h2_whole(&self.stream) and may_leave(exchange) and exchange.retry_granted(failure_of(kind).retry, -1)
         if kind != FAIL_RESET or self.begun or not exchange.idempotent or not self.whole():
             return False

@@ -8,8 +8,8 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from lb.failure cimport (
-    CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT,
-    FAIL_TOO_LARGE,
+    CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, FAIL_NO_SOCKET, FAIL_PROTOCOL, FAIL_REFUSED,
+    FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
     RETRY_5XX, RETRY_RESET, RETRY_TIMEOUT, failure_of, http_of_grpc, verdict_of_grpc,
 )
 from lb.http.http2.head cimport FieldList
@@ -32,6 +32,7 @@ from lb.proxy.exchange.inference_body cimport (
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
 from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.upstream.attempt cimport A_ANSWERING, A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
+from lb.upstream.connect_failure cimport NO_SOCKET
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.load.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
@@ -135,7 +136,7 @@ cdef class InferenceAttempt(GrpcCall):
         cdef Exchange exchange = <Exchange>self.owner
         cdef InferenceBody body = self.body(exchange)
         cdef int rule = failure_of(kind).retry
-        cdef bint processed = kind != FAIL_CONNECT and kind != FAIL_REFUSED
+        cdef bint processed = kind != FAIL_CONNECT and kind != FAIL_NO_SOCKET and kind != FAIL_REFUSED
         if not (body.repeatable() if processed else may_leave(exchange)):
             return False
         if kind == FAIL_RESET:
@@ -217,6 +218,8 @@ cdef class InferenceAttempt(GrpcCall):
             exchange.fail(FAIL_TIMEOUT, "the model server did not answer in time")
         elif kind == FAIL_CONNECT:
             exchange.fail(FAIL_CONNECT, "could not connect to a model server")
+        elif kind == FAIL_NO_SOCKET:
+            exchange.fail(FAIL_NO_SOCKET, NO_SOCKET)
         elif kind == FAIL_PROTOCOL:
             exchange.fail(FAIL_PROTOCOL, "the model server's answer is not valid gRPC")
         elif kind == FAIL_TOO_LARGE:

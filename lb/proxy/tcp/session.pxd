@@ -55,8 +55,8 @@ cdef class Tunnel(Waiter):
     cdef void follow(self) noexcept
     cdef void open(self, int index) noexcept
     cdef void refuse(self, int kind) noexcept
-    cdef bint give_up_attempt(self) noexcept
-    cdef void connect_failed(self) noexcept
+    cdef bint give_up_attempt(self, int kind) noexcept
+    cdef void connect_failed(self, int kind) noexcept
     cdef void observe_connect(self, bint ok) noexcept
     cdef void connected(self) noexcept
     cdef void relay(self, Side source) noexcept

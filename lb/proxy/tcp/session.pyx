@@ -10,16 +10,16 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 from lb.failure cimport (
-    FAIL_BROKEN_OFF, FAIL_CONNECT, FAIL_IDLE, FAIL_MARKED, FAIL_NONE, FAIL_NO_ENDPOINT, FAIL_PROXY_HEADER,
-    FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_TLS, VERDICT_GATEWAY, VERDICT_GOOD,
-    failure_of,
+    FAIL_BROKEN_OFF, FAIL_CONNECT, FAIL_IDLE, FAIL_MARKED, FAIL_NONE, FAIL_NO_ENDPOINT, FAIL_NO_SOCKET,
+    FAIL_PROXY_HEADER, FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_TLS,
+    VERDICT_GATEWAY, VERDICT_GOOD, failure_of,
 )
 from lb.net.poller cimport NEVER, Poller, monotonic_ns
 from lb.net.reading cimport drained
 from lb.shared.counters cimport count_duration
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
-    ENDPOINT_CONNECT_ERRORS, ENDPOINT_RETRIES, LISTENER_RECEIVED_BYTES, LISTENER_REJECTED, LISTENER_RETRIES,
+    ENDPOINT_RETRIES, LISTENER_RECEIVED_BYTES, LISTENER_REJECTED, LISTENER_RETRIES,
     LISTENER_SENT_BYTES, LISTENER_SESSION_DURATION, LISTENER_TLS_HANDSHAKES_FAILED,
 )
 from lb.net.source cimport SourceAddress
@@ -41,8 +41,10 @@ from lb.telemetry.accesslog cimport (
 from lb.upstream.attempt cimport (
     A_CONNECTING, A_OVER, A_SENDING, SESSION_ENDED, Attempt, release, step, take_slot, tg_outcome,
 )
+from lb.upstream.connect_failure cimport failed_connect
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NO_START, Q_NOBODY, Waiter, stand_in_line
+from lb.upstream.tally cimport count_failure
 from lb.upstream.excluded cimport acquire_past, forget_excluded
 
 
@@ -76,7 +78,7 @@ cdef class Side(Stream):
             else:
                 rc = self.finish_connect()
             if rc == IO_ERROR:
-                tunnel.connect_failed()
+                tunnel.connect_failed(FAIL_CONNECT)
             elif rc == 0:
                 tunnel.connected()
                 if not tunnel.over and (self.tls is not None
@@ -145,7 +147,7 @@ cdef class Side(Stream):
         if tunnel is None:
             return
         if self.connecting:
-            tunnel.connect_failed()
+            tunnel.connect_failed(FAIL_CONNECT)
         elif tunnel.delivering_since and self.other.truncated:
             tunnel.deliver(self)
         elif self is tunnel.endpoint:
@@ -248,10 +250,10 @@ cdef class Tunnel(Waiter):
         try:
             address = address_for(self, index)
         except MemoryError:
-            self.connect_failed()
+            self.connect_failed(FAIL_NO_SOCKET)
             return
         if side.start_connect(address, not keepalive_waits(address)) == IO_ERROR:
-            self.connect_failed()
+            self.connect_failed(failed_connect(address.text, side.error, side.poller.now))
             return
         if side.connecting:
             step(self.attempt, A_CONNECTING)
@@ -259,27 +261,28 @@ cdef class Tunnel(Waiter):
         else:
             self.connected()
 
-    cdef bint give_up_attempt(self) noexcept:
+    cdef bint give_up_attempt(self, int kind) noexcept:
         """The connect failed. True: there may be an attempt at another endpoint (nothing was sent: always safe)."""
-        tg_add(&self.pool.series[self.attempt.endpoint][ENDPOINT_CONNECT_ERRORS], 1)
-        self.observe_connect(False)
+        count_failure(self.pool.series[self.attempt.endpoint], kind)
+        if kind != FAIL_NO_SOCKET:
+            self.observe_connect(False)
         self.let_go(False)
         if self.retries_left <= 0:
-            self.failure = FAIL_CONNECT
+            self.failure = kind
             self.finish(False)
             return False
         self.retries_left -= 1
         tg_add(&self.listener.series[LISTENER_RETRIES], 1)
         return True
 
-    cdef void connect_failed(self) noexcept:
+    cdef void connect_failed(self, int kind) noexcept:
         cdef Side side = self.endpoint
         side.tunnel = None
         side.other = None
         side.poller.remove(side)
         self.client.other = None              # what the client sends stays unread until there is somebody
         self.endpoint = None
-        if self.give_up_attempt():
+        if self.give_up_attempt(kind):
             self.connect()
 
     cdef void observe_connect(self, bint ok) noexcept:
@@ -489,7 +492,7 @@ cdef class Tunnel(Waiter):
 
     cdef void endpoint_marked(self, object attempt) noexcept:
         if self.endpoint is not None and self.endpoint.connecting:
-            self.connect_failed()                 # nothing was sent: another will do
+            self.connect_failed(FAIL_CONNECT)     # nothing was sent: another will do
             return
         self.failure = FAIL_MARKED
         self.finish(False)

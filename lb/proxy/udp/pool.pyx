@@ -11,6 +11,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
+from lb.failure cimport FAIL_NO_SOCKET
 from lb.shared.atomics cimport tg_fetch_add32, tg_load32, tg_load32_relaxed, tg_store32_relaxed
 from lb.net.datagram cimport (
     TG_FAIL_FULL, TG_FAIL_PEER, tg_datagram_connect, tg_datagram_join, tg_datagram_socket, tg_failure_of, tg_flow_key,
@@ -18,8 +19,8 @@ from lb.net.datagram cimport (
 )
 from lb.shared.segment cimport TG_HEALTH_DOWN, Segment, tg_add, tg_endpoint
 from lb.shared.segment_words cimport (
-    ENDPOINT_CONNECT_ERRORS, UDP_LISTENER_DROPPED_ERROR, UDP_LISTENER_DROPPED_NO_ENDPOINT,
-    UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_UNREACHABLE,
+    ENDPOINT_CONNECT_ERRORS, ENDPOINT_LOCAL_CONNECT_ERRORS, UDP_LISTENER_DROPPED_ERROR,
+    UDP_LISTENER_DROPPED_NO_ENDPOINT, UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_UNREACHABLE,
 )
 from lb.shared.hashing cimport hash64
 from lb.net.buffer cimport tg_buffer
@@ -31,6 +32,7 @@ from lb.net.stream cimport Address
 from lb.endpoints.choice cimport Choice
 from lb.proxy.routing.split cimport Split
 from lb.proxy.udp.affinity cimport FlowAffinity, QuicAffinity
+from lb.upstream.connect_failure cimport failed_connect
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport TAKEN_FULL
 
@@ -155,6 +157,9 @@ cdef class UdpPool:
             if fd >= 0:
                 return fd
             kind = tg_failure_of(-fd)
+            if failed_connect(address.text, -fd, now) == FAIL_NO_SOCKET:
+                kind = TG_FAIL_FULL
+                tg_add(&self.pool.series[index[0]][ENDPOINT_LOCAL_CONNECT_ERRORS], 1)
             if kind != TG_FAIL_PEER:
                 self.pool.release(index[0], now, 0, True, 0, 0, 0)
                 return -UDP_LISTENER_DROPPED_RESOURCES if kind == TG_FAIL_FULL else -UDP_LISTENER_DROPPED_ERROR

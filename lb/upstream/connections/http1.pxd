@@ -94,8 +94,8 @@ cdef class Http1Pool:
 
     # A connection for `call`: on_connected is called before this returns for an idle one, and on_connecting for a new
     # one. `fresh` never takes an idle one; `sure` none that the endpoint has closed, of which nobody has heard yet.
-    # False: the connect failed at once.
-    cdef bint take(self, Http1Call call, bint fresh, bint sure=*) noexcept
+    # FAIL_NONE, or how the connect failed at once.
+    cdef int take(self, Http1Call call, bint fresh, bint sure=*) noexcept
     # The exchange is over and the connection may serve another.
     cdef void give(self, Http1Upstream upstream) noexcept
     # The exchange is over and the connection may not be used again.

@@ -1,7 +1,7 @@
 """HTTP/1.1 to an endpoint: see http1.pxd for the contract."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from lb.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
+from lb.failure cimport FAIL_CONNECT, FAIL_NONE, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
 from lb.net.buffer cimport (
     tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
@@ -15,6 +15,7 @@ from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
+from lb.upstream.connect_failure cimport failed_connect
 
 cdef enum:
     # Heads, and pieces of bodies of up to MAX_SPANS chunks each, before the others get their turn.
@@ -327,7 +328,7 @@ cdef class Http1Pool:
         self.max_idle = max_idle
         self.max_head = max_head
 
-    cdef bint take(self, Http1Call call, bint fresh, bint sure=False) noexcept:
+    cdef int take(self, Http1Call call, bint fresh, bint sure=False) noexcept:
         cdef Http1Upstream upstream
         while not fresh and self.idle.count:
             upstream = <Http1Upstream>self.idle.pop()
@@ -336,7 +337,7 @@ cdef class Http1Pool:
                 continue
             upstream.serve(call)
             call.on_connected(upstream)
-            return True
+            return FAIL_NONE
         upstream = Http1Upstream.__new__(Http1Upstream)
         upstream.poller = self.poller
         upstream.pool = self
@@ -344,7 +345,7 @@ cdef class Http1Pool:
         upstream.call = call
         if upstream.start_connect(self.address, True) == IO_ERROR:
             upstream.call = None
-            return False
+            return failed_connect(self.address.text, upstream.error, self.poller.now)
         self.open += 1
         if upstream.connecting:
             self.poller.arm(upstream, self.poller.now + self.connect_timeout)
@@ -352,7 +353,7 @@ cdef class Http1Pool:
         else:
             upstream.move(UPSTREAM_BUSY)
             call.on_connected(upstream)
-        return True
+        return FAIL_NONE
 
     cdef void give(self, Http1Upstream upstream) noexcept:
         # Whatever the kernel still holds is an answer to nobody, or the end that no further event will tell of.

@@ -23,6 +23,7 @@ cdef class Http2Channel(Dispatcher):
     cdef bint told                    # whether it was logged at all
     cdef str problem                  # why messages of the connection of now do not; "" where nothing is known
     cdef readonly int failures        # connects failed in a row
+    cdef int why                      # how the last of them did: FAIL_…
     cdef readonly uint64_t connects
     cdef readonly uint64_t connect_failures
     cdef readonly uint64_t started
@@ -39,4 +40,4 @@ cdef class Http2Channel(Dispatcher):
     cdef void take_away(self, Http2Call call) noexcept
     cdef void after(self, Http2Upstream connection) noexcept
     cdef void connect(self) noexcept
-    cdef void fail_waiting(self) noexcept
+    cdef void fail_waiting(self, int kind) noexcept

@@ -5,13 +5,14 @@ import logging
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
-from lb.failure cimport FAIL_CONNECT, FAIL_RESET, FAIL_TIMEOUT
+from lb.failure cimport FAIL_CONNECT, FAIL_NO_SOCKET, FAIL_RESET, FAIL_TIMEOUT
 from lb.http.http2.frames cimport LOCAL_VERSION
 from lb.http.http2.session cimport LOCAL_LEAST
 from lb.net.buffer cimport tg_buffer_append
 from lb.net.link cimport link_after, link_append, link_empty, link_init, link_remove, link_splice
 from lb.net.poller cimport Poller
 from lb.net.stream cimport Address, Stream
+from lb.upstream.connect_failure cimport failed_connect
 from lb.upstream.connections.deferred_release cimport DeferredRelease
 from lb.upstream.connections.http2_connection cimport BACK_UP
 
@@ -89,7 +90,7 @@ cdef class Http2Channel(Dispatcher):
         for connection in [*self.draining, self.current]:
             if connection is not None:
                 connection.shut_down(FAIL_RESET)
-        self.fail_waiting()
+        self.fail_waiting(FAIL_CONNECT)
 
     def retire(self):
         """Only exchanges of an old plan, some of which may wait in a queue, call from now on: a connection is closed as
@@ -229,7 +230,8 @@ cdef class Http2Channel(Dispatcher):
         if not self.waiting or self.closed:
             return
         if not connection.served:
-            if not self.failures:
+            self.why = failed_connect(self.address.text, connection.error, self.poller.now)
+            if not self.failures and self.why == FAIL_CONNECT:
                 reason = strerror(connection.error).decode() if connection.error else "no HTTP/2 connection was granted"
                 log.warning("%s: cannot connect: %s", self.address.text, reason)
             self.retry_at = self.poller.now + (<uint64_t>PAUSE_FIRST << min(self.failures, PAUSE_DOUBLINGS))
@@ -242,7 +244,7 @@ cdef class Http2Channel(Dispatcher):
             return
         if self.current is None:
             if self.closed or (self.failures and self.poller.now < self.retry_at):
-                self.fail_waiting()
+                self.fail_waiting(FAIL_CONNECT if self.closed else self.why)
                 return
             self.connect()
         connection = self.current             # it may leave the channel meanwhile
@@ -254,7 +256,7 @@ cdef class Http2Channel(Dispatcher):
         try:
             connection = Http2Upstream(self)
         except MemoryError:
-            self.fail_waiting()
+            self.fail_waiting(FAIL_NO_SOCKET)
             return
         self.connects += 1
         self.problem = ""
@@ -262,7 +264,7 @@ cdef class Http2Channel(Dispatcher):
         if connection.open() < 0:
             self.lost(connection, False)
 
-    cdef void fail_waiting(self) noexcept:
+    cdef void fail_waiting(self, int kind) noexcept:
         """Those that wait now; whom they start from their callbacks waits for the next flush."""
         cdef tg_link failing
         cdef Http2Call call
@@ -271,5 +273,5 @@ cdef class Http2Channel(Dispatcher):
         while not link_empty(&failing):
             call = <Http2Call>failing.next.owner
             self.take_away(call)
-            call.fail = FAIL_CONNECT
+            call.fail = kind
             call.conclude()

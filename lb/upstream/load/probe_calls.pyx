@@ -2,7 +2,7 @@
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from lb import __version__
-from lb.failure cimport FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
+from lb.failure cimport FAIL_NONE, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
@@ -225,7 +225,7 @@ cdef class Http1Probe(Probe):
         call.size = 0
         tg_buffer_clear(&call.report)
         self.pool.poller.arm(call, deadline)
-        if self.pool.take(call, False):
+        if self.pool.take(call, False) == FAIL_NONE:
             return True
         call.let_go(False)
         return False

@@ -2,7 +2,9 @@
 compared."""
 
 from libc.stdint cimport uint64_t
-from lb.failure cimport FAIL_TOO_LARGE, VERDICT_GATEWAY, VERDICT_GOOD, failure_of, http_of_grpc, verdict_of_grpc
+from lb.failure cimport (
+    FAIL_TOO_LARGE, VERDICT_GATEWAY, VERDICT_GOOD, failure_of, http_of_grpc, verdict_of_failure, verdict_of_grpc,
+)
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve
 from lb.net.poller cimport Poller, monotonic_ns
 from lb.net.stream cimport iovec
@@ -49,7 +51,8 @@ cdef class MirrorInference(GrpcCall):
             self.ended(200, -1, True, VERDICT_GOOD)
         else:
             count_failure(self.mirror.pool.series[self.endpoint], kind)
-            self.ended(failure_of(kind).status, failure_of(kind).grpc_status, False, VERDICT_GATEWAY)
+            self.ended(failure_of(kind).status, failure_of(kind).grpc_status, False,
+                       verdict_of_failure(kind))
 
     cdef void ended(self, int status, int code, bint answered, int verdict) noexcept:
         self.mirror.end(self, self.part.iov_len, self.received, status, code, verdict, answered)

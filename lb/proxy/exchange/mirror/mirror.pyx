@@ -6,7 +6,9 @@ at its endpoint, by status and latency as any other, and no request of its route
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
-from lb.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET, FAIL_TIMEOUT, failure_of, verdict_of
+from lb.failure cimport (
+    FAIL_NONE, FAIL_NO_SOCKET, FAIL_PROTOCOL, FAIL_RESET, FAIL_TIMEOUT, VERDICT_NONE, failure_of, verdict_of,
+)
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport Scan
 from lb.net.poller cimport Poller, monotonic_ns
@@ -14,7 +16,7 @@ from lb.net.stream cimport IO_ERROR, iovec
 from lb.endpoints.choice cimport Choice
 from lb.proxy.exchange.mirror.comparison cimport Comparer, Comparison
 from lb.proxy.random cimport random_below
-from lb.upstream.attempt cimport A_OVER, ENDED, Attempt, release, take_slot, tg_outcome
+from lb.upstream.attempt cimport A_OVER, ENDED, STOPPED, Attempt, release, take_slot, tg_outcome
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
 from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
@@ -89,6 +91,9 @@ cdef class Mirror:
         if not answered:
             mirror_counts.failed += 1
         outcome.how = ENDED
+        if verdict == VERDICT_NONE and not answered:           # nothing went out
+            outcome.how = STOPPED
+            status, code = 0, -1
         outcome.ok = True
         outcome.answered = answered
         outcome.status = status
@@ -107,6 +112,7 @@ cdef class Mirror:
 
     cdef void send(self, Poller poller, const tg_buffer *request, uint64_t key, bint head_method) noexcept:
         cdef MirrorCall call = MirrorCall.__new__(MirrorCall)
+        cdef int failed
         call.mirror = self
         call.poller = poller
         call.size = tg_buffer_size(request)
@@ -117,8 +123,9 @@ cdef class Mirror:
         if not self.begin(call, call.size, key, monotonic_ns()):
             return
         poller.arm(call, poller.now + self.patience())
-        if not (<Http1Pool>self.pool.channels[call.endpoint]).take(call, False):
-            call.on_broken(None, FAIL_CONNECT)
+        failed = (<Http1Pool>self.pool.channels[call.endpoint]).take(call, False)
+        if failed != FAIL_NONE:
+            call.on_broken(None, failed)
 
 
 cdef class MirrorCall(Http1Call):
@@ -158,7 +165,7 @@ cdef class MirrorCall(Http1Call):
         self.upstream = None                  # it is closed already
         if self.state != A_OVER:
             count_failure(self.mirror.pool.series[self.endpoint], kind)
-        self.status = failure_of(kind).status
+        self.status = 0 if kind == FAIL_NO_SOCKET else failure_of(kind).status
         self.finish(False, False)
 
     cdef void on_timer(self) noexcept:
@@ -175,7 +182,8 @@ cdef class MirrorCall(Http1Call):
             return
         self.upstream = None
         self.deadline = UINT64_MAX
-        mirror.end(self, self.size, self.received, self.status, -1, verdict_of(self.status, ok), ok)
+        mirror.end(self, self.size, self.received, self.status, -1,
+                   verdict_of(self.status, ok) if self.status else VERDICT_NONE, ok)
         if upstream is None:
             return
         if reusable:

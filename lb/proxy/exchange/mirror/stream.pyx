@@ -1,7 +1,10 @@
 """Copies of requests over HTTP/2: see stream.pxd. Their answers are counted, and kept where they are compared."""
 
 from libc.stdint cimport uint64_t
-from lb.failure cimport FAIL_PROTOCOL, FAIL_TOO_LARGE, VERDICT_GATEWAY, failure_of, verdict_of, verdict_of_grpc
+from lb.failure cimport (
+    FAIL_NO_SOCKET, FAIL_PROTOCOL, FAIL_TOO_LARGE, VERDICT_GATEWAY, VERDICT_NONE, failure_of, verdict_of,
+    verdict_of_grpc,
+)
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_GRPC_STATUS, Field, Scan, worker_scan
 from lb.http.http2.session cimport Http2Session, h2_rewind, h2_whole
@@ -98,7 +101,7 @@ cdef class MirrorStream(Http2Call):
                 self.comparison.copy_ended(self.code)
             else:
                 self.comparison.give_up()
-        verdict = verdict_of(self.status, answered)
+        verdict = VERDICT_NONE if self.fail == FAIL_NO_SOCKET else verdict_of(self.status, answered)
         if self.status == 200 and self.code >= 0:
             verdict = verdict_of_grpc(self.code)
             if self.code == CANCELLED and pool.protocol == POOL_OIP:
