@@ -79,10 +79,10 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
             "Access records that were not written, as the log did not take them in time",
             "access_log_dropped",
         ),
-        ("worker_mirror_requests", "Copies of requests that mirrors sent", "mirrored"),
+        ("worker_mirror_requests", "Copies of requests that mirrors made, those that failed included", "mirrored"),
         (
             "worker_mirror_failures",
-            "Copies that got no endpoint, no connection, or no answer in time; answers are counted by pool",
+            "Of these, those without an endpoint, a connection, or an answer in time; answers are counted by pool",
             "mirror_failed",
         ),
         (

@@ -75,10 +75,11 @@ async def test_a_bad_mirror_harms_nobody(site: Site, fault: str) -> None:
     if fault == "no-endpoint":
         copy["endpoints"] = [{"address": address, "weight": 0}]
     gate = await mirrored(site, pools["main"], copy)
-    before = stat(gate, "mirror_failed")
+    before, made = stat(gate, "mirror_failed"), stat(gate, "mirrored")
     for _ in range(5):
         assert (await curl(gate, "/")).body == "main"
     await settle(lambda: stat(gate, "mirror_failed") - before == 5, "every copy is counted as failed")
+    assert stat(gate, "mirrored") - made == 5, "none fails that was not made"
     await settle(lambda: gate.in_flight() == 0, "the copies' endpoints are given back")
     assert gate.proxy.busy() == 0
 

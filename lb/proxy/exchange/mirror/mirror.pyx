@@ -69,13 +69,13 @@ cdef class Mirror:
         if self.pool.costs is not None:
             choice.cost = self.price(size, now)
         endpoint = self.pool.acquire(choice)
+        mirror_counts.sent += 1
         if endpoint < 0:
             mirror_counts.failed += 1
             return False
         take_slot(copy, self.pool, endpoint, choice.charged, now)
         self.in_flight += 1
         self.held += size
-        mirror_counts.sent += 1
         return True
 
     cdef int price(self, size_t size, uint64_t now) noexcept:
