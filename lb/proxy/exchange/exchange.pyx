@@ -1059,14 +1059,14 @@ cdef class Exchange(Waiter):
         attempt.judge_outcome(&outcome)
         if self.failure == FAIL_MARKED:
             outcome.verdict = VERDICT_NONE
-        outcome.late = outcome.verdict > VERDICT_GOOD and self.is_late(self.due())
-        release(attempt, &outcome, self.client.poller.now)
-
         elif self.failure == FAIL_NO_SOCKET:                   # nothing went out
             outcome.how = STOPPED
             outcome.status = 0
             outcome.code = -1
             outcome.verdict = VERDICT_NONE
+        outcome.late = outcome.verdict > VERDICT_GOOD and self.is_late(self.due())
+        release(attempt, &outcome, self.client.poller.now)
+
     cdef bint is_late(self, uint64_t due) noexcept:
         """Whether the time until `due` is over, by the clock of an endpoint that was told how much there was."""
         return self.client.poller.now + EARLY_NS >= due
