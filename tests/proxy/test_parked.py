@@ -134,6 +134,52 @@ async def test_http2_and_grpc(site: Site) -> None:
         await service.server.stop(None)
 
 
+async def test_the_deadline_of_a_call_holds_meanwhile(site: Site) -> None:
+    """The clients here have no clock of their own: what they are told is the gate's."""
+    service = Service()
+    await service.start()
+    slow = replace(SMOOTH, interval_ns=60 * SECOND)
+    gate = await site.gate([service.address], pool=GRPC_POOL, route={"rate_limit": slow})
+    fields = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "150m")]
+    body = b"\0\0\0\0\1x"
+    web = (
+        f"POST /test.Kinds/Unary HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc-web\r\nX-Grpc-Web: 1\r\n"
+        f"Grpc-Timeout: 150m\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+
+    async def told(client: Any, whole: bool = True) -> str | None:
+        stream = client.request("/test.Kinds/Unary", method="POST", fields=fields, end=False)
+        if whole:
+            await client.send(stream, body)
+        answer = await asyncio.wait_for(client.answer(stream), 10)
+        return dict(answer.fields).get("grpc-status") or dict(answer.trailers).get("grpc-status")
+
+    async def told_by_web() -> bool:
+        return b"grpc-status: 4\r\n" in (await gate.exchange(web.encode() + body)).lower()
+
+    try:
+        async with h2_client(gate.port) as client:
+            assert await told(client) == "0"
+            assert await asyncio.gather(told(client), told(client, whole=False)) == ["4", "4"]
+        assert await told_by_web()
+        assert delayed(gate) == gate.proxy.busy() == gate.in_flight() == 0
+
+        content = b"bob:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(13)) + b"\n"  # checked for half a second
+        provider = ProviderPlan(name="people", type="basic", header="authorization", content=content)
+        access = AccessPlan(providers=("people",), digests=(provider.digest,))
+        (listener,) = gate.plan.listeners
+        route = replace(listener.routes[0], rate_limit=None, access=access)
+        site.reload(gate, generation=2, providers=(provider,), listeners=(replace(listener, routes=(route,)),))
+        credential = f"Basic {base64.b64encode(b'bob:secret').decode()}"
+        fields.append(("authorization", credential))
+        web = web.replace("Host: a", f"Host: a\r\nAuthorization: {credential}")
+        async with h2_client(gate.port) as client:
+            assert await asyncio.gather(told(client), told_by_web()) == ["4", True]
+        await until(lambda: gate.proxy.busy() == 0)
+    finally:
+        await service.server.stop(None)
+
+
 async def test_a_reload_and_a_drain_meanwhile(site: Site) -> None:
     old, new = Recorder(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold"), Recorder()
     gate = await smoothed(site, old)
