@@ -534,7 +534,12 @@ KEYS: tuple[Advice, ...] = (
         "compression: {codings: [gzip], types: [text/html, application/json]}",
     ),
     Advice(
-        "gunzip decompress decompressor inflate requestdecompression filterdecompression",
+        "gunzip responsedecompression",
+        "route",
+        "decompression: {requests: false, answers: true}",
+    ),
+    Advice(
+        "decompress decompressor inflate requestdecompression filterdecompression",
         "route",
         "decompression: {codings: [gzip, deflate]}",
     ),

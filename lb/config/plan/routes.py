@@ -144,6 +144,7 @@ class DecompressionPlan(Struct, frozen=True):
 
     codings: tuple[str, ...]  # of lb.http.decoders
     requests: bool = True
+    answers: bool = False  # for clients that do not take their coding
     max_ratio: int = 100  # bytes that come out for each that goes in
 
 

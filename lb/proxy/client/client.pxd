@@ -64,6 +64,8 @@ cdef class Client(Stream):
     cdef bint has_left(self) noexcept
     # Bytes of the answer that wait for the client to take them.
     cdef size_t backlog(self) noexcept
+    # What waited for the client to take it has gone: who stands before it goes on with what it kept.
+    cdef void drained(self) noexcept
     # The request never became an exchange: it is answered as a failure of this kind (lb.failure), with a message of
     # ours; `fields` are lines to add (may be NULL).
     cdef void reject(self, int kind, str message, const tg_buffer *fields=*) noexcept

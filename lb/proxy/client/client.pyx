@@ -76,5 +76,8 @@ cdef class Client(Stream):
     cdef size_t backlog(self) noexcept:
         return self.pending()
 
+    cdef void drained(self) noexcept:
+        pass
+
     cdef void reject(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
         pass

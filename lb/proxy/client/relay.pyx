@@ -92,3 +92,6 @@ cdef class Relay(Client):
 
     cdef size_t backlog(self) noexcept:
         return self.real.backlog()
+
+    cdef void drained(self) noexcept:
+        self.real.drained()

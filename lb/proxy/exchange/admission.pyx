@@ -26,6 +26,7 @@ from lb.proxy.routing.cors cimport preflight_method
 from lb.proxy.exchange.authentication cimport authenticate
 from lb.proxy.exchange.delay cimport delayed
 from lb.proxy.exchange.cached_call cimport new_cached_call
+from lb.proxy.exchange.answer_decoder cimport decode_answer
 from lb.proxy.exchange.compressor cimport compress
 from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
 from lb.proxy.routing.headers.fields cimport find_agent
@@ -316,6 +317,9 @@ cdef class Admission:
             pace(exchange, scan)
         if exchange.route.compression is not None and not exchange.grpc and exchange.source is None:
             compress(exchange, scan)          # by what the client says, before the route changes it
+        if (exchange.route.decompression is not None and exchange.route.decompression.answers and not exchange.grpc
+                and exchange.source is None):
+            decode_answer(exchange, scan)     # what it gives may be compressed
         if exchange.route.acts and not apply_actions(exchange, scan):
             return
         if (exchange.route.decompression is not None and exchange.route.decompression.requests and not exchange.grpc

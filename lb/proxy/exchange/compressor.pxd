@@ -32,5 +32,12 @@ cdef class Compressor(Relay):
 
 # Whether a field is about the bytes that were: their length, digests and ranges (RFC 9530, RFC 9110 section 14.3).
 cdef bint is_of_bytes(const Field *field) noexcept nogil
+# Makes a strong ETag a weak one: the same by its meaning, and not byte for byte (RFC 9110 section 8.8.1). 0 or -1 (no
+# memory).
+cdef int weaken(Scan *scan) noexcept
+# Whether the client has an answer with a weak ETag, as those have whose bytes were changed on their way.
+cdef bint names_weak(const Scan *request) noexcept nogil
+# Whether an answer says that it depends on Accept-Encoding.
+cdef bint varies(const Scan *scan) noexcept nogil
 # A request is about to ask an endpoint, or a cache: its answer may be compressed.
 cdef void compress(Exchange exchange, const Scan *scan) noexcept

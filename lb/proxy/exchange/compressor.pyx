@@ -214,8 +214,6 @@ cdef class Compressor(Relay):
 
 
 cdef int weaken(Scan *scan) noexcept:
-    """Makes a strong ETag a weak one: the same by its meaning, and not byte for byte (RFC 9110 section 8.8.1). 0 or -1
-    (no memory)."""
     cdef Field *field
     cdef int i
     for i in range(scan.field_count):
@@ -231,7 +229,6 @@ cdef int weaken(Scan *scan) noexcept:
 
 
 cdef bint names_weak(const Scan *request) noexcept nogil:
-    """Whether the client has an answer with a weak ETag, as compressed ones have."""
     cdef const Field *field
     cdef uint32_t k
     cdef int i

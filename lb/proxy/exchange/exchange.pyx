@@ -971,6 +971,8 @@ cdef class Exchange(Waiter):
                                       preflight)
 
     cdef void client_drained(self) noexcept:
+        if self.route.holds_answers:
+            self.client.drained()
         if self.attempt is None:
             return
         if self.route.holds_answers and self.client.backlog() > HIGH_WATER:

@@ -17,19 +17,24 @@ cdef class DecompressionRules:
         if b"gzip" in self.makers:
             self.makers[b"x-gzip"] = self.makers[b"gzip"]     # RFC 9110 section 8.4.1.3
         self.requests = plan.requests
+        self.answers = plan.answers
         self.max_ratio = plan.max_ratio
 
     cdef object decoder_of(self, const Scan *scan):
+        cdef const Field *field = self.coding_of(scan)
+        return None if field == NULL else self.makers[field.value[:field.value_length].lower()]()
+
+    cdef const Field *coding_of(self, const Scan *scan) noexcept:
         cdef const Field *field = NULL
         cdef int i
         if scan.first[H_CONTENT_ENCODING] < 0:
-            return None
+            return NULL
         for i in range(scan.field_count):
             if scan.fields[i].id == H_CONTENT_ENCODING and not scan.fields[i].hop:
                 if field != NULL:
-                    return None
+                    return NULL
                 field = &scan.fields[i]
-        if field == NULL or field.value_length > NAME_ROOM:
-            return None
-        maker = self.makers.get(field.value[:field.value_length].lower())
-        return None if maker is None else maker()
+        if (field == NULL or field.value_length > NAME_ROOM
+                or field.value[:field.value_length].lower() not in self.makers):
+            return NULL
+        return field

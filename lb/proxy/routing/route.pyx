@@ -163,7 +163,8 @@ cdef class Route:
         if plan.bandwidth is not None:
             self.bandwidth = Bandwidth(
                 plan.bandwidth, plan.name, Buckets(segment), tools.timers, plan.path_kind, plan.path, maps)
-        self.holds_answers = plan.compression is not None or plan.bandwidth is not None
+        self.holds_answers = (plan.compression is not None or plan.bandwidth is not None
+                              or self.decompression is not None and self.decompression.answers)
         self.error_pages = error_pages(plan.error_pages)
         if plan.log_fields:
             self.log_format = Format(plan.log_fields, "json", maps)

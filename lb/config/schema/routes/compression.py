@@ -1,4 +1,4 @@
-"""Compression of answers on their way to clients, and decompression of requests on their way to endpoints."""
+"""Compression of answers on their way to clients, and decompression of bodies on their way either side."""
 
 from __future__ import annotations
 
@@ -76,8 +76,14 @@ Compression = Annotated[CompressionConfig | None, switch(CompressionConfig, "{co
 
 
 class DecompressionConfig(Model):
-    """Decompression of bodies on their way: an endpoint gets a request as if its client had not compressed it.
-    `decompression: true` is an empty mapping."""
+    """Decompression of bodies on their way: an endpoint gets a request as if its client had not compressed it, and,
+    with `answers`, a client gets an answer that it can read. `decompression: true` is an empty mapping."""
+
+    requests: Boolean = True
+    """Whether bodies of requests are decompressed."""
+    answers: Boolean = False
+    """Whether answers are decompressed for clients that do not take their coding by `Accept-Encoding`, as by NGINX's
+    `gunzip`. A client that says nothing takes none."""
 
     codings: Annotated[list[Literal["gzip", "deflate", "br", "zstd"]], Field(min_length=1, max_length=4)] = [
         "gzip",
@@ -86,12 +92,15 @@ class DecompressionConfig(Model):
     """Codings (`Content-Encoding`) that are undone. A body in another, or in several, passes as it is. `br` and `zstd`
     need the extra `compression` of the package `tidegate`."""
     max_ratio: Annotated[Integer, Field(ge=2, le=100_000)] = 100
-    """Bytes that may come out for each byte that comes in, from 1 MiB on: a request over that gets 413. As Envoy's
-    `max_inflate_ratio`. The `max_body` of the route bounds the body as it comes, and as it goes on."""
+    """Bytes that may come out for each byte that comes in, from 1 MiB on: a request over that gets 413, an answer is
+    cut off. As Envoy's `max_inflate_ratio`. The `max_body` of the route bounds a request's body as it comes, and as it
+    goes on."""
 
     @model_validator(mode="after")
     def _installed(self) -> DecompressionConfig:
         _check("decompression", self.codings)
+        if not self.requests and not self.answers:
+            raise problem("requests", "neither requests nor answers are decompressed; leave decompression out")
         return self
 
 
@@ -102,7 +111,12 @@ def decompression_plan(config: DecompressionConfig | None) -> DecompressionPlan 
     """What `config` compiles to."""
     if config is None:
         return None
-    return DecompressionPlan(codings=tuple(config.codings), max_ratio=config.max_ratio)
+    return DecompressionPlan(
+        codings=tuple(config.codings),
+        requests=config.requests,
+        answers=config.answers,
+        max_ratio=config.max_ratio,
+    )
 
 
 def compression_plan(config: CompressionConfig | None) -> CompressionPlan | None:

@@ -283,9 +283,9 @@ class RouteConfig(Model):
     """Compresses answers of pools of protocol `http` and `http2` for clients that accept it: a mapping, or `true` for
     one without keys ([Compress answers](howto/compression.md)). Default: `false`, answers pass as they are."""
     decompression: Decompression = None
-    """Decompresses bodies of requests for pools of protocol `http` and `http2`: a mapping, or `true` for one without
-    keys ([Decompress requests](howto/compression.md#decompress-requests)). Default: `false`, bodies keep their
-    codings."""
+    """Decompresses bodies of requests, and with `answers: true` those of answers, for pools of protocol `http` and
+    `http2`: a mapping, or `true` for one without keys ([Decompress requests](howto/compression.md#decompress-requests),
+    [answers](howto/compression.md#decompress-answers)). Default: `false`, bodies keep their codings."""
     mirror: MirrorConfig | None = None
     """Sends copies of requests to another pool as well."""
     canary: CanaryConfig | None = None
