@@ -1,5 +1,6 @@
 """A Python view of Http1Upstream for tests: an upload whose pieces and moments the test chooses."""
 
+from lb.failure cimport FAIL_NONE
 from lb.net.poller cimport Poller
 from lb.net.stream cimport IO_ERROR, Address, iovec
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
@@ -16,7 +17,7 @@ cdef class UploadProbe(Http1Call):
     def __init__(self, loop, str address):
         self.poller = Poller(loop)
         self.connections = Http1Pool(self.poller, Address(address), 10**10, 0, 0)
-        if not self.connections.take(self, True):
+        if self.connections.take(self, True) != FAIL_NONE:
             raise ConnectionError(f"cannot connect to {address}")
 
     cdef void on_connecting(self, Http1Upstream upstream) noexcept:

@@ -13,13 +13,24 @@ from pathlib import Path
 
 from waiting import until
 
+from lb.failure import BY_NAME
 from lb.net.address import Address
 from lb.net.poller import Poller
 from lb.upstream.connections.grpc_py import PyCall
 from lb.upstream.connections.http2 import Http2Channel
 
 SERVICE = b"/test.Service/"
-CONNECT, REFUSED, RESET, TIMEOUT, PROTOCOL, TOO_LARGE = 1, 2, 3, 4, 5, 6
+CONNECT, REFUSED, RESET, TIMEOUT, PROTOCOL, TOO_LARGE = (
+    BY_NAME[name].kind
+    for name in (
+        "connect",
+        "upstream-refused",
+        "upstream-reset",
+        "timeout",
+        "upstream-protocol",
+        "upstream-too-large",
+    )
+)
 
 
 class Outcome:
