@@ -15,6 +15,7 @@ import pytest
 from datapath import Gate, Site, settle
 from hedge_site import Multiplexed, call
 from oip_site import ModelServer, ask, plain, tensor
+from routing_site import curl, routing_gate, shown
 from tcp_site import TCP, echo
 from test_http1 import GET, Recorder
 from test_outlier import WELL, ejections, pool
@@ -104,6 +105,19 @@ async def test_another_endpoint_has_ports_of_its_own(site: Site) -> None:
         assert len(free.requests) == 4
         assert ejections(gate).state(0)[0] == WELL
         assert gate.total(10)["local_connect_errors"] == 2
+
+
+async def test_copies_of_a_mirror(site: Site) -> None:
+    _, pools = await shown(site, "main", "copy")
+    with last_port(pools["copy"][0]) as source:
+        copy = {"endpoints": pools["copy"], "source": f"{source.address}:{source.first}-{source.last}"}
+        route = {"pool": "main", "mirror": {"pool": "copy"}}
+        gate = await routing_gate(site, [route], {"main": pools["main"], "copy": copy})
+        for _ in range(3):
+            assert (await curl(gate, "/")).body == "main"
+        found = gate.total(gate.plan.pools[1].endpoints[0].series)
+        assert [found[word] for word in ("local_connect_errors", "connect_errors", "errors")] == [3, 0, 0]
+        assert gate.in_flight() == 0
 
 
 async def test_datagrams() -> None:
