@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -27,11 +28,26 @@ _OURS = frozenset(
 )
 
 
-def is_ours(failure: CheckFailed) -> str | None:
+_IPV6_ADDRESSES = Path("/proc/net/if_inet6")  # empty or missing: this machine has none
+
+
+def is_ours(failure: CheckFailed, address: str) -> str | None:
     """Why the check could not be made at all, where this machine or process is out of something; it says nothing of the
-    endpoint then."""
+    endpoint then. An IPv6 endpoint of a machine without IPv6 cannot be reached, which the kernel says in the words of a
+    machine without a free port."""
     cause = failure.__cause__ or failure.__context__
-    return os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno in _OURS else None
+    if not isinstance(cause, OSError) or cause.errno not in _OURS:
+        return None
+    if cause.errno == errno.EADDRNOTAVAIL and address.startswith("[") and not _has_ipv6():
+        return None
+    return os.strerror(cause.errno)
+
+
+def _has_ipv6() -> bool:
+    try:
+        return bool(_IPV6_ADDRESSES.read_bytes())
+    except OSError:
+        return False
 
 
 Models = Mapping[str, bool]

@@ -347,7 +347,7 @@ async def _ask(check: Check, address: str, timeout_ns: int) -> Failed | Models |
         async with asyncio.timeout(timeout_ns / SECOND):
             return await check.run(address)
     except CheckFailed as e:
-        if (ours := is_ours(e)) is not None:
+        if (ours := is_ours(e, address)) is not None:
             return NotMade(f"{ours} (LimitNOFILE, ulimit -n)" if "open files" in ours else ours)
         return Failed(shown(str(e), _REASON))  # it may have a server's own words
     except TimeoutError as e:
