@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
 STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
-# Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run alone.
-TEST_PROCESSES ?= 7
+# Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run apart.
+TEST_PROCESSES ?= 5
 
 BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libonnxruntime-dev libre2-dev libsodium-dev libssl-dev libyaml-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
