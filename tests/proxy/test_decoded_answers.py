@@ -7,16 +7,18 @@ import contextlib
 import gc
 import gzip
 import os
+import socket
 from typing import Any
 
 import pytest
 from datapath import Gate, Site, settle
 from h2_client import h2_client
-from http_cache_site import Got, Origin, Reply, ask
+from http_cache_site import Got, Origin, Reply, ask, cached_gate
 from pydantic import ValidationError
 from routing_site import curl, routing_gate
 from test_decompression import MIB, PACK, TEXT, file_of, resident
 
+from lb.config.plan.routes import DecompressionPlan
 from lb.http.decoders import CODINGS
 
 ALL = {"codings": list(CODINGS), "answers": True}
@@ -156,7 +158,7 @@ async def test_a_slow_client_holds_its_endpoint_back(site: Site) -> None:
     assert gate.proxy.busy() == 0
 
 
-async def test_beside_compression_and_a_cache(site: Site) -> None:
+async def test_beside_compression(site: Site) -> None:
     reply = packed("gzip", gzip.compress(TEXT), ("Cache-Control", "max-age=60"), ("ETag", '"1"'))
     gate, origin = await gate_to(site, reply, compression={"codings": ["br"]})
     for accepted, coding in (("", None), ("br", "br"), ("gzip", "gzip"), ("br, gzip", "gzip")):
@@ -164,6 +166,32 @@ async def test_beside_compression_and_a_cache(site: Site) -> None:
         assert (got.get("content-encoding"), got.get("vary")) == (coding, "Accept-Encoding"), accepted
         assert unpacked(got) == TEXT
     assert len(origin.asked) == 4
+
+
+async def test_a_cache_keeps_what_the_endpoint_gave(site: Site) -> None:
+    reply = packed("gzip", gzip.compress(NOISE), ("Cache-Control", "max-age=600"), ("ETag", '"1"'))
+    origin = Origin(lambda asked: reply)
+    gate = await cached_gate(site, origin, route={"decompression": DecompressionPlan(tuple(CODINGS), answers=True)})
+    for accepted in ("", "gzip", "br", "gzip;q=0.5"):
+        coding = "gzip" if "gzip" in accepted else None
+        got = await ask(gate, Accept_Encoding=accepted)
+        assert (got.status, got.get("content-encoding"), got.get("vary")) == (200, coding, "Accept-Encoding")
+        assert (unpacked(got), got.get("etag")) == (NOISE, '"1"' if coding else 'W/"1"')
+    got = await ask(gate, If_None_Match='W/"1"')
+    assert (got.status, got.get("etag")) == (304, 'W/"1"')
+    got = await ask(gate, Range="bytes=0-9")  # a part of what nobody can unpack alone
+    assert (got.status, got.body, got.get("content-encoding")) == (206, reply.body[:10], "gzip")
+    assert len(origin.asked) == 1
+    async with h2_client(gate.port) as client:
+        answers = await asyncio.gather(*(client.fetch() for _ in range(5)))
+    assert [answer.body for answer in answers] == [NOISE] * 5
+    _, writer = await gate.connect()  # a client that leaves in the middle takes nobody with it
+    writer.write(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n" * 2)
+    await asyncio.sleep(0.01)
+    writer.transport.abort()
+    assert (await ask(gate)).body == NOISE
+    assert len(origin.asked) == 1
+    await settle(lambda: gate.proxy.busy() == 0, "an exchange is not over")
 
 
 def unpacked(got: Got) -> bytes:
@@ -176,7 +204,7 @@ def unpacked(got: Got) -> bytes:
 async def test_nothing_holds_itself(site: Site) -> None:
     hold = asyncio.Event()
     reply = packed("gzip", gzip.compress(NOISE))
-    gate, _ = await gate_to(site, reply)
+    gate, origin = await gate_to(site, reply, {**ALL, "max_ratio": 10_000})
     gc.collect()
     gc.disable()
     try:
@@ -190,6 +218,19 @@ async def test_nothing_holds_itself(site: Site) -> None:
         await settle(lambda: gate.in_flight() == 1, "the request did not come")
         writer.transport.abort()
         await settle(lambda: gate.in_flight() == 0, "the exchange is not over")
+        # The endpoint has given all, and this client has not taken it when it leaves; with a cache, too.
+        reply.body, reply.gate = gzip.compress(bytes(40 * MIB)), None
+        rules = DecompressionPlan(tuple(CODINGS), answers=True, max_ratio=10_000)
+        cached = await cached_gate(site, origin, route={"decompression": rules})
+        for one in (gate, cached):
+            before = len(origin.asked)
+            with socket.create_connection(("127.0.0.1", one.port)) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
+                await settle(lambda before=before: len(origin.asked) > before, "the endpoint was not asked")
+                await settle(lambda one=one: one.in_flight() == 0, "the endpoint is held")
+                await asyncio.sleep(0.1)
+                assert one.proxy.busy() == 1
+            await settle(lambda one=one: one.proxy.busy() == 0, "the client is there")
         names = [type(each).__name__ for each in gc.get_objects()]
         assert [name for name in names if name in ("AnswerDecoder", "Exchange")] == []
     finally:

@@ -1024,7 +1024,7 @@ cdef class Exchange(Waiter):
 
     cdef void client_gone(self) noexcept:
         """The client left: stop the work, free the slot; there is nobody to answer (nginx's 499)."""
-        if self.state == X_DONE or self.client.outlives():
+        if self.client.outlives() or self.state == X_DONE:     # who stands before it hears of it in either case
             return
         self.leave_queue(False)
         self.cancel()

@@ -69,6 +69,7 @@ cdef class Fill(Client):
     cdef HttpCacheRules rules
     cdef Exchange exchange            # None: it is over
     cdef Client real                  # None: nobody waits for the answer but the cache, and `waiting`
+    cdef Client behind                # that client, until it has left: it may still have to give what it was given
     cdef unsigned char state          # FILL_…
     cdef bint unsafe                  # its method changes what the URI names
     cdef bint ours                    # the request has our validators, of `old`

@@ -260,7 +260,7 @@ cdef Fill new_fill(HttpCache cache, Exchange exchange, bytes primary, uint32_t u
     fill.cache = cache
     fill.rules = exchange.route.http_cache
     fill.exchange = exchange
-    fill.real = client
+    fill.real = fill.behind = client
     fill.listener = client.listener
     fill.poller = client.poller
     fill.tls = client.tls                     # what the access log and X-Forwarded-Client-Cert say
@@ -383,6 +383,10 @@ cdef class Fill(Client):
         if self.real is None or (self.state == FILL_STORING and self.waiting):
             return 0
         return self.real.backlog()
+
+    cdef void drained(self) noexcept:
+        if self.behind is not None:
+            self.behind.drained()
 
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
         cdef int status = scan.status
@@ -695,6 +699,10 @@ cdef class Fill(Client):
         return True
 
     cdef bint outlives(self) noexcept:
+        cdef Client behind = self.behind
+        self.behind = None
+        if behind is not None:
+            behind.outlives()                 # it hears that it has left: nothing of it is the exchange's any more
         if self.dead or self.exchange is None:
             return False
         self.real = None

@@ -571,7 +571,7 @@ cdef void refresh(HttpCache cache, Exchange exchange, Scan *scan, const tg_store
     fill = new_fill(cache, made, (<char *>primary)[:32], url, ASKED_BY_GET, b"stale")
     append_fields(&fill.request, scan, 0)
     tg_buffer_append(&fill.old, <const char *>stored, tg_buffer_size(&cache.found))
-    fill.real = None
+    fill.real = fill.behind = None
     lead(fill, flight, name)
     if exchange.recorded():
         tg_buffer_append(&made.target, tg_buffer_head(&exchange.target), tg_buffer_size(&exchange.target))
