@@ -113,5 +113,5 @@ async def test_a_canary_that_fails_its_copies_raises_an_error_rate(start: Start,
         kinds = ("requests", "failures", "skipped")
         return [sum(daemon.metrics(f"tidegate_worker_mirror_{kind}_total").values()) for kind in kinds]
 
-    await asyncio.to_thread(eventually, lambda: totals() == [3, 1, 0], "the copies by what became of them")
+    await asyncio.to_thread(eventually, lambda: totals() == [4, 1, 0], "the copies by what became of them")
     assert daemon.pool("canary")["endpoints"][0]["errors"]["faults"] == 3
