@@ -1358,21 +1358,22 @@ cdef int told_status(Exchange exchange) noexcept:
     return 200
 
 
-cdef bint is_failure(Exchange exchange, int *status, int *code) noexcept:
-    """Whether the answer is the server's fault, and what tells: the HTTP status and the gRPC code (-1 = none). An
-    answer of our own goes by the status that it stands for, whatever the client speaks: gRPC has one code, UNAVAILABLE,
-    for what a limit refuses and for what fails."""
-    status[0] = exchange.cut if exchange.cut else exchange.status
-    code[0] = -1 if status[0] != exchange.cut and status[0] != told_status(exchange) else exchange.counted_grpc_status()
-    return status[0] >= 500 or is_fault(code[0])
+cdef inline bint stands_for_another(Exchange exchange, int told) noexcept:
+    """Whether the client was told another status than the answer's: a gRPC client of an answer of our own. That counts
+    by its own, as gRPC has one code, UNAVAILABLE, for what a limit refuses and for what fails."""
+    return not exchange.cut and told != exchange.status
 
 
 cdef void end_tracked(Exchange exchange) noexcept:
     """Counts what has come of it in the stick tables of its route."""
-    cdef int status, code
-    cdef bint failure = is_failure(exchange, &status, &code)
-    cdef bint error = not failure and (400 <= status < 500 and status != CLIENT_GONE
-                                       or code > 0 and code != GRPC_CANCELLED)
+    cdef int status = exchange.cut if exchange.cut else told_status(exchange)
+    cdef int code = exchange.counted_grpc_status()
+    cdef bint failure, error
+    if stands_for_another(exchange, status):
+        status, code = exchange.status, -1
+    failure = status >= 500 or is_fault(code)
+    error = not failure and (400 <= status < 500 and status != CLIENT_GONE
+                             or code > 0 and code != GRPC_CANCELLED)
     exchange.tracked.end(error, failure, exchange.bytes_in, exchange.bytes_out)
 
 
@@ -1382,16 +1383,18 @@ cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
     if exchange.cache == CACHE_REFRESHED:
         tg_add(&words[ROUTE_CACHE_REFRESHED], 1)
         return
-    cdef int judged, code
     # The status of an answer that was cut off said that it would be whole.
     cdef int status = exchange.cut if exchange.cut else told_status(exchange)
     answer.code = exchange.counted_grpc_status()
+    if stands_for_another(exchange, status):
+        answer.error = exchange.status >= 500
+    else:
+        answer.error = status >= 500 or is_fault(answer.code)
     if status == CLIENT_GONE:
         status = 0
         if exchange.reason != NULL:           # not an endpoint's own
             tg_add(&words[ROUTE_CLIENT_ABORTS], 1)
     answer.word = status_word(status)
-    answer.error = is_failure(exchange, &judged, &code)
     answer.bucket = bucket_of(duration)
     answer.duration = duration
     answer.received = exchange.bytes_in
