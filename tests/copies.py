@@ -12,13 +12,12 @@ import contextlib
 import gc
 import importlib
 import logging
-import math
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
-import time
 import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -91,11 +90,17 @@ class Copy:
         return self._reap(os.WNOHANG)
 
     def wait(self, timeout: float | None = None) -> int:
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        while (found := self._reap(0 if timeout is None else os.WNOHANG)) is None:
-            if time.monotonic() >= end:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-            time.sleep(0.005)
+        if timeout is not None and self.poll() is None:
+            ended = os.pidfd_open(self.pid)  # can be read then
+            try:
+                waiting = select.poll()
+                waiting.register(ended, select.POLLIN)
+                if not waiting.poll(timeout * 1000):
+                    raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            finally:
+                os.close(ended)
+        found = self._reap(0)
+        assert found is not None
         return found
 
     def _reap(self, options: int) -> int | None:
