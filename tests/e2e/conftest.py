@@ -21,8 +21,8 @@ async def endpoint() -> AsyncIterator[Callable[..., Any]]:
     """`await endpoint(name)` gives an HTTP server that answers with its name."""
     made: list[Endpoint] = []
 
-    async def make(name: str, delay: float = 0) -> Endpoint:
-        one = Endpoint(name, delay)
+    async def make(name: str, delay: float = 0, at_once: int = 1_000) -> Endpoint:
+        one = Endpoint(name, delay, at_once)
         await one.start()
         made.append(one)
         return one

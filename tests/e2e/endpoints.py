@@ -10,12 +10,13 @@ import re
 class Endpoint:
     """Answers every request with its name and its `status`, after `delay` seconds and while its `gate` is set;
     `active`, its highest `peak`, and `served` count requests. One that was begun is finished, whether or not its client
-    is still there, as a model server would."""
+    is still there, as a model server would. `at_once`: works on so many at a time."""
 
-    def __init__(self, name: str, delay: float = 0) -> None:
+    def __init__(self, name: str, delay: float = 0, at_once: int = 1_000) -> None:
         self.name = name
         self.status = b"200 OK"
         self.delay = delay
+        self.places = asyncio.Semaphore(at_once)
         self.active = 0
         self.peak = 0
         self.served = 0
@@ -37,7 +38,8 @@ class Endpoint:
                 self.active += 1
                 self.peak = max(self.peak, self.active)
                 if self.delay:
-                    await asyncio.sleep(self.delay)
+                    async with self.places:
+                        await asyncio.sleep(self.delay)
                 await self.gate.wait()
                 self.active -= 1
                 self.served += 1

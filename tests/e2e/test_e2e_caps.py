@@ -12,7 +12,7 @@ from typing import Any
 from daemon import Daemon, eventually, http_listener, route, worker_of
 from endpoints import Endpoint
 from http2_endpoint import Http2Endpoint
-from traffic import ask_once, load, request
+from traffic import Client, ask_once, load, request
 
 Start = Callable[..., Daemon]
 GET = request("GET", "/x")
@@ -35,6 +35,33 @@ async def test_four_workers_and_a_cap_of_two(start: Start, endpoint: Callable[..
         assert not running.failures
     assert [e.peak for e in endpoints] == [CAP] * 3
     await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
+
+
+async def test_a_learned_limit_is_one_limit_over_four_workers(start: Start, endpoint: Callable[..., Any]) -> None:
+    """The file has endpoints and nothing else. They do one request at a time, so that two keep each of them busy. A
+    limit for each worker would be four times that, and without one 53 would stand at each."""
+    endpoints: list[Endpoint] = [await endpoint(name, 0.01, at_once=1) for name in "abc"]
+    pool = {"protocol": "http", "endpoints": [e.address for e in endpoints]}
+    daemon = start({"workers": 4, "listeners": {"web": http_listener(route("/", "http"))}, "pools": {"http": pool}})
+    limits: set[float] = set()
+
+    def owners(clients: list[Client]) -> set[int]:
+        return {worker_of(daemon.worker_pids(), client.local_port) for client in clients}
+
+    async with load(daemon.port(), [GET], clients=160) as running:
+        await running.until(300)
+        # In a thread: endpoints that stand still would get more.
+        assert len(await asyncio.to_thread(owners, running.clients[:16])) > 1, "all connections came to one worker"
+        while max(one.active for one in endpoints) > 2:
+            await running.until(20)
+        for one in endpoints:
+            one.peak = one.active
+        for _ in range(20):
+            await running.until(30)
+            limits |= set((await asyncio.to_thread(daemon.metrics, "tidegate_endpoint_max_in_flight")).values())
+        assert not running.failures
+        assert 0 < max(limits) <= 4
+        assert max(one.peak for one in endpoints) <= max(limits) + 1  # which may change between two looks
 
 
 async def test_a_cap_holds_across_the_death_of_workers(start: Start, endpoint: Callable[..., Any]) -> None:
