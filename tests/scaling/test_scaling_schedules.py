@@ -116,6 +116,7 @@ def test_open_ends() -> None:
     assert schedule(**{"from": "2026-12-01"}).is_on(at("2030-01-01", "UTC"))
     assert not schedule(**{"from": "2026-12-01"}).is_on(at("2026-11-30", "UTC"))
     assert schedule(until="2026-12-01").is_on(0.0)
+    assert schedule(**{"from": "2026-12-01", "until": "9999-12-31"}).is_on(at("9000-01-01", "UTC"))  # for ever
 
 
 def test_a_clock_that_is_set_back() -> None:

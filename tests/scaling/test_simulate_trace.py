@@ -13,7 +13,7 @@ from lb.scaling.simulate.trace import Trace, read
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "trace.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", newline="")
     return path
 
 
@@ -34,6 +34,24 @@ def test_rows_need_no_order(tmp_path: Path) -> None:
     assert list(read(written(tmp_path, "second,requests\n2,3\n0,1\n1,2\n")).counts) == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffsecond,requests\r\n0,4\r\n1,0\r\n2,6\r\n",  # of a spreadsheet
+        "Second, Requests \n0,4\n1,0\n2,6\n",
+        "SECOND,REQUESTS\n0.0, 4.0\n\n1.0,0\n2.0,6e0\n",
+    ],
+)
+def test_headers_and_numbers_as_other_programs_write_them(tmp_path: Path, text: str) -> None:
+    trace = read(written(tmp_path, text))
+    assert (trace.width, list(trace.counts)) == (SECOND, [4, 0, 6])
+    assert list(read(tmp_path / "trace.csv", where=" SECOND=" + text.splitlines()[-1].split(",")[0]).counts) == [6]
+
+
+def test_rows_closer_than_a_nanosecond(tmp_path: Path) -> None:
+    assert read(written(tmp_path, "second,requests\n0,1\n0.0000000001,2\n")).width == 1
+
+
 @pytest.mark.parametrize("scale", [0.25, 1.0, 2.5, 0.1])
 def test_scaling_carries_parts_of_requests_over(tmp_path: Path, scale: float) -> None:
     counts = [3, 1, 0, 7, 2, 2, 5]
@@ -49,6 +67,11 @@ def test_scaling_carries_parts_of_requests_over(tmp_path: Path, scale: float) ->
         ("time,requests\n0,1\n", None, "line 1: no column `second` or `minute` (there are: time, requests)"),
         ("second,count\n0,1\n", None, "line 1: no column 'requests'"),
         ("second,requests\n0,1\n1,many\n", None, "line 3: requests is not a number: 'many'"),
+        ("second,requests\n0,1\n1,nan\n", None, "line 3: requests must be 0 or more: nan"),
+        ("second,requests\n0,1\n1\n", None, "line 3: requests is missing: the row has fewer columns than the header"),
+        ("second,requests\n0,1\n1,\n", None, "line 3: requests is not a number: ''"),
+        ("second,requests\n0,1\n7,9e18\n", None, "9e+18 requests at second 7; 100000000 in one bin are the most"),
+        ("second,requests,requests\n0,1,2\n", None, "line 1: column 'requests' is there 2 times"),
         ("second,requests\n0,-1\n", None, "line 2: requests must be 0 or more: -1"),
         ("second,requests\n0,1\n", "x=1", "line 1: no column 'x'"),
         ("second,requests\n0,1\n", "second=7", "no rows where second=7"),

@@ -18,7 +18,7 @@ from lb.scaling.simulate.run import Point, Result
 
 WIDTH, LEFT, RIGHT, TOP = 960, 76, 16, 30
 PANEL, GAP = 190, 44
-COLUMN = 135  # of the legend
+COLUMN = 135  # of the legend; wider for longer names
 # Colour in the light and in the dark scheme, dashes: told apart by lightness and dashes as well as by hue.
 LOOKS = (
     ("#0a5fd0", "#62aaff", ""),
@@ -61,11 +61,13 @@ def write(path: Path, results: Mapping[str, Result], length: int, title: str, to
 
 def chart(results: Mapping[str, Result], length: int, title: str) -> str:
     """Three panels under each other, as one SVG document. `length` is the trace's, in ns."""
-    first = next(iter(results.values())).points
-    columns = max(1, (WIDTH - LEFT - RIGHT) // COLUMN)
+    # Rules that look more often than once a second have more points of a short trace.
+    points = [result.points for result in results.values()]
+    column = max(COLUMN, 36 + 8 * max(map(len, results)))
+    columns = max(1, (WIDTH - LEFT - RIGHT) // column)
     top = TOP + 20 * (1 + (len(results) - 1) // columns)
     height = top + 3 * (PANEL + GAP)
-    parts = [_legend(list(results), columns)]
+    parts = [_legend(list(results), columns, column)]
     panels: list[tuple[str, Callable[[Sequence[Point]], list[float]], bool]] = [
         ("requests/s", lambda points: [p.requests_per_second for p in points], True),
         ("replicas, those that start included", lambda points: [p.replicas for p in points], False),
@@ -73,14 +75,14 @@ def chart(results: Mapping[str, Result], length: int, title: str) -> str:
     ]
     for number, (name, values, load) in enumerate(panels):
         begin = top + number * (PANEL + GAP) + 18
-        lines = [values(first)] if load else [values(result.points) for result in results.values()]
+        drawn = points[:1] if load else points
+        lines = [values(each) for each in drawn]
         highest = max((max(line, default=0.0) for line in lines), default=0.0)
         # Rules differ by powers of ten; the load is one line.
         scale = _linear(highest) if load else _logarithmic(highest)
         parts.append(_axes(begin, name, scale, length, last=number == len(panels) - 1))
-        times = [p.at for p in first]
         for index, line in enumerate(lines):
-            place = _places(times, line, begin, scale, length, steps=name.startswith("replicas"))
+            place = _places([p.at for p in drawn[index]], line, begin, scale, length, steps=name.startswith("replicas"))
             if load:
                 parts.append(f'<path class="load" d="{place}V{begin + PANEL}H{LEFT}Z"/>')
             else:
@@ -125,10 +127,10 @@ def _running(points: Sequence[Point]) -> list[float]:
     return sums
 
 
-def _legend(names: Sequence[str], columns: int) -> str:
+def _legend(names: Sequence[str], columns: int, column: int) -> str:
     parts = []
     for index, name in enumerate(names):
-        x, y = LEFT + COLUMN * (index % columns), 20 + 20 * (index // columns)
+        x, y = LEFT + column * (index % columns), 20 + 20 * (index // columns)
         parts.append(f'<path class="line r{index % len(LOOKS)}" d="M{x} {y - 4}h24"/>')
         parts.append(f'<text x="{x + 29}" y="{y}">{escape(name if len(name) < 12 else name.replace("_", " "))}</text>')
     return "".join(parts)

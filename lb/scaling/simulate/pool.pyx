@@ -280,6 +280,11 @@ cdef class SimulatedPool:
         """Requests at replicas."""
         return self.ends.count
 
+    @property
+    def next_arrival(self) -> int:
+        """When the next request comes, ns; INT64_MAX after the last."""
+        return self.coming.next()
+
     def forget(self) -> None:
         """The sums begin anew."""
         self.arrived = self.answered = self.late = 0

@@ -16,6 +16,7 @@ from lb.errors import TidegateError
 UNITS = {"second": SECOND, "minute": 60 * SECOND}
 # Of a year in seconds: a bin far off, after a typing error, would fill the memory with empty ones.
 MOST_BINS = 32_000_000
+MOST_REQUESTS = 100_000_000  # of one bin, whose times are drawn at once: 1.6 GB
 
 
 class Trace(Struct, frozen=True):
@@ -37,13 +38,14 @@ class Trace(Struct, frozen=True):
 def read(path: Path, scale: float = 1.0, where: str | None = None) -> Trace:
     """The trace in a file, every bin multiplied by `scale`.
 
-    Rows of one bin are added up; bins without a row have no requests; other columns are ignored. `where`, as
-    "COLUMN=VALUE", takes only the rows that have that value. A bin is as wide as the least step between two rows. What
-    scaling leaves of a request is carried over to the bins that follow. Raises TidegateError, with file and line, for
-    what cannot be read.
+    Rows of one bin are added up; bins without a row have no requests; other columns are ignored. Names of columns count
+    without spaces around them, in upper or lower case; a byte order mark, as spreadsheets write it, is passed over.
+    `where`, as "COLUMN=VALUE", takes only the rows that have that value. A bin is as wide as the least step between two
+    rows. What scaling leaves of a request is carried over to the bins that follow. Raises TidegateError, with file and
+    line, for what cannot be read.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             unit, rows = _rows(path, csv.DictReader(file), where)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TidegateError(f"{path}: cannot be read as CSV: {error}") from error
@@ -57,23 +59,31 @@ def read(path: Path, scale: float = 1.0, where: str | None = None) -> Trace:
         )
     exact = [0.0] * bins
     for start in starts:
-        exact[round((start - first) / step)] += rows[start]
-    return Trace(round(step * UNITS[unit]), _whole(exact, scale))
+        exact[round((start - first) / step)] += rows[start] * scale
+    for number, value in enumerate(exact):
+        if value > MOST_REQUESTS:
+            at = f"{unit} {first + number * step:g}"
+            raise TidegateError(f"{path}: {value:g} requests at {at}; {MOST_REQUESTS} in one bin are the most")
+    return Trace(max(1, round(step * UNITS[unit])), _whole(exact))
 
 
 def _rows(path: Path, lines: csv.DictReader[str], where: str | None) -> tuple[str, dict[float, float]]:
     """The unit of time, and requests by time in this unit."""
-    header = list(lines.fieldnames or [])
+    lines.fieldnames = header = [name.strip().lower() for name in lines.fieldnames or ()]
     there = f"there are: {', '.join(header) or 'none'}"
     unit = next((name for name in UNITS if name in header), None)
     if unit is None:
         raise TidegateError(f"{path}: line 1: no column `second` or `minute` ({there})")
     column, sign, value = (where or "").partition("=")
+    column = column.strip().lower()
     if where is not None and not (column and sign):
         raise TidegateError(f"cannot read {where!r}: rows are chosen with COLUMN=VALUE")
     for name in ("requests", *([column] if column else [])):
         if name not in header:
             raise TidegateError(f"{path}: line 1: no column {name!r} ({there})")
+    for name in (unit, "requests"):
+        if header.count(name) > 1:
+            raise TidegateError(f"{path}: line 1: column {name!r} is there {header.count(name)} times")
     rows: dict[float, float] = {}
     for line in lines:
         if column and line[column] != value:
@@ -87,8 +97,10 @@ def _rows(path: Path, lines: csv.DictReader[str], where: str | None) -> tuple[st
 
 
 def _number(text: str | None, name: str, at: str) -> float:
+    if text is None:
+        raise TidegateError(f"{at}: {name} is missing: the row has fewer columns than the header")
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         raise TidegateError(f"{at}: {name} is not a number: {text!r}") from None
     if not math.isfinite(value) or value < 0:
@@ -96,12 +108,12 @@ def _number(text: str | None, name: str, at: str) -> float:
     return value
 
 
-def _whole(exact: list[float], scale: float) -> array[int]:
+def _whole(exact: list[float]) -> array[int]:
     """Whole requests with the same sum up to any bin, less than one apart."""
     counts = array("q")
     total = given = 0.0
     for value in exact:
-        total += value * scale
+        total += value
         count = math.floor(total - given + 1e-9)
         counts.append(count)
         given += count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -84,6 +84,8 @@ class ScheduleConfig(Model):
         if self.until is None:
             return INFINITY
         at = datetime.fromisoformat(self.until)
+        if at.date() == date.max:  # "for ever", as databases write it; no day follows
+            return INFINITY
         return self._seconds(at + timedelta(days=1) if len(self.until) == len("2026-12-24") else at)
 
     def _seconds(self, at: datetime) -> float:
