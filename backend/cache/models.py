@@ -7,6 +7,7 @@ from pathlib import Path
 from backend.cache.engines import Engines
 from backend.cache.graphs import Graphs
 from backend.cache.store import Store
+from backend.cache.trials import Trials
 from backend.gpus import device_name
 
 
@@ -15,5 +16,7 @@ class ModelCache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         store = Store(folder, limit)
+        device = device_name()
         self.graphs = Graphs(store)
-        self.engines = Engines(store, device_name())
+        self.engines = Engines(store, device)
+        self.trials = Trials(store, device)

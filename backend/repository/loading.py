@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -52,7 +53,7 @@ def load(file: ModelFile, settings: Settings, cache: ModelCache | None = None) -
     model.steady = graph is not None and steady(graph) and not (sequencing is not None and sequencing.growing)
     with suppress(OSError):  # a file that has gone since
         model.file_bytes = sum(one.stat().st_size for one in model_files(file.path))
-    reason = _why_not_merged(file, session, settings, shapes, sequencing)
+    reason = _why_not_merged(file, session, settings, shapes, sequencing, cache)
     if reason is None:
         model.max_batch = settings.max_batch
         log.info("%s: %s", model, _batching(settings.max_batch))
@@ -84,7 +85,12 @@ def _warm_up(file: ModelFile, session: Session, settings: Settings, filled: warm
 
 
 def _why_not_merged(
-    file: ModelFile, session: Session, settings: Settings, shapes: warmup.Shapes | None, sequencing: Sequencing | None
+    file: ModelFile,
+    session: Session,
+    settings: Settings,
+    shapes: warmup.Shapes | None,
+    sequencing: Sequencing | None,
+    cache: ModelCache | None,
 ) -> str | None:
     if settings.max_batch == 1:
         given = settings.max_batch_size
@@ -95,7 +101,14 @@ def _why_not_merged(
         return "the shape of its state may change"
     if shapes is None:
         return "the warm-up is skipped, so no batch was tried"
-    return warmup.batches(session, shapes, file.path, ranges_of(settings.configuration))
+    execution = {
+        "threads": str(settings.threads),
+        "providers": ",".join(settings.providers),
+        "level": settings.tuning.level,
+        "options": json.dumps({name: dict(said) for name, said in settings.tuning.options.items()}, sort_keys=True),
+    }
+    trials = cache.trials if cache is not None and isinstance(session, NativeSession) else None
+    return warmup.batches(session, shapes, file.path, ranges_of(settings.configuration), execution, trials)
 
 
 def _graph(path: Path) -> Graph | None:

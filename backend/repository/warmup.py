@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from backend.repository.configuration import Range
 from backend.repository.samples import Sample, random_values, zeros
 from backend.session import Session
 
+if TYPE_CHECKING:  # where ONNX Runtime has no C API, it is not loaded
+    from backend.cache.trials import Trials
+
 FILE = "warmup.json"
 _SIZES = (1, 8, 32, 64, 224, 256)  # of dynamic dimensions but the first: token counts, then image sides
 _SEED = 0
@@ -29,6 +33,7 @@ _SEED = 0
 _SPREADS = (1.0, 1.0, 1e-3, 100.0, 3.0, 0.0, 10.0, 1.0)
 _FEWEST = 3
 _BATCHES = (2, 3, 8, 13)
+_FORM = 1  # of the trial: one more where `_probe`, or the values that it tries, change
 TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-3}  # by the bytes of a float: relative, and a hundredth of it absolute
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -83,9 +88,16 @@ def largest(session: Session, shapes: Shapes, rows: int) -> None:
         raise StartError(f"{session.source}: the warm-up on {rows} rows failed ({error})") from error
 
 
-def batches(session: Session, shapes: Shapes, path: Path, ranges: Mapping[str, Range]) -> str | None:
+def batches(
+    session: Session,
+    shapes: Shapes,
+    path: Path,
+    ranges: Mapping[str, Range],
+    execution: Mapping[str, str],
+    trials: Trials | None = None,
+) -> str | None:
     """None when calls may run together, else the reason why they must not be merged. `ranges` are of the values that
-    inputs of integers take.
+    inputs of integers take. `execution` is how the session was opened, and `trials` knows models that were tried so.
 
     The graph decides (backend.graph.rows); then rows of very different values are run alone and in batches of several
     sizes, and have to give the same up to the noise of another order of additions (TOLERANCE).
@@ -101,7 +113,22 @@ def batches(session: Session, shapes: Shapes, path: Path, ranges: Mapping[str, R
         reason = why_not(read_graph(path))
     except (GraphError, OSError) as error:
         reason = f"its graph cannot be read: {error}"
-    return reason or _probe(session, shapes, ranges)
+    if reason is not None or trials is None:
+        return reason or _probe(session, shapes, ranges)
+    tried = {
+        **execution,
+        "form": str(_FORM),
+        "numpy": np.__version__,  # which draws the values
+        "rows": json.dumps(
+            {
+                spec.name: [str(spec), shapes[spec.name], str(ranges.get(spec.name))]
+                for spec in sorted(inputs, key=lambda spec: spec.name)
+            }
+        ),
+    }
+    return trials.passed(
+        session.source, path, session.runtime, session.provider, tried, lambda: _probe(session, shapes, ranges)
+    )
 
 
 def _probe(session: Session, shapes: Shapes, ranges: Mapping[str, Range]) -> str | None:

@@ -26,6 +26,7 @@ from backend.cache import commands
 from backend.cache.device import cpu
 from backend.cache.graphs import Graphs
 from backend.cache.store import Origin, Store
+from backend.cache.trials import Trials
 from backend.native import NativeSession
 from lb.cli.app import main
 from lb.wire.services import INFERENCE, Stub
@@ -148,6 +149,7 @@ BUILDER = """
 import os, sys, time
 from pathlib import Path
 from backend.cache.store import Origin, Store
+from backend.cache.trials import Trials
 store = Store(Path(sys.argv[1]), 10 << 20)
 with store.building(Origin("test", "model", "1.0", "cpu", "here", {"a": "b"}), "a model") as build:
     (build.folder / "data").write_bytes(b"x" * 500)
@@ -202,7 +204,7 @@ def test_an_entry_is_built_once(store, caplog):
 # Graphs.
 
 
-def convolutions(root: Path) -> Path:
+def convolutions(root: Path, side: int = 32) -> Path:
     random = np.random.default_rng(1)
     weights = [(random.standard_normal(shape) / 8).astype(np.float32) for shape in ((64, 3, 3, 3), (128, 64, 3, 3))]
     constants = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
@@ -213,8 +215,8 @@ def convolutions(root: Path) -> Path:
         helper.make_node("Relu", ["c"], ["y"]),
     ]
     return backend_models.save(
-        root, "conv", nodes, [("x", "FP32", ("N", 3, 32, 32))], [("y", "FP32", ("N", 128, 15, 15))],
-        initializers=constants,
+        root, "conv", nodes, [("x", "FP32", ("N", 3, side, side))],
+        [("y", "FP32", ("N", 128, (side - 1) // 2, (side - 1) // 2))], initializers=constants,
     )  # fmt: skip
 
 
@@ -402,7 +404,68 @@ def test_a_server_may_do_without(tmp_path, monkeypatch):
         assert not (tmp_path / "cache").exists()
     with Backend(tmp_path / "models") as backend:
         backend.wait_ready()
-        assert len(Store(tmp_path / "cache" / "models", MIB).entries()) == 1
+        kinds = {entry.origin.kind for entry in Store(tmp_path / "cache" / "models", MIB).entries()}
+        assert "optimized-graph" in kinds
+
+
+# Trials of batches.
+
+
+CPU = "CPUExecutionProvider"
+
+
+def tried(trials: Trials, path: Path, reason: str | None = None, provider: str = CPU, **options: str) -> list[str]:
+    """Whether the trial, which gives `reason`, was run."""
+    runs: list[str] = []
+
+    def trial() -> str | None:
+        runs.append("run")
+        return reason
+
+    given = trials.passed("model", path, "1.0", provider, {"threads": "1", **options}, trial)
+    assert given == (reason if runs else None)
+    return runs
+
+
+def test_a_trial_that_was_passed_is_not_run_again(tmp_path, store, caplog):
+    caplog.set_level(logging.INFO)
+    path = embedding(tmp_path)
+    trials = Trials(store, "", 0.0)
+    assert tried(trials, path, "a row depends on the others") == ["run"]
+    assert not store.root.exists()  # what failed may have failed for another reason than the model
+    assert tried(trials, path) == ["run"]
+    assert tried(Trials(store, "", 0.0), path) == []
+    assert "its rows were tried in batches before: entry" in caplog.text
+    assert tried(trials, path, threads="2") == ["run"]
+    assert tried(trials, path, provider="CUDAExecutionProvider") == ["run"]
+    assert tried(trials, path, provider="CUDAExecutionProvider") == ["run"]  # of a device that nobody knows
+    model = onnx.load(path)
+    model.graph.node[-1].op_type = "Neg"
+    onnx.save(model, path)
+    assert tried(trials, path) == ["run"]
+    assert {entry.origin.kind for entry in store.entries()} == {"batch-trial"}
+    assert left(store) == []
+
+
+def test_a_short_trial_and_one_that_cannot_be_kept(tmp_path, store, caplog):
+    path = embedding(tmp_path)
+    for _ in range(2):
+        assert tried(Trials(store, "", 60), path) == ["run"]
+    store.root.write_text("")
+    for _ in range(2):
+        assert tried(Trials(store, "", 0.0), path) == ["run"]
+    assert "cannot be" in caplog.text or "could not be kept" in caplog.text
+
+
+def test_servers_of_one_model_try_its_batches_once(tmp_path, store):
+    convolutions(tmp_path / "models", side=96)  # 5 billion multiplications
+    logs = []
+    for _ in range(2):
+        with Backend(tmp_path / "models", "--model-cache", str(store.root), "--threads", "1") as backend:
+            backend.wait_ready()
+            assert "batches up to" in backend.log
+            logs.append("its rows were tried in batches before" in backend.log)
+    assert logs == [False, True]
 
 
 # Its operator.
