@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from msgspec import Struct
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -20,7 +20,8 @@ from lb.config.checks.file import Check, Found, check_config
 from lb.config.document import where
 from lb.config.forms import members_of, with_route
 from lb.config.schema.base import did_you_mean
-from lb.config.schema.file import Config, PoolConfig, RateLimitConfig
+from lb.config.schema.file import Config, PoolConfig, RateLimitConfig, ServeConfig
+from lb.config.schema.pools.engine import EngineConfig
 from lb.config.units import FileContext
 from lb.errors import ConfigError
 
@@ -37,6 +38,7 @@ MOST_REPLICAS = 1000
 _ROUTE = re.compile(r"listeners\.(?P<listener>.+?)\.routes\[(?P<route>[^\]]+)\]\.(?P<rest>[a-z_.]+)")
 _NAMED = {"listeners": LISTENER, "pools": POOL}
 Location = tuple[str | int, ...]
+Numbers = TypeVar("Numbers", ServeConfig, EngineConfig)
 _AS_IN_A_FILE = FileContext(Path("/"))  # where a duration or a size has its unit; no setting here is a path
 
 
@@ -127,12 +129,17 @@ def _replicas(pool: PoolConfig) -> int | str | None:
 def _with_replicas(pool: PoolConfig, wanted: Any) -> PoolConfig:
     if type(wanted) is not int or not 1 <= wanted <= MOST_REPLICAS:
         raise _MissingError(f"{wanted!r} is no number from 1 to {MOST_REPLICAS}")
-    both = {"min": wanted, "max": wanted}
     if pool.serve is not None:  # schedules of `scaling` may know other numbers
-        return pool.model_copy(update={"serve": pool.serve.model_copy(update=both), "scaling": None})
+        return pool.model_copy(update={"serve": _held(pool.serve, wanted), "scaling": None})
     if pool.engine is not None:
-        return pool.model_copy(update={"engine": pool.engine.model_copy(update=both)})
+        return pool.model_copy(update={"engine": _held(pool.engine, wanted)})
     raise _MissingError("nothing starts the endpoints of this pool: it has neither serve nor engine")
+
+
+def _held(numbers: Numbers, wanted: int) -> Numbers:
+    held = numbers.model_copy(update={"min": wanted, "max": wanted})
+    held.model_fields_set.discard("idle_timeout")  # of a pool that may be at zero, which this one is not meanwhile
+    return held
 
 
 @cache

@@ -26,7 +26,7 @@ def file(**changes: Any) -> Config:
         "p.q": {"protocol": "http", "endpoints": ["127.0.0.1:2"], "max_in_flight": 9},
         "models": {"protocol": "oip", "serve": {"models": "/models", "min": 1, "max": 4}, "scaling": {}},
         "fixed": {"protocol": "oip", "serve": {"models": "/models", "min": 2}},
-        "asleep": {"protocol": "oip", "serve": {"models": "/models", "min": 0}},
+        "asleep": {"protocol": "oip", "serve": {"models": "/models", "min": 0, "idle_timeout": "1m"}},
         "pods": {
             "protocol": "http",
             "discover": {"dns": {"name": "pods.test", "port": 80}},
@@ -148,6 +148,18 @@ def test_what_cannot_be_is_refused_whole(name: str, value: Any, reason: str) -> 
     with pytest.raises(ConfigError) as error:
         before.changed({"log.level": "debug", name: value}, "")
     assert reason in str(error.value)
+
+
+def test_a_pool_of_an_engine_that_may_be_at_zero_is_held() -> None:
+    engine = {"kubernetes": {"target": "deployment/chat"}, "min": 0, "idle_timeout": "1m"}
+    pods = {"protocol": "http", "discover": {"dns": {"name": "pods.test", "port": 80}}, "engine": engine}
+    config = Config.model_validate({"listeners": {}, "pools": {"pods": pods}})
+    held = Settings(config).changed({"pools.pods.replicas": 2}, "")[0].config.pools["pods"].engine
+    assert held is not None
+    assert (held.min, held.max) == (2, 2)
+    kept = config.pools["pods"].engine
+    assert kept is not None
+    assert "idle_timeout" in kept.model_fields_set
 
 
 def test_what_was_wrong_before_stands_in_no_way() -> None:

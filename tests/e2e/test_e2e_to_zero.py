@@ -477,6 +477,21 @@ async def test_an_operator_who_drains_the_last_one(start: Start) -> None:
     assert (await infer(daemon, port)).status_code == 200
 
 
+async def test_an_operator_who_holds_it_at_a_number(start: Start) -> None:
+    daemon = start(config(idle_timeout="500ms"))
+    for number in ("1", "2"):
+        told = await asyncio.to_thread(daemon.command, "scale", "digits", number, check=True)
+        assert told.stdout.startswith("changed: pools.digits.replicas from ")
+    states = ["ready", "ready"]
+    await asyncio.to_thread(eventually, lambda: [r["state"] for r in replicas(daemon)] == states, "two are started")
+    await asyncio.sleep(1)
+    assert (await asyncio.to_thread(daemon.reload))["ok"]
+    assert [r["state"] for r in replicas(daemon)] == states
+    await asyncio.to_thread(daemon.command, "scale", "digits", "automatic", check=True)
+    await asyncio.to_thread(eventually, lambda: asleep(daemon), "it goes to zero")
+    assert (await infer(daemon, daemon.port())).status_code == 200
+
+
 async def test_reloads_at_zero_and_while_requests_wait(start: Start, tmp_path: Path) -> None:
     copy = tmp_path / "models"
     shutil.copytree(DIGITS / "models", copy)
