@@ -71,6 +71,7 @@ class Scheduled:
         self._soon = [Schedule(s) for s in schedules if s.min is not None]
         self._ceilings = [Schedule(s) for s in schedules if s.max is not None]
         self._on: list[str] = []
+        self._limits = ""
         self.floor = 0
 
     def see(self, look: Look) -> None:
@@ -82,7 +83,9 @@ class Scheduled:
         self.floor = max((s.config.min or 0 for s in (*now, *soon)), default=0)
         minimum = min(max(look.minimum, self.floor), look.maximum)
         maximum = max(minimum, min((s.config.max or 0 for s in below), default=look.maximum))
-        self._rule.see(replace(look, minimum=minimum, maximum=min(maximum, look.maximum)))
+        maximum = min(maximum, look.maximum)
+        self._limits = f"{minimum} to {maximum}"
+        self._rule.see(replace(look, minimum=minimum, maximum=maximum))
 
     def decide(self, now: int) -> Decision:
         decision = self._rule.decide(now)
@@ -93,7 +96,8 @@ class Scheduled:
         return replace(decision, reason=f"{decision.reason}; schedule {' and '.join(self._on)}")
 
     def learned(self) -> Mapping[str, Any]:
-        return {**self._rule.learned(), "schedules": self._on}
+        now = {"scheduled_limits": self._limits} if self._on else {}
+        return {**self._rule.learned(), "schedules": self._on, **now}
 
     def memory(self) -> bytes:
         return self._rule.memory()

@@ -159,6 +159,14 @@ async def test_its_last_words_are_in_status(tmp_path: Path, caplog: pytest.LogCa
         assert "digits/0: RuntimeError: out of memory" in caplog.text
 
 
+async def test_a_server_that_goes_into_the_background_is_told_why_it_may_not(tmp_path: Path) -> None:
+    background = ["sh", "-c", f"{' '.join(COMMAND)} & echo begun"]
+    async with running(tmp_path, command=background) as pool:
+        await until(lambda: pool.supervisor.replicas()[0].last_error)
+        told = pool.supervisor.replicas()[0].last_error
+        assert told == "exit code 0: begun; it ended before it was ready, and has to stay in the foreground"
+
+
 @pytest.mark.parametrize("victim", ["watcher", "launcher"])
 async def test_the_death_of_a_watcher_or_launcher_leaves_no_orphan(tmp_path: Path, victim: str) -> None:
     children = tmp_path / "children"

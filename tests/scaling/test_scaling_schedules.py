@@ -180,6 +180,7 @@ def test_the_reason_names_the_schedule() -> None:
     rule = scheduled({**ALWAYS, "min": 5})
     assert "schedule from 2020-01-01 (UTC): min 5" in of(rule, look).reason
     assert rule.learned()["schedules"] == ["from 2020-01-01 (UTC): min 5"]
+    assert rule.learned()["scheduled_limits"] == "5 to 10"
 
 
 class TestScheduledRule(ScalerContract):

@@ -270,7 +270,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.scaling is not None and pool.serve is None and pool.engine is None:
         yield f"{path}.scaling", "only with serve or engine: nothing is known that runs the endpoints"
     if pool.scaling is not None:
-        yield from check_scaling(f"{path}.scaling", pool.scaling, pool.serve)
+        yield from check_scaling(f"{path}.scaling", pool.scaling, pool.serve, pool.engine)
     if pool.engine is not None:
         yield from _engine(f"{path}.engine", pool, pool.engine)
     if pool.serve is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lb.config.schema.base import only_for
+from lb.config.schema.pools.engine import EngineConfig
 from lb.config.schema.pools.scaling import OF_HPA, RULES, ScalingConfig
 from lb.config.schema.pools.scaling_rules import INFINITY, AlarmConfig
 from lb.config.schema.pools.schedules import ScheduleConfig
@@ -15,8 +16,10 @@ _OF_PROMETHEUS = ("url", "query", "timeout", "shared")
 _OF_AUTO = ("objective", "forecast")
 
 
-def check_scaling(path: str, scaling: ScalingConfig, serve: ServeConfig | None) -> Iterator[tuple[str, str]]:
-    """Problems as (path, message) of a `scaling` section, beside its pool's `serve`."""
+def check_scaling(
+    path: str, scaling: ScalingConfig, serve: ServeConfig | None, engine: EngineConfig | None
+) -> Iterator[tuple[str, str]]:
+    """Problems as (path, message) of a `scaling` section, beside its pool's `serve` and `engine`."""
     given = scaling.model_fields_set
     sections = [rule for rule in RULES if rule in given and rule != scaling.rule]
     for section in sections:
@@ -38,10 +41,12 @@ def check_scaling(path: str, scaling: ScalingConfig, serve: ServeConfig | None) 
         for i, alarm in enumerate(scaling.step.alarms):
             yield from _alarm(f"{path}.step.alarms[{i}]", alarm)
     for i, schedule in enumerate(scaling.schedules):
-        yield from _schedule(f"{path}.schedules[{i}]", schedule, serve)
+        yield from _schedule(f"{path}.schedules[{i}]", schedule, serve or engine)
 
 
-def _schedule(path: str, schedule: ScheduleConfig, serve: ServeConfig | None) -> Iterator[tuple[str, str]]:
+def _schedule(
+    path: str, schedule: ScheduleConfig, numbers: ServeConfig | EngineConfig | None
+) -> Iterator[tuple[str, str]]:
     if schedule.cron is None and schedule.from_ is None and schedule.until is None:
         yield path, "says no time: cron with duration, or from and until"
     if schedule.cron is None and schedule.duration is not None:
@@ -55,10 +60,11 @@ def _schedule(path: str, schedule: ScheduleConfig, serve: ServeConfig | None) ->
     low, high = schedule.min, schedule.max
     if low is not None and high is not None and low > high:
         yield f"{path}.min", f"{low} is more than max, which is {high}"
-    if serve is not None and low is not None and low > serve.max:
-        yield f"{path}.min", f"{low} is more than max of serve, which is {serve.max}"
-    if serve is not None and high is not None and high < serve.min:
-        yield f"{path}.max", f"{high} is less than min of serve, which is {serve.min}"
+    section = "serve" if isinstance(numbers, ServeConfig) else "engine"
+    if numbers is not None and low is not None and low > numbers.max:
+        yield f"{path}.min", f"{low} is more than max of {section}, which is {numbers.max}"
+    if numbers is not None and high is not None and high < numbers.min:
+        yield f"{path}.max", f"{high} is less than min of {section}, which is {numbers.min}"
 
 
 def _signal(path: str, signal: SignalConfig) -> Iterator[tuple[str, str]]:

@@ -440,6 +440,8 @@ class ManagedReplica:
         else:
             last = self._lines[-1] if self._lines else ""
             error = problem or ": ".join(filter(None, (describe_exit(code), last)))
+            if code == 0 and not exited and self.serve.command is not None:
+                error += "; it ended before it was ready, and has to stay in the foreground"
             kind = NOT_STARTED if problem else ENDS_ALWAYS if exited else NEVER_READY
             self._fail(error, kind, exited)
 
