@@ -77,7 +77,8 @@ def _lines(pool: str, scaling: dict[str, Any]) -> Iterator[Text | Table]:
     yield Text(f"traffic    {_traffic(scaling['traffic'])}")
     for name, value in scaling["learned"].items():
         yield Text(f"learned    {name}: {_shown(value)}")
-    yield Text(f"memory     {scaling['memory'] or 'nothing is kept over restarts'}")
+    # A rule that learns writes its first file after a minute, or when the daemon stops.
+    yield Text(f"memory     {scaling['memory'] or 'nothing is kept over restarts so far'}")
     if scaling["recommenders"]:
         table = table_of("recommender", "target", "measured", "replicas")
         for name, row in scaling["recommenders"].items():

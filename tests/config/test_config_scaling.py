@@ -179,14 +179,13 @@ def test_schedules_that_are_none(tmp_path: Path, text: str, place: str, word: st
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("min: 4", "more than max of engine, which is 3"), ("max: 0", "less than min of")]
+    ("text", "word"), [("min: 4", "more than max of engine, which is 3"), ("max: 0", "less than min of engine")]
 )
 def test_schedules_beyond_the_numbers_of_an_engine(tmp_path: Path, text: str, word: str) -> None:
     path = tmp_path / "tidegate.yaml"
-    path.write_text(
-        "listeners: {}\npools: {p: {protocol: http, discover: {dns: {name: chat, port: 80}}, engine: {external: {}, min: 1, max: 3},"
-        f" scaling: {{schedules: [{{from: 2026-12-24, {text}}}]}}}}}}\n"
-    )
+    of_engine = "discover: {dns: {name: chat, port: 80}}, engine: {external: {}, min: 1, max: 3}"
+    scaling = f"scaling: {{schedules: [{{from: 2026-12-24, {text}}}]}}"
+    path.write_text(f"listeners: {{}}\npools: {{p: {{protocol: http, {of_engine}, {scaling}}}}}\n")
     with pytest.raises(ConfigError, match=word):
         load(path)
 
