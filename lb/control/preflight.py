@@ -28,6 +28,7 @@ from lb.control.certificates import CertificateFacts
 from lb.control.datagrams import set_options
 from lb.control.servers.model_file import model_problem
 from lb.control.servers.placement import Placement
+from lb.control.servers.ports import port_range
 from lb.control.sources import check_sources
 from lb.errors import ConfigError
 from lb.proxy.routing.checks import rewrites_in_vain
@@ -63,6 +64,7 @@ class Preflight:
                 required = pool.discover.initial == "required"
                 (errors if required else self.warnings).extend(found)
         self.warnings += _places(config)
+        self.warnings += _ports(config)
         self.warnings += rewrites_in_vain(config)
         self.warnings += check_sources(config)  # the daemon may be allowed what this user is not
         binds = [("admin.bind", config.admin.bind, False)]
@@ -112,6 +114,24 @@ def _places(config: Config) -> Iterator[Found]:
             name = max(needs, key=lambda name: needs[name])
             there = f"{wanted:g} {kind} are wanted by the servers of all pools together, and there are {len(what)}"
             yield f"pools.{name}.serve.{kind}", f"{there}: some servers will wait"
+
+
+def _ports(config: Config) -> Iterator[Found]:
+    """Ranges of ports that are too small: for all servers of a pool, or for the new ones of a reload beside the old."""
+    for name, pool in config.pools.items():
+        serve = pool.serve
+        numbers = port_range(serve.port) if serve is not None else None
+        if serve is None or numbers is None:
+            continue
+        there, most = numbers[1] - numbers[0] + 1, serve.max + serve.standby
+        one_by_one = serve.gpus is not None or serve.cores is not None
+        beside = most + 1 if one_by_one else 2 * most
+        ports = f"{there} port{'' if there == 1 else 's'}"
+        if there < most:
+            yield f"pools.{name}.serve.port", f"has {ports} for {most} servers: those beyond will not start"
+        elif there < beside:
+            text = f"has {ports}; a reload that changes the servers takes {beside}, as new ones start beside the old"
+            yield f"pools.{name}.serve.port", f"{text}: it would wait for free ports"
 
 
 def _program(place: str, program: str, path: str | None) -> Iterator[tuple[str, str, bool]]:

@@ -222,6 +222,24 @@ def test_gpus_and_cores_that_are_not_there(tmp_path: Path) -> None:
     assert check(tmp_path, config, code.replace("0,1", "0,1,2")) == (0, [])
 
 
+def test_ranges_of_ports_that_are_too_small(tmp_path: Path) -> None:
+    def said(**serve: Any) -> list[str]:
+        pools = {"up": {"protocol": "http", "serve": {"command": ["sleep", "60"], **serve}}}
+        code, found = check(tmp_path, configuration(tmp_path, pools=pools))
+        assert code == 0
+        return found
+
+    start = "pools.up.serve.port: warning: has"
+    assert said(port=9000) == [
+        f"{start} 1 port; a reload that changes the servers takes 2, as new ones start beside the old: it would wait "
+        "for free ports"
+    ]
+    assert said(port="9000-9002", min=2)[0].startswith(f"{start} 3 ports; a reload that changes the servers takes 4")
+    assert said(port="9000-9001", min=2, standby=1) == [f"{start} 2 ports for 3 servers: those beyond will not start"]
+    assert said(port="9000-9003", min=2) == []
+    assert said() == []
+
+
 @pytest.mark.parametrize("key", ["rewrite", "redirect"])
 def test_an_expression_that_matches_no_path_of_its_route_is_a_warning(tmp_path: Path, key: str) -> None:
     def routes(*wanted: tuple[dict[str, str] | None, str]) -> list[dict[str, Any]]:
