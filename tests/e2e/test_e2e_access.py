@@ -282,6 +282,9 @@ async def test_certificates(start: Start, echo: Echo, tmp_path: Path) -> None:
     assert await ask("/", clients.issue(subject="Alice B", client=True)) == (200, ["Alice B"])
     assert await ask("/", clients.issue(subject="Mallory", client=True)) == (403, [])
     assert await ask("/", clients.issue("clients.org", uris=("spiffe://td",), client=True)) == (403, [])
+    # A pattern of hosts accepts no URI that ends as one: whoever chooses its path would choose the identity.
+    other = clients.issue("x.org", uris=("spiffe://other/sa/m.clients.org",), subject="a b.clients.org", client=True)
+    assert await ask("/", other) == (403, [])
     assert await ask("/any", clients.issue(subject="a\r\nX: b", client=True)) == (403, [])  # no header can say that
 
 

@@ -116,8 +116,8 @@ class ProviderConfig(RareModel):
     of others; Tidegate's own log leaves the key out."""
     names: list[IdentityName] = Field(default=[], max_length=1000)
     """`mtls`: names that are accepted: of the certificate's URIs, its DNS names and its common name, in this order, the
-    first that one of these equals is the identity. `*.example.org` accepts any name below, `spiffe://example.org/*` any
-    URI that begins so. Default: any name."""
+    first that one of these equals is the identity. `*.example.org` accepts any name of a host below,
+    `spiffe://example.org/*` any URI that begins so. Default: any name."""
 
     pool: str | None = None
     """`http`, `grpc`: name of the pool of the authorization servers, of protocol `http` or `grpc`. Its health checks,

@@ -274,9 +274,10 @@ cdef bint is_token(const char *value, size_t n) noexcept nogil:
 
 
 def accepts(str pattern not None, str name not None) -> bool:
-    """Whether a pattern accepts a name of a certificate."""
+    """Whether a pattern accepts a name of a certificate. One of hosts accepts no URI whose path ends as a host."""
     if pattern.startswith("*."):
-        return name.lower().endswith(pattern[1:].lower()) and len(name) >= len(pattern)
+        return (name.lower().endswith(pattern[1:].lower()) and len(name) >= len(pattern)
+                and all([c.isalnum() or c in "*-._" for c in name]))
     if "://" in pattern and pattern.endswith("*"):
         return name.startswith(pattern[:len(pattern) - 1]) and len(name) >= len(pattern)
     return name == pattern
