@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from lb.jobs.job import FINAL, Job, State
+from lb.jobs.job import FINAL, Job, State, receiver_of
 
 _NUMBER = {state: number for number, state in enumerate(State)}
 _QUEUED, _RUNNING = _NUMBER[State.QUEUED], _NUMBER[State.RUNNING]
@@ -34,6 +34,7 @@ CREATE TABLE jobs (
     deadline REAL NOT NULL,
     expires REAL NOT NULL,
     hook_due REAL,
+    receiver TEXT NOT NULL,
     record BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX states ON jobs (state, seq);
@@ -115,10 +116,10 @@ class Index:
         self.gone.pop(new.slot, None)
         record, job = new.record, new.job
         self._db.execute(
-            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 job.id, new.slot, new.revision, record.seq, _NUMBER[job.state], job.priority, job.created, job.due,
-                job.deadline, job.expires, record.hook_due, packed(record),
+                job.deadline, job.expires, record.hook_due, receiver_of(record.webhook), packed(record),
             ),
         )  # fmt: skip
         self._count(job, 1)
@@ -157,9 +158,10 @@ class Index:
     def running(self) -> list[Held]:
         return list(self._found(f"WHERE state = {_RUNNING}"))
 
-    def to_tell(self, now: float, most: int) -> list[Held]:
-        """Those whose webhook is due."""
-        return list(self._found("WHERE hook_due <= ? ORDER BY hook_due LIMIT ?", now, most))
+    def to_tell(self, now: float, most: int, busy: Sequence[str] = ()) -> list[Held]:
+        """Those whose webhook is due, but for those to the receivers `busy`."""
+        others = f" AND receiver NOT IN ({', '.join('?' * len(busy))})" if busy else ""
+        return list(self._found(f"WHERE hook_due <= ?{others} ORDER BY hook_due LIMIT ?", now, *busy, most))
 
     def latest(self, state: State | None, most: int) -> Sequence[Job]:
         """The last that were accepted, newest first."""

@@ -273,10 +273,10 @@ class JetStreamStore:
             await self._tidy()
         return dead
 
-    async def deliveries(self, now: float, most: int) -> list[Delivery]:
+    async def deliveries(self, now: float, most: int, busy: Sequence[str] = ()) -> list[Delivery]:
         self._up()
         mine = []
-        for found in self._index.to_tell(now, most):
+        for found in self._index.to_tell(now, most, busy):
             owner = found.record.hook_owner
             if owner != self._owner:
                 if owner and not self._dead(owner):

@@ -108,6 +108,13 @@ class Delivery(Struct, frozen=True):
     failures: int
 
 
+def receiver_of(url: str) -> str:
+    """Scheme, host and port of a webhook's URL, in small letters: those of one receiver are told one after another
+    where it is slow."""
+    scheme, _, rest = url.lower().partition("://")
+    return f"{scheme}://{rest.partition('/')[0].partition('?')[0]}"
+
+
 def new_id() -> str:
     """A new job's id: 128 random bits. Whoever knows it may ask for the job's answer."""
     return secrets.token_hex(16)

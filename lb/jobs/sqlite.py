@@ -114,6 +114,13 @@ _JOB = (
 )
 
 
+# `receiver_of` (lb.jobs.job), where the rows are: a call of Python for each would stop all else while many are due.
+_RECEIVER = (
+    "lower(substr(webhook, 1, instr(webhook, '://') + 1 + "
+    "instr(replace(substr(webhook, instr(webhook, '://') + 3), '?', '/') || '/', '/')))"
+)
+
+
 class SqliteStore:
     """A JobStore (lb.jobs.store) in the file `path`, made when it is missing, readable by its owner alone. Another
     process that has it open is waited for. A file on a disk that is full or fails is opened later, with further tries:
@@ -255,11 +262,14 @@ class SqliteStore:
     async def sweep(self, now: float, expires: float, most: int = 5000) -> list[Job]:
         return await self._change(lambda db: _sweep(db, now, expires, most))
 
-    async def deliveries(self, now: float, most: int) -> list[Delivery]:
+    async def deliveries(self, now: float, most: int, busy: Sequence[str] = ()) -> list[Delivery]:
+        others = f" AND {_RECEIVER} NOT IN ({', '.join('?' * len(busy))})" if busy else ""
+
         def read(db: sqlite3.Connection) -> list[Delivery]:
             rows = db.execute(
-                f"SELECT {_JOB}, webhook, hook_failures FROM jobs WHERE hook_due <= ? ORDER BY hook_due LIMIT ?",
-                (now, most),
+                f"SELECT {_JOB}, webhook, hook_failures FROM jobs WHERE hook_due <= ?{others} "
+                "ORDER BY hook_due LIMIT ?",
+                (now, *busy, most),
             )
             return [Delivery(_job(row[:-2]), row[-2], row[-1]) for row in rows]
 

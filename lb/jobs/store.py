@@ -96,9 +96,10 @@ class JobStore(Protocol):
         of each: the latter."""
         ...
 
-    async def deliveries(self, now: float, most: int) -> list[Delivery]:
-        """Ends of jobs that are to be told to their webhooks by `now`. Each is given again until `delivered`, or until
-        the time that `delay_delivery` names."""
+    async def deliveries(self, now: float, most: int, busy: Sequence[str] = ()) -> list[Delivery]:
+        """Ends of jobs that are to be told to their webhooks by `now`, but for those to the receivers `busy`
+        (`receiver_of` in lb.jobs.job). Each is given again until `delivered`, or until the time that `delay_delivery`
+        names."""
         ...
 
     async def delivered(self, delivery: Delivery) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from lb.jobs.job import Delivery
+from lb.jobs.job import Delivery, receiver_of
 from lb.jobs.settings import Settings
 from lb.jobs.store import JobStore, StoreError, level_of
 from lb.tasks import end_tasks
@@ -26,7 +26,8 @@ log = logging.getLogger("tidegate.jobs")
 
 TIMEOUT = 15.0  # seconds for an answer
 _PAUSES = (5, 15, 60, 120, 300, 600, 1200, 2400, 3600, 7200, 14400)  # seconds
-_AT_ONCE = 64
+AT_ONCE = 256  # deliveries under way
+_OF_ONE = 64  # of these to one receiver, so that one which hangs leaves room for others
 _LOOK = 0.5
 _GONE = 410
 
@@ -83,13 +84,15 @@ class Webhooks:
         self._wall = wall
         self._wake = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._told_now: Counter[str] = Counter()  # deliveries under way, by receiver
 
     def wake(self) -> None:
         """A job has ended."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Until it is cancelled. One that is slow to answer keeps none of the others waiting, up to 64 at a time."""
+        """Until it is cancelled. A receiver that is slow to answer keeps no other waiting: of 256 deliveries at a time
+        at most 64 are to one."""
         try:
             while True:
                 self._wake.clear()
@@ -102,21 +105,30 @@ class Webhooks:
             await end_tasks(self._running.values())
 
     async def _begin(self) -> None:
-        if len(self._running) >= _AT_ONCE:
+        if len(self._running) >= AT_ONCE:
             return
         # Those under way are due as well, until their outcome is stored, which may be while the store is read.
         under_way = set(self._running)
-        deliveries = await self._store.deliveries(self._wall(), _AT_ONCE)
-        for delivery in deliveries:
-            if delivery.job.id not in under_way and len(self._running) < _AT_ONCE:
-                self._running[delivery.job.id] = asyncio.create_task(self._attempt(delivery))
+        busy = [receiver for receiver, n in self._told_now.items() if n >= _OF_ONE]
+        for delivery in await self._store.deliveries(self._wall(), AT_ONCE, busy):
+            receiver = receiver_of(delivery.url)
+            if delivery.job.id in under_way or len(self._running) >= AT_ONCE:
+                continue
+            if self._told_now[receiver] >= _OF_ONE:
+                self._wake.set()  # what is behind those of a busy receiver is looked for without them
+                continue
+            self._told_now[receiver] += 1
+            self._running[delivery.job.id] = asyncio.create_task(self._attempt(delivery, receiver))
 
-    async def _attempt(self, delivery: Delivery) -> None:
+    async def _attempt(self, delivery: Delivery, receiver: str) -> None:
         try:
             due = await self._deliver(delivery)
             await self._settle(delivery, due)
         finally:
             del self._running[delivery.job.id]
+            self._told_now[receiver] -= 1
+            if not self._told_now[receiver]:
+                del self._told_now[receiver]
             self._wake.set()
 
     async def _settle(self, delivery: Delivery, due: float | None) -> None:

@@ -10,7 +10,7 @@ import asyncio
 
 import pytest
 
-from lb.jobs.job import Answer, Attempt, Job, Request, State, Submission, new_id
+from lb.jobs.job import Answer, Attempt, Job, Request, State, Submission, new_id, receiver_of
 from lb.jobs.store import JobStore, KeyReusedError, QuotaError
 
 GOOD = Answer(200, [("Content-Type", "text/plain")], b"done\x00\xff")
@@ -184,6 +184,17 @@ class StoreContract:
         assert (done.job.state, done.failures) == (State.DONE, 0)
         await store.delivered(done)
         assert await store.deliveries(100.0, 10) == []
+
+    async def test_those_to_a_busy_receiver_are_left_out(self, store: JobStore) -> None:
+        urls = ("https://h/x", "HTTPS://H?x", "https://h", "https://h.org/x", "https://h:1/x", "http://h/x?https://h/")
+        for i, url in enumerate(urls):
+            await put(store, webhook=url)
+            await store.finish(await take_one(store), State.DONE, GOOD, "", 2.0 + i, 60.0)
+        assert [one.url for one in await store.deliveries(9.0, 3, ["https://h"])] == list(urls[3:])
+        assert [receiver_of(url) for url in urls] == [*["https://h"] * 3, "https://h.org", "https://h:1", "http://h"]
+        left = await store.deliveries(9.0, 10, ["https://h", "http://h"])
+        assert [one.url for one in left] == list(urls[3:5])
+        assert len(await store.deliveries(9.0, 10)) == len(urls)
 
     @pytest.mark.parametrize("end", ["cancel", "deadline"])
     async def test_every_end_is_told(self, store: JobStore, end: str) -> None:

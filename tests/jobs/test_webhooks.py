@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -137,6 +138,40 @@ async def test_a_slow_receiver_keeps_no_other_waiting(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_receiver_that_hangs_leaves_room_for_others(tmp_path: Path) -> None:
+    """However many of its webhooks are due, and however a client spells its name."""
+    store = SqliteStore(tmp_path / "jobs.db")
+    await store.open(0.0)
+    settings = Settings("", "", "/jobs", ("", ""), 1000, 1, 1, 1.0, 1.0, URLS, b"s" * 24)
+    told: list[str] = []
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        told.append(url)
+        if "h.example" in url.lower():
+            await asyncio.Event().wait()
+        return 200
+
+    hooks = Webhooks(store, settings, post, lambda told: {}, lambda: 100.0)
+    for i in range(300):
+        await put(
+            store, webhook=("https://h.example/hooks/a", "https://H.Example/hooks?a", "HTTPS://h.exAmple/hooks")[i % 3]
+        )
+    await put(store, webhook="http://127.0.0.1:8000/x")
+    for _ in range(301):
+        await store.finish(await take_one(store), State.DONE, GOOD, "", 99.0, 1e9)
+    running = asyncio.create_task(hooks.run())
+    async with asyncio.timeout(10):
+        while hooks.told["delivered"] < 1:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.7)  # another look
+    assert told.count("http://127.0.0.1:8000/x") == 1
+    assert len(told) == 64 + 1
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await store.close()
+
+
 class Away(SqliteStore):
     """A store that is away when it is asked to note a webhook as told, `times` times."""
 
@@ -154,8 +189,8 @@ class SlowToRead(SqliteStore):
 
     noted = asyncio.Event()
 
-    async def deliveries(self, now: float, most: int) -> list[Delivery]:
-        found = await super().deliveries(now, most)
+    async def deliveries(self, now: float, most: int, busy: Sequence[str] = ()) -> list[Delivery]:
+        found = await super().deliveries(now, most, busy)
         if found:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.noted.wait(), 1)

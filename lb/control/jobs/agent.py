@@ -38,7 +38,7 @@ from lb.jobs.settings import Settings
 from lb.jobs.sqlite import SqliteStore
 from lb.jobs.store import JobStore, StoreError
 from lb.jobs.watchers import Watchers
-from lb.jobs.webhooks import TIMEOUT, Webhooks
+from lb.jobs.webhooks import AT_ONCE, TIMEOUT, Webhooks
 from lb.tasks import end_tasks
 
 log = logging.getLogger("tidegate.jobs")
@@ -138,7 +138,9 @@ class Parts:
         calls = Calls(settings.calls)
         cleanup.push_async_callback(calls.close)
         session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT), cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=AT_ONCE),  # whose own limit is less
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         cleanup.push_async_callback(session.close)
 
