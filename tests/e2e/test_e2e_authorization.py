@@ -353,6 +353,10 @@ def by_envoy(attributes: Any) -> Any:
         return grpc.StatusCode.INTERNAL
     if name == "endless":
         return wire.CheckResponse(status=wire.Status(code=7), denied_response=denied(body="x" * 1_000_000))
+    if name == "304":
+        body = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+        told = denied(status=wire.HttpStatus(code=304), body=body)
+        return wire.CheckResponse(status=wire.Status(code=7), denied_response=told)
     if name == "plain":
         return wire.CheckResponse(status=wire.Status(code=7))
     told = denied(
@@ -400,6 +404,12 @@ async def test_a_server_over_grpc_decides(
     status, headers, text = await ask("eve")
     assert (status, headers["WWW-Authenticate"], headers["X-Why"], text) == (401, "Bearer", "no", "no token")
     assert (await ask("plain"))[0] == 403
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port())
+    writer.write(b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAuthorization: Bearer 304\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 304 ")
+    assert answer.partition(b"\r\n\r\n")[2] == b""  # what follows would be the next answer
     status, _, text = await ask("endless")
     assert (status, text) == (503, "") or status in (403, 503)
     for token, why in (

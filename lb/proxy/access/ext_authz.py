@@ -16,6 +16,7 @@ from lb.config.schema.routes.bodies import FRAMING
 from lb.wire.external_auth_pb2 import CheckRequest, CheckResponse
 
 _FORBIDDEN = 403
+_NOT_MODIFIED = 304
 _PROTOCOLS = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -75,7 +76,9 @@ def read_response(message: bytes) -> Response:
     if told.status.code:
         denied = told.denied_response
         status = denied.status.code if 300 <= denied.status.code <= 599 else _FORBIDDEN
-        return Response(status, [], [], _fields(denied.headers), denied.body.encode())
+        # An answer with 304 ends with its head (RFC 9110 section 15.4.5): a body would be read as the next answer.
+        body = b"" if status == _NOT_MODIFIED else denied.body.encode()
+        return Response(status, [], [], _fields(denied.headers), body)
     ok = told.ok_response
     removed = [_name(name.encode()) for name in ok.headers_to_remove]
     return Response(0, _set(ok.headers), removed, _fields(ok.response_headers_to_add), b"")
