@@ -16,6 +16,7 @@ import queue
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -80,8 +81,10 @@ class TokenCheck:
     room = 1024
 
     def __init__(self, plan: ProviderPlan) -> None:
-        from joserfc.errors import JoseError
+        from joserfc.errors import JoseError, SecurityWarning
 
+        # Which signatures are accepted is the configuration's to say; the log gets no lines of Python's for each.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         self._errors = (JoseError, ValueError, TypeError, KeyError)
         self._plan = plan
         self._keys = read_key_set(plan.content) if plan.content else []
