@@ -8,7 +8,7 @@ from yarl import URL
 from lb.jobs.job import Answer, Attempt
 from lb.jobs.options import passed_on, values
 from lb.jobs.runner import CallError
-from lb.jobs.settings import ROUTE_FIELD
+from lb.jobs.settings import HEAD_FIELDS, HEAD_LINE, ROUTE_FIELD
 
 MAX_ANSWER = 64 << 20  # bytes of a body that is kept
 _PIECE = 256 << 10
@@ -24,6 +24,9 @@ class Calls:
             timeout=aiohttp.ClientTimeout(total=None),  # the job's deadline is the runner's
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            max_line_size=HEAD_LINE,
+            max_field_size=HEAD_LINE,
+            max_headers=HEAD_FIELDS,
         )
 
     async def close(self) -> None:

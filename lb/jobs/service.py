@@ -62,7 +62,7 @@ class JobService:
     def application(self) -> web.Application:
         """The aiohttp application. It bounds no body: the route has."""
         app = web.Application(client_max_size=0)
-        app.router.add_route("*", "/{path:.*}", self.answer)
+        app.router.add_route("*", r"/{path:[\s\S]*}", self.answer)  # with encoded line ends, too
         app.on_response_prepare.append(_unnamed)
         return app
 

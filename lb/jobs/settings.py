@@ -8,6 +8,9 @@ from msgspec import Struct
 
 # Marks a request that is to become a job, with the name of its route; and a job's own request, on its way to the pool.
 ROUTE_FIELD = "X-Tidegate-Job-Route"
+# Of heads that aiohttp reads, requests of workers and answers of pools: the limits are the listener's and the pool's.
+HEAD_LINE = 1 << 20  # bytes
+HEAD_FIELDS = 1100
 
 
 class NatsSettings(Struct, frozen=True):

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+import yarl
 from aiohttp import web
 from daemon import Daemon, digits_pool, http_listener, route
 from traffic import DIGITS_INFER, digit_samples
@@ -38,8 +39,10 @@ class Echo:
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._answer)
+        self._runner = web.AppRunner(
+            app, shutdown_timeout=0.01, max_line_size=1 << 16, max_field_size=1 << 16, max_headers=500
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
@@ -119,6 +122,27 @@ async def test_a_job_takes_its_route_later(
     assert daemon.status()["jobs"]["submissions"] == {"accepted": 1}
     assert daemon.metrics("tidegate_jobs")[frozenset({("route", "echo"), ("state", "done")})] == 1
     assert daemon.metrics("tidegate_jobs_submissions_total")[frozenset({("result", "accepted")})] == 1
+
+
+async def test_a_job_may_have_any_head_that_its_listener_takes(start: Start, tmp_path: Path, echo: Echo) -> None:
+    """Long targets, long fields and many, in the answer, too, and an encoded line end in the path."""
+    made = configuration(echo, tmp_path, attempts=1)
+    made["listeners"]["web"] |= {"max_header_bytes": "256KiB", "max_headers": 400}
+    base = f"http://127.0.0.1:{start(made).port()}"
+    fields = {
+        **ASYNC,
+        "Prefer": "respond-async, wait=30",
+        "Cookie": "a" * 20_000,
+        **{f"X-{i}": "1" for i in range(200)},
+    }
+    within = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=within, max_line_size=1 << 16, max_field_size=1 << 16) as client:
+        for target in (f"/x?{'q' * 20_000}", "/x%0D%0Ay"):
+            async with client.post(yarl.URL(base + target, encoded=True), data=b"abc", headers=fields) as answer:
+                assert (answer.status, await answer.read()) == (200, b"cba"), await answer.text()
+                assert answer.headers["X-Path"] == target
+                assert "Content-Location" in answer.headers
+            assert echo.heads[-1]["Cookie"] == fields["Cookie"]
 
 
 async def test_a_client_cannot_choose_the_route_of_its_job(

@@ -34,7 +34,7 @@ from lb.jobs.calls import Calls
 from lb.jobs.job import Job, State
 from lb.jobs.runner import Runner
 from lb.jobs.service import JobService, describe
-from lb.jobs.settings import Settings
+from lb.jobs.settings import HEAD_FIELDS, HEAD_LINE, Settings
 from lb.jobs.sqlite import SqliteStore
 from lb.jobs.store import JobStore, StoreError
 from lb.jobs.watchers import Watchers
@@ -169,6 +169,9 @@ class Parts:
             auto_decompress=False,
             keepalive_timeout=3600,  # the worker closes first
             shutdown_timeout=_GRACE,
+            max_line_size=HEAD_LINE,
+            max_field_size=HEAD_LINE,
+            max_headers=HEAD_FIELDS,
         )
         await web_runner.setup()
         cleanup.push_async_callback(web_runner.cleanup)
