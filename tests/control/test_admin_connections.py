@@ -124,6 +124,20 @@ async def test_a_late_client_sees_the_refusal_whatever_it_goes_on_to_send() -> N
         assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
 
 
+async def test_what_cannot_be_read_is_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """aiohttp tells of each by a traceback, with the field that it could not read."""
+    async with site() as s:
+        for sent in (
+            b"GET / HTTP/1.1\r\nAuthorization: Bearer secret\x0b\r\n\r\n",
+            b"GET /?\x85 HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nX: " + b"secret" * 2000 + b"\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00",  # TLS
+        ):
+            reader, _ = await s.connect(sent)
+            assert (await rest(reader)).startswith(b"HTTP/1.0 400 ")
+    assert not [record for record in caplog.records if record.name.startswith(("aiohttp", "tidegate"))]
+
+
 async def test_a_connection_on_which_nothing_comes() -> None:
     async with site(head=SHORT) as s:
         reader, _ = await s.connect()

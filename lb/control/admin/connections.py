@@ -8,13 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class _Unreadable(logging.Filter):
+    """Leaves out requests that cannot be read: who sends them is answered with 400. Anybody who reaches the port may
+    send them, each would be a traceback in the log, and what is told of it may have the secret of a token in it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def server_log() -> logging.Logger:
+    """What aiohttp says of the admin server."""
+    log = logging.getLogger("tidegate.admin.http")
+    if not log.filters:
+        log.addFilter(_Unreadable())
+    return log
 
 
 class Limits(Struct, frozen=True):

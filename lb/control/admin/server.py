@@ -45,7 +45,7 @@ from lb.control.admin import external_metrics, readings
 from lb.control.admin.cache_api import CacheApi
 from lb.control.admin.callers import Audit, Caller, Callers
 from lb.control.admin.canary_api import CanaryApi
-from lb.control.admin.connections import AdminConnections, Limits
+from lb.control.admin.connections import AdminConnections, Limits, server_log
 from lb.control.admin.jobs_api import JobsApi
 from lb.control.admin.mirror_api import MirrorApi
 from lb.control.admin.operator import CALLER, operator_of
@@ -174,6 +174,7 @@ class AdminServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=server_log(),
             handle_signals=False,
             shutdown_timeout=2,
             keepalive_timeout=self._limits.idle,
