@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import lb
 from lb.errors import ConfigError, TidegateError
@@ -506,6 +507,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says which command or choice a mistyped one may have been."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if wrong is not None:
+            from lb.config.schema.base import did_you_mean
+
+            message += did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+        super().error(message)
+
+
 class _Help(argparse.HelpFormatter):
     """Paragraphs stay paragraphs."""
 
@@ -515,7 +528,7 @@ class _Help(argparse.HelpFormatter):
 
 def command_parser() -> argparse.ArgumentParser:
     """The command line: commands and their options, from which completion and the manual page are made, too."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tidegate",
         description="A load balancer for AI inference: balances, checks, caches, supervises and scales model servers.",
         allow_abbrev=False,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lb.cli.admin import AdminClient
-from lb.config.schema.base import listed
+from lb.config.schema.base import did_you_mean, listed
 
 _LOOK = 0.2  # seconds between two looks at what an endpoint still has
 
@@ -81,13 +81,14 @@ def list_endpoints(document: dict[str, Any], pool: str | None, as_json: bool) ->
         for part in pools_table(pools, console.width):
             console.print(part)
     if not pools and pool is not None:
-        print(f"tidegate: there is no pool {pool!r}{_known(document['pools'])}", file=sys.stderr)
+        print(f"tidegate: there is no pool {pool!r}{_known(pool, document['pools'])}", file=sys.stderr)
         return 1
     return 0
 
 
-def _known(pools: Sequence[dict[str, Any]]) -> str:
-    return f"; there are {listed(row['name'] for row in pools)}" if pools else ""
+def _known(pool: str, pools: Sequence[dict[str, Any]]) -> str:
+    names = [row["name"] for row in pools]
+    return did_you_mean(pool, names) or (f"; there are {listed(names)}" if names else "")
 
 
 def describe(pool: str, row: dict[str, Any]) -> str:

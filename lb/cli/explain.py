@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lb.cli.admin import AdminClient, AdminError
 from lb.cli.status import keep_whole
+from lb.config.schema.base import did_you_mean
 
 
 def explain(client: AdminClient, target: str, question: dict[str, Any], as_json: bool) -> None:
@@ -28,7 +29,8 @@ def explain(client: AdminClient, target: str, question: dict[str, Any], as_json:
     elif target in [row["name"] for row in status["pools"]]:
         question = {**question, "pool": target}
     else:
-        raise AdminError(f"there is no listener and no pool {target!r}")
+        names = [row["name"] for part in ("listeners", "pools") for row in status[part]]
+        raise AdminError(f"there is no listener and no pool {target!r}{did_you_mean(target, names)}")
     found = client.explain(question)
     if as_json:
         print(json.dumps(found, indent=2))

@@ -74,7 +74,8 @@ def find(config: Config, name: str) -> Setting:
             if owner not in owners:
                 raise ConfigError([f"there is no {section[:-1]} {owner!r}{did_you_mean(owner, owners)}"])
             return Setting(name, (section, owner, *ending.split(".")))
-    raise ConfigError([f"{name} cannot be changed while the daemon runs; {', '.join(known())} can"])
+    hint = did_you_mean(name, known()) or f"; {', '.join(known())} can"
+    raise ConfigError([f"{name} cannot be changed while the daemon runs{hint}"])
 
 
 def _of_route(config: Config, listener: str, route: str, rest: str) -> Setting:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from control_daemon import ROOT, configuration, daemon, listener
 
 import lb
 from lb.cli.admin import AdminClient, AdminError, client
-from lb.cli.app import main
+from lb.cli.app import command_parser, main
 from lb.errors import TidegateError
 
 
@@ -359,3 +359,21 @@ def test_a_bad_admin_address(url: str, tmp_path: Path) -> None:
 def test_another_address_of_the_daemon_as_seen_from_here(asked: str, bind: str, found: str | None) -> None:
     other = AdminClient(asked).at(bind)
     assert (other.address if other is not None else None) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("statsu",), "; did you mean status?"),
+        (("config", "shwo"), "; did you mean show?"),
+        (("jobs", "list", "--state", "dad"), "; did you mean dead?"),
+        (("xyzzyplugh",), ")"),
+    ],
+)
+def test_a_mistyped_word_is_told_what_is_near(
+    arguments: Sequence[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command_parser().parse_args(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(hint)

@@ -161,7 +161,7 @@ async def test_what_leads_to_no_choice_says_why(start: Start, endpoint: Callable
     text = (await asyncio.to_thread(tidegate, daemon, "explain", "raw")).stdout
     assert "choice   none: no endpoint takes requests now" in text
 
-    assert await refused(daemon, "wen") == "there is no listener and no pool 'wen'"
+    assert await refused(daemon, "wen") == "there is no listener and no pool 'wen'; did you mean web?"
     assert await refused(daemon, "web", "/x y") == "a method, path, host or header holds what no request can"
     assert await refused(daemon, "web", "-H", "a: b\r\nc: d") == (
         "a method, path, host or header holds what no request can"

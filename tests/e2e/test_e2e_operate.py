@@ -205,7 +205,7 @@ async def test_mistakes(start: Start, endpoint: Callable[..., Any]) -> None:
         (("maintenance", "htp", only.address), "there is no pool 'htp'; did you mean http?"),
         (("transitions", "htp"), "there is no pool 'htp'; did you mean http?"),
         (("transitions", "http", "127.0.0.1:1"), f"pool 'http' has no endpoint '127.0.0.1:1'; it has {only.address}"),
-        (("explain", "wb"), "there is no listener and no pool 'wb'"),
+        (("explain", "wb"), "there is no listener and no pool 'wb'; did you mean web?"),
         (("explain", "web", "--pool", "htp"), "there is no pool 'htp'"),
         (("explain", "web", "--worker", "7"), "worker 7 is not running"),
     ):

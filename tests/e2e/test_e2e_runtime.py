@@ -171,7 +171,12 @@ async def test_what_is_wrong_is_said(start: Start, endpoint: Callable[..., Any])
         (("scale", "http", "3"), "neither serve nor engine"),
         (("scale", "htp", "3"), "there is no pool 'htp'; did you mean http?"),
         (("endpoint", "limit", "http", "127.0.0.1:1", "3"), "has no endpoint '127.0.0.1:1'"),
+        (
+            ("config", "set", "lgo.level", "debug"),
+            "lgo.level cannot be changed while the daemon runs; did you mean log",
+        ),
         (("endpoint", "list", "nowhere"), "there is no pool 'nowhere'; there are http"),
+        (("endpoint", "list", "htp"), "there is no pool 'htp'; did you mean http?"),
     ):
         assert reason in await operate(daemon, *arguments, status=1)
     ask = lambda path, body: daemon.admin(f"/api/v1/{path}", "POST", body)  # noqa: E731
