@@ -56,10 +56,12 @@ def certificate(left: float) -> dict[str, Any]:
 
 
 DOWN = endpoint(address="b:1", health="down", check={"last": {"reason": "Connection refused"}})
+CURRENT = {"state": "current", "error": None}
 ENGINE = {"state": "stale", "error": "403"}
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("pool_without_endpoint", "critical", document(pools=[pool(DOWN)])),
     ("pool_without_endpoint", "critical", document(pools=[pool(endpoint(admin="drain"))])),
+    ("pool_without_endpoint", "critical", document(pools=[{**pool(discovery=CURRENT), "endpoints": []}])),
     ("pool_panic", "critical", document(pools=[pool(panic=True)])),
     ("endpoint_down", "warning", document(pools=[pool(endpoint(), DOWN)])),
     (

@@ -104,11 +104,10 @@ def _pools(status: Mapping[str, Any], history: History) -> Iterator[Problem]:
         managed = pool.get("managed")
         asleep = any(((row or {}).get("on_demand") or {}).get("asleep") for row in (managed, pool.get("engine")))
         serving = [e for e in rows if e["admin"] == "enabled" and e["health"] != "down" and not _ejected(e)]
-        if not serving and not asleep and (rows or managed):
-            yield Problem(
-                "pool_without_endpoint", "critical", subject,
-                f"none of its {len(rows)} endpoints takes requests" if rows else "no model server is ready",
-            )  # fmt: skip
+        if not serving and not asleep and (rows or managed or pool.get("discovery")):
+            none = "no model server is ready" if managed else "its source gives no endpoints"
+            text = f"none of its {len(rows)} endpoints takes requests" if rows else none
+            yield Problem("pool_without_endpoint", "critical", subject, text)
         if pool.get("panic"):
             yield Problem("pool_panic", "critical", subject, "too few endpoints are healthy to leave out the others")
         for endpoint in rows:
