@@ -314,6 +314,13 @@ def test_what_would_not_start_is_not_tried(start: Start, tmp_path: Path) -> None
     assert "warning" not in done.stderr, "that it has its own addresses is no reason"
     daemon.path.write_text(right)
     path = installed.install()
+    master = path / "control" / "master.py"
+    source = master.read_text()
+    master.write_text(f"{source}\nimport signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    done = daemon.command("upgrade")
+    assert done.returncode == 1
+    assert "would not start: signal SIGKILL, and it said no reason" in done.stderr
+    master.write_text(source)
     (path / "proxy" / "routing" / "checks.py").unlink(missing_ok=True)
     for module in (path / "proxy").glob("proxy.*.so"):
         module.unlink()

@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 
 from lb.control.upgrade.handover import Handover, OldWorker, Program, become, end, still_there, this_program
 from lb.control.workers.channel import Message, encode
+from lb.control.workers.fork_server import describe_exit
 from lb.control.workers.launch import OF_THE_MASTER
 from lb.errors import StartError
 from lb.tasks import end_tasks
@@ -74,17 +75,20 @@ async def try_installed(config: Path, program: Program, stop: asyncio.Event) -> 
             process.kill()
             await process.wait()
     if process.returncode:
-        raise StartError("the installed program would not start: " + "; ".join(_reasons(problems)[-_SHOWN:]))
+        raise StartError(
+            "the installed program would not start: " + "; ".join(_reasons(problems, process.returncode)[-_SHOWN:])
+        )
     version = TOLD.search(said.decode())
     if version is None:
         raise StartError(f"the installed program does not know of trials: {' '.join(program.command)}")
     return version[1]
 
 
-def _reasons(problems: bytes) -> list[str]:
-    """What a trial said of its failure. Warnings are no reason: among them are the addresses that the daemon has."""
+def _reasons(problems: bytes, code: int) -> list[str]:
+    """What a trial said of its failure, or how it ended. Warnings are no reason: among them are the addresses that the
+    daemon has."""
     lines = problems.decode(errors="replace").strip().splitlines()
-    return [line for line in lines if WARNING not in line] or lines or ["it said nothing"]
+    return [line for line in lines if WARNING not in line] or [f"{describe_exit(code)}, and it said no reason"]
 
 
 class Succession:
