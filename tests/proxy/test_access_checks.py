@@ -258,3 +258,8 @@ def test_passwords() -> None:
         with pytest.raises(ValueError, match="line 1 is not USER:HASH") as error:
             PasswordCheck(line.encode())
         assert "secret" not in str(error.value)
+    for broken in ("$argon2id$cut", strong[:60], strong.replace("m=64", "m=9999999999"), strong.replace("p=4", "p=x")):
+        with pytest.raises(ValueError, match="line 2: the hash of bob is no whole one of argon2"):
+            PasswordCheck(f"# users\nbob:{broken}\n".encode())
+    with pytest.raises(ValueError, match="line 3: alice has a password in a line before"):
+        PasswordCheck(f"alice:{kept}\nbob:{strong}\nalice:{strong}\n".encode())

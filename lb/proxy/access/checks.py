@@ -263,9 +263,13 @@ _PASSWORD = re.compile(
 )
 
 
+_ARGON2_LEAST = 16  # bytes of a digest
+_ARGON2_MOST = 1 << 32  # KiB of memory
+
+
 def read_passwords(content: bytes) -> dict[str, str]:
     """Users and what is kept of their passwords. Raises ValueError, which shows nothing of these."""
-    found = {}
+    found: dict[str, str] = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -273,10 +277,25 @@ def read_passwords(content: bytes) -> dict[str, str]:
         match = _PASSWORD.fullmatch(line)
         if match is None:
             raise ValueError(f"line {number} is not USER:HASH with bcrypt ($2y$, from htpasswd -B) or argon2")
+        if match[2].startswith("$argon2") and not _is_argon2(match[2]):
+            raise ValueError(f"line {number}: the hash of {match[1]} is no whole one of argon2")
+        if match[1] in found:
+            raise ValueError(f"line {number}: {match[1]} has a password in a line before")
         found[match[1]] = match[2]
     if not found:
         raise ValueError("has no users")
     return found
+
+
+def _is_argon2(kept: str) -> bool:
+    """Whether a password can be verified by it: of one that is cut off, none ever is."""
+    import argon2
+
+    try:
+        parameters = argon2.extract_parameters(kept)
+    except (argon2.exceptions.InvalidHashError, ValueError):
+        return False
+    return bool(parameters.hash_len >= _ARGON2_LEAST and parameters.memory_cost < _ARGON2_MOST)
 
 
 Told = Callable[[Any, Outcome], None]
