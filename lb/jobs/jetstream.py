@@ -235,10 +235,12 @@ class JetStreamStore:
             await self._remove_unneeded(found.job)
         return found.job if found is not None else None
 
-    async def requeue(self, job: str, now: float, deadline: float) -> Job | None:
+    async def requeue(self, job: str, now: float, deadline: float, quota: int | None = None) -> Job | None:
         def queue(record: Record) -> Record | None:
             if record.job.state is not State.DEAD:
                 return None
+            if quota is not None and self._index.unfinished[record.job.tenant] >= quota:
+                raise QuotaError
             anew = replace(
                 record.job, state=State.QUEUED, due=now, deadline=deadline, attempts=0, finished=0.0, expires=0.0,
                 status=0,

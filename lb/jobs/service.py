@@ -79,11 +79,12 @@ class JobService:
         except StoreError:
             return _json({"error": "jobs cannot be stored now"}, 503, {"Retry-After": "1"})
 
-    async def requeue(self, job: str) -> tuple[Job | None, bool]:
-        """Queues a dead letter anew: the job, None where there is none, and whether it was dead. Raises StoreError."""
+    async def requeue(self, job: str, quota: int | None = None) -> tuple[Job | None, bool]:
+        """Queues a dead letter anew: the job, None where there is none, and whether it was dead. Raises StoreError, and
+        QuotaError when its tenant has `quota` unfinished jobs."""
         now = self._wall()
         before = await self._store.get(job)
-        found = await self._store.requeue(job, now, now + self.settings.deadline)
+        found = await self._store.requeue(job, now, now + self.settings.deadline, quota)
         done = found is not None and before is not None and before.state is State.DEAD
         if found is not None and done:
             self._runner.wake()
@@ -124,9 +125,7 @@ class JobService:
         try:
             job, new = await self._store.submit(submission, settings.quota)
         except QuotaError:
-            self.accepted["quota"] += 1
-            text = f"{settings.quota} jobs are unfinished, which is as many as there may be"
-            raise RefusedError(429, text, {"Retry-After": "1"}) from None
+            raise self._over_quota() from None
         except KeyReusedError:
             self.accepted["key_reused"] += 1
             raise RefusedError(422, "Idempotency-Key: another request had this key") from None
@@ -164,6 +163,11 @@ class JobService:
             case _, "" | "result" | "events" | "retry":
                 raise RefusedError(405, f"{request.method} is not for this")
         raise RefusedError(404, "a job has result, events and retry")
+
+    def _over_quota(self) -> RefusedError:
+        self.accepted["quota"] += 1
+        text = f"{self.settings.quota} jobs are unfinished, which is as many as there may be"
+        return RefusedError(429, text, {"Retry-After": "1"})
 
     def _tenant(self, fields: Fields, target: str) -> str:
         kind, name = self.settings.tenant
@@ -229,7 +233,10 @@ class JobService:
         return None
 
     async def _retry(self, job: str) -> web.StreamResponse:
-        found, done = await self.requeue(job)
+        try:
+            found, done = await self.requeue(job, self.settings.quota)
+        except QuotaError:
+            raise self._over_quota() from None
         if found is None:
             raise RefusedError(404, "there is no such job, or it has expired")
         if not done:

@@ -245,10 +245,12 @@ class SqliteStore:
 
         return await self._change(change)
 
-    async def requeue(self, job: str, now: float, deadline: float) -> Job | None:
+    async def requeue(self, job: str, now: float, deadline: float, quota: int | None = None) -> Job | None:
         def change(db: sqlite3.Connection) -> Job | None:
             found = _get(db, job)
             if found is not None and found.state == State.DEAD:
+                if quota is not None and _unfinished(db, found.tenant) >= quota:
+                    raise QuotaError
                 values = {"state": State.QUEUED, "due": now, "deadline": deadline, "attempts": 0, "finished": 0.0,
                           "expires": 0.0, "status": 0}  # fmt: skip
                 _update(db, job, values)
@@ -516,11 +518,7 @@ def _submit(db: sqlite3.Connection, new: Submission, quota: int) -> tuple[Job, b
             if row[0] != print_of:
                 raise KeyReusedError
             return _job(row[1:]), False
-    (unfinished,) = db.execute(
-        f"SELECT coalesce(sum(jobs), 0) FROM counts WHERE tenant = ? AND state IN ({_QUEUED}, {_RUNNING})",
-        (new.tenant,),
-    ).fetchone()
-    if unfinished >= quota:
+    if _unfinished(db, new.tenant) >= quota:
         raise QuotaError
     job = Job(new.id, new.route, new.tenant, State.QUEUED, new.priority, new.created, new.deadline, new.created, 0)
     request = new.request
@@ -535,6 +533,15 @@ def _submit(db: sqlite3.Connection, new: Submission, quota: int) -> tuple[Job, b
     ).lastrowid  # fmt: skip
     db.execute("INSERT INTO requests VALUES (?, ?)", (seq, packed))
     return job, True
+
+
+def _unfinished(db: sqlite3.Connection, tenant: str) -> int:
+    """Jobs of a tenant that are queued or run."""
+    found: int
+    (found,) = db.execute(
+        f"SELECT coalesce(sum(jobs), 0) FROM counts WHERE tenant = ? AND state IN ({_QUEUED}, {_RUNNING})", (tenant,)
+    ).fetchone()
+    return found
 
 
 def _take(db: sqlite3.Connection, now: float, most: int) -> list[Attempt]:

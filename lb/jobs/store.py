@@ -87,8 +87,9 @@ class JobStore(Protocol):
         """Cancels a job that is not over; the job as it is then, whatever its state. None where there is none."""
         ...
 
-    async def requeue(self, job: str, now: float, deadline: float) -> Job | None:
-        """Queues a dead job anew, with all of its attempts; the job as it is then, whatever its state."""
+    async def requeue(self, job: str, now: float, deadline: float, quota: int | None = None) -> Job | None:
+        """Queues a dead job anew, with all of its attempts; the job as it is then, whatever its state. Raises
+        QuotaError, with nothing changed, when its tenant has `quota` unfinished jobs; None: however many it has."""
         ...
 
     async def sweep(self, now: float, expires: float, most: int = 5000) -> list[Job]:

@@ -156,6 +156,20 @@ class StoreContract:
         assert running is not None
         assert running.state is State.RUNNING
 
+    async def test_a_quota_holds_for_dead_jobs_that_are_queued_anew(self, store: JobStore) -> None:
+        job = await put(store, tenant="a")
+        await store.finish(await take_one(store), State.DEAD, Answer(502, [], b"no"), "502", 2.0, 60.0)
+        dead = await store.get(job.id)
+        await put(store, tenant="a")
+        with pytest.raises(QuotaError):
+            await store.requeue(job.id, 5.0, 99.0, 1)
+        assert await store.get(job.id) == dead
+        assert await store.answer(job.id) is not None
+        anew = await store.requeue(job.id, 5.0, 99.0, 2)
+        assert anew is not None
+        assert anew.state is State.QUEUED
+        assert await store.requeue(job.id, 6.0, 99.0, 1) == anew  # which is not dead: the quota has no say
+
     async def test_the_end_is_told_to_a_webhook_until_that_is_done(self, store: JobStore) -> None:
         await put(store, webhook="https://h/x")
         await put(store)

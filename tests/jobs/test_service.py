@@ -170,6 +170,20 @@ async def test_a_quota_is_429(world: World) -> None:
     assert world.service.accepted == {"accepted": 3, "quota": 1}
 
 
+async def test_a_quota_holds_for_dead_letters_that_a_client_queues_anew(world: World) -> None:
+    world.answers = [CallError("cut", begun=True)]
+    world.gate.set()
+    dead = await world.location()
+    assert (await world.client.get(f"{dead}/result", headers={"Prefer": "wait=20"})).status == 410
+    world.gate.clear()
+    for _ in range(3):
+        await world.location()
+    refused = await world.client.post(f"{dead}/retry")
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+    _, done = await world.service.requeue(dead.rpartition("/")[2])  # by an operator
+    assert done
+
+
 async def test_an_idempotency_key_is_one_job(world: World) -> None:
     place = await world.location(Idempotency_Key="k")
     assert await world.location(Idempotency_Key="k") == place
