@@ -425,3 +425,41 @@ async def test_no_page_scrolls_sideways(start: Start, endpoint: Callable[..., An
             assert "…/digits-0.sock" in text(page, "#topology")
 
     await asyncio.to_thread(look)
+
+
+async def test_a_crowd_of_long_names_is_told_apart_and_fits_a_phone(start: Start, tmp_path: Path) -> None:
+    names = [f"production-embeddings-multilingual-v{i}.team-a.internal" for i in range(4)]
+    pools = {
+        name: {"protocol": "http", "endpoints": [f"127.{i + 1}.0.{j + 1}:9" for j in range(30)]}
+        for i, name in enumerate(names)
+    }
+    routes = [route(f"/{i}/", name, name=f"{'r' * 40}.{i}.main") for i, name in enumerate(names)]
+    watched = await asyncio.to_thread(Watched, start, {"listeners": {"web": http_listener(*routes)}, "pools": pools})
+
+    def look() -> None:
+        with watched.page(tmp_path) as page:
+            page.look(1366, 900)
+            page.wait("document.querySelectorAll('#pools .pool').length === 4")
+            for kind in ("p:production", "r:rrr"):
+                shown = page.ask(
+                    f"[...document.querySelectorAll('#topology [data-id^=\"{kind}\"] .name')].map((e) => e.textContent)"
+                )
+                assert len(set(shown)) == 4, shown
+                assert max(map(len, shown)) <= 24
+            assert page.ask("document.querySelectorAll('#pools tbody tr').length") == 120
+            page.look(390, 844, mobile=True)
+            page.open(page.ask("location.href"))
+            page.wait("document.querySelectorAll('#pools tbody tr').length === 32", "eight of each pool")
+            page.click("#pools button[data-key^=unfold]")
+            page.wait("document.querySelectorAll('#pools tbody tr').length === 54", "all of one pool")
+            cases = (
+                ["a/b/x.sock", "a/b/y.sock"],
+                ["v1", "v12"],
+                ["x" * 40 + "-a-b", "x" * 40 + "-b"],
+                ["m" * 60, "n" * 60],
+            )
+            script = "import('/dashboard/format.js').then((m) => %s.map((names) => new Set(m.shortNames(names).values()).size))"
+            assert page.ask(script % json.dumps(cases)) == [2] * len(cases)
+            assert not page.problems
+
+    await asyncio.to_thread(look)

@@ -32,8 +32,10 @@ export function short(name, most = 30) {
   return `${text.slice(0, head)}…${text.slice(text.length - (most - 1 - head))}`;
 }
 
-// Names for a family: what all have in common in front, up to a separator, is left out where they are long. No two get
-// the same name.
+const SEPARATORS = /[/.:_-]/;
+
+// Names for a family: what all have in common in front, up to a separator, is left out where they are long, and then what
+// they have in common behind. No two get the same name.
 export function shortNames(names, most = 30) {
   const found = new Map(names.map((name) => [name, short(name, most)]));
   if (new Set(found.values()).size === found.size) return found;
@@ -41,5 +43,22 @@ export function shortNames(names, most = 30) {
   for (const name of names) while (!name.startsWith(common)) common = common.slice(0, -1);
   common = common.slice(0, Math.max(common.lastIndexOf("/"), common.lastIndexOf(".")) + 1);
   for (const name of names) found.set(name, common ? `…${name.slice(common.length)}` : name);
-  return found;
+  return [...found.values()].some((name) => name.length > most) ? middles(names, most) : found;
+}
+
+// By what is different in the middle, with as much of the common beginning and end around it as there is room for.
+function middles(names, most) {
+  let front = names[0], back = names[0];
+  for (const name of names) while (!name.startsWith(front)) front = front.slice(0, -1);
+  while (front && !SEPARATORS.test(front.at(-1))) front = front.slice(0, -1);
+  const rests = names.map((name) => name.slice(front.length));
+  back = rests[0];
+  for (const rest of rests) while (!rest.endsWith(back)) back = back.slice(1);
+  while (back && !SEPARATORS.test(back[0])) back = back.slice(1);
+  return new Map(names.map((name, i) => {
+    const middle = rests[i].slice(0, rests[i].length - back.length);
+    const room = Math.max(0, Math.floor((most - middle.length - 2) / 2));
+    const head = front.length <= room ? front : `${front.slice(0, room)}…`;
+    return [name, `${head}${middle}${back.length <= room ? back : `…${back.slice(back.length - room)}`}`];
+  }));
 }

@@ -1,7 +1,7 @@
 // Heat by endpoint: a row each, the worst first, over the half hour that the daemon remembers.
 import { get } from "./api.js";
 import { h, svg } from "./dom.js";
-import { clock, known, percent, plural, rate, short, shortNames, time } from "./format.js";
+import { clock, known, percent, plural, rate, shortNames, time } from "./format.js";
 import { link } from "./place.js";
 import { SIGNS, ofEndpoint, worstFirst } from "./state.js";
 
@@ -46,6 +46,7 @@ export function heat(shown, place, again) {
   const chosen = scale(rows);
   const listed = worstFirst(rows, ([, e]) => ofEndpoint(e)).slice(0, place.pool ? 4 * MOST_ROWS : MOST_ROWS);
   const names = new Map(pools.map((pool) => [pool.name, shortNames(pool.endpoints.map((e) => e.address), 24)]));
+  const poolNames = shortNames(pools.map((pool) => pool.name), 14);
   const times = rows[0]?.[3] || [];
   return [
     h("h2", {}, "Heat by endpoint ", h("small", {}, times.length ? `${clock(times[0])} to ${clock(times[times.length - 1])}, worst first` : "after the first samples")),
@@ -53,7 +54,7 @@ export function heat(shown, place, again) {
       h("span", { class: "scale" }, chosen.steps.map((step, i) => h("span", {}, svg("svg", { class: "swatch", viewBox: "0 0 10 10" }, svg("rect", { class: `heat${i}`, width: 10, height: 10 })), step)), h("span", {}, svg("svg", { class: "swatch", viewBox: "0 0 10 10" }, svg("rect", { class: "none", width: 10, height: 10 })), "no requests"))),
     h("ul", { class: "rows" }, listed.map(([pool, e, row, when]) => {
       const state = ofEndpoint(e);
-      return h("li", { class: state }, h("a", { href: link({ pool: pool.name, endpoint: e.address }), title: `${e.address} of pool ${pool.name}`, "data-key": `heat ${pool.name} ${e.address}` }, h("span", { class: "sign" }, SIGNS[state]), " ", h("b", {}, names.get(pool.name).get(e.address)), h("span", { class: "dim" }, ` ${short(pool.name, 14)}`)), cells(row, when, chosen, e.address));
+      return h("li", { class: state }, h("a", { href: link({ pool: pool.name, endpoint: e.address }), title: `${e.address} of pool ${pool.name}`, "data-key": `heat ${pool.name} ${e.address}` }, h("span", { class: "sign" }, SIGNS[state]), " ", h("b", {}, names.get(pool.name).get(e.address)), h("span", { class: "dim" }, ` ${poolNames.get(pool.name)}`)), cells(row, when, chosen, e.address));
     })),
     rows.length > listed.length ? h("p", { class: "dim" }, `${plural(rows.length - listed.length, "further endpoint")}, not worse; filter, or choose a pool.`) : null,
   ];

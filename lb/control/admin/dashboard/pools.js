@@ -6,6 +6,8 @@ import { link } from "./place.js";
 import { SIGNS, errorShare, kind, ofEndpoint, ofPool, word, worstFirst } from "./state.js";
 
 const MOST = 50, MOST_POOLS = 24;
+const MOST_CARDS = 8; // of a pool, on narrow screens, where each endpoint is a card of many lines
+const narrow = window.matchMedia("(max-width: 640px)");
 const unfolded = new Set();
 
 // Columns that only some pools have: head, class, of which pools, value.
@@ -34,7 +36,7 @@ function endpoints(pool, place, changed, again) {
   const own = OWN.filter(([, , has]) => has(pool));
   const names = shortNames(pool.endpoints.map((e) => e.address), 34);
   const all = place.endpoint ? pool.endpoints.filter((e) => e.address === place.endpoint) : worstFirst(pool.endpoints, ofEndpoint);
-  const listed = unfolded.has(pool.name) ? all : all.slice(0, MOST);
+  const listed = unfolded.has(pool.name) ? all : all.slice(0, narrow.matches ? MOST_CARDS : MOST);
   const limit = (e) => e.learned_limit || e.max_in_flight;
   const rows = listed.map((e) => ({
     attributes: { class: ofEndpoint(e) },

@@ -16,7 +16,7 @@ function node(id, state, name, shown, figure, to, chosen, below) {
 
 const load = (part) => h("progress", { class: "load", max: 1, value: Math.min(1, part), "aria-label": "share of the load" });
 const errors = (now) => now && now.errors > 0 ? ` · ${percent(errorShare(now))} errors` : "";
-const leads = (names) => names.length ? h("span", { class: "leads dim" }, `→ ${names.map((n) => short(n, 22)).join(", ")}`) : null;
+const leads = (pools, names) => pools.length ? h("span", { class: "leads dim" }, `→ ${pools.map((pool) => names.get(pool) || short(pool, 24)).join(", ")}`) : null;
 
 function column(title, nodes, rest) {
   return h("div", { class: "column" }, h("h3", {}, title), h("ul", {}, nodes, rest ? h("li", { class: "rest dim" }, rest) : null));
@@ -27,6 +27,7 @@ export function topology(overview, shown, place) {
   const routes = worstFirst([...shown.routes].sort((a, b) => (b.now?.rate || 0) - (a.now?.rate || 0)), ofRoute).slice(0, MOST);
   const pools = worstFirst(shown.pools, ofPool).slice(0, MOST);
   const there = new Set(pools.map((pool) => pool.name));
+  const poolNames = shortNames(shown.pools.map((pool) => pool.name), 24), routeNames = shortNames(shown.routes.map((r) => r.name), 24);
   const listeners = overview.listeners.filter((l) => shown.routes.some((r) => r.listener === l.name) || l.pools.some((p) => there.has(p)) || !(place.q || place.pool || place.route)).slice(0, MOST);
   for (const l of listeners) for (const pool of l.pools) if (there.has(pool)) edges.push([`l:${l.name}`, `p:${pool}`, "good", l.now?.rate || 0]);
   for (const r of routes) {
@@ -45,13 +46,13 @@ export function topology(overview, shown, place) {
       const figure = state === "bad" || state === "idle" ? `${word(e)}${errors(e.now)}` : `${rate(e.now?.rate ?? 0)}/s${errors(e.now)}`;
       return node(id, state, `${e.address} of pool ${pool.name}`, names.get(e.address), figure, link({ pool: pool.name, endpoint: e.address }), place.endpoint === e.address, load((e.now?.rate || 0) / most));
     });
-    return more > 0 ? [...rows, h("li", { class: "rest" }, h("a", { href: link({ pool: pool.name }), "data-key": `more ${pool.name}` }, `${plural(more, "more", "more")} of ${short(pool.name, 18)}`))] : rows;
+    return more > 0 ? [...rows, h("li", { class: "rest" }, h("a", { href: link({ pool: pool.name }), "data-key": `more ${pool.name}` }, `${plural(more, "more", "more")} of ${poolNames.get(pool.name)}`))] : rows;
   });
   return [h("h2", {}, "Topology ", h("small", {}, "requests a second, worst first")), h("div", { class: "columns" }, svg("svg", { class: "edges", "aria-hidden": "true" }),
-    column("Listeners", listeners.map((l) => node(`l:${l.name}`, "good", `${l.name} on ${l.sockets.join(", ")}`, short(l.name), `${l.protocol} · ${count(l.now?.in_flight ?? 0)} open`, null, false, [h("span", { class: "dim small" }, `${short(l.sockets[0], 34)}${l.sockets.length > 1 ? ` and ${count(l.sockets.length - 1)} more` : ""}`), leads(l.pools)]))),
-    column("Routes", routes.map((r) => node(`r:${r.name}`, ofRoute(r), `${r.name} ${r.host}${r.path}`, short(r.name, 24), `${rate(r.now?.rate ?? 0)}/s${errors(r.now)}`, link({ route: r.name }), place.route === r.name, leads(r.pools))),
+    column("Listeners", listeners.map((l) => node(`l:${l.name}`, "good", `${l.name} on ${l.sockets.join(", ")}`, short(l.name), `${l.protocol} · ${count(l.now?.in_flight ?? 0)} open`, null, false, [h("span", { class: "dim small" }, `${short(l.sockets[0], 34)}${l.sockets.length > 1 ? ` and ${count(l.sockets.length - 1)} more` : ""}`), leads(l.pools, poolNames)]))),
+    column("Routes", routes.map((r) => node(`r:${r.name}`, ofRoute(r), `${r.name} ${r.host}${r.path}`, routeNames.get(r.name), `${rate(r.now?.rate ?? 0)}/s${errors(r.now)}`, link({ route: r.name }), place.route === r.name, leads(r.pools, poolNames))),
       shown.routes.length > routes.length || overview.routes_left_out ? `${count(shown.routes.length - routes.length + overview.routes_left_out)} more` : null),
-    column("Pools", pools.map((p) => node(`p:${p.name}`, ofPool(p), p.name, short(p.name, 24), `${rate(p.now?.rate ?? 0)}/s${errors(p.now)}`, link({ pool: p.name }), place.pool === p.name && !place.endpoint,
+    column("Pools", pools.map((p) => node(`p:${p.name}`, ofPool(p), p.name, poolNames.get(p.name), `${rate(p.now?.rate ?? 0)}/s${errors(p.now)}`, link({ pool: p.name }), place.pool === p.name && !place.endpoint,
       h("span", { class: "dim small" }, `${p.endpoints.filter((e) => ofEndpoint(e) !== "bad" && e.admin === "enabled").length} of ${p.endpoints.length} take requests${p.queue ? ` · ${count(p.queue.waiting)} wait` : ""}`))),
       shown.pools.length > pools.length ? `${count(shown.pools.length - pools.length)} more` : null),
     column("Endpoints", endpoints))];
