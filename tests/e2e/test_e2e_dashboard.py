@@ -458,7 +458,8 @@ async def test_a_crowd_of_long_names_is_told_apart_and_fits_a_phone(start: Start
                 ["x" * 40 + "-a-b", "x" * 40 + "-b"],
                 ["m" * 60, "n" * 60],
             )
-            script = "import('/dashboard/format.js').then((m) => %s.map((names) => new Set(m.shortNames(names).values()).size))"
+            different = "(names) => new Set(m.shortNames(names).values()).size"
+            script = f"import('/dashboard/format.js').then((m) => %s.map({different}))"
             assert page.ask(script % json.dumps(cases)) == [2] * len(cases)
             assert not page.problems
 
