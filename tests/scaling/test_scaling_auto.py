@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from looks import MINUTE, Pool
-from msgspec.structs import replace
 from property import examples
 from scaling_contract import ScalerContract
 
@@ -163,8 +162,8 @@ class Sleeper:
             elif self.wanted and self.now - self.used_at >= 300 * SECOND:
                 self._order(0, "")
             floor = min(self.wanted, 1)
-            look = looked(pool, self.setup, self.now, self.auto.interval, self.wanted, 0.0)
-            self.auto.see(replace(look, minimum=floor))
+            look = looked(pool, self.setup, self.now, self.auto.interval, self.wanted, 0.0, floor)
+            self.auto.see(look)
             decision = self.auto.decide(self.now)
             asked = min(decision.replicas, decision.foreseen) if unused and not self.wanted else decision.replicas
             self._order(max(asked, floor), "the rule")
@@ -235,3 +234,13 @@ def test_within_the_limits_whatever_comes(
     auto, looks = spied(setup, [n for n in counts for _ in range(5)])
     assert all(minimum <= look.wanted <= 20 for look in looks)
     auto.learned()
+
+
+def test_the_first_replicas_are_kept_until_one_has_started() -> None:
+    """A start takes longer than the time after which candidates are chosen where starts are short. What was ordered
+    for the first requests serves the burst that comes next."""
+    setup = Setup(20 * MILLISECOND, 1, 45 * SECOND, 200 * MILLISECOND, 1, 200)
+    _, looks = spied(setup, [300, 300, *[0] * 43, *[300] * 15])
+    asked = [look.wanted for look in looks if look.start_time is None]
+    assert max(asked) > 5
+    assert asked == sorted(asked)

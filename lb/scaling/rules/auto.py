@@ -45,10 +45,16 @@ FIRST_SECONDS = 30.0
 # What happened five days ago counts for 1/e.
 MEMORY = 5 * 86_400.0
 CHOOSE_SECONDS = 10.0
+# A part of what the best reference has cost; by CAUTION less at first, and by half of it after two hours. What was
+# spent too much in the first hour takes as long to be saved.
 BUDGET = 0.95
+CAUTION = 0.06
+CAUTIOUS = 7200.0
 HORIZON = 0.3
 STRESS = 0.1
 TIE = 0.05
+# s until which about as good is not good enough by half.
+DOUBT = 1800.0
 # s of the mean load that are late before there is evidence, divided by the headroom; the longer the hold the fewer.
 PRIOR = 20.0
 # What a replica second beyond the budget has to save, as a part of the requests that it can serve.
@@ -233,7 +239,8 @@ class Auto:
         self._since_choice += span if look.ready else 0.0
         if self._since_choice >= CHOOSE_SECONDS and self._known():
             self._since_choice = 0.0
-            self._candidate = replay.choose(self._candidate, BUDGET, HORIZON, STRESS, TIE, PRIOR, PRICE)
+            budget = BUDGET - CAUTION * CAUTIOUS / (CAUTIOUS + replay.seconds)
+            self._candidate = replay.choose(self._candidate, budget, HORIZON, STRESS, TIE, DOUBT, PRIOR, PRICE)
 
     def _measure(self, look: Look, sums: _Sums) -> None:
         shape = self._shape
@@ -280,8 +287,12 @@ class Auto:
         return self._shape.start or ASSUMED_START
 
     def _known(self) -> bool:
-        """Whether there is enough to choose a candidate by, and to remove replicas."""
-        return self._replay.seconds >= max(FIRST_SECONDS, 2 * (self._shape.start or 0.0))
+        """Whether there is enough to choose a candidate by, and to remove replicas: some time, and where replicas start
+        the first of them, since what a start takes is most of what candidates differ in."""
+        start, look = self._shape.start, self._look
+        if start is None and look is not None and look.wanted > look.ready:
+            return False
+        return self._replay.seconds >= max(FIRST_SECONDS, 2 * (start or 0.0))
 
     def _rate(self) -> float:
         """Requests/s that a replica can serve."""

@@ -691,7 +691,8 @@ cdef class Replay:
         return best
 
     def choose(
-        self, int present, double budget, double horizon, double stress, double tie, double prior, double price
+        self, int present, double budget, double horizon, double stress, double tie, double doubt, double prior,
+        double price,
     ) -> int:
         """The candidate to follow: the one with the fewest late requests, where those of the next lower headrooms count
         as well, less and less: they are what more load would do.
@@ -699,7 +700,8 @@ cdef class Replay:
         Beyond the budget each replica second counts like `price` of the requests that it can serve. The budget is the
         part `budget` of what the best reference has cost, and what was saved of it, or less what was spent too much,
         over the next `horizon` of the replay's own length. A candidate that is cheaper and has late requests more by
-        less than the part `tie` of the reference's is as good; so is `present`.
+        less than the part `tie` of the reference's is as good; so is `present`. In the first `doubt` s there is less to
+        be saved by that, since a few minutes say little of what is to come and cost little.
         """
         cdef tg_pool *reference = self.references[self.best()]
         cdef double limit = budget * reference.paid
@@ -714,6 +716,7 @@ cdef class Replay:
         # What was spent too much is not saved at any cost.
         limit *= fmin(fmax(1.0 + (1.0 - self.spent / limit) / fmax(horizon, 600.0 / self.seconds), 0.9), 1.2)
         price *= self.shape.rate
+        tie *= self.seconds / (self.seconds + doubt)
         for i in range(self.count):
             late = self.feared(i, prior) + (stress * late if i % self.rungs else 0.0)
             cost = late + price * fmax(self.candidates[i].pool.paid - limit, 0.0)
@@ -736,9 +739,10 @@ cdef class Replay:
         return present if chosen < 0 else chosen
 
     cdef inline bint eligible(self, int i) noexcept nogil:
-        """Whether there was time to see what candidate `i` is worth: its hold, and for less than what comes an hour."""
+        """Whether there was time to see what candidate `i` is worth: half of its hold, and for less than what comes an
+        hour."""
         cdef tg_candidate *c = &self.candidates[i]
-        return self.lived >= self.hold[c.hold] and (c.headroom >= 1.0 or self.lived >= BOLD)
+        return self.lived >= 0.5 * self.hold[c.hold] and (c.headroom >= 1.0 or self.lived >= BOLD)
 
     cdef inline double feared(self, int i, double prior) noexcept nogil:
         """The late requests of candidate `i`, and what is feared of it without evidence: `prior` s of the mean load
