@@ -1140,9 +1140,11 @@ tg_reuse(<PyTypeObject *>Exchange)
 
 
 cdef void turn_budgets(Exchange exchange) noexcept:
-    """A second of the budgets that are shares of the pool's requests is over."""
+    """A second of the budgets that are shares of the pool's requests is over. A request that has waited for a plan has
+    the pool of that plan, and the budgets of the one before: the pool's own are for the next request."""
     cdef Route route = exchange.route
-    exchange.pool.budgets_turn_at = exchange.started + SECOND_NS
+    if route.pool is None or route.pool is exchange.pool:
+        exchange.pool.budgets_turn_at = exchange.started + SECOND_NS
     if route.retry is not None and route.retry.careful:
         route.retry.budget.begin(exchange.started)
     if route.hedge is not None and route.hedge.careful:
