@@ -22,7 +22,7 @@ class Peer:
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
         values = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
         self.h2.local_settings = h2.settings.Settings(client=True, initial_values=values)
-        self.data: dict[int, bytes] = {}
+        self.data: dict[int, bytearray] = {}
         self.heads: dict[int, dict[str, str]] = {}
         self.ended: set[int] = set()
         self.over = False
@@ -58,7 +58,7 @@ class Peer:
             if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
                 self.heads.setdefault(stream, {}).update(event.headers)
             elif isinstance(event, h2.events.DataReceived):
-                self.data[stream] = self.data.get(stream, b"") + event.data
+                self.data.setdefault(stream, bytearray()).extend(event.data)
                 self.h2.acknowledge_received_data(event.flow_controlled_length, stream)
             elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
                 self.ended.add(stream)
@@ -77,13 +77,13 @@ def framed(message: bytes, flag: int = 0) -> bytes:
     return struct.pack(">BI", flag, len(message)) + message
 
 
-def messages(data: bytes) -> list[bytes]:
+def messages(data: bytes | bytearray) -> list[bytes]:
     """Those that have come whole."""
-    found = []
-    while len(data) >= 5:
-        size = struct.unpack(">I", data[1:5])[0]
-        if len(data) < 5 + size:
+    found, begin = [], 0
+    while len(data) >= begin + 5:
+        end = begin + 5 + int.from_bytes(data[begin + 1 : begin + 5])
+        if len(data) < end:
             break
-        found.append(data[5 : 5 + size])
-        data = data[5 + size :]
+        found.append(bytes(data[begin + 5 : end]))
+        begin = end
     return found

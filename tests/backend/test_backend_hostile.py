@@ -86,14 +86,15 @@ async def test_a_client_that_takes_no_answers_is_refused_more(server):
     while not any(stream in peer.ended for stream in streams) and len(streams) < 60:
         stream = peer.open(INFER)
         streams.append(stream)
-        data = message
-        while data and stream not in peer.ended:
-            room = min(peer.h2.local_flow_control_window(stream), peer.h2.max_outbound_frame_size, len(data))
+        sent = 0
+        while sent < len(message) and stream not in peer.ended:
+            left = len(message) - sent
+            room = min(peer.h2.local_flow_control_window(stream), peer.h2.max_outbound_frame_size, left)
             if room:
-                peer.h2.send_data(stream, data[:room], end_stream=room == len(data))
-                data = data[room:]
+                peer.h2.send_data(stream, message[sent : sent + room], end_stream=room == left)
+                sent += room
                 peer.flush()
-            if (not room or len(data) % (1 << 20) < 1 << 14) and not await peer.take(0.05):
+            if (not room or (left - room) % (1 << 20) < 1 << 14) and not await peer.take(0.05):
                 assert not peer.over
     assert 18 < len(streams) < 40
     assert streams[-1] not in peer.heads  # refused: another server may be asked

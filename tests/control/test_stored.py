@@ -274,7 +274,8 @@ def test_what_is_of_no_use_is_said(
     assert "begins empty" in caplog.text, "it was killed before it noted anything"
     caplog.clear()
     keeping.note(CONFIG, before.slots, MODELS)
-    os.pwrite(store.kept[kept.FACTS], b"\xff", 40)
+    (byte,) = os.pread(store.kept[kept.FACTS], 1, 40)
+    os.pwrite(store.kept[kept.FACTS], bytes([byte ^ 0xFF]), 40)
     assert kept.take(store.passed(), lambda: NOW) is None
     assert "begins empty" in caplog.text
     keeping.close()

@@ -86,7 +86,8 @@ async def traced_daemon(prefix: Path, own: dict[str, str], start: Start) -> syst
         {
             "workers": 1,
             "listeners": {"web": http_listener(route("/v2", "digits"))},
-            "pools": {"digits": digits_pool(min=1)},
+            # Traced, all takes so long that the model cache would have it for the next start.
+            "pools": {"digits": digits_pool(min=1, args=["--model-cache", "off"])},
             "tracing": {"endpoint": "http://127.0.0.1:9", "ratio": 1},
         },
         shell=f'{shell}; set -- {shlex.join(system_calls.traced(prefix))} "$@"',
