@@ -101,8 +101,8 @@ def valid(found: list[dict[str, Any]], folder: Path) -> None:
     (deployment,) = [one for one in found if one["kind"] == "Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     ports = {port["containerPort"] for port in container["ports"]}
-    binds = {int(one["bind"].rpartition(":")[2]) for one in (read["admin"], *read["listeners"].values())}
-    assert ports == binds
+    binds = [read["admin"]["bind"], *(one["address"] for each in read["listeners"].values() for one in each["bind"])]
+    assert ports == {int(bind.rpartition(":")[2]) for bind in binds}
     names = {volume["name"] for volume in deployment["spec"]["template"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} <= names
     labels = deployment["spec"]["template"]["metadata"]["labels"].items()
