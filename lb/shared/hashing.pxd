@@ -13,6 +13,8 @@ cdef extern from "hashing.h":
 cdef uint64_t hash64(const void *data, size_t n) noexcept nogil
 # The same under a key of the caller's: for tables whose keys strangers choose.
 cdef uint64_t hash64_keyed(const void *data, size_t n, const unsigned char *key) noexcept nogil
+# SipHash-2-4 with 128 bits of output: for short texts of strangers that one process tells apart under its own secret.
+cdef void hash128_keyed(const void *data, size_t n, const unsigned char key[16], unsigned char out[16]) noexcept nogil
 
 # Keyed BLAKE2b-256 in pieces: init, update any number of times, final once. 0, or -1 for a failure of the library.
 cdef int tg_digest_init(tg_digest *digest, const unsigned char key[32]) noexcept nogil

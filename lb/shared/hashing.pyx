@@ -18,6 +18,8 @@ cdef extern from "sodium.h" nogil:
     int sodium_init() noexcept
     int crypto_shorthash_siphash24(
         unsigned char *out, const unsigned char *data, unsigned long long n, const unsigned char *key) noexcept
+    int crypto_shorthash_siphashx24(
+        unsigned char *out, const unsigned char *data, unsigned long long n, const unsigned char *key) noexcept
     int crypto_generichash_blake2b_init(
         crypto_generichash_blake2b_state *state, const unsigned char *key, size_t key_size, size_t out_size) noexcept
     int crypto_generichash_blake2b_update(
@@ -50,6 +52,10 @@ cdef uint64_t hash64_keyed(const void *data, size_t n, const unsigned char *key)
     for i in range(8):
         value |= <uint64_t> out[i] << (8 * i)
     return value
+
+
+cdef void hash128_keyed(const void *data, size_t n, const unsigned char key[16], unsigned char out[16]) noexcept nogil:
+    crypto_shorthash_siphashx24(out, <const unsigned char *> data, n, key)
 
 
 cdef int tg_digest_init(tg_digest *digest, const unsigned char key[32]) noexcept nogil:

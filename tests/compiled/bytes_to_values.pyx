@@ -9,7 +9,7 @@ from lb.http.authority cimport read_authority
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.tls.client_hello cimport HELLO_BAD, HELLO_LONG, HELLO_MAX, HELLO_MORE, HELLO_NOT_TLS, hello_parse, tg_hello
 from lb.shared.data_digest cimport tg_digest_data
-from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
+from lb.shared.hashing cimport hash128_keyed, tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
 from lb.http.head cimport MAX_SPANS, SCAN_BAD, Scan, worker_scan
 from lb.http.http1 cimport Parser, new_request_parser, new_response_parser
 from lb.http.kept_head cimport head_free, head_keep, head_restore, tg_kept_head
@@ -138,6 +138,17 @@ def proxy_header(int version, source, target, *, bytes alpn=b"", bytes authority
         return tg_buffer_head(&out)[:tg_buffer_size(&out)]
     finally:
         tg_buffer_free(&out)
+
+
+def hash128_bytes(key, data):
+    """SipHash-2-4 of `data` with 128 bits, under the 16-byte `key`: 16 bytes."""
+    cdef unsigned char out[16]
+    cdef const unsigned char[::1] view = key
+    cdef const unsigned char[::1] text = data
+    if view.shape[0] != 16:
+        raise ValueError(f"a key has 16 bytes, not {view.shape[0]}")
+    hash128_keyed(&text[0] if text.shape[0] else NULL, text.shape[0], &view[0], out)
+    return bytes(out[:16])
 
 
 def digest_bytes(key, *pieces):

@@ -180,6 +180,60 @@ def signed(head: str, payload: str) -> str:
     return f"{text}.{encoded(RSA.private_key.sign(text.encode(), *_pkcs1()))}"
 
 
+def headed(**parameters: Any) -> str:
+    return signed(json.dumps({"alg": "RS256", "kid": "rsa", **parameters}), json.dumps(claims()))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"typ": "at+jwt"}, {"cty": "JWT"}, {"x5t": "AA"}, {"x5t": 5}, {"x5t#S256": "A" * 43}, {"nonce": "x"},
+        {"zip": "DEF"}, {"x5c": ["A" * 4000]}, {"b64": False},
+        {"client": "c", "signer": "arn:aws:elasticloadbalancing:x", "iss": ISSUER, "exp": 1},  # as ALB's
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_head_says_besides_is_ignored(parameters: dict[str, Any]) -> None:
+    """RFC 7515 section 4."""
+    assert check(headed(**parameters)).identity == "alice"
+
+
+@pytest.mark.parametrize("critical", [["b64"], ["nonce"], ["exp"], [], "b64", None, {}])
+def test_what_is_critical_is_refused(critical: Any) -> None:
+    """RFC 7515 section 4.1.11; RFC 7797 section 7: the payload of a JWT is encoded."""
+    assert check(headed(crit=critical, b64=True, nonce="x", exp=1)) == REFUSED
+
+
+def test_a_text_that_is_not_the_only_one_of_its_bytes() -> None:
+    """An endpoint may take another text for another token."""
+    for key, alg in ((RSA, "RS256"), (EC, "ES256"), (ED, "Ed25519")):
+        for number in range(3):
+            parts = token(key, alg, jti=number).split(".")
+            for index, part in enumerate(parts):
+                last = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+                others = [
+                    f"{part[:-1]}{last_one}"
+                    for last_one in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+                    if last_one != part[-1]
+                    and len(part) % 4
+                    and base64.urlsafe_b64decode(f"{part[:-1]}{last_one}" + "=" * (-len(part) % 4)) == last
+                ]
+                more = [part + "=" * (-len(part) % 4), part + "\n", part + "!", " " + part, part.replace("-", "+")]
+                for other in [*others, *(one for one in more if one != part)]:
+                    assert check(".".join([*parts[:index], other, *parts[index + 1 :]])) == REFUSED, (alg, index, other)
+
+
+def test_a_head_that_was_good_before() -> None:
+    """It saves looking for the key, and nothing else."""
+    tokens = TokenCheck(plan())
+    assert tokens.check(token().encode(), NOW).identity == "alice"
+    assert tokens.check(token(sub="bob").encode(), NOW).identity == "bob"
+    assert tokens.check(token(OTHER).encode(), NOW) == REFUSED
+    assert tokens.check(token(exp=NOW - 31).encode(), NOW) == REFUSED
+    for number in range(600):
+        assert tokens.check(headed(nonce=number).encode(), NOW).identity == "alice"
+
+
 def test_names_that_are_there_twice() -> None:
     head, payload = json.dumps({"alg": "RS256", "kid": "rsa"}), json.dumps(claims(roles={"a": 1}))
     assert check(signed(head, payload)).identity == "alice"

@@ -4,7 +4,7 @@ import hashlib
 import random
 
 import pytest
-from compiled.bytes_to_values import data_digest_bytes, digest_bytes
+from compiled.bytes_to_values import data_digest_bytes, digest_bytes, hash128_bytes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,11 +13,14 @@ from lb.shared import hashing
 from lb.shared.hashing import hash64_bytes
 
 
-def siphash24(key, data):
-    """SipHash-2-4 written from the paper."""
+def siphash24(key, data, bits=64):
+    """SipHash-2-4 written from the paper, as a number; with 128 bits as in the authors' reference code."""
     mask = (1 << 64) - 1
     k0, k1 = int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little")
     v = [k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573]
+
+    if bits == 128:
+        v[1] ^= 0xEE
 
     def rotate(x, n):
         return (x << n | x >> (64 - n)) & mask
@@ -41,9 +44,14 @@ def siphash24(key, data):
         v[3] ^= word
         rounds(2)
         v[0] ^= word
-    v[2] ^= 255
+    v[2] ^= 255 if bits == 64 else 0xEE
     rounds(4)
-    return v[0] ^ v[1] ^ v[2] ^ v[3]
+    result = v[0] ^ v[1] ^ v[2] ^ v[3]
+    if bits == 128:
+        v[1] ^= 0xDD
+        rounds(4)
+        result |= (v[0] ^ v[1] ^ v[2] ^ v[3]) << 64
+    return result
 
 
 def test_is_compiled():
@@ -61,6 +69,16 @@ def test_hash64_is_siphash24_under_the_documented_key(data):
 
 def test_hash64_golden():
     assert hash64_bytes(b"session-42") == siphash24(b"tidegate-hash-01", b"session-42") == 0x819410C63BCDCC35
+
+
+def test_reference_of_128_bits_agrees_with_that_of_the_authors():
+    expected = bytes.fromhex("a3817f04ba25a8e66df67214c7550293")  # vectors_sip128[0]
+    assert siphash24(bytes(range(16)), b"", 128).to_bytes(16, "little") == expected
+
+
+@given(st.binary(min_size=16, max_size=16), st.binary(max_size=200))
+def test_hash128_is_siphash24_of_128_bits(key, data):
+    assert hash128_bytes(key, data) == siphash24(key, data, 128).to_bytes(16, "little")
 
 
 @given(st.binary(min_size=32, max_size=32), st.lists(st.binary(max_size=300), max_size=5))

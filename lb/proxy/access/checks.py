@@ -17,7 +17,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -32,6 +32,7 @@ log = logging.getLogger("tidegate.proxy")
 EXTRA = "needs packages that are not installed: pip install tidegate[auth]"
 REMEMBERED_PASSWORD = 300.0  # seconds
 _KEYS_TRIED = 8  # of a set, for a token that names none
+_HEADS = 256
 
 
 class Outcome(Struct, frozen=True):
@@ -75,7 +76,8 @@ class TokenCheck:
     """Signed tokens (RFC 7519) by the keys of a JWK set (RFC 7517), as RFC 8725 advises.
 
     The algorithm has to be on the list and fit the key's type: the set's symmetric keys are not looked at, so that no
-    public key ever serves as a secret. What the token says of where its key is (`jku`, `x5u`, `jwk`) has no effect.
+    public key ever serves as a secret. What the token says of where its key is (`jku`, `x5u`, `jwk`) has no effect, nor
+    has what its head says besides (RFC 7515 section 4), but for what is `crit`: no extension is understood.
     """
 
     room = 1024
@@ -85,16 +87,20 @@ class TokenCheck:
 
         # Which signatures are accepted is the configuration's to say; the log gets no lines of Python's for each.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        self._errors = (JoseError, ValueError, TypeError, KeyError)
+        self._errors = (JoseError, ValueError, TypeError, KeyError, RecursionError)
         self._plan = plan
-        self._keys = read_key_set(plan.content) if plan.content else []
-        self._algorithms = list(plan.algorithms)
+        self._verifiers = verifiers(plan.algorithms, plan.content) if plan.content else {}
+        # Of the heads of tokens that were good: an issuer's are alike.
+        self._by_head: dict[bytes, list[Verifier]] = {}
 
     def check(self, credential: bytes, now: float) -> Outcome:
         plan = self._plan
         if not plan.content:
             return UNAVAILABLE
-        claims = self._verified(credential)
+        try:
+            claims = self._verified(credential)
+        except self._errors:
+            return REFUSED
         if claims is None:
             return REFUSED
         expires, before = _time(claims.get("exp")), _time(claims.get("nbf", 0))
@@ -114,43 +120,58 @@ class TokenCheck:
         return Outcome(identity, left, scopes=_scopes(claims), claims=kept)
 
     def _verified(self, credential: bytes) -> dict[str, Any] | None:
-        from joserfc import jws
-
-        try:
-            text = credential.decode("ascii")
-            head = json.loads(_decode(text.partition(".")[0]), object_pairs_hook=_unique)
-            algorithm, kid = head["alg"], head.get("kid")
-            if algorithm not in self._algorithms or not (kid is None or isinstance(kid, str)):
-                return None
-            for key in self._fitting(algorithm, kid):
-                try:
-                    found = jws.deserialize_compact(text, key, algorithms=[algorithm])
-                except self._errors:
-                    continue
-                claims = json.loads(found.payload, object_pairs_hook=_unique)
-                return claims if isinstance(claims, dict) else None
-        except (*self._errors, RecursionError):
-            return None
+        """The claims of a token with a good signature. Raises one of `_errors` for what is no token."""
+        signed, _, encoded = credential.rpartition(b".")
+        head, _, payload = signed.partition(b".")
+        signature = _decode(encoded)
+        tried = self._by_head.get(head)
+        for verifier in self._fitting(head) if tried is None else tried:
+            if verifier.verifies(signed, signature):
+                claims = _object(payload)
+                if len(self._by_head) >= _HEADS:
+                    self._by_head.clear()
+                self._by_head[head] = [verifier]
+                return claims
         return None
 
-    def _fitting(self, algorithm: str, kid: str | None) -> list[Any]:
-        kind = _KIND_OF[algorithm]
-        fitting = [
-            key for key, known, alg in self._keys
-            if (key.key_type, _curve(key)) in kind and alg in (None, algorithm) and (kid is None or kid == known)
-        ]  # fmt: skip
+    def _fitting(self, head: bytes) -> list[Verifier]:
+        parameters = _object(head)
+        algorithm, kid = parameters["alg"], parameters.get("kid")
+        if "crit" in parameters or not (kid is None or isinstance(kid, str)):
+            return []
+        fitting = [one for one in self._verifiers[algorithm] if kid is None or kid == one.kid]
         return fitting[:_KEYS_TRIED]
 
 
-_RSA = frozenset({("RSA", "")})
-_KIND_OF = {
-    **{f"{family}{bits}": _RSA for family in ("RS", "PS") for bits in (256, 384, 512)},
-    "ES256": frozenset({("EC", "P-256")}),
-    "ES384": frozenset({("EC", "P-384")}),
-    "ES512": frozenset({("EC", "P-521")}),
-    "Ed25519": frozenset({("OKP", "Ed25519")}),
-    "EdDSA": frozenset({("OKP", "Ed25519"), ("OKP", "Ed448")}),
-}
+class Verifier(Struct, frozen=True):
+    """A key of joserfc's with an algorithm that it is for."""
+
+    algorithm: Any
+    key: Any
+    kid: str | None
+
+    def verifies(self, signed: bytes, signature: bytes) -> bool:
+        """Raises JoseError for a key that is not for verifying."""
+        return bool(self.algorithm.verify(signed, signature, self.key))
+
+
+def verifiers(algorithms: Iterable[str], content: bytes) -> dict[str, list[Verifier]]:
+    """By algorithm, for the keys of a JWK set. Raises ValueError as `read_key_set` does."""
+    from joserfc import jws
+    from joserfc.errors import JoseError
+
+    keys, registry = read_key_set(content), jws.JWSRegistry(algorithms=list(algorithms))
+    found: dict[str, list[Verifier]] = {}
+    for name in algorithms:
+        algorithm = registry.get_alg(name)
+        found[name] = []
+        for key, kid in keys:
+            try:
+                algorithm.check_key(key)  # its type, curve, `use` and `alg`
+            except JoseError:
+                continue
+            found[name].append(Verifier(algorithm, key, kid))
+    return found
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:
@@ -168,10 +189,6 @@ def _values(value: Any) -> frozenset[str]:
     return frozenset(one if isinstance(one, str) else str(one).lower() for one in listed if isinstance(one, str | bool))
 
 
-def _curve(key: Any) -> str:
-    return str(key.curve_name) if key.key_type in ("EC", "OKP") else ""
-
-
 def _time(value: Any) -> float | None:
     """Unix seconds; None for what is none."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 53
@@ -187,12 +204,32 @@ def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def read_key_set(content: bytes) -> list[tuple[Any, str | None, str | None]]:
-    """The public signing keys of a JWK set: key, `kid` and `alg`. Keys of kinds that are not known are passed over.
+def _object(encoded: bytes) -> dict[str, Any]:
+    """Raises ValueError or RecursionError."""
+    found = _DECODER.decode(_decode(encoded).decode("utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("is no object")
+    return found
+
+
+_BASE64 = bytes.maketrans(b"-_+/=", b"+/!!!")  # of base64url
+
+
+def _decode(text: bytes) -> bytes:
+    """base64url without padding (RFC 7515 section 2). Raises ValueError where the text is not the only one of its
+    bytes."""
+    padded = text.translate(_BASE64) + b"=" * (-len(text) % 4)
+    data = binascii.a2b_base64(padded)
+    if binascii.b2a_base64(data, newline=False) != padded:
+        raise ValueError("is no base64url")
+    return data
+
+
+def read_key_set(content: bytes) -> list[tuple[Any, str | None]]:
+    """The public signing keys of a JWK set, each with its `kid`. Keys of kinds that are not known are passed over.
     Raises ValueError when there is none."""
     from joserfc import jwk
     from joserfc.errors import JoseError
@@ -213,8 +250,8 @@ def read_key_set(content: bytes) -> list[tuple[Any, str | None, str | None]]:
                 continue
         except (JoseError, ValueError, TypeError, KeyError):
             continue
-        kid, algorithm = one.get("kid"), one.get("alg")
-        found.append((key, kid if isinstance(kid, str) else None, algorithm if isinstance(algorithm, str) else None))
+        kid = one.get("kid")
+        found.append((key, kid if isinstance(kid, str) else None))
     if not found:
         raise ValueError("has no public key to verify signatures with: RSA from 2048 bits on, EC or OKP")
     return found

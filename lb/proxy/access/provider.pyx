@@ -1,8 +1,9 @@
 """A provider of identities: see provider.pxd.
 
-A credential is known by a BLAKE2b digest under a key that this process draws for the provider, and by nothing else.
-Tables are looked up by that digest: how long a look-up takes says nothing of what is in the table to somebody who
-chooses credentials, since they cannot choose digests.
+A credential is known by its SipHash-2-4 of 128 bits under a key that this process draws for the provider, and by
+nothing else. To all who have not the key the hash is a random one, and nobody is shown it: a guess has the hash of
+another credential with a probability of one in 2^128. Tables are looked up by it: how long a look-up takes says nothing
+of what is in the table to somebody who chooses credentials, since they cannot choose hashes.
 """
 
 import hashlib
@@ -21,8 +22,7 @@ from lb.proxy.access.known cimport (
 )
 from lb.proxy.access.server cimport AuthServer
 from lb.proxy.routing.keys cimport count_values, find_value
-from lb.shared.data_digest cimport tg_digest_data
-from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init
+from lb.shared.hashing cimport hash128_keyed
 from lb.upstream.pool cimport KEY_HEADER, KEY_QUERY
 
 from lb.proxy.access.checks import Checker
@@ -76,7 +76,7 @@ cdef class Provider:
             self.server = AuthServer(plan)
             self.unasked = known(ACCESS_UNKNOWN)
             self.unasked.provider = self
-        self.secret = os.urandom(32)
+        self.secret = os.urandom(16)
         self.keys = {
             self.digest_of(<const char *><bytes>key, 32): (name.encode("ascii"), frozenset(scopes))
             for name, key, scopes in plan.keys
@@ -99,13 +99,9 @@ cdef class Provider:
             self.checker.close()
 
     cdef bytes digest_of(self, const char *data, size_t n):
-        cdef tg_digest state
-        cdef unsigned char digest[32]
-        cdef const unsigned char *secret = <const unsigned char *><const char *>self.secret
-        if (tg_digest_init(&state, secret) < 0 or tg_digest_data(&state, secret, data, n) < 0
-                or tg_digest_final(&state, digest) < 0):
-            raise MemoryError
-        return (<char *>digest)[:32]
+        cdef unsigned char digest[16]
+        hash128_keyed(data, n, <const unsigned char *><const char *>self.secret, digest)
+        return (<char *>digest)[:16]
 
     cdef Known look(self, const Scan *scan, Tls tls, uint64_t now):
         cdef const char *value
