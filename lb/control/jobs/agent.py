@@ -27,8 +27,8 @@ from aiohttp import web
 from msgspec import convert
 
 from lb.control import signals
+from lb.control.jobs.acceptor import Acceptor
 from lb.control.logs import set_level, setup_logging
-from lb.control.sockets import BACKLOG
 from lb.control.workers.channel import Channel, Message
 from lb.jobs.calls import Calls
 from lb.jobs.job import Job, State
@@ -176,7 +176,9 @@ class Parts:
         await web_runner.setup()
         cleanup.push_async_callback(web_runner.cleanup)
         cleanup.callback(watchers.close)
-        await web.SockSite(web_runner, listening, backlog=BACKLOG).start()
+        assert web_runner.server is not None  # after `setup`
+        acceptor = Acceptor(listening, web_runner.server)
+        cleanup.callback(acceptor.close)
         for work in (runner.run(), webhooks.run()):
             task = asyncio.create_task(work)
             cleanup.push_async_callback(end_tasks, [task])
