@@ -190,6 +190,9 @@ async def test_a_failing_endpoint_is_found_in_one_look(
             assert bad.address in text(page, "#heat li.bad")
             assert bad.address in text(page, "#pools tr.bad")
             assert "5xx" in text(page, "#charts")
+            panels = text(page, "#panels")
+            assert "an endpoint answered with an error" in panels
+            assert "no connection to the endpoint" not in panels
             # The link leads to the endpoint's own charts and line, and is one that can be sent to somebody.
             page.click("#verdict li.warn a")
             page.wait("document.querySelectorAll('#pools tbody tr').length === 1", "its line alone")

@@ -71,7 +71,12 @@ _LAYOUTS = {
         "request_duration",
         ["requests", "grpc", "timeouts", "rejected", "client_aborts", "retries", "cache"],
     ),
-    ENDPOINT.name: _layout(ENDPOINT, "requests", "request_duration", ["timeouts", "connect_errors", "response_errors"]),
+    ENDPOINT.name: _layout(
+        ENDPOINT,
+        "requests",
+        "request_duration",
+        ["errors", "timeouts", "connect_errors", "local_connect_errors", "response_errors"],
+    ),
     MODEL.name: _layout(MODEL, "requests", "request_duration", []),
     UDP_ENDPOINT.name: _layout(UDP_ENDPOINT, "", "", []),
     QUEUE.name: _layout(QUEUE, "", "wait", ["ended"]),

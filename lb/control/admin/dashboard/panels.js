@@ -18,7 +18,9 @@ const GRPC_FAULTS = new Set(["Unknown", "DeadlineExceeded", "Unimplemented", "In
 const KINDS = {
   "route.rejected": "refused here: no valid credential, limit, queue or no endpoint (401, 403, 429, 503)",
   "route.timeouts": "deadline of the request passed",
+  "endpoint.answers": "an endpoint answered with an error (5xx, or its gRPC status)",
   "endpoint.connect_errors": "no connection to the endpoint",
+  "endpoint.local_connect_errors": "this host could begin no connection (ports, descriptors, memory)",
   "endpoint.response_errors": "answer broke off or broke the protocol",
   "endpoint.timeouts": "attempt without an answer in time",
   "queue.ended.full": "queue was full",
@@ -43,7 +45,10 @@ function statuses({ recent }) {
 
 function errors({ recent }) {
   const dropped = Object.entries(recent.counts).filter(([key]) => key.startsWith("udp-listener.dropped.")).map(([key, n]) => [`datagram dropped: ${key.slice(21)}`, n, "warn"]);
-  const rows = Object.entries(KINDS).map(([key, text]) => [text, recent.counts[key] || 0, key.startsWith("endpoint") ? "bad" : "warn"]).filter(([, n]) => n).concat(dropped).sort((a, b) => b[1] - a[1]);
+  // Of the errors of endpoints, those without an answer have words of their own.
+  const of = (word) => recent.counts[`endpoint.${word}`] || 0;
+  const counts = { ...recent.counts, "endpoint.answers": Math.max(0, of("errors") - of("timeouts") - of("connect_errors") - of("response_errors")) };
+  const rows = Object.entries(KINDS).map(([key, text]) => [text, counts[key] || 0, key.startsWith("endpoint") ? "bad" : "warn"]).filter(([, n]) => n).concat(dropped).sort((a, b) => b[1] - a[1]);
   return panel("Errors by kind", `last ${time(recent.seconds)}`, rows.length ? bars(rows, recent.seconds) : h("p", { class: "dim" }, "None."));
 }
 
