@@ -189,6 +189,7 @@ async def test_a_failing_endpoint_is_found_in_one_look(
             assert good.address in text(page, "#topology .node.good[data-id^='e:']")
             assert bad.address in text(page, "#heat li.bad")
             assert bad.address in text(page, "#pools tr.bad")
+            assert "2 of 2 take requests" in text(page, "#topology")  # as the verdict counts them
             assert "5xx" in text(page, "#charts")
             panels = text(page, "#panels")
             assert "an endpoint answered with an error" in panels

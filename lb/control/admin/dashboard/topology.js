@@ -3,7 +3,7 @@
 import { h, svg } from "./dom.js";
 import { count, percent, plural, rate, short, shortNames } from "./format.js";
 import { link } from "./place.js";
-import { SIGNS, errorShare, ofEndpoint, ofPool, ofRoute, word, worstFirst } from "./state.js";
+import { SIGNS, errorShare, ofEndpoint, ofPool, ofRoute, serves, word, worstFirst } from "./state.js";
 
 const MOST = 12;
 const edges = [];
@@ -53,7 +53,7 @@ export function topology(overview, shown, place) {
     column("Routes", routes.map((r) => node(`r:${r.name}`, ofRoute(r), `${r.name} ${r.host}${r.path}`, routeNames.get(r.name), `${rate(r.now?.rate ?? 0)}/s${errors(r.now)}`, link({ route: r.name }), place.route === r.name, leads(r.pools, poolNames))),
       shown.routes.length > routes.length || overview.routes_left_out ? `${count(shown.routes.length - routes.length + overview.routes_left_out)} more` : null),
     column("Pools", pools.map((p) => node(`p:${p.name}`, ofPool(p), p.name, poolNames.get(p.name), `${rate(p.now?.rate ?? 0)}/s${errors(p.now)}`, link({ pool: p.name }), place.pool === p.name && !place.endpoint,
-      h("span", { class: "dim small" }, `${p.endpoints.filter((e) => ofEndpoint(e) !== "bad" && e.admin === "enabled").length} of ${p.endpoints.length} take requests${p.queue ? ` · ${count(p.queue.waiting)} wait` : ""}`))),
+      h("span", { class: "dim small" }, `${p.endpoints.filter(serves).length} of ${p.endpoints.length} take requests${p.queue ? ` · ${count(p.queue.waiting)} wait` : ""}`))),
       shown.pools.length > pools.length ? `${count(shown.pools.length - pools.length)} more` : null),
     column("Endpoints", endpoints))];
 }

@@ -2,7 +2,7 @@
 import { h } from "./dom.js";
 import { plural, short, shortNames } from "./format.js";
 import { link } from "./place.js";
-import { SIGNS } from "./state.js";
+import { SIGNS, serves } from "./state.js";
 
 const WORDS = { failing: ["bad", "Failing"], degraded: ["warn", "Degraded"], well: ["good", "All well"] };
 const MOST = 5;
@@ -39,7 +39,7 @@ export function verdict(overview, again) {
   const { problems } = overview, all = problems.length + overview.problems_left_out, rows = grouped(problems);
   const critical = problems.filter((p) => p.severity === "critical").length;
   const endpoints = overview.pools.flatMap((pool) => pool.endpoints);
-  const up = endpoints.filter((e) => e.health !== "down" && e.admin === "enabled" && e.ejection_state !== "ejected").length;
+  const up = endpoints.filter(serves).length;
   const poolNames = shortNames(overview.pools.map((pool) => pool.name));
   const text = all ? `${plural(all, "problem")}${critical ? `, ${critical} critical` : ""}` : "no problem is known";
   return h("div", { class: `verdict ${style}` },
