@@ -222,7 +222,7 @@ class Master:
         loop.add_signal_handler(signal.SIGUSR2, self._upgrading.set)
         signals.release()
         if self._options.handover is not None:
-            self._succession = Succession(self._options.handover)
+            self._succession = Succession(self._options.handover, self._environment_back)
         async with contextlib.AsyncExitStack() as cleanup:
             cleanup.push_async_callback(self._end_before_with_start)
             cleanup.callback(self._notifier.close)
@@ -245,7 +245,10 @@ class Master:
 
     def _go_back_unless(self, starting: asyncio.Task[None], stopping: asyncio.Task[Any]) -> None:
         """The program before goes on where this one does not serve, and does not stop. Raises StartError."""
-        if self._succession is None or stopping.done():
+        if self._succession is None:
+            return
+        self._succession.heard()
+        if stopping.done():
             return
         if not starting.done():
             reason = f"it did not serve within {START:.0f} s"
@@ -253,10 +256,17 @@ class Master:
             reason = str(starting.exception())
         else:
             return
-        self.sockets.give_back(self._succession.stored)
-        self._succession.go_back(reason, {**os.environ, **self._notifier.environment()})
+        self._succession.go_back(reason)
         if not starting.done():
             raise StartError(reason)
+
+    def _environment_back(self, stored: tuple[tuple[str, int], ...]) -> dict[str, str]:
+        """For the program before, which finds the descriptor store as it was."""
+        self.sockets.give_back(stored)
+        return self._environment()
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self._notifier.environment()}
 
     def stop(self) -> None:
         """Begins the drain; called again, ends it at once."""
@@ -418,7 +428,9 @@ class Master:
             async with self.peers.handed_over() as (shared, message):
                 canaries = self.canaries.hand_over()
                 handover = replace(handover, shared_tables=shared, message=message, canaries=canaries)
-                become(handover.before, handover, {**os.environ, **self._notifier.environment()})
+                if self._stop.is_set():  # by a thread that does not hold signals
+                    raise StartError("the daemon is stopping")
+                become(handover.before, handover, self._environment())
         finally:
             if handover.segment >= 0:
                 os.close(handover.segment)

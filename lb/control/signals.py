@@ -27,6 +27,15 @@ def hold_ending() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
+def hold_all() -> set[int]:
+    """Both kinds, for a process that becomes another program: `restore` gets what this returns where it does not."""
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, (*HELD, *ENDING)))
+
+
+def restore(before: set[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def release() -> None:
     """From here on, and for what waited, what was said of them holds."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HELD, *ENDING))

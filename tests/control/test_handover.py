@@ -36,15 +36,46 @@ passed = found.passed()
 (stored,) = passed.stored
 ours = socket.socket(fileno=stored.fd)
 print(sys.argv[1:], found.number, stored.name, ours.getsockname()[0], found.operated[0].admin,
-      VARIABLE in os.environ, os.get_inheritable(stored.fd), os.environ["PYTHONPATH"].startswith("/:"))
+      VARIABLE in os.environ, os.get_inheritable(stored.fd), "/" in sys.path,
+      os.environ["PYTHONPATH"] == os.environ["SAID"])
+import signal
+held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+print(len(held))
+"""
+# Does not understand what it gets.
+OTHER = """
+import os
+import lb.control.upgrade.handover as handover
+handover.FORMAT += 1
+handover.take(os.environ)
+"""
+BEFORE = """
+import os, socket, sys
+from lb.control.upgrade.handover import Handover, Program, become, still_there, take, this_program
+found = take(os.environ)
+if found is not None:
+    print(found.failed, socket.socket(fileno=found.inherited[0]).getsockname()[0], found.number)
+    sys.exit(0)
+listening = socket.create_server(("127.0.0.1", 0))
+exact = (sys.executable, "-c", sys.argv[1])
+program = Program((sys.executable, "-c", sys.argv[2]), (), exact, this_program().version, this_program().path)
+become(program, Handover(program, 3, inherited=(listening.fileno(),)), dict(os.environ))
 """
 
 
 @pytest.mark.parametrize("exactly", [False, True])
 def test_another_program_has_the_descriptors(exactly: bool) -> None:
     command = [sys.executable, "-c", FIRST, SECOND, "exactly" if exactly else ""]
-    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=True)
-    assert done.stdout == f"['run'] 3 tidegate,listen,x 127.0.0.1 1 False False {exactly}\n"
+    environment = {**ENVIRONMENT, "SAID": ENVIRONMENT["PYTHONPATH"]}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    # Five signals wait until the program hears of them.
+    assert done.stdout == f"['run'] 3 tidegate,listen,x 127.0.0.1 1 False False {exactly} True\n5\n"
+
+
+def test_what_another_program_does_not_understand_comes_back() -> None:
+    command = [sys.executable, "-c", BEFORE, BEFORE, OTHER]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout == "the program before hands over by format 1, this one by 2 127.0.0.1 3\n"
 
 
 def program() -> Program:

@@ -34,14 +34,30 @@ FAILING = """
 import os as _os
 
 if "TIDEGATE_HANDOVER" in _os.environ:
+    import time as _time
     from lb.cli import run as _run
+    from lb.control.upgrade import handover as _handover, upgrader as _upgrader
     from lb.errors import StartError as _StartError
 
     async def _fail(*given):
         raise _StartError("it was made to fail")
 
-    _run.WHAT = _fail
+    async def _block(*given):
+        _time.sleep(100)
+
+    WHAT
 """
+FAILURES = {  # what it does, and why it does not serve
+    "at the beginning": ("_run.Master._start = _fail", "it was made to fail"),
+    "when its workers serve": ("_run.Admin.start = _fail", "it was made to fail"),
+    "its loop is blocked": (
+        "_run.Master._start = _block; _upgrader.START = _upgrader._BLOCKED = 0.5",
+        "it did not serve within 0 s, and its event loop was blocked",
+    ),
+    "by another format": (
+        "_handover.FORMAT += 1", "the program before hands over by format 1, this one by 2",
+    ),
+}  # fmt: skip
 
 
 class Installed:
@@ -259,8 +275,7 @@ def servers(status: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(row["pid"], row["address"], row["state"], tuple(row["cores"])) for row in rows]
 
 
-# At the beginning, and when its workers serve already.
-@pytest.mark.parametrize("what", ["Master._start", "Admin.start"])
+@pytest.mark.parametrize("what", FAILURES)
 def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start, tmp_path: Path, what: str) -> None:
     installed = Installed(tmp_path)
     tables = {"clients": {"key": "${client.address}", "store": ["requests"]}}
@@ -278,7 +293,7 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
     app.write_text(
         app.read_text().replace(
             "            return run_daemon(",
-            f"{_indented(FAILING.replace('WHAT', what))}            return run_daemon(",
+            f"{_indented(FAILING.replace('WHAT', FAILURES[what][0]))}            return run_daemon(",
         )
     )
     # The file has changed, too: what goes on is what ran.
@@ -286,7 +301,7 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
     daemon.write({**changed, "admin": {"bind": f"unix:{tmp_path}/other.sock"}})
     done = daemon.command("upgrade", "--admin", f"unix:{daemon.socket}")
     assert done.returncode == 1
-    assert done.stderr == "no upgrade, version 0.1.0 goes on: it was made to fail\n", daemon.log
+    assert done.stderr == f"no upgrade, version 0.1.0 goes on: {FAILURES[what][1]}\n", daemon.log
     after = daemon.status()
     assert [row["name"] for row in after["listeners"]] == ["web"]
     assert daemon.port() == port
@@ -295,6 +310,12 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
     assert asyncio.run(ask_once(port, digit_request(digit_samples()[0]["image"]))).status == 200
     (counted,) = json.loads(daemon.admin("/api/v1/tables?table=clients")[1])["entries"]
     assert counted["requests"] == 2
+    if what == "by another format":  # the next upgrade is to what is installed by then
+        daemon.write(config)
+        installed.install("9.9.10")
+        done = daemon.command("upgrade")
+        assert done.returncode == 0, done.stderr
+        assert daemon.status()["version"] == "9.9.10"
     assert daemon.stop() == 0
 
 
@@ -333,6 +354,24 @@ def test_what_would_not_start_is_not_tried(start: Start, tmp_path: Path) -> None
     assert after["program"]["last_upgrade"]["ok"] is False
     assert asyncio.run(ask_once(daemon.port(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
     assert daemon.reload()["ok"]
+    assert daemon.stop() == 0
+
+
+def test_signals_during_an_upgrade_end_nothing(start: Start, tmp_path: Path) -> None:
+    """As of a reload by the service manager, of the rotation of logs, and of a second upgrade, at every moment."""
+    installed = Installed(tmp_path)
+    daemon = start({"listeners": {"web": http_listener({"respond": {"status": 200}})}}, shell=installed.shell)
+    installed.install()
+    master = daemon.process.pid
+    os.kill(master, signal.SIGUSR2)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and "upgraded from" not in daemon.log:
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            assert alive(master), daemon.log
+            os.kill(master, number)
+        time.sleep(0.005)
+    eventually(lambda: alive(master) and daemon.status()["version"] == NEXT, "the upgrade", 60)
+    assert asyncio.run(ask_once(daemon.port(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
     assert daemon.stop() == 0
 
 

@@ -9,6 +9,7 @@ program that cannot begin goes back to the one before by the same way, with copi
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -20,10 +21,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import lb
+from lb.control import signals
 from lb.control.systemd import Passed, Stored
 from lb.errors import StartError
 
+log = logging.getLogger("tidegate.upgrade")
+
 VARIABLE = "TIDEGATE_HANDOVER"
+SEARCH_PATH = "TIDEGATE_PYTHONPATH"  # PYTHONPATH of the operator, for a program that begins with its own
 FORMAT = 1  # another one for what a program before would misunderstand
 _FIRST_FREE = 3
 # As it was at the start: a link on the way may lead elsewhere by the time of an upgrade. Not through the interpreter's
@@ -40,6 +45,14 @@ class Program(Struct, frozen=True):
     exact: tuple[str, ...]
     version: str
     path: str
+
+
+class Origin(Struct, frozen=True):
+    """What every program understands of every handover: a format changes anything but these fields."""
+
+    before: Program
+    format: int
+    failed: str = ""
 
 
 class OldWorker(Struct, frozen=True):
@@ -208,14 +221,20 @@ def still_there(program: Program) -> bool:
 def become(program: Program, handover: Handover, environment: Mapping[str, str], exactly: bool = False) -> None:
     """Runs the program that is installed in the place of `program` in this process, or `exactly` that one. Returns
     never; raises OSError, with everything as it was, when it cannot be run."""
+    _execute(program, msgspec.msgpack.encode(handover), handover.descriptors(), environment, exactly)
+
+
+def _execute(
+    program: Program, data: bytes, descriptors: Sequence[int], environment: Mapping[str, str], exactly: bool
+) -> None:
     command, environment = [*program.command, *program.arguments], dict(environment)
     if exactly:
         command = [*program.exact, *program.arguments]
-        found = filter(None, (os.path.dirname(program.path), environment.get("PYTHONPATH")))
-        environment["PYTHONPATH"] = os.pathsep.join(found)
-    data = msgspec.msgpack.encode(handover)
+        known = environment.get("PYTHONPATH", "")
+        environment[SEARCH_PATH] = known
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.path.dirname(program.path), known)))
     memory = os.memfd_create("tidegate-handover", 0)  # not closed by exec
-    descriptors = handover.descriptors()
+    before = signals.hold_all()  # until the next program hears of them: they would end the process
     try:
         os.write(memory, data)
         for fd in descriptors:
@@ -225,26 +244,68 @@ def become(program: Program, handover: Handover, environment: Mapping[str, str],
         for fd in descriptors:
             os.set_inheritable(fd, False)
         os.close(memory)
+        signals.restore(before)
         raise
 
 
 def take(environ: MutableMapping[str, str]) -> Handover | None:
-    """What the program before has left, None at a first start. Raises StartError for what cannot be understood."""
+    """What the program before has left, None at a first start. What cannot be understood goes back to the program
+    before, which goes on; raises StartError where that one cannot be run."""
     number = environ.pop(VARIABLE, "")
+    if SEARCH_PATH in environ:  # our children find us without it
+        known = environ.pop(SEARCH_PATH)
+        if known:
+            environ["PYTHONPATH"] = known
+        else:
+            environ.pop("PYTHONPATH", None)
     if not number.isdigit():
         return None
-    memory = int(number)
+    data = b""
     try:
-        handover = msgspec.msgpack.decode(os.pread(memory, os.fstat(memory).st_size, 0), type=Handover)
+        data = _contents(int(number))
+        handover = _understood(data)
         for fd in handover.descriptors():
             os.set_inheritable(fd, False)
     except (OSError, msgspec.MsgspecError) as error:
-        raise StartError(f"what the program before has left cannot be understood: {error}") from error
+        reason = f"what the program before has left cannot be understood: {error}"
+    except StartError as error:
+        reason = str(error)
+    else:
+        return handover
+    _return(data, reason, environ)
+    raise StartError(reason)
+
+
+def _contents(memory: int) -> bytes:
+    try:
+        return os.pread(memory, os.fstat(memory).st_size, 0)
     finally:
         os.close(memory)
-    if handover.format != FORMAT:
-        raise StartError(f"the program before hands over by format {handover.format}, this one by {FORMAT}")
-    return handover
+
+
+def _understood(data: bytes) -> Handover:
+    """Raises StartError, MsgspecError."""
+    found = msgspec.msgpack.decode(data, type=Origin).format
+    if found != FORMAT:
+        raise StartError(f"the program before hands over by format {found}, this one by {FORMAT}")
+    return msgspec.msgpack.decode(data, type=Handover)
+
+
+def _return(data: bytes, reason: str, environment: Mapping[str, str]) -> None:
+    """Runs the program before again, which finds what it has left as it was. Returns where that is not possible. The
+    descriptors in it are still those that stay open."""
+    try:
+        origin, fields = msgspec.msgpack.decode(data, type=Origin), msgspec.msgpack.decode(data)
+    except msgspec.MsgspecError:
+        return
+    if origin.failed or not still_there(origin.before):
+        return
+    log.error("the upgrade failed, version %s goes on: %s", origin.before.version, reason)
+    fields |= {"before": this_program(), "failed": reason}
+    try:
+        _execute(origin.before, msgspec.msgpack.encode(fields), (), environment, exactly=True)
+    except OSError as error:
+        log.error("%s cannot be run any more: %s", origin.before.exact[0], error.strerror)
 
 
 def end(pidfds: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ log = logging.getLogger("tidegate.upgrade")
 
 TRIAL = 60.0  # seconds for the installed program to show that it would start
 START = 20.0  # seconds for it to serve
+_BLOCKED = 5.0  # seconds beyond these, for a loop that has not heard that they are over
 ANSWER = 0.2  # seconds for whoever asked for it to hear that it goes on
 TOLD = re.compile(r"^version (\S+) starts", re.MULTILINE)  # what a trial says
 WARNING = ": warning: "  # in the lines of `tidegate check` that are no errors
+Stored = tuple[tuple[str, int], ...]  # name and number
 _SHOWN = 10  # lines of why it would not
 _ENDING = 5.0  # seconds for their end, beyond the drain
 
@@ -94,14 +97,26 @@ def _reasons(problems: bytes, code: int) -> list[str]:
 class Succession:
     """What a program has from the one before it in the process, until that is of no use any more.
 
-    Until `succeeded`, the way back is open: `go_back`. From then on the workers of the program before drain; `workers`
-    says who is left.
+    Until `succeeded`, the way back is open: `go_back`. A thread goes it where the loop is blocked, until `heard`. From
+    then on the workers of the program before drain; `workers` says who is left.
     """
 
-    def __init__(self, handover: Handover) -> None:
-        """Raises OSError when descriptors cannot be kept for the way back."""
+    def __init__(self, handover: Handover, environment: Callable[[Stored], dict[str, str]]) -> None:
+        """`environment` gives that of the program before, from what this had in the descriptor store. Raises StartError
+        when descriptors cannot be kept for the way back, and it cannot be gone at once."""
         self.handover = handover
-        self._back: Handover | None = handover.copied()
+        self._environment = environment
+        self._turn = threading.Lock()  # for the way back
+        self._back: Handover | None = handover
+        try:
+            self._back = handover.copied()
+        except OSError as error:
+            reason = f"descriptors cannot be kept for the way back: {error.strerror}"
+            self.go_back(reason)
+            raise StartError(reason) from error
+        self._guard = threading.Timer(START + _BLOCKED, self._go_back_blocked)
+        self._guard.daemon = True
+        self._guard.start()
         self._loop = asyncio.get_running_loop()
         self._left: dict[int, OldWorker] = {worker.pidfd: worker for worker in handover.workers}
         self._channels = {worker.pidfd: worker.channel for worker in handover.workers}
@@ -119,21 +134,20 @@ class Succession:
         """Processes of the program before that still serve."""
         return [worker.pid for worker in self._left.values()]
 
-    @property
-    def stored(self) -> tuple[tuple[str, int], ...]:
-        """What the program before had in the descriptor store, for the way back: copies; none once that is closed."""
-        return self._back.stored if self._back is not None else ()
-
     def when_gone(self, call: Callable[[], None]) -> None:
         """`call` is called once no worker of the program before is left."""
         self._when_gone.append(call)
         self._settle()
 
+    def _go_back_blocked(self) -> None:
+        self.go_back(f"it did not serve within {START:.0f} s, and its event loop was blocked")
+
     def succeeded(self) -> None:
         """This program serves: the workers of the one before take no more connections, and drain."""
-        if self._back is not None:
-            self._back.close()
-            self._back = None
+        with self._turn:
+            back, self._back = self._back, None
+        if back is not None:
+            back.close()
         for worker in self._left.values():
             if not worker.hears or not _send(worker.channel, {"type": "leave"}):
                 os.close(self._channels.pop(worker.pidfd))
@@ -145,9 +159,14 @@ class Succession:
             if not _send(channel, {"type": "health", "pools": health}):
                 os.close(self._channels.pop(pidfd))
 
-    def go_back(self, reason: str, environment: dict[str, str]) -> None:
+    def heard(self) -> None:
+        """The loop knows whether this program serves: no thread goes back any more."""
+        self._guard.cancel()
+
+    def go_back(self, reason: str) -> None:
         """Runs the program before again. Returns where there is no way back, and says why."""
-        back, self._back = self._back, None
+        with self._turn:
+            back, self._back = self._back, None
         if back is None:
             return
         if back.failed:
@@ -157,6 +176,7 @@ class Succession:
             log.error("the upgrade failed, and version %s is not in %s any more", back.before.version, back.before.path)
             return
         log.error("the upgrade failed, version %s goes on: %s", back.before.version, reason)
+        environment = self._environment(back.stored)
         try:
             become(back.before, replace(back, before=this_program(), failed=reason), environment, exactly=True)
         except OSError as error:

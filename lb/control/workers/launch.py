@@ -29,6 +29,7 @@ OF_THE_MASTER = frozenset(
         "LISTEN_FDNAMES",
         "LISTEN_PIDFDID",
         "TIDEGATE_HANDOVER",  # lb.control.upgrade.handover
+        "TIDEGATE_PYTHONPATH",
     )
 )
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "lb.control.workers")
