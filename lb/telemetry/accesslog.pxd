@@ -45,7 +45,7 @@ cdef struct tg_access:
     char request_id[128]
     char user_agent[128]
     char model[128]
-    char identity[128]
+    char identity[256]
 
 
 cdef enum:

@@ -147,7 +147,16 @@ def test_routes_with_jobs_have_the_same_auth() -> None:
         ({"type": "api_key"}, "file is required for type api_key"),
         ({**KEYS, "header": "X-A", "query": "a"}, "one of them is enough"),
         ({"type": "mtls", "header": "X-A"}, "header is only for type api_key"),
+        ({"type": "basic", "file": "/k", "header": "X-A"}, "header is only for type api_key and jwt"),
         ({**KEYS, "names": ["a"]}, "names is only for type mtls"),
+        ({**KEYS, "audience_claim": "client_id"}, "audience_claim is only for type jwt"),
+        *(
+            (
+                {"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"], "claim": pointer},
+                "is not the name of a claim, nor a JSON Pointer",
+            )
+            for pointer in ("", "/", "/a//b", "/a/", "/a~2", "/a~", "/a" * 9, "a b")
+        ),
         ({"type": "jwt", "file": "/k"}, "issuer and audience are required for type jwt"),
         ({"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"], "algorithms": ["none"]}, "algorithms"),
         ({"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"], "algorithms": ["HS256"]}, "algorithms"),
@@ -174,6 +183,19 @@ def test_routes_with_jobs_have_the_same_auth() -> None:
 def test_what_a_provider_contradicts(provider: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         config({}, auth={"keys": provider})
+
+
+def test_claims_are_named_as_issuers_name_them() -> None:
+    for claim in (
+        "cognito:groups",
+        "https://example.org/roles",
+        "a/b",
+        "/realm_access/roles",
+        "/kubernetes.io/pod/name",
+        "/~01~1",
+    ):
+        provider = {"type": "jwt", "file": "/k", "issuer": "i", "audience": ["a"], "claim": claim}
+        assert config({}, auth={"keys": provider}).auth["keys"].claim == claim
 
 
 def test_an_issuer_may_have_a_query_in_its_url() -> None:

@@ -48,9 +48,11 @@ def test_what_the_sections_contradict() -> None:
     guards = {"a": {"protocol": "http", "endpoints": ["127.0.0.1:1"]}}
     (found,) = problems("daily", auth={"keys": {"type": "http", "pool": "a"}}, pools=guards)
     assert found.endswith("quota[0]: auth.keys has no identity_header, so that its requests have no identity")
-    keys = {"keys": {"type": "api_key", "file": "/keys", "header": "X-Key"}}
-    (found,) = problems("daily", auth=keys, quotas={"daily": {**DAILY, "key": {"header": "x-key"}}})
-    assert found.startswith("quotas.daily.key.header: has the keys of auth")
+    tokens = {"type": "jwt", "issuer": "i", "audience": ["a"]}
+    for provider in ({"type": "api_key"}, tokens):
+        keys = {"keys": {**provider, "file": "/keys", "header": "X-Key"}}
+        (found,) = problems("daily", auth=keys, quotas={"daily": {**DAILY, "key": {"header": "x-key"}}})
+        assert found.startswith("quotas.daily.key.header: has the keys of auth")
 
 
 @pytest.mark.parametrize(

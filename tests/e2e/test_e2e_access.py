@@ -389,6 +389,34 @@ async def test_tokens_and_passwords_with_bodies(start: Start, echo: Echo, tmp_pa
     assert daemon.in_flight() == 0
 
 
+async def test_tokens_in_a_header_of_their_own_and_long_names(
+    start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """As identity-aware proxies send them; names as those of service accounts are."""
+    made = checked(echo, tmp_path, RSA, log={"access": "access.log"})
+    made["auth"]["sso"].update(header="X-Goog-IAP-JWT-Assertion", claim="/account/name")
+    daemon = start(made)
+    url = f"http://127.0.0.1:{daemon.port()}/"
+    longest = "system:serviceaccount:" + "n" * 63 + ":" + "a" * 169
+    for text, status in (
+        (token(RSA, account={"name": longest}), 200),
+        (token(RSA, account={"name": longest + "a"}), 401),
+        (token(RSA, account={}), 401),
+        ("Bearer " + token(RSA, account={"name": "a"}), 401),
+    ):
+        async with client.get(url, headers={"x-goog-iap-jwt-assertion": text}) as answer:
+            assert answer.status == status, text
+            if status == 200:
+                document = await answer.json()
+                assert (told(document), told(document, "x-goog-iap-jwt-assertion")) == ([longest], [])
+            else:
+                assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="sso"')
+    async with client.get(url, headers={"Authorization": f"Bearer {token(RSA, account={'name': 'a'})}"}) as answer:
+        assert answer.status == 401
+    log = daemon.folder / "access.log"
+    await asyncio.to_thread(eventually, lambda: f'"identity":"{longest}"' in log.read_text(), "a record")
+
+
 async def test_keys_rotate(start: Start, echo: Echo, client: aiohttp.ClientSession, tmp_path: Path) -> None:
     daemon = start(checked(echo, tmp_path, RSA))
     url = f"http://127.0.0.1:{daemon.port()}/"

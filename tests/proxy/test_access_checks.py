@@ -279,6 +279,63 @@ def test_key_sets() -> None:
             TokenCheck(plan(content))
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"alg": None, "use": None, "key_ops": None},
+        {"use": "sig", "key_ops": ["verify", "encrypt"]},
+        {"x5c": "MII", "x5t": 5, "x5t#S256": [], "x5u": None},
+        {"kid": None},
+        {"ext": True, "exp": 1, "nbf": "x", "revoked": {}, "issuer": "x"},
+    ],
+)
+def test_members_of_a_key_that_do_not_matter(odd: dict[str, Any]) -> None:
+    assert check(token(), key_set(public(OTHER, "rsa"), {**public(RSA, "rsa"), **odd})).identity == "alice"
+
+
+@pytest.mark.parametrize("uses", [{"use": "enc"}, {"key_ops": ["encrypt"]}, {"key_ops": []}, {"key_ops": "verify"}])
+def test_keys_that_are_not_for_signatures(uses: dict[str, Any]) -> None:
+    assert check(token(), key_set(public(OTHER, "other"), {**public(RSA, "rsa"), **uses})) == REFUSED
+
+
+def test_keys_are_found_where_kids_say_little() -> None:
+    """RFC 7517 section 4.5: a `kid` is optional, in the key and in the token."""
+    assert check(token(), key_set(public(RSA))).identity == "alice"
+    assert check(token(), key_set(public(OTHER), public(RSA))).identity == "alice"
+    assert check(token(), key_set(public(OTHER, "rsa"), public(RSA))).identity == "alice"
+    assert check(token(), key_set(public(RSA, "renamed"))) == REFUSED
+    many = [public(OTHER, f"old-{number}") for number in range(29)]
+    assert check(token(head={"kid": None}), key_set(*many, public(RSA, "rsa"))).identity == "alice"
+    for name in ("EdDSA", "Ed25519"):
+        for said in ("EdDSA", "Ed25519"):
+            text = token(ED, name, head={"kid": "ed"})
+            assert check(text, key_set(public(ED, "ed", alg=said)), algorithms=("EdDSA", "Ed25519")).identity == "alice"
+
+
+def test_tokens_of_issuers() -> None:
+    """What their tokens have instead of `aud`, and where they have roles."""
+    cognito = token(aud=None, client_id="gate", token_use="access")
+    assert check(cognito) == REFUSED
+    assert check(cognito, audience_claim="client_id").identity == "alice"
+    assert check(token(aud=None, client_id="else"), audience_claim="client_id") == REFUSED
+    assert check(token(aud="gate"), audience_claim="client_id") == REFUSED
+    roles = "/realm_access/roles", "/resource_access/my~1app/roles", "/a/b", "/sub/x", "/aud", "/list/0"
+    keycloak = token(
+        realm_access={"roles": ["infer"]},
+        resource_access={"my/app": {"roles": ["user"]}},
+        list=["x"],
+        **{"/a/b": "top"},
+    )
+    assert check(keycloak, kept_claims=roles).claims == {
+        roles[0]: {"infer"}, roles[1]: {"user"}, "/a/b": set(), "/sub/x": set(), "/aud": {"gate"}, "/list/0": set()
+    }  # fmt: skip
+    kubernetes = token(**{"kubernetes.io": {"serviceaccount": {"name": "client"}}})
+    assert check(kubernetes, claim="/kubernetes.io/serviceaccount/name").identity == "client"
+    assert check(kubernetes, claim="/kubernetes.io/serviceaccount") == REFUSED
+    assert check(kubernetes, claim="/kubernetes.io/pod/name") == REFUSED
+    assert check(token(exp=NOW + 100.25, nbf=NOW - 0.5)).identity == "alice"
+
+
 def basic(user: str, password: str) -> bytes:
     return base64.b64encode(f"{user}:{password}".encode())
 

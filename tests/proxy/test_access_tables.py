@@ -64,7 +64,7 @@ def test_tokens_are_known_until_they_expire_and_refusals_for_two_seconds() -> No
     settle(provider, with_token(2), REFUSED)
     assert look(provider, with_token(2), 2 * SECOND - 1)[0] == "bad"
     assert look(provider, with_token(2), 2 * SECOND)[0] == "unknown"
-    for number, name in enumerate(("", " a", "a\r\nX: b", "ä", "a" * 129, "a\0")):
+    for number, name in enumerate(("", " a", "a\r\nX: b", "ä", "a" * 256, "a\0")):
         settle(provider, with_token(10 + number), Outcome(name, 10.0))
         assert look(provider, with_token(10 + number))[0] == "bad"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
 from lb.config.forms import by_form, members_of
-from lb.config.schema.access import access_of
+from lb.config.schema.access import access_of, credential_headers
 from lb.config.schema.base import did_you_mean
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def _servers(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 def check_quotas(config: Config, broken: Set[str]) -> Iterator[Found]:
     """Problems with `quota` of routes."""
-    keys = {(provider.header or "x-api-key").lower() for provider in config.auth.values() if provider.type == "api_key"}
+    secret = credential_headers(config.auth)
     for name, quota in config.quotas.items():
-        if quota.key.header is not None and quota.key.header.lower() in keys:
+        if quota.key.header is not None and quota.key.header.lower() in secret:
             yield f"quotas.{name}.key.header", "has the keys of auth, which would be shown; use identity"
     for name, listener in config.listeners.items():
         for first, places in by_form(members_of(listener.routes)):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lb.config.checks.values import of_table
 from lb.config.forms import by_form, members_of
-from lb.config.schema.access import access_of
+from lb.config.schema.access import access_of, credential_headers
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.quotas import CREDENTIALS
 from lb.config.schema.routes.match import Conditions, MatchConfig
@@ -22,9 +22,7 @@ Found = tuple[str, str]
 
 def check_tables(config: Config, broken: Set[str]) -> Iterator[Found]:
     """Problems of the section `tables`, and of `track`, `table_rules` and conditions."""
-    secret = CREDENTIALS | {
-        (provider.header or "x-api-key").lower() for provider in config.auth.values() if provider.type == "api_key"
-    }
+    secret = CREDENTIALS | credential_headers(config.auth)
     for name, table in config.tables.items():
         if not has_values(table.key):
             yield f"tables.{name}.key", f"{table.key!r} is the same for every request; a value is ${{client.address}}"

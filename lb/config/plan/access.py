@@ -43,12 +43,13 @@ class ProviderPlan(Discreet, frozen=True):
 
     name: str
     type: str  # api_key | basic | grpc | http | jwt | mtls
-    header: str = ""  # api_key: lower case; `authorization` = as a bearer token
+    header: str = ""  # api_key, jwt: lower case; `authorization` = as a bearer token
     query: str = ""  # api_key: name of the parameter
     keys: tuple[tuple[str, bytes, tuple[str, ...]], ...] = ()  # api_key: names, SHA-256 of their keys, and scopes
     content: bytes = b""  # basic: of the htpasswd file; jwt: a JWK set
     issuer: str = ""  # jwt
     audience: tuple[str, ...] = ()  # jwt: one of these
+    audience_claim: str = "aud"  # jwt: a name, or a JSON Pointer, as the two below
     algorithms: tuple[str, ...] = ()  # jwt
     leeway_s: int = 0  # jwt
     claim: str = ""  # jwt: that names the identity

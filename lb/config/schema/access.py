@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 IdentityName = Annotated[
     str,
     *text(
-        r"[!-~](?:[ -~]{0,126}[!-~])?",
-        "is not the name of an identity: 1 to 128 printable ASCII characters, the outer ones no spaces",
+        r"[!-~](?:[ -~]{0,253}[!-~])?",
+        "is not the name of an identity: 1 to 255 printable ASCII characters, the outer ones no spaces",
     ),
 ]
 """Who a request is from."""
@@ -30,6 +30,15 @@ ServerField = Annotated[
     str, *text(r"[A-Za-z0-9-]{1,128}", "is not the name of a header here: letters, digits and hyphens only")
 ]
 """A header of the answer of an authorization server, which no other spelling can stand for."""
+
+ClaimName = Annotated[
+    str,
+    *text(
+        r"[!-.0-~][!-~]{0,127}|(?:/(?:[!-.0-}]|~[01]){1,128}){1,8}",
+        "is not the name of a claim, nor a JSON Pointer to one: printable ASCII, `~0` and `~1` for `~` and `/`",
+    ),
+]
+"""A claim of a token by its name, or inside of objects by a JSON Pointer (RFC 6901), `/realm_access/roles`."""
 
 _DEFAULT_HEADER = "X-Api-Key"
 _TOLD = ("Authorization", "Cookie")
@@ -43,13 +52,14 @@ _OURS = frozenset(
     )
 )  # fmt: skip
 _OF_TYPE = {
-    "header": ("api_key",),
+    "header": ("api_key", "jwt"),
     "query": ("api_key",),
     "file": ("api_key", "basic", "jwt"),
     "url": ("jwt",),
     "refresh": ("jwt",),
     "issuer": ("jwt",),
     "audience": ("jwt",),
+    "audience_claim": ("jwt",),
     "algorithms": ("jwt",),
     "leeway": ("jwt",),
     "claim": ("jwt",),
@@ -101,16 +111,19 @@ class ProviderConfig(RareModel):
     audience: Annotated[list[Annotated[str, *text(r"[!-~]{1,1024}", "is not an audience")]], Field(max_length=64)] = []
     """`jwt`: audiences, of which a token has to be for one (`aud`): that of this service, not of others that take
     tokens of the same issuer."""
+    audience_claim: ClaimName = "aud"
+    """`jwt`: the claim that has the audience. Another one is for issuers whose tokens have no `aud`, such as the access
+    tokens of Cognito (`client_id`)."""
     algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "PS256", "ES256", "Ed25519", "EdDSA"]
     """`jwt`: signatures that are accepted. There are none with a shared secret, and none without a signature."""
     leeway: Duration = Field(default=30 * SECOND, le=10 * MINUTE)
     """`jwt`: what clocks may differ by, for `exp`, which a token has to have, and `nbf`."""
-    claim: Annotated[str, *text(r"[!-~]{1,128}", "is not the name of a claim")] = "sub"
-    """`jwt`: the claim that has the identity. A token without it, or where it is not 1 to 128 printable ASCII
+    claim: ClaimName = "sub"
+    """`jwt`: the claim that has the identity. A token without it, or where it is not 1 to 255 printable ASCII
     characters, is refused."""
     header: FieldName | None = None
-    """`api_key`: request header (metadata of gRPC) that has the key. In `Authorization` the key is a bearer token.
-    Default: `X-Api-Key`."""
+    """`api_key`, `jwt`: request header (metadata of gRPC) that has the key or the token. In `Authorization` it is a
+    bearer token, in any other it stands alone. Default: `X-Api-Key` for `api_key`, `Authorization` for `jwt`."""
     query: Annotated[str, *text(r"[A-Za-z0-9_.-]{1,64}", "is not the name of a parameter")] | None = None
     """`api_key`: parameter of the query that has the key, in place of a header. URLs stay in histories and in the logs
     of others; Tidegate's own log leaves the key out."""
@@ -142,7 +155,7 @@ class ProviderConfig(RareModel):
     """`http`: headers of the server's answer that the client gets where the request is denied. With `grpc` they are
     those of the `denied_response`."""
     identity_header: ServerField | None = None
-    """`http`, `grpc`: header of the server's answer that says who the request is from, as 1 to 128 printable ASCII
+    """`http`, `grpc`: header of the server's answer that says who the request is from, as 1 to 255 printable ASCII
     characters. An answer without it decides nothing then. Default: requests have no identity."""
     timeout: Duration = Field(default=1 * SECOND, ge=1_000_000)
     """`http`, `grpc`: longest time for the decision, its second attempt included."""
@@ -240,7 +253,6 @@ Scope = Annotated[
     str, *text(r"[!#-\[\]-~]{1,128}", "is not a scope: printable ASCII without spaces, quotes and backslashes")
 ]
 """A scope-token of RFC 6749 section 3.3."""
-ClaimName = Annotated[str, *text(r"[!-~]{1,128}", "is not the name of a claim")]
 ClaimValues = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=256)]],
     BeforeValidator(_listed, json_schema_input_type=str | list[str]),
@@ -261,8 +273,8 @@ class AccessConfig(Model):
     Default: none."""
     claims: dict[ClaimName, ClaimValues] = Field(default={}, max_length=16)
     """Claims that a token needs, each with the values of which one is enough: `{groups: [ml, admins], tier: gold}`. A
-    claim may be a string, a boolean, or a list of these; of a list one value has to be among them. Others are answered
-    with 403. Default: none."""
+    claim inside of another one is named by a JSON Pointer: `/realm_access/roles`. A claim may be a string, a boolean,
+    or a list of these; of a list one value has to be among them. Others are answered with 403. Default: none."""
     forward_identity: Boolean = True
     """Whether the endpoint is told who the request is from, in `X-Tidegate-Identity`. With a section `auth` no route
     passes on what clients send under that name."""
@@ -329,10 +341,11 @@ def provider_plan(name: str, provider: ProviderConfig, material: Material) -> Pr
         return ProviderPlan(
             name,
             "jwt",
-            "authorization",
+            (provider.header or "Authorization").lower(),
             content=content,
             issuer=provider.issuer or "",
             audience=tuple(provider.audience),
+            audience_claim=provider.audience_claim,
             algorithms=tuple(provider.algorithms),
             leeway_s=provider.leeway // SECOND,
             claim=provider.claim,
@@ -357,6 +370,14 @@ def read_keys(content: bytes) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
         if found is None:
             raise ValueError(f"line {number} is not NAME:sha256:HEX, or that with :SCOPES behind it")
         yield found[1], bytes.fromhex(found[2]), tuple((found[3] or "").split())
+
+
+def credential_headers(providers: Mapping[str, ProviderConfig]) -> frozenset[str]:
+    """Names, in lower case, of the headers that have keys and tokens."""
+    return frozenset(
+        (each.header or (_DEFAULT_HEADER if each.type == "api_key" else "Authorization")).lower()
+        for each in providers.values()
+    )
 
 
 def provider_files(providers: Mapping[str, ProviderConfig]) -> Iterator[tuple[str, Path, ProviderConfig]]:

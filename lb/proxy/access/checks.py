@@ -31,7 +31,7 @@ log = logging.getLogger("tidegate.proxy")
 
 EXTRA = "needs packages that are not installed: pip install tidegate[auth]"
 REMEMBERED_PASSWORD = 300.0  # seconds
-_KEYS_TRIED = 8  # of a set, for a token that names none
+_KEYS_TRIED = 32  # of a set, for a token that names none
 _HEADS = 256
 
 
@@ -109,14 +109,14 @@ class TokenCheck:
         left = expires + plan.leeway_s - now
         if left <= 0 or before - plan.leeway_s > now:
             return REFUSED
-        audience = claims.get("aud")
+        audience = _claim(claims, plan.audience_claim)
         named = [audience] if isinstance(audience, str) else audience if isinstance(audience, list) else []
         if claims.get("iss") != plan.issuer or not any(one in plan.audience for one in named if isinstance(one, str)):
             return REFUSED
-        identity = claims.get(plan.claim)
+        identity = _claim(claims, plan.claim)
         if not isinstance(identity, str):
             return REFUSED
-        kept = {name: _values(claims.get(name)) for name in plan.kept_claims} if plan.kept_claims else None
+        kept = {name: _values(_claim(claims, name)) for name in plan.kept_claims} if plan.kept_claims else None
         return Outcome(identity, left, scopes=_scopes(claims), claims=kept)
 
     def _verified(self, credential: bytes) -> dict[str, Any] | None:
@@ -139,7 +139,11 @@ class TokenCheck:
         algorithm, kid = parameters["alg"], parameters.get("kid")
         if "crit" in parameters or not (kid is None or isinstance(kid, str)):
             return []
-        fitting = [one for one in self._verifiers[algorithm] if kid is None or kid == one.kid]
+        listed = self._verifiers[algorithm]
+        # A key without a `kid` may be of any token's: RFC 7517 section 4.5 leaves it out.
+        fitting = [one for one in listed if kid in (None, one.kid)] + [
+            one for one in listed if kid is not None and one.kid is None
+        ]
         return fitting[:_KEYS_TRIED]
 
 
@@ -181,6 +185,18 @@ def _scopes(claims: dict[str, Any]) -> frozenset[str]:
         value = claims.get(name)
         found.update(value.split(" ") if isinstance(value, str) else _values(value))
     return frozenset(found - {""})
+
+
+def _claim(claims: dict[str, Any], name: str) -> Any:
+    """The claim of that name, or, by a JSON Pointer (RFC 6901), a member of objects in it; None for none."""
+    if not name.startswith("/"):
+        return claims.get(name)
+    found: Any = claims
+    for part in name[1:].split("/"):
+        if not isinstance(found, dict):
+            return None
+        found = found.get(part.replace("~1", "/").replace("~0", "~"))
+    return found
 
 
 def _values(value: Any) -> frozenset[str]:
@@ -241,9 +257,12 @@ def read_key_set(content: bytes) -> list[tuple[Any, str | None]]:
     kinds = {"RSA": jwk.RSAKey, "EC": jwk.ECKey, "OKP": jwk.OKPKey}
     found = []
     for one in listed if isinstance(listed, list) else ():
-        if not isinstance(one, dict) or one.get("kty") not in kinds or one.get("use", "sig") != "sig":
+        if not isinstance(one, dict) or one.get("kty") not in kinds or not _is_for_signatures(one):
             continue
-        public = {name: value for name, value in one.items() if name not in ("d", "p", "q", "dp", "dq", "qi", "oth")}
+        # Nothing private, and nothing that is not needed, such as certificates: no mistake in it can matter.
+        public = {name: one[name] for name in ("kty", "alg", "n", "e", "crv", "x", "y") if one.get(name) is not None}
+        if one["kty"] == "OKP":  # EdDSA and Ed25519 are two names for what its curve says (RFC 9864 section 2.2)
+            public.pop("alg", None)
         try:
             key = kinds[one["kty"]].import_key(public)
             if one["kty"] == "RSA" and key.public_key.key_size < 2048:
@@ -255,6 +274,12 @@ def read_key_set(content: bytes) -> list[tuple[Any, str | None]]:
     if not found:
         raise ValueError("has no public key to verify signatures with: RSA from 2048 bits on, EC or OKP")
     return found
+
+
+def _is_for_signatures(key: dict[str, Any]) -> bool:
+    """By its `use` and `key_ops` (RFC 7517 sections 4.2 and 4.3), which some issuers write as null."""
+    uses = key.get("key_ops")
+    return key.get("use") in (None, "sig") and (uses is None or (isinstance(uses, list) and "verify" in uses))
 
 
 class PasswordCheck:

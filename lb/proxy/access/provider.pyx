@@ -38,7 +38,7 @@ cdef enum:
     REFUSED_NS = 2_000_000_000
     REMEMBERED = 8192                 # credentials, in each of the two tables
     DECISION_MOST = 4096              # bytes of a decision; none that is larger is remembered
-    LONGEST = 128                     # bytes of an identity
+    LONGEST = 255                     # bytes of an identity: room for `sub` of Kubernetes and of GitHub Actions
     LONGEST_S = 365 * 24 * 3600
 
 cdef dict KINDS = {
@@ -51,7 +51,7 @@ cdef tg_buffer rest                   # of a target without its key
 
 
 def is_identity(str text) -> bool:
-    """Whether a header can name somebody so: 1 to 128 printable ASCII characters, the outer ones no spaces."""
+    """Whether a header can name somebody so: 1 to 255 printable ASCII characters, the outer ones no spaces."""
     return 0 < len(text) <= LONGEST and text.isascii() and text.isprintable() and text == text.strip()
 
 
@@ -91,7 +91,8 @@ cdef class Provider:
         elif self.kind == KIND_BASIC:
             self.challenge = f'Basic realm="{plan.name}", charset="UTF-8"'.encode()
         else:
-            self.challenge = f'{"Bearer" if self.scheme != NULL else "ApiKey"} realm="{plan.name}"'.encode()
+            scheme = "Bearer" if self.scheme != NULL or self.kind == KIND_JWT else "ApiKey"
+            self.challenge = f'{scheme} realm="{plan.name}"'.encode()
 
     def close(self):
         """It is in force no more."""

@@ -241,7 +241,7 @@ cdef class AuthServer:
 
 
 cdef bint is_identity(bytes text) noexcept:
-    return (0 < len(text) <= 128 and text.isascii() and text.strip() == text
+    return (0 < len(text) <= 255 and text.isascii() and text.strip() == text
             and all([32 <= <unsigned char>c < 127 for c in text]))
 
 
