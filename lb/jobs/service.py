@@ -115,7 +115,14 @@ class JobService:
         if options.webhook and not allowed(options.webhook, settings.webhook_urls):
             self.accepted["invalid"] += 1
             raise RefusedError(400, "X-Tidegate-Webhook: is no URL that may be told here")
-        body = await request.read()
+        try:
+            body = await request.read()
+        except (
+            ConnectionError,
+            web.RequestPayloadError,
+        ):  # of a client that left, or was too long
+            self.accepted["invalid"] += 1
+            raise RefusedError(400, "the body is not whole") from None
         now = self._wall()
         deadline = now + min(settings.deadline, options.deadline or settings.deadline)
         asked = Request(request.method, target, passed_on(fields), body)
@@ -155,7 +162,7 @@ class JobService:
             case "GET" | "HEAD", "result":
                 return await self._result(await self._over(job, wait) or found if wait else found)
             case "GET", "events":
-                return await self._events(request, job)
+                return await self._events(request, found, first(fields, "last-event-id"))
             case "POST", "retry":
                 return await self._retry(job)
             case "DELETE", "":
@@ -210,13 +217,18 @@ class JobService:
             job, 202, {"Location": self._link(job.id), "Preference-Applied": "respond-async", "Retry-After": "1"}
         )
 
-    async def _events(self, request: web.Request, job: str) -> web.StreamResponse:
+    async def _events(self, request: web.Request, job: Job, last: str | None) -> web.StreamResponse:
+        """The states of `job` as they come; `last` is the `id` of the last event that the client has. A client that has
+        the last one there is comes again all the same, and 204 has it stop (HTML, section 9.2.3)."""
+        if job.state in FINAL and last == job.state.value:
+            return web.Response(status=204)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        with self._watchers.watching(job) as watch, contextlib.suppress(ConnectionError):  # of a client that leaves
+        with self._watchers.watching(job.id) as watch, contextlib.suppress(ConnectionError):  # of a client that leaves
             await response.prepare(request)
-            found = await self._store.get(job)
+            found = await self._store.get(job.id)
             while found is not None and not self._watchers.closed:
-                await response.write(b"event: job\ndata: " + orjson.dumps(self.described(found)) + b"\n\n")
+                head = f"event: job\nid: {found.state.value}\ndata: ".encode("ascii")
+                await response.write(head + orjson.dumps(self.described(found)) + b"\n\n")
                 if found.state in FINAL:
                     break
                 found = await self._news(response, watch)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 from yarl import URL
@@ -137,6 +137,32 @@ async def test_events_go_on_to_the_end(world: World) -> None:
     states = [document["state"] for document in documents]
     assert states[-1] == "done"
     assert set(states) <= {"queued", "running", "done"}
+    ids = [line.removeprefix("id: ") for line in text.splitlines() if line.startswith("id: ")]
+    assert ids == states
+    # An EventSource comes again after the end of a stream, until it is told that there is no more.
+    for last, status in (("queued", 200), ("done", 204)):
+        async with world.client.get(f"{place}/events", headers={"Last-Event-ID": last}) as stream:
+            assert (stream.status, b'"state":"done"' in await stream.read()) == (status, status == 200)
+
+
+async def test_a_client_that_leaves_within_its_body(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = web.AppRunner(world.service.application())  # handlers go on without their client, as in the daemon
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "s")).start()
+    for head in (b"Content-Length: 9", b"Transfer-Encoding: chunked"):
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"POST /x HTTP/1.1\r\nHost: a\r\n%s: web/0\r\n%s\r\n\r\n3" % (ROUTE_FIELD.encode(), head))
+        await asyncio.sleep(0.1)
+        writer.close()
+        await writer.wait_closed()
+    async with asyncio.timeout(10):
+        while world.service.accepted["invalid"] < 2:
+            await asyncio.sleep(0.01)
+    await runner.cleanup()
+    assert not any(record.levelname == "ERROR" for record in caplog.records)
+    assert not await world.store.latest(None, 10)
 
 
 async def test_a_job_can_be_cancelled_once(world: World) -> None:

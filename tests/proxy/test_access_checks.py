@@ -353,6 +353,11 @@ def test_passwords() -> None:
     assert identity(basic("alice", "secret")) == "alice"
     assert identity(basic("carol", "secret")) == "carol"
     assert identity(basic("bob", "geheim")) == "bob"
+    long = "p\u00e4ss" * 16  # 80 bytes in UTF-8, of which htpasswd has hashed 72
+    cut = bcrypt.hashpw(long.encode()[:72], bcrypt.gensalt(4)).decode()
+    of_long = PasswordCheck(f"eve:{cut}\n".encode())
+    asked = [of_long.check(basic("eve", one), NOW).identity for one in (long, long[:-1], long[:50])]
+    assert asked == ["eve", "eve", None]
     for user, password in (
         ("alice", "geheim"), ("bob", "secret"), ("dave", "secret"), ("", "secret"), ("alice", ""), ("alice", "a" * 100),
         ("alice", "secret\0"), ("Alice", "secret"), ("alicé", "secret"),

@@ -110,7 +110,8 @@ class JobsConfig(RareModel):
     quota: Integer = Field(default=100_000, ge=1, le=10_000_000)
     """Most unfinished jobs of a tenant; further ones are answered with 429."""
     concurrency: Integer = Field(default=32, ge=1, le=4096)
-    """Most jobs that run at once."""
+    """Most jobs that run at once. Those that wait for their turn wait in the order of their urgency; those that run, in
+    that of the pool's queue."""
     attempts: Integer = Field(default=10, ge=1, le=100)
     """Attempts that a job has, with pauses between them that grow from a second to a minute: four minutes for all. One
     that found no room (429, 503) or did not arrive is not counted. A job without an answer after the last is a dead

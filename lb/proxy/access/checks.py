@@ -315,8 +315,9 @@ class PasswordCheck:
             except self._argon2_errors:
                 return False
         try:
-            return bool(self._bcrypt.checkpw(password, kept.encode()))
-        except ValueError:  # beyond 72 bytes, or a zero byte
+            # bcrypt has looked at 72 bytes ever since: htpasswd hashes these of a longer password.
+            return bool(self._bcrypt.checkpw(password[:_BCRYPT_MOST], kept.encode()))
+        except ValueError:  # a zero byte
             return False
 
 
@@ -325,6 +326,7 @@ _PASSWORD = re.compile(
 )
 
 
+_BCRYPT_MOST = 72  # bytes of a password
 _ARGON2_LEAST = 16  # bytes of a digest
 _ARGON2_MOST = 1 << 32  # KiB of memory
 
@@ -338,7 +340,10 @@ def read_passwords(content: bytes) -> dict[str, str]:
             continue
         match = _PASSWORD.fullmatch(line)
         if match is None:
-            raise ValueError(f"line {number} is not USER:HASH with bcrypt ($2y$, from htpasswd -B) or argon2")
+            raise ValueError(
+                f"line {number} is not USER:HASH with bcrypt ($2y$, from htpasswd -B) or argon2, and a USER of "
+                "1 to 128 printable ASCII characters"
+            )
         if match[2].startswith("$argon2") and not _is_argon2(match[2]):
             raise ValueError(f"line {number}: the hash of {match[1]} is no whole one of argon2")
         if match[1] in found:

@@ -47,12 +47,13 @@ class CorsConfig(Model):
     ]  # fmt: skip
     """Methods that pages may use, `*` for any."""
     allow_headers: Annotated[list[Token], Field(max_length=64)] = [
-        "authorization", "content-type", "grpc-timeout", "inference-header-content-length", "x-grpc-web",
-        "x-user-agent",
+        "authorization", "content-type", "grpc-timeout", "idempotency-key", "inference-header-content-length", "prefer",
+        "priority", "x-api-key", "x-grpc-web", "x-tidegate-deadline", "x-tidegate-webhook", "x-user-agent",
     ]  # fmt: skip
     """Headers that pages may send, beside those that they always may; `*` for any but `authorization`."""
     expose_headers: Annotated[list[Token], Field(max_length=64)] = [
-        "grpc-message", "grpc-status", "grpc-status-details-bin", "inference-header-content-length", "retry-after",
+        "content-location", "grpc-message", "grpc-status", "grpc-status-details-bin", "inference-header-content-length",
+        "location", "preference-applied", "retry-after",
     ]  # fmt: skip
     """Headers of answers that pages may read, beside those that they always may; `*` for any."""
     allow_credentials: Boolean = False
