@@ -117,10 +117,7 @@ class JobService:
             raise RefusedError(400, "X-Tidegate-Webhook: is no URL that may be told here")
         try:
             body = await request.read()
-        except (
-            ConnectionError,
-            web.RequestPayloadError,
-        ):  # of a client that left, or was too long
+        except (ConnectionError, web.RequestPayloadError):  # the client has left, or its body was too long
             self.accepted["invalid"] += 1
             raise RefusedError(400, "the body is not whole") from None
         now = self._wall()
