@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def answers(given: Mapping[str, str | None], ask: Callable[[str], str] | None) -
             print(
                 "What is behind the load balancer?", *(f"  {name:<10} {text}" for name, text in KINDS.items()), sep="\n"
             )
-        kind = _answer("kind", "Kind", "http" if given.get("endpoints") else "models", ask)
+        kind = _answer("kind", "Kind", "http" if given.get("endpoints") else "models", ask, tuple(KINDS))
     if kind not in KINDS:
         raise TidegateError(f"{kind!r} is no kind; choose one of {', '.join(KINDS)}")
     strangers = [one.name for one in QUESTIONS if given.get(one.name) is not None and kind not in one.kinds]
@@ -73,11 +73,16 @@ def answers(given: Mapping[str, str | None], ask: Callable[[str], str] | None) -
     return result
 
 
-def _answer(name: str, text: str, default: str, ask: Callable[[str], str] | None) -> str:
-    answer = "" if ask is None else ask(f"{text} [{default}]: " if default else f"{text}: ").strip()
-    if not (answer or default):
+def _answer(name: str, text: str, default: str, ask: Callable[[str], str] | None, choices: Sequence[str] = ()) -> str:
+    """Asked for until there is an answer, at a terminal, and one of `choices` if there are any."""
+    prompt = f"{text} [{default}]: " if default else f"{text}: "
+    answer = default if ask is None else ask(prompt).strip() or default
+    while ask is not None and (not answer or (choices and answer not in choices)):
+        print(f"One of {', '.join(choices)}." if choices else "There is no default for this.")
+        answer = ask(prompt).strip() or default
+    if not answer:
         raise TidegateError(f"there is no default for --{name}: {text}")
-    return answer or default
+    return answer
 
 
 def composed(said: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import msgpack
 
 from lb.jobs.job import FINAL, STEPS, Answer, Attempt, Delivery, Job, Request, State, Submission, fingerprint
+from lb.jobs.room import ROW, Room
 from lb.jobs.store import KeyReusedError, QuotaError, StoreAwayError, StoreError
 
 log = logging.getLogger("tidegate.jobs")
@@ -35,6 +36,7 @@ Work = Callable[[sqlite3.Connection], Any]
 VERSION = 1  # of the schema; another one is not opened
 _MOST = 512  # changes in one transaction
 _TROUBLE = 60.0  # seconds without a failure after which the file is tried, and trouble may be over
+_REMOVED = 8 << 20  # bytes of bodies that one transaction removes: SQLite may write zeros over them (SECURE_DELETE)
 _AGAIN = 5.0  # seconds between two tries to open a file on a disk that is full or fails
 _PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 _PASSING_OS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
@@ -131,6 +133,7 @@ class SqliteStore:
         self._lock = -1
         self._writer: _Writer | None = None
         self._reader: _Reader | None = None
+        self._room = Room(path)
         self._away = ""  # why the file is not open yet
         self._opening: asyncio.Task[None] | None = None
 
@@ -193,7 +196,7 @@ class SqliteStore:
             self._lock = -1
 
     async def submit(self, submission: Submission, quota: int) -> tuple[Job, bool]:
-        return await self._change(lambda db: _submit(db, submission, quota))
+        return await self._change(lambda db: _submit(db, submission, quota, self._room))
 
     async def get(self, job: str) -> Job | None:
         return await self._read(lambda db: _get(db, job))
@@ -224,7 +227,13 @@ class SqliteStore:
             "finished": now,
             "expires": expires,
         }
-        return await self._change(lambda db: _end_attempt(db, attempt, values, packed))
+
+        def change(db: sqlite3.Connection) -> Job | None:
+            if packed is not None:
+                self._room.take(db, len(packed), answers=True)
+            return _end_attempt(db, attempt, values, packed)
+
+        return await self._change(change)
 
     async def postpone(self, attempt: Attempt, due: float, failure: str, counted: bool) -> Job | None:
         values = {
@@ -262,7 +271,20 @@ class SqliteStore:
         return await self._change(change)
 
     async def sweep(self, now: float, expires: float, most: int = 5000) -> list[Job]:
-        return await self._change(lambda db: _sweep(db, now, expires, most))
+        size, left = _REMOVED, most
+        while left > 0:
+            try:
+                removed, more = await self._change(lambda db: _remove(db, now, left, size))  # noqa: B023
+            except StoreError:
+                if not size:
+                    raise
+                size = 0  # one by one, until there is room again
+                continue
+            if not more:
+                break
+            left -= removed
+            size = min(2 * size + ROW, _REMOVED)
+        return await self._change(lambda db: _end_late(db, now, expires, most))
 
     async def deliveries(self, now: float, most: int, busy: Sequence[str] = ()) -> list[Delivery]:
         others = f" AND {_RECEIVER} NOT IN ({', '.join('?' * len(busy))})" if busy else ""
@@ -507,7 +529,7 @@ def _requeue_running(db: sqlite3.Connection, now: float) -> int:
     ).rowcount
 
 
-def _submit(db: sqlite3.Connection, new: Submission, quota: int) -> tuple[Job, bool]:
+def _submit(db: sqlite3.Connection, new: Submission, quota: int, room: Room) -> tuple[Job, bool]:
     print_of = fingerprint(new.route, new.request)
     if new.key is not None:
         row = db.execute(
@@ -523,6 +545,7 @@ def _submit(db: sqlite3.Connection, new: Submission, quota: int) -> tuple[Job, b
     job = Job(new.id, new.route, new.tenant, State.QUEUED, new.priority, new.created, new.deadline, new.created, 0)
     request = new.request
     packed = msgpack.packb((request.method, request.target, request.fields, request.body))
+    room.take(db, len(packed))
     seq = db.execute(
         f"INSERT INTO jobs ({_JOB}, number, key, print, webhook, hook_failures) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0)",
@@ -579,11 +602,27 @@ def _update(db: sqlite3.Connection, job: str, values: Mapping[str, Any]) -> None
     db.execute(f"UPDATE jobs SET {columns} WHERE id = ?", (*stored, job))
 
 
-def _sweep(db: sqlite3.Connection, now: float, expires: float, most: int) -> list[Job]:
-    db.execute(
-        f"DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE state IN ({_OVER}) AND expires <= ? LIMIT ?)",
+def _remove(db: sqlite3.Connection, now: float, most: int, size: int) -> tuple[int, bool]:
+    """Forgets expired jobs, at least one, with bodies of no more than about `size` bytes: how many, and whether there
+    are more."""
+    rows = db.execute(
+        "SELECT seq, coalesce(length(answer), 0) + coalesce(length(request), 0) FROM jobs "
+        "LEFT JOIN answers USING (seq) LEFT JOIN requests USING (seq) "
+        f"WHERE state IN ({_OVER}) AND expires <= ? LIMIT ?",
         (now, most),
-    )
+    ).fetchall()
+    removed = 0
+    for seq, bytes_of in rows:
+        db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
+        removed += 1
+        size -= bytes_of
+        if size <= 0:
+            break
+    return removed, removed < len(rows)
+
+
+def _end_late(db: sqlite3.Connection, now: float, expires: float, most: int) -> list[Job]:
+    """Queued jobs whose deadline is over are dead."""
     rows = db.execute(
         f"SELECT id FROM jobs WHERE state = {_QUEUED} AND deadline <= ? ORDER BY deadline LIMIT ?",
         (now, most),

@@ -112,8 +112,13 @@ def test_a_user_at_a_terminal(tmp_path: Path) -> None:
     terminal = Terminal([sys.executable, "-m", "lb.cli", "init"], tmp_path, {"PYTHONPATH": str(ROOT)})
     try:
         for prompt, answer in (
-            ("Kind [models]: ", "http"),
-            ("HOST:PORT), with commas between: ", "127.0.0.1:9001"),
+            ("Kind [models]: ", "htp"),
+            ("One of models, inference, http, grpc, tcp.\r\nKind [models]: ", "http"),
+            ("HOST:PORT), with commas between: ", ""),
+            (
+                "There is no default for this.\r\nAddresses of the servers (HOST:PORT), with commas between: ",
+                "127.0.0.1:9001",
+            ),
             ("[0.0.0.0:8080]: ", "127.0.0.1:0"),
             ("[none]: ", "/health"),
             ("[127.0.0.1:9900]: ", ""),

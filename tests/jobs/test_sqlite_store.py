@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -11,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from store_contract import GOOD, StoreContract, put, submission, take_one
 
-from lb.jobs import sqlite
-from lb.jobs.job import State
+from lb.jobs import room, sqlite
+from lb.jobs.job import Answer, State
 from lb.jobs.sqlite import SqliteStore
 from lb.jobs.store import JobStore, StoreAwayError, StoreError
 
@@ -121,6 +124,58 @@ async def test_a_full_disk_refuses_jobs_and_loses_none(
     more = await put(store)
     assert store.error == ""
     assert [attempt.id for attempt in await store.take(1.0, 9)] == [job.id, small.id, more.id]
+
+
+async def test_submissions_leave_room_for_answers_and_removals(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that is full to the last byte SQLite can remove nothing either, and jobs would fill it for ever."""
+    blocks = 1 << 18  # of 4 KiB: 1 GiB, of which 64 MiB are kept
+    free = (64 << 20) // 4096 + 1000
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_frsize=4096, f_blocks=blocks, f_bavail=free))
+    monkeypatch.setattr(room, "_LOOK", 0.0)
+    kept = await put(store, body=bytes(1_000_000), key="k")
+    first = await take_one(store)
+    more = await put(store)
+    second = await take_one(store)
+    free -= 900
+    with pytest.raises(StoreError, match="the disk is full: what is left is for the answers"):
+        await put(store, body=bytes(500_000))
+    assert "the disk is full" in store.error
+    known, new = await store.submit(submission(body=bytes(1_000_000), key="k"), 1000)
+    assert (known.id, new) == (kept.id, False)
+    assert await store.finish(first, State.DONE, GOOD, "", 1.0, 2.0) is not None
+    assert await store.answer(kept.id) == GOOD
+    free = (32 << 20) // 4096 - 300
+    with pytest.raises(StoreError, match="the disk is full: what is left is for the removal"):
+        await store.finish(second, State.DONE, GOOD, "", 1.0, 2.0)
+    assert await store.cancel(more.id, 1.0, 9.0) is not None
+    await store.sweep(3.0, 4.0)
+    assert await store.get(kept.id) is None
+    with contextlib.closing(sqlite3.connect(store._path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    free = (64 << 20) // 4096 - 100
+    await put(store, body=bytes(5_000))  # in the pages that are free now
+
+
+async def test_large_jobs_are_removed_by_and_by(store: SqliteStore) -> None:
+    """SQLite may write zeros over what it removes, which takes as much of the disk once more."""
+    for body in (bytes(5 << 20), b"a", bytes(5 << 20), bytes(9 << 20), b"b"):
+        await put(store, body=body)
+    for attempt in await store.take(1.0, 9):
+        await store.finish(attempt, State.DONE, Answer(200, [], attempt.request.body), "", 1.0, 2.0)
+    sizes = []
+    change = store._change
+
+    async def counted(work: Any) -> Any:
+        found = await change(work)
+        sizes.extend([found[0]] if isinstance(found, tuple) else [])
+        return found
+
+    store._change = counted  # type: ignore[method-assign]
+    assert await store.sweep(3.0, 4.0) == []
+    assert sizes == [3, 1, 1]
+    assert not await store.latest(None, 9)
 
 
 async def test_a_disk_that_is_full_at_the_start_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,23 @@ def test_a_changed_configuration_restarts_the_pods() -> None:
 
 
 @pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ({}, "tidegate:0.1.0"),
+        ({"tag": "next"}, "tidegate:next"),
+        (
+            {"repository": "r.example.org:5000/t", "digest": "sha256:" + "a" * 64},
+            "r.example.org:5000/t@sha256:" + "a" * 64,
+        ),
+        ({"tag": "next", "digest": "sha256:" + "a" * 64}, "tidegate:next@sha256:" + "a" * 64),
+    ],
+)
+def test_the_name_of_the_image(image: dict[str, str], name: str) -> None:
+    (deployment,) = [one for one in rendered({**TOKEN, "image": image}) if one["kind"] == "Deployment"]
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == name
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"replica": 3},
@@ -145,6 +162,9 @@ def test_a_changed_configuration_restarts_the_pods() -> None:
         {"config": {"admin": {"bind": "0.0.0.0:1"}}},
         {"service": {"ports": []}},
         {"service": {"type": "Loadbalancer"}},
+        {"image": {"repository": "tidegate@sha256:" + "a" * 64}},
+        {"image": {"tag": "sha256:" + "a" * 64}},
+        {"image": {"digest": "sha256:abc"}},
     ],
 )
 def test_wrong_values_are_refused(values: dict[str, Any]) -> None:

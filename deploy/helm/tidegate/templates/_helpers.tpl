@@ -25,3 +25,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $shutdown := dict "drain_timeout" (printf "%vs" .Values.shutdown.drain) }}
 {{- merge (dict "admin" $admin "shutdown" $shutdown) .Values.config | toYaml }}
 {{- end }}
+
+{{- /* The image: with a digest the tag is for people, and the digest decides. */ -}}
+{{- define "tidegate.image" -}}
+{{- $image := .Values.image -}}
+{{- $tag := (not (empty $image.digest)) | ternary $image.tag ($image.tag | default .Chart.AppVersion) -}}
+{{- $image.repository }}{{ with $tag }}:{{ . }}{{ end }}{{ with $image.digest }}@{{ . }}{{ end }}
+{{- end -}}
