@@ -970,7 +970,8 @@ def _value(text: str) -> int | str | None:
     """A value of a setting, as a file has it."""
     if text in ("none", "null", "~"):
         return None
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else text
+    digits = text.removeprefix("-")
+    return int(text) if digits.isascii() and digits.isdigit() and len(digits) < 18 else text
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -25,7 +25,8 @@ def load_admin(path: Path) -> tuple[AdminConfig, bool]:
     """The section `admin` of a file whatever is wrong with the rest, even where that is no YAML.
 
     The second value says whether the file as a whole is well formed; the values of other sections are not looked at.
-    Raises ConfigError when the file cannot be read, or that section cannot be used.
+    A file without that section has its defaults, as for the daemon. Raises ConfigError when the file cannot be read, or
+    the section cannot be used.
     """
     raw = read(path)
     well_formed = True
@@ -33,8 +34,11 @@ def load_admin(path: Path) -> tuple[AdminConfig, bool]:
         document = parse(raw, hidden)
     except MalformedError:
         well_formed = False
+        alone = _top_level(raw, "admin")
+        if not alone.strip():  # as in a file that is well formed and has no such section
+            return AdminConfig(), False
         try:
-            document = parse(_top_level(raw, "admin"), hidden)
+            document = parse(alone, hidden)
         except MalformedError as error:
             raise malformed(path, MalformedError(shown(str(error)), error.line)) from None
     well_formed = well_formed and not document.problems

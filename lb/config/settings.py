@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 from msgspec import Struct
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from lb.config.checks.file import Check, Found, check_config
 from lb.config.document import where
@@ -161,7 +162,7 @@ def with_values(config: Config, values: Mapping[Setting, Any], checks: Sequence[
         try:
             changed = _with(changed, setting.location, wanted)
         except ValidationError as error:
-            problems += [f"{setting.name}: {detail['msg']}" for detail in error.errors(include_url=False)]
+            problems += [f"{setting.name}: {_said(setting, wanted, detail)}" for detail in error.errors()]
         except _MissingError as error:
             problems.append(f"{setting.name}: {error}")
     if not problems and (found := _checked(changed, checks)):
@@ -170,6 +171,15 @@ def with_values(config: Config, values: Mapping[Setting, Any], checks: Sequence[
     if problems:
         raise ConfigError(problems)
     return changed
+
+
+def _said(setting: Setting, wanted: Any, detail: ErrorDetails) -> str:
+    """What is wrong with a value, in the words for a file."""
+    from lb.config.advice.explain import message  # loaded when there is a mistake
+
+    within = detail["loc"] or setting.location[-1:]
+    said = message({**detail, "loc": (*setting.location[:-1], *within)}, Config, wanted)
+    return said.removesuffix("; leave it out")  # where there is no file: `none`
 
 
 def _checked(config: Config, checks: Sequence[Check]) -> list[Found]:

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.policy_checks import check_policies
+from lb.config.admin import load_admin
 from lb.config.advice.advice import keys_of
 from lb.config.checks.file import check_files
 from lb.config.load import load
+from lb.config.schema.admin import AdminConfig
 from lb.config.schema.file import Config, ListenerConfig
 from lb.config.units import KIB, MIB, SECOND
 from lb.discovery.registry import check_discovery
@@ -351,3 +353,21 @@ def test_any_value_anywhere_is_taken_or_named(tmp_path: Path, place: tuple[str |
         for problem in error.problems:
             assert re.match(rf"{re.escape(str(path))}:\d+: \S.*", problem)
             assert "\n" not in problem
+
+
+@pytest.mark.parametrize("text", ["{{{ broken", "listeners: {web: [}\n", "", "pools: {}\n\tx: 1\n"])
+def test_a_broken_file_without_admin_has_its_defaults(tmp_path: Path, text: str) -> None:
+    """As the daemon has them that runs what the file was."""
+    path = tmp_path / "tidegate.yaml"
+    path.write_text(text)
+    assert load_admin(path) == (AdminConfig(), False)
+
+
+def test_a_broken_file_has_its_admin(tmp_path: Path) -> None:
+    path = tmp_path / "tidegate.yaml"
+    path.write_text("listeners: {\nadmin:\n  bind: unix:/run/a.sock\npools: [\n")
+    admin, well_formed = load_admin(path)
+    assert (admin.bind, well_formed) == ("unix:/run/a.sock", False)
+    path.write_text("listeners: {\nadmin: [\n")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_admin(path)

@@ -167,7 +167,9 @@ async def test_what_is_wrong_is_said(start: Start, endpoint: Callable[..., Any])
     daemon = start(config([only.address]))
     for arguments, reason in (
         (("config", "set", "workers", "3"), "workers cannot be changed while the daemon runs"),
-        (("config", "set", "log.level", "loud"), "log.level: Input should be 'debug'"),
+        (("config", "set", "log.level", "loud"), "log.level: 'loud' is not one of debug, info"),
+        (("config", "set", "pools.http.queue.timeout", "0s"), "queue.timeout: must be at least 1ms; there is always"),
+        (("config", "set", "pools.http.queue.max", "-5"), "pools.http.queue.max: must be at least 0\n"),
         (("scale", "http", "3"), "neither serve nor engine"),
         (("scale", "htp", "3"), "there is no pool 'htp'; did you mean http?"),
         (("endpoint", "limit", "http", "127.0.0.1:1", "3"), "has no endpoint '127.0.0.1:1'"),
