@@ -933,15 +933,21 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 def _seconds(text: str) -> float:
-    if not float(text) >= 0:  # NaN neither
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write a number of seconds")
-    return float(text)
+    return _between(text, 0, float("inf"), f"{text!r} is no time; write a number of seconds")
 
 
 def _interval(text: str) -> float:
-    if not 0.1 <= float(text) <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval; write seconds from 0.1 to 3600")
-    return float(text)
+    return _between(text, 0.1, 3600, f"{text!r} is no interval; write seconds from 0.1 to 3600")
+
+
+def _between(text: str, least: float, most: float, otherwise: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(otherwise) from None
+    if not least <= seconds <= most:  # NaN neither
+        raise argparse.ArgumentTypeError(otherwise)
+    return seconds
 
 
 def _weight(text: str) -> int | str:

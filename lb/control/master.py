@@ -266,6 +266,8 @@ class Master:
         return self._environment()
 
     def _environment(self) -> dict[str, str]:
+        """For a program that takes this one's place, with the watchdog's whole time to begin."""
+        self._notifier.watchdog()
         return {**os.environ, **self._notifier.environment()}
 
     def stop(self) -> None:

@@ -319,6 +319,14 @@ def test_a_weight_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
         assert "is no weight; write a whole number from 0 to 1000, or `default`" in said, value
 
 
+def test_seconds_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for value in ("abc", "", "nan", "-1", "1s"):
+        assert main(["top", "--interval", value, "--admin", "127.0.0.1:1"]) == 2, value
+        assert "is no interval; write seconds from 0.1 to 3600" in capsys.readouterr().err, value
+        assert main(["endpoint", "drain", "p", "a", f"--wait={value}", "--admin", "127.0.0.1:1"]) == 2, value
+        assert "is no time; write a number of seconds" in capsys.readouterr().err, value
+
+
 def test_options_that_a_command_with_numbers_does_not_have() -> None:
     for arguments in (
         ("--bogus", "p", "a", "1"),

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,21 @@ class Installed:
         fresh.symlink_to(root)
         fresh.rename(self._link)
         return root / "lb"
+
+
+class Manager:
+    """Hears what a daemon tells a service manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.told: list[str] = []
+        self.variables = f'NOTIFY_SOCKET="{folder}/notify" WATCHDOG_USEC=30000000'
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"{folder}/notify")
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def _hear(self) -> None:
+        while True:
+            self.told.append(self._socket.recv(10_000).decode().partition("\n")[0])
 
 
 def _link(source: str, target: str) -> None:
@@ -284,7 +300,8 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
         "listeners": {"web": http_listener(route("/v2", "digits"), track="clients")},
         "pools": {"digits": digits_pool(min=1)},
     }
-    daemon = start(config, shell=installed.shell)
+    manager = Manager(tmp_path)
+    daemon = start(config, shell=f"{installed.shell} {manager.variables}")
     port, before = daemon.port(), daemon.status()
     assert asyncio.run(ask_once(port, digit_request(digit_samples()[0]["image"]))).status == 200
     path = installed.install()
@@ -302,6 +319,10 @@ def test_a_version_that_does_not_serve_gives_way_to_the_one_before(start: Start,
     done = daemon.command("upgrade", "--admin", f"unix:{daemon.socket}")
     assert done.returncode == 1
     assert done.stderr == f"no upgrade, version 0.1.0 goes on: {FAILURES[what][1]}\n", daemon.log
+    told = manager.told
+    between = told[told.index("RELOADING=1") : len(told) - told[::-1].index("READY=1")]
+    begun = 1 if what == "by another format" else 2  # which goes back before it speaks to the manager
+    assert between.count("WATCHDOG=1") >= begun, "each program has the watchdog's whole time to begin"
     after = daemon.status()
     assert [row["name"] for row in after["listeners"]] == ["web"]
     assert daemon.port() == port

@@ -27,7 +27,7 @@ log = logging.getLogger("tidegate.upgrade")
 
 TRIAL = 60.0  # seconds for the installed program to show that it would start
 START = 20.0  # seconds for it to serve
-_BLOCKED = 5.0  # seconds beyond these, for a loop that has not heard that they are over
+_BLOCKED = 2.0  # seconds beyond these, for a loop that has not heard that they are over
 ANSWER = 0.2  # seconds for whoever asked for it to hear that it goes on
 TOLD = re.compile(r"^version (\S+) starts", re.MULTILINE)  # what a trial says
 WARNING = ": warning: "  # in the lines of `tidegate check` that are no errors
