@@ -91,7 +91,7 @@ from lb.control.upgrade.handover import (
     become,
     this_program,
 )
-from lb.control.upgrade.upgrader import ANSWER, START, Outcome, Succession, try_installed
+from lb.control.upgrade.upgrader import ANSWER, START, Outcome, Succession, check_room, try_installed
 from lb.control.watch.watch import Watch
 from lb.control.workers.fleet import Fleet
 from lb.errors import ConfigError, StartError, TidegateError
@@ -326,6 +326,7 @@ class Master:
                 if self.state != "running":
                     raise StartError(f"the daemon is {self.state}")
                 self.managed.hand_over()
+                check_room()
                 version = await try_installed(self.config_path, this_program(), self._stop)
                 await self._try_addresses()
                 admin = await asyncio.to_thread(self._next_admin)

@@ -355,6 +355,13 @@ def test_what_would_not_start_is_not_tried(start: Start, tmp_path: Path) -> None
     assert "nonsense" in done.stderr
     assert "warning" not in done.stderr, "that it has its own addresses is no reason"
     daemon.path.write_text(right)
+    process = psutil.Process(daemon.process.pid)
+    limits = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (60, limits[1]))
+    done = daemon.command("upgrade")
+    assert done.returncode == 1
+    assert "descriptors, of 60: raise the limit" in done.stderr
+    process.rlimit(psutil.RLIMIT_NOFILE, limits)
     path = installed.install()
     master = path / "control" / "master.py"
     source = master.read_text()

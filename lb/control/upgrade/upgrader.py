@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -32,6 +33,7 @@ ANSWER = 0.2  # seconds for whoever asked for it to hear that it goes on
 TOLD = re.compile(r"^version (\S+) starts", re.MULTILINE)  # what a trial says
 WARNING = ": warning: "  # in the lines of `tidegate check` that are no errors
 Stored = tuple[tuple[str, int], ...]  # name and number
+_BESIDE = 32  # descriptors of a program besides those of what it serves
 _SHOWN = 10  # lines of why it would not
 _ENDING = 5.0  # seconds for their end, beyond the drain
 
@@ -49,6 +51,18 @@ class Outcome(Struct, frozen=True):
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check_room() -> None:
+    """Raises StartError where the next program could not open its own descriptors beside those that it gets, and the
+    program before could not either."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        wanted = 2 * len(os.listdir("/proc/self/fd")) + _BESIDE
+    except OSError as error:
+        raise StartError(f"an upgrade needs more descriptors than are left: {error.strerror}") from error
+    if limit < wanted:
+        raise StartError(f"an upgrade needs {wanted} descriptors, of {limit}: raise the limit (LimitNOFILE, ulimit -n)")
 
 
 async def try_installed(config: Path, program: Program, stop: asyncio.Event) -> str:
@@ -108,12 +122,10 @@ class Succession:
         self._environment = environment
         self._turn = threading.Lock()  # for the way back
         self._back: Handover | None = handover
-        try:
-            self._back = handover.copied()
-        except OSError as error:
-            reason = f"descriptors cannot be kept for the way back: {error.strerror}"
-            self.go_back(reason)
-            raise StartError(reason) from error
+        if handover.failed:  # this is the program before
+            self._back = None
+        else:
+            self._keep_the_way_back()
         self._guard = threading.Timer(START + _BLOCKED, self._go_back_blocked)
         self._guard.daemon = True
         self._guard.start()
@@ -128,6 +140,14 @@ class Succession:
         for pidfd, pid in self._children.items():
             self._loop.add_reader(pidfd, self._reap, pidfd, pid)
         self._settle()
+
+    def _keep_the_way_back(self) -> None:
+        try:
+            self._back = self.handover.copied()
+        except OSError as error:
+            reason = f"descriptors cannot be kept for the way back: {error.strerror}"
+            self.go_back(reason)  # with those that there are
+            raise StartError(reason) from error
 
     @property
     def workers(self) -> list[int]:
@@ -167,10 +187,9 @@ class Succession:
         """Runs the program before again. Returns where there is no way back, and says why."""
         with self._turn:
             back, self._back = self._back, None
-        if back is None:
-            return
-        if back.failed:
+        if self.handover.failed:
             log.error("the program before does not start either: %s", reason)
+        if back is None:
             return
         if not still_there(back.before):
             log.error("the upgrade failed, and version %s is not in %s any more", back.before.version, back.before.path)
