@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROW = 4096  # bytes of a job without its request, about
 _RESERVE = 64 << 20  # bytes of the disk that submissions leave, or an eighth of it; answers leave half of that
+_UNKNOWN = 1 << 62  # bytes
 _LOOK = 1.0  # seconds for which what is left of the disk is known
 
 
@@ -39,6 +40,9 @@ class Room:
     def _look(self, db: sqlite3.Connection) -> None:
         """Free pages of the file are room, too; pages that only the WAL has, take some at the next checkpoint."""
         disk = os.statvfs(self._path.parent)
+        if not disk.f_blocks:  # a file system that says nothing of its size, as some over a network do
+            self._reserve, self._left = 0, _UNKNOWN
+            return
         (page,), (pages,), (free,) = (
             db.execute(f"PRAGMA {name}").fetchone() for name in ("page_size", "page_count", "freelist_count")
         )

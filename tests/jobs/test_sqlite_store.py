@@ -158,6 +158,13 @@ async def test_submissions_leave_room_for_answers_and_removals(
     await put(store, body=bytes(5_000))  # in the pages that are free now
 
 
+async def test_a_file_system_that_says_nothing_of_its_size(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_frsize=4096, f_blocks=0, f_bavail=0))
+    job = await put(store, body=bytes(100_000))
+    assert await store.finish(await take_one(store), State.DONE, GOOD, "", 1.0, 2.0) is not None
+    assert await store.answer(job.id) == GOOD
+
+
 async def test_large_jobs_are_removed_by_and_by(store: SqliteStore) -> None:
     """SQLite may write zeros over what it removes, which takes as much of the disk once more."""
     for body in (bytes(5 << 20), b"a", bytes(5 << 20), bytes(9 << 20), b"b"):
