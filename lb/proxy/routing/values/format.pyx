@@ -424,11 +424,13 @@ cdef int put(tg_buffer *out, const char *text, size_t n, int encoding, int kind)
 cdef inline bint makes_dots(const tg_buffer *out, const char *text, size_t n) noexcept nogil:
     """Whether a value begins with "." or ".." as a whole segment, behind a slash or a dot of the path."""
     cdef size_t dots = 0
+    cdef char last
     while dots < n and text[dots] == 46:
         dots += 1
     if not 1 <= dots <= 2 or dots < n and text[dots] != 47 or tg_buffer_size(out) == 0:
         return False
-    return tg_buffer_tail(<tg_buffer *>out)[-1] == 47 or tg_buffer_tail(<tg_buffer *>out)[-1] == 46
+    last = (tg_buffer_tail(<tg_buffer *>out) - 1)[0]
+    return last == 47 or last == 46
 
 
 cdef inline bint is_special(unsigned char c) noexcept nogil:
