@@ -177,6 +177,30 @@ async def test_workers_of_before_an_upgrade_are_counted(segment: Callable[[], Se
     await after.close()
 
 
+async def test_counts_go_on_without_a_file(segment: Callable[[], Segment], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice, as where the program before goes on again."""
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    old = segment()
+    before = QuotaKeeper(old, lambda: NOON)
+    await before.apply(config(None))
+    use(old, b"daily\0=a", 2)
+    use(old, b"daily\0=b", 1)
+    for _ in range(2):
+        new = segment()
+        after = QuotaKeeper(new, lambda: NOON)
+        await after.apply(config(None))
+        after.take_over(Segment.attach(os.dup(old.fd)))
+        assert {row[1]: row[3] for row in shown(after)} == {"a": 2, "b": 1}
+        use(new, b"daily\0=a", 1)
+    use(old, b"daily\0=b", 2)
+    after.let_go()
+    assert {row[1]: row[3] for row in shown(after)} == {"a": 3, "b": 3}
+    later = QuotaKeeper(segment(), lambda: NOON + 86_400 * 2)
+    await later.apply(config(None))
+    later.take_over(Segment.attach(os.dup(old.fd)))
+    assert shown(later) == []
+
+
 def test_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     assert file_of(config(None)) is None

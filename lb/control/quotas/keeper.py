@@ -119,8 +119,15 @@ class QuotaKeeper:
             self._quotas.saved(rows)
 
     def take_over(self, segment: Segment) -> None:
-        """Workers of the program before count on in `segment` until `let_go`, beyond what it has saved."""
-        self._before = segment, Quotas(segment)
+        """Workers of the program before count on in `segment` until `let_go`, beyond what it has saved: in the file, or
+        here, where there is none."""
+        before = Quotas(segment)
+        if self._file is None:
+            rows = [row for row in before.rows() if row[1] + row[2] > self._minute()]
+            for name, start, span, used, _ in rows:
+                self._quotas.put(name, start, span, used)
+            before.saved(rows)
+        self._before = segment, before
 
     def let_go(self) -> None:
         """The workers of the program before have ended: what they counted meanwhile is added."""
