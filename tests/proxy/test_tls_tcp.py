@@ -10,7 +10,6 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +199,25 @@ def cut_short(secured: ssl.SSLSocket, data: bytes) -> socket.socket:
     return plain
 
 
-def takes_slowly(connection: socket.socket) -> bytes:
-    """What comes until a reset."""
+class Sending(threading.Thread):
+    """Sends until all is sent, or `error`."""
+
+    def __init__(self, connection: socket.socket, data: bytes) -> None:
+        super().__init__(daemon=True)
+        self.error: OSError | None = None
+        self._connection = connection
+        self._data = data
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._connection.sendall(self._data)
+        except OSError as error:
+            self.error = error
+
+
+def takes_slowly(connection: socket.socket, sending: Sending | None = None) -> bytes:
+    """What comes until a reset. The kernel tells it to one call alone, which may be of the thread that is `sending`."""
     received = bytearray()
     time.sleep(0.3)  # all of it waits in the daemon, and in the kernel
     while True:
@@ -209,7 +225,11 @@ def takes_slowly(connection: socket.socket) -> bytes:
             data = connection.recv(1 << 16)
         except ConnectionResetError:
             return bytes(received)
-        assert data, "a plain end"
+        if not data:
+            assert sending is not None, "a plain end"
+            sending.join(20)
+            assert isinstance(sending.error, ConnectionResetError), "a plain end"
+            return bytes(received)
         received += data
         time.sleep(0.001)
 
@@ -222,9 +242,8 @@ async def test_a_client_that_ends_without_close_notify_has_sent_what_it_has_sent
     def take() -> bytes:
         connection, _ = listening.accept()
         with connection:
-            if answers:  # more than the daemon's buffers take for a client that does not read
-                threading.Thread(target=lambda: suppressed(connection.sendall, bytes(16 << 20)), daemon=True).start()
-            return takes_slowly(connection)
+            # More than the daemon's buffers take for a client that does not read.
+            return takes_slowly(connection, Sending(connection, bytes(16 << 20)) if answers else None)
 
     def send(port: int) -> None:
         plain = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -293,8 +312,3 @@ async def test_nobody_is_left_to_take_what_came_before_an_end_without_close_noti
     await asyncio.wait_for(asyncio.gather(asyncio.to_thread(send, gate.port), asyncio.to_thread(refuse)), 10)
     listening.close()
     await idle(gate)
-
-
-def suppressed(call: Callable[[bytes], None], data: bytes) -> None:
-    with contextlib.suppress(OSError):
-        call(data)
