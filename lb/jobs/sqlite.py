@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -274,7 +275,7 @@ class SqliteStore:
         size, left = _REMOVED, most
         while left > 0:
             try:
-                removed, more = await self._change(lambda db: _remove(db, now, left, size))  # noqa: B023
+                removed, more = await self._change(partial(_remove, now=now, most=left, size=size))
             except StoreError:
                 if not size:
                     raise

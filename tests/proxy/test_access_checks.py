@@ -234,6 +234,25 @@ def test_a_head_that_was_good_before() -> None:
         assert tokens.check(headed(nonce=number).encode(), NOW).identity == "alice"
 
 
+def test_tokens_of_two_keys_with_one_head() -> None:
+    """As while keys rotate, where tokens name none, or both keys have one name."""
+    both = [public(RSA, "rsa"), public(OTHER, "rsa")]
+    for kid in ("rsa", None):
+        tokens = TokenCheck(plan(key_set(*both)))
+        for key in (RSA, OTHER, RSA, OTHER):
+            assert tokens.check(token(key, head={"kid": kid}).encode(), NOW).identity == "alice"
+
+
+def test_a_key_for_agreement_hides_no_key_for_signatures() -> None:
+    agreement = public(jwk.OKPKey.generate_key("X25519"))
+    for alg in ("EdDSA", "Ed25519"):
+        assert (
+            check(token(ED, alg, {"kid": None}), key_set(agreement, public(ED)), algorithms=(alg,)).identity == "alice"
+        )
+    with pytest.raises(ValueError, match="has no public key"):
+        TokenCheck(plan(key_set(agreement)))
+
+
 def test_names_that_are_there_twice() -> None:
     head, payload = json.dumps({"alg": "RS256", "kid": "rsa"}), json.dumps(claims(roles={"a": 1}))
     assert check(signed(head, payload)).identity == "alice"

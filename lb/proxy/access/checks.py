@@ -33,6 +33,7 @@ EXTRA = "needs packages that are not installed: pip install tidegate[auth]"
 REMEMBERED_PASSWORD = 300.0  # seconds
 _KEYS_TRIED = 32  # of a set, for a token that names none
 _HEADS = 256
+_SIGNING_CURVES = ("Ed25519", "Ed448")  # of OKP (RFC 8037)
 
 
 class Outcome(Struct, frozen=True):
@@ -90,7 +91,7 @@ class TokenCheck:
         self._errors = (JoseError, ValueError, TypeError, KeyError, RecursionError)
         self._plan = plan
         self._verifiers = verifiers(plan.algorithms, plan.content) if plan.content else {}
-        # Of the heads of tokens that were good: an issuer's are alike.
+        # Keys that fit, by the heads of tokens that were good: an issuer's are alike.
         self._by_head: dict[bytes, list[Verifier]] = {}
 
     def check(self, credential: bytes, now: float) -> Outcome:
@@ -124,15 +125,15 @@ class TokenCheck:
         signed, _, encoded = credential.rpartition(b".")
         head, _, payload = signed.partition(b".")
         signature = _decode(encoded)
-        tried = self._by_head.get(head)
-        for verifier in self._fitting(head) if tried is None else tried:
-            if verifier.verifies(signed, signature):
-                claims = _object(payload)
-                if len(self._by_head) >= _HEADS:
-                    self._by_head.clear()
-                self._by_head[head] = [verifier]
-                return claims
-        return None
+        known = self._by_head.get(head)
+        fitting = self._fitting(head) if known is None else known
+        if not any(verifier.verifies(signed, signature) for verifier in fitting):
+            return None
+        if known is None:
+            if len(self._by_head) >= _HEADS:
+                self._by_head.clear()
+            self._by_head[head] = fitting
+        return _object(payload)
 
     def _fitting(self, head: bytes) -> list[Verifier]:
         parameters = _object(head)
@@ -266,6 +267,8 @@ def read_key_set(content: bytes) -> list[tuple[Any, str | None]]:
         try:
             key = kinds[one["kty"]].import_key(public)
             if one["kty"] == "RSA" and key.public_key.key_size < 2048:
+                continue
+            if one["kty"] == "OKP" and key.curve_name not in _SIGNING_CURVES:  # X25519 and X448 agree on keys
                 continue
         except (JoseError, ValueError, TypeError, KeyError):
             continue
