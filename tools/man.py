@@ -35,7 +35,9 @@ The configuration file, instead of
 .IR /etc/tidegate/tidegate.yaml .
 .TP
 .B TIDEGATE_ADMIN
-The admin address of the daemon that commands ask, instead of the configuration's.
+The admin address of the daemon that commands ask, instead of the configuration's, where no
+.B --config
+is given.
 .TP
 .B TIDEGATE_TOKEN_FILE
 A file with the admin token, instead of the configuration's.

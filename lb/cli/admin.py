@@ -1,6 +1,7 @@
 """A client of the daemon's admin API.
 
 GET  /api/v1/status   the status document (lb.control.admin.status)
+GET  /api/v1/daemon   which daemon answers: {version, pid, state, config, binds}
 GET  /api/v1/transitions   the last changes of endpoints, newest first
 GET  /api/v1/scaling  why a pool has as many model servers as it has, and the requests that have arrived for it
 POST /api/v1/upgrade  an Outcome (lb.control.upgrade.upgrader); what becomes of it is in the status
@@ -77,6 +78,15 @@ class AdminClient:
         """The status document; most of it are the counters of all series, if they are asked for. Raises AdminError."""
         query = "" if counters else "?counters=no"
         code, body = self._ask("GET", f"/api/v1/status{query}", _STATUS_TIMEOUT)
+        if code != 200:
+            raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
+        return body
+
+    def daemon(self, patience: float = _STATUS_TIMEOUT) -> dict[str, Any]:
+        """Which daemon answers: `config` is the path of its file. Raises AdminError."""
+        code, body = self._ask("GET", "/api/v1/daemon", patience)
+        if code == 404:  # of a version that does not know the question, as before an upgrade
+            return self.status()
         if code != 200:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
         return body
@@ -299,30 +309,64 @@ def _operator() -> str:
     return f"{name or os.getuid()}@{socket.gethostname()}"
 
 
-def client(config: Path, admin: str, token_file: Path | None) -> AdminClient:
-    """A client for `admin` if that is given, else for what the configuration file says. Raises TidegateError.
+def client(config: Path, admin: str, token_file: Path | None, changes: bool = True) -> AdminClient:
+    """A client for `admin` if that is given, else for the daemon that runs the configuration file.
 
-    Whatever is wrong with the rest of the file, the running daemon can be operated.
+    Where it is to be changed, that has to be certain: a file that is not well formed, or an address at which a daemon
+    with another file answers, is an error. Else the first line on standard error says which daemon is asked. Raises
+    TidegateError.
     """
     token = read_token(token_file, "--token-file") if token_file is not None else None
     if admin:
-        return AdminClient(_address(admin), token or Token(origin="with --admin the configuration is not read"))
+        made = AdminClient(_address(admin), token or Token(origin="with --admin the configuration is not read"))
+        if not changes:
+            _tell(made.address, made.daemon().get("config"))
+        return made
     from lb.config.admin import load_admin  # with pydantic, which is half the CPU time of a command: not for --admin
 
     try:
-        section, well_formed = load_admin(config)
+        section = load_admin(config)
     except ConfigError as error:
-        hint = "tidegate: --admin URL (with --token-file FILE, where there is a token) asks a daemon without the file"
-        raise ConfigError([*error.problems, hint]) from None
-    if not well_formed:
-        print(
-            f"tidegate: {config} is not well formed (tidegate check -c {config} shows why); "
-            f"the running daemon is asked at {section.bind}",
-            file=sys.stderr,
-        )
-    if token is None and section.token_file is not None:
-        token = read_token(section.token_file, f"admin.token_file of {config}")
-    return AdminClient(section.bind, token or Token(origin=f"{config} has no admin.token_file"))
+        raise ConfigError([*error.problems, _unknown(config, changes)]) from None
+    if changes and section.problems:
+        raise ConfigError([*section.problems, _unknown(config, changes)])
+    bind, tokens = section.admin.bind, section.admin.token_file
+    if token is None and tokens is not None:
+        token = read_token(tokens, f"admin.token_file of {config}")
+    made = AdminClient(bind, token or Token(origin=f"{config} has no admin.token_file"))
+    running = made.daemon().get("config")
+    if not changes:
+        _tell(bind, running, config, section.problems[0] if section.problems else "")
+    elif not runs(config, running):
+        place = f"{section.bind}: admin.bind" if section.bind else f"{config}: no admin.bind, so {bind}"
+        found = f"the daemon at {bind} runs {running}" if running else f"what answers at {bind} names no configuration"
+        raise ConfigError([f"{place}: {found}, not {config.absolute()}", _unknown(config, changes, bind)])
+    return made
+
+
+def _unknown(config: Path, changes: bool, bind: str = "") -> str:
+    """What to do where the file does not say which daemon is meant."""
+    so = "nothing was changed, as" if changes else "nobody was asked, as"
+    url = bind if bind.startswith("unix:") else f"http://{bind}" if bind else "URL"
+    means = f"--admin {url} means the daemon there, whatever it runs" if bind else "--admin URL names the daemon"
+    return f"tidegate: {so} {config} does not say which daemon is meant: {means} (--token-file FILE its token)"
+
+
+def _tell(address: str, running: str | None, config: Path | None = None, problem: str = "") -> None:
+    """Says whom a command asks that shows something."""
+    what = f"the daemon at {address}" + (f", which runs {running}" if running else "")
+    if config is not None and not runs(config, running):
+        what += f", not {config.absolute()}" if running else f", which may not be that of {config.absolute()}"
+    print(f"tidegate: asked {what}", file=sys.stderr)
+    if problem:
+        print(f"tidegate: {problem}", file=sys.stderr)
+
+
+def runs(config: Path, running: str | None) -> bool:
+    """Whether a daemon that runs the file `running` runs `config`: by its name, or where a link leads."""
+    if not running:
+        return False
+    return os.path.abspath(config) == running or os.path.realpath(config) == os.path.realpath(running)
 
 
 def _is_local(address: str) -> bool:

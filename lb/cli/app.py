@@ -108,7 +108,7 @@ def reopen_logs(options: Options) -> int:
 
 def status(options: Options) -> int:
     """Show the running daemon: workers, listeners, pools and their endpoints."""
-    document = _client(options).status(counters=options.json)
+    document = _viewer(options).status(counters=options.json)
 
     from lb.cli.status import show
 
@@ -131,7 +131,7 @@ def top(options: Options) -> int:
         raise TidegateError(f"--sort {options.sort}: there is no such column; there are {', '.join(keys())}")
     kind = "" if options.by == "all" else options.by
     view = View(kind, options.sort, options.reverse, options.filter, interval=options.interval)
-    client = _client(options)
+    client = _viewer(options)
     if options.once:
         terminal.once(client, view, options.json)
     elif options.json or not sys.stdout.isatty():
@@ -144,7 +144,7 @@ def top(options: Options) -> int:
 
 def transitions(options: Options) -> int:
     """Show the last changes of endpoints, oldest first: when, which, from what to what, and why."""
-    changes = _client(options).transitions(options.last, options.pool, options.endpoint)
+    changes = _viewer(options).transitions(options.last, options.pool, options.endpoint)
 
     from lb.cli.transitions import show
 
@@ -185,7 +185,7 @@ def endpoint(options: Options) -> int:
     """
     from lb.cli import endpoint as commands
 
-    client = _client(options)
+    client = _client(options, changes=options.action != "list")
     if options.action == "list":
         return commands.list_endpoints(client.status(), options.pool, options.json)
     if options.action == "weight":
@@ -212,11 +212,12 @@ def config(options: Options) -> int:
     """Show the running configuration and what differs from the file, and change settings without it.
 
     `set` changes settings until `unset`, until the file says another value than it did, or until the daemon ends.
-    Nothing of it reads the file but `diff`: all of it works while the file on disk is broken.
+    Nothing of it reads more of the file than the section `admin` but `diff`: all of it works while a value on disk is
+    wrong. Of a file that is no YAML, `set` and `unset` need --admin.
     """
     from lb.cli import runtime as commands
 
-    client = _client(options)
+    client = _client(options, changes=options.action in ("set", "unset"))
     if options.action == "show":
         return commands.show(client, options.json)
     if options.action == "diff":
@@ -239,7 +240,7 @@ def certificates(options: Options) -> int:
     from lb.cli import runtime as commands
 
     if options.action == "list":
-        return commands.certificates(_client(options).status(), options.json)
+        return commands.certificates(_viewer(options).status(), options.json)
     return commands.reload_certificates(_client(options), options.dry_run)
 
 
@@ -255,7 +256,7 @@ def explain(options: Options) -> int:
         "source": options.source, "model": options.model, "sequence": options.sequence, "key": options.key,
         "pool": options.pool, "worker": options.worker, "values": options.value,
     }  # fmt: skip
-    explain_request(_client(options), options.target, asked, options.json)
+    explain_request(_viewer(options), options.target, asked, options.json)
     return 0
 
 
@@ -269,7 +270,7 @@ def models(options: Options) -> int:
 
     if options.action == "cache":
         commands.cache(options.arguments)
-    return commands.list_models(options.server or commands.servers_of(_client(options)), options.json)
+    return commands.list_models(options.server or commands.servers_of(_viewer(options)), options.json)
 
 
 def scaling(options: Options) -> int:
@@ -286,9 +287,9 @@ def scaling(options: Options) -> int:
     from lb.cli import scaling as commands
 
     if options.action == "explain":
-        commands.explain(_client(options), options.pool, options.json)
+        commands.explain(_viewer(options), options.pool, options.json)
     else:
-        commands.record(_client(options), options.pool, options.seconds, options.output)
+        commands.record(_viewer(options), options.pool, options.seconds, options.output)
     return 0
 
 
@@ -300,7 +301,7 @@ def jobs(options: Options) -> int:
     """
     from lb.cli import jobs as commands
 
-    client = _client(options)
+    client = _client(options, changes=options.action != "list")
     if options.action == "list":
         commands.show(client, options.state, options.last, options.json)
         return 0
@@ -314,7 +315,7 @@ def quota(options: Options) -> int:
     """
     from lb.cli import quotas as commands
 
-    client = _client(options)
+    client = _client(options, changes=options.action != "show")
     if options.action == "show":
         commands.show(client, options.key, options.quota, options.last, options.json)
     else:
@@ -330,7 +331,7 @@ def canary(options: Options) -> int:
     """
     from lb.cli import canary as commands
 
-    client = _client(options)
+    client = _client(options, changes=options.action != "show")
     if options.action == "show":
         return commands.show(client, options.route, options.json)
     return commands.change(client, options.route, options.action, options.dry_run)
@@ -343,7 +344,7 @@ def table(options: Options) -> int:
     """
     from lb.cli import tables as commands
 
-    client = _client(options)
+    client = _client(options, changes=options.action != "show")
     if options.action == "show":
         commands.show(client, options.table, options.key, options.filter, options.last, options.json)
     elif options.action == "clear":
@@ -361,7 +362,7 @@ def mirror(options: Options) -> int:
     """
     from lb.cli import mirror as commands
 
-    commands.report(_client(options), options.route, options.last, options.json)
+    commands.report(_viewer(options), options.route, options.last, options.json)
     return 0
 
 
@@ -378,7 +379,7 @@ def cache(options: Options) -> int:
 
     if options.action == "verify-rows":
         return _verify_rows(options)
-    client = _client(options)
+    client = _client(options, changes=options.action not in ("stats", "top"))
     if options.action == "stats":
         commands.stats(client, options.json)
     elif options.action == "top":
@@ -394,7 +395,7 @@ def cache(options: Options) -> int:
 def _verify_rows(options: Options) -> int:
     from lb.cli.verify_rows import Place, places_of, verify_rows
 
-    places = [Place(options.pool, options.server)] if options.server else places_of(_client(options), options.pool)
+    places = [Place(options.pool, options.server)] if options.server else places_of(_viewer(options), options.pool)
     return verify_rows(
         places, options.model, options.version, options.requests, options.seed, dict(options.shape), options.json
     )
@@ -880,9 +881,9 @@ def command_parser() -> argparse.ArgumentParser:
 def _daemon_options(parser: argparse.ArgumentParser) -> None:
     _config_option(parser)
     parser.add_argument(
-        "--admin", metavar="URL", default=os.environ.get("TIDEGATE_ADMIN", ""),
+        "--admin", metavar="URL",
         help="The daemon's admin address (http://HOST:PORT or unix:/PATH) instead of the configuration's. Also by "
-        "the variable TIDEGATE_ADMIN.",
+        "the variable TIDEGATE_ADMIN, where no --config is given.",
     )  # fmt: skip
     parser.add_argument(
         "--token-file", metavar="FILE", type=Path, default=os.environ.get("TIDEGATE_TOKEN_FILE") or None,
@@ -892,8 +893,10 @@ def _daemon_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
+    default = Path(os.environ.get("TIDEGATE_CONFIG") or DEFAULT_CONFIG)
+    parser.set_defaults(default_config=default)
     parser.add_argument(
-        "--config", "-c", metavar="FILE", type=Path, default=os.environ.get("TIDEGATE_CONFIG") or DEFAULT_CONFIG,
+        "--config", "-c", metavar="FILE", type=Path, default=default,
         help=f"The configuration file. Also by the variable TIDEGATE_CONFIG. Default: {DEFAULT_CONFIG}.",
     )  # fmt: skip
 
@@ -1002,11 +1005,22 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(map(int, numbers))
 
 
-def _client(options: Options) -> AdminClient:
+def _client(options: Options, changes: bool = True) -> AdminClient:
+    """For the daemon that the command line names, else the environment. `changes`: the command may change something,
+    so that which daemon that is has to be certain."""
     gc.disable()  # for a command that has ended before there is garbage worth collecting
     from lb.cli.admin import client
 
-    return client(options.config, options.admin, options.token_file)
+    admin = options.admin
+    if admin is None:  # a file that is named on the command line counts more than the environment
+        is_named = options.config is not options.default_config
+        admin = "" if is_named else os.environ.get("TIDEGATE_ADMIN", "")
+    return client(options.config, admin, options.token_file, changes)
+
+
+def _viewer(options: Options) -> AdminClient:
+    """As `_client`, for commands that only show something."""
+    return _client(options, changes=False)
 
 
 def _set_state(options: Options, state: str) -> int:

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from lb.cli.own_daemon import OwnDaemon
 from lb.config.schema.file import Config
 from lb.control.configuration import load_configuration
 from lb.control.preflight import Preflight, certificate_warnings, lined
@@ -13,7 +14,7 @@ from lb.control.preflight import Preflight, certificate_warnings, lined
 
 def check(path: Path) -> Config:
     """The configuration in the file `path`, once its warnings are on standard error. Raises ConfigError."""
-    preflight = Preflight()
+    preflight = Preflight(OwnDaemon(path).has)
     warnings = preflight.warnings
     try:
         loaded = load_configuration(path, more=[preflight.check])

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -21,27 +22,35 @@ class _Section(Model):
     admin: AdminConfig = AdminConfig()
 
 
-def load_admin(path: Path) -> tuple[AdminConfig, bool]:
+class AdminSection(NamedTuple):
+    """`problems` are lines about the form of the file as a whole: its section `admin` may have been another one. `bind`
+    is the place of `admin.bind` in the file, FILE:LINE; "" where the file leaves it to the default."""
+
+    admin: AdminConfig
+    problems: tuple[str, ...] = ()
+    bind: str = ""
+
+
+def load_admin(path: Path) -> AdminSection:
     """The section `admin` of a file whatever is wrong with the rest, even where that is no YAML.
 
-    The second value says whether the file as a whole is well formed; the values of other sections are not looked at.
-    A file without that section has its defaults, as for the daemon. Raises ConfigError when the file cannot be read, or
-    the section cannot be used.
+    The values of other sections are not looked at. A file without that section has its defaults, as for the daemon.
+    Raises ConfigError when the file cannot be read, or the section cannot be used.
     """
     raw = read(path)
-    well_formed = True
+    wrong: tuple[str, ...] = ()
     try:
         document = parse(raw, hidden)
-    except MalformedError:
-        well_formed = False
+    except MalformedError as error:
+        wrong = tuple(malformed(path, MalformedError(shown(str(error)), error.line)).problems)
         alone = _top_level(raw, "admin")
         if not alone.strip():  # as in a file that is well formed and has no such section
-            return AdminConfig(), False
+            return AdminSection(AdminConfig(), wrong)
         try:
             document = parse(alone, hidden)
         except MalformedError as error:
             raise malformed(path, MalformedError(shown(str(error)), error.line)) from None
-    well_formed = well_formed and not document.problems
+    wrong = wrong or (tuple(listed(path, document.problems).problems) if document.problems else ())
     document.data = {key: value for key, value in document.data.items() if key == "admin"}
     variables = Variables(document, os.environ, _Section, Path(path).absolute().parent) if b"${" in raw else None
     section = document.data.get("admin")
@@ -57,7 +66,8 @@ def load_admin(path: Path) -> tuple[AdminConfig, bool]:
         problems = [field_problem(document, {**d, "loc": ("admin", *d["loc"])}, Config) for d in details]
     if problems:
         raise listed(path, problems if variables is None else [variables.told(problem) for problem in problems])
-    return admin, well_formed
+    bind = f"{path}:{document.line('admin.bind')}" if "bind" in admin.model_fields_set else ""
+    return AdminSection(admin, wrong, bind)
 
 
 def _top_level(raw: bytes, key: str) -> bytes:

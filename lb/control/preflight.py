@@ -14,7 +14,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lb.config.address import Bind, HostPort, UnixPath, parse_socket, socket_name
@@ -22,6 +22,7 @@ from lb.config.document import MAX_BYTES, MalformedError, parse
 from lb.config.endpoint_file import parse_endpoints
 from lb.config.environment import hidden
 from lb.config.regular_file import read_regular
+from lb.config.schema.admin import AdminConfig
 from lb.config.schema.file import Config, PoolConfig
 from lb.config.schema.listeners.bind import MOST
 from lb.control.certificates import CertificateFacts
@@ -34,6 +35,7 @@ from lb.errors import ConfigError
 from lb.proxy.routing.checks import rewrites_in_vain
 
 Found = tuple[str, str]
+IsOwn = Callable[[AdminConfig, str, Bind, bool], bool]
 
 # What the extras bring: modules that the model server imports, and the packages that have them.
 MODEL_SERVER = {
@@ -50,8 +52,10 @@ _CONFIGURATIONS = ("config.pbtxt", "config.yaml", "config.yml")
 class Preflight:
     """`check` is a hook for lb.config.load; `warnings` are there after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_own: IsOwn | None = None) -> None:
+        """`is_own` says of an address that could not be listened on whether the daemon that runs the file has it."""
         self.warnings: list[Found] = []
+        self._is_own = is_own
 
     def check(self, config: Config) -> list[Found]:
         """Errors as (path, message). Blocks on the file system."""
@@ -78,13 +82,13 @@ class Preflight:
             bind = parse_socket(text)
             address = bind.address
             if isinstance(address, UnixPath):
-                if address.abstract:
-                    self.warnings += _unix_in_use(path, address.name)
-                    continue
-                errors += _unix_socket(path, Path(address.path))
-                self.warnings += _unix_in_use(path, address.path)
+                if not address.abstract:
+                    errors += _unix_socket(path, Path(address.path))
+                found = list(_unix_in_use(path, address.name))
             else:
-                self.warnings += _address(path, bind, address, datagrams)
+                found = list(_address(path, bind, address, datagrams))
+            if found and not (self._is_own is not None and self._is_own(config.admin, text, bind, datagrams)):
+                self.warnings += found
         return errors
 
 

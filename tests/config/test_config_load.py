@@ -360,14 +360,18 @@ def test_a_broken_file_without_admin_has_its_defaults(tmp_path: Path, text: str)
     """As the daemon has them that runs what the file was."""
     path = tmp_path / "tidegate.yaml"
     path.write_text(text)
-    assert load_admin(path) == (AdminConfig(), False)
+    admin, problems, bind = load_admin(path)
+    assert (admin, bind) == (AdminConfig(), "")
+    assert problems[0].startswith(f"{path}")
 
 
 def test_a_broken_file_has_its_admin(tmp_path: Path) -> None:
     path = tmp_path / "tidegate.yaml"
     path.write_text("listeners: {\nadmin:\n  bind: unix:/run/a.sock\npools: [\n")
-    admin, well_formed = load_admin(path)
-    assert (admin.bind, well_formed) == ("unix:/run/a.sock", False)
+    admin, problems, bind = load_admin(path)
+    assert (admin.bind, bind) == ("unix:/run/a.sock", f"{path}:3")
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{path}:")
     path.write_text("listeners: {\nadmin: [\n")
     with pytest.raises(ConfigError, match="not YAML"):
         load_admin(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +135,56 @@ def test_reload_and_status_of_a_daemon(tmp_path: Path) -> None:
         assert f"{path}:1" in done.stderr
 
 
-WELL_FORMED = ("a value", "a key")
+CHANGES = [
+    ["reload"],
+    ["upgrade"],
+    ["reopen-logs"],
+    ["drain", "up", "a:1"],
+    ["maintenance", "up", "a:1"],
+    ["enable", "up", "a:1"],
+    ["weight", "up", "a:1", "3"],
+    ["weight", "up", "a:1", "3", "--dry-run"],
+    *(["endpoint", action, "up", "a:1"] for action in ("drain", "maintenance", "ready")),
+    ["endpoint", "weight", "up", "a:1", "3"],
+    ["endpoint", "limit", "up", "a:1", "3"],
+    ["scale", "up", "3"],
+    ["config", "set", "log.level", "debug"],
+    ["config", "unset", "log.level"],
+    ["certificates", "reload"],
+    ["jobs", "retry", "--all"],
+    ["jobs", "cancel", "j1"],
+    ["quota", "reset", "anna"],
+    *(["canary", action, "chat"] for action in ("promote", "abort", "retry")),
+    ["table", "clear", "t", "--all"],
+    ["table", "set", "t", "k", "gpt0=1"],
+    ["cache", "purge", "--all"],
+    ["cache", "warm", "/dev/null"],
+]
+SHOWS = [
+    ["status"],
+    ["status", "--json"],
+    ["top", "--once"],
+    ["transitions"],
+    ["endpoint", "list"],
+    ["config", "show"],
+    ["config", "diff"],
+    ["config", "changes"],
+    ["config", "settings"],
+    ["certificates", "list"],
+    ["explain", "web"],
+    ["models", "list"],
+    ["quota", "show"],
+    ["canary", "show"],
+    ["table", "show"],
+    ["mirror", "report"],
+]
+BROKEN = {
+    "no YAML behind it": lambda text: text + "more: [\n",
+    "no YAML before it": lambda text: "more: {\n" + text,
+    "a tab": lambda text: text.replace("workers: 2", "workers: 2\n\tworkers: 2"),
+    "a key twice": lambda text: "pools: {}\n" + text,
+    "a spelling": lambda text: "more: {\n" + text.replace("admin:\n", "'admin' :  # where\n\n"),
+}
 
 
 @pytest.mark.parametrize(
@@ -142,14 +192,10 @@ WELL_FORMED = ("a value", "a key")
     [
         pytest.param(lambda text: text.replace("workers: 2", "workers: many"), id="a value"),
         pytest.param(lambda text: text + "nonsense: 1\n", id="a key"),
-        pytest.param(lambda text: text + "more: [\n", id="no YAML behind it"),
-        pytest.param(lambda text: "more: {\n" + text, id="no YAML before it"),
-        pytest.param(lambda text: text.replace("workers: 2", "workers: 2\n\tworkers: 2"), id="a tab"),
-        pytest.param(lambda text: "pools: {}\n" + text, id="a key twice"),
-        pytest.param(lambda text: "more: {\n" + text.replace("admin:\n", "'admin' :  # where\n\n"), id="a spelling"),
+        *(pytest.param(spoil, id=name) for name, spoil in BROKEN.items()),
     ],
 )
-def test_a_broken_file_locks_nobody_out(
+def test_what_shows_works_with_a_broken_file_and_says_whom_it_asked(
     spoil: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Of sections other than `admin` no value is looked at."""
@@ -158,31 +204,90 @@ def test_a_broken_file_locks_nobody_out(
         running.write(spoil(running.path.read_text()))
         done = tidegate("status", "-c", path, cwd=tmp_path)
         assert (done.returncode, "127.0.0.1:9" in done.stdout) == (0, True), done.stderr
-        if request.node.callspec.id in WELL_FORMED:
-            assert done.stderr == ""
-        else:
-            assert f"tidegate check -c {path}" in done.stderr
-            assert f"asked at unix:{tmp_path}/admin.sock" in done.stderr
+        first, *others = done.stderr.splitlines()
+        assert first == f"tidegate: asked the daemon at unix:{tmp_path}/admin.sock, which runs {path}"
+        assert len(others) == (request.node.callspec.id in BROKEN)
+        assert all(line.startswith(f"tidegate: {path}:") for line in others)
 
 
-def test_every_command_that_asks_the_daemon_works_with_a_broken_file(server: Any, tmp_path: Path) -> None:
-    path, token = tmp_path / "tidegate.yaml", tmp_path / "token"
-    token.write_text("secret")
-    port = f"${{NO_SUCH_PORT:-{server.server_port}}}"
-    path.write_text(f"admin: {{bind: 127.0.0.1:{port}, token_file: token}}\nlisteners: [\n")
-    row = {"address": "a:1", "admin": "drain", "weight": 1, "in_flight": 0}
-    server.answer = (200, json.dumps({"ok": True, "generation": 7, "endpoint": row, "transitions": []}).encode())
-    for command in (
-        ["reload"],
-        ["transitions"],
-        ["drain", "up", "a:1"],
-        ["maintenance", "up", "a:1"],
-        ["enable", "up", "a:1"],
-        ["weight", "up", "a:1", "3"],
-    ):
+def test_what_changes_something_asks_nobody_with_a_broken_file(server: Any, tmp_path: Path) -> None:
+    """Whatever the rest of the section `admin` seems to say, and with none of it the default address."""
+    path = tmp_path / "tidegate.yaml"
+    server.answer = (200, json.dumps({"ok": True, "config": str(path)}).encode())
+    section = f"admin: {{bind: 127.0.0.1:{server.server_port}}}\n"
+    for text in (f"{section}workers: [\n", f"workers: {{\n{section}", f"{section}workers: 1\nworkers: 2\n", "a: [\n"):
+        path.write_text(text)
+        for command in CHANGES:
+            done = tidegate(*command, "-c", str(path), cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (1, ""), (text, command)
+            assert re.match(rf"{path}:\d+: ", done.stderr), (text, command)
+            assert "does not say which daemon is meant: --admin URL" in done.stderr.splitlines()[-1], (text, command)
+    assert server.seen == []
+
+
+def test_what_changes_something_asks_the_daemon_of_the_file_alone(server: Any, tmp_path: Path) -> None:
+    """Another daemon may have the address that the file says, and the default above all."""
+    path, other = tmp_path / "tidegate.yaml", tmp_path / "other.yaml"
+    path.write_text(f"workers: 1\nadmin:\n  bind: 127.0.0.1:{server.server_port}\n")
+    for answer in ({"config": str(other)}, {}):
+        server.answer = (200, json.dumps({"ok": True, **answer}).encode())
+        for command in CHANGES:
+            server.asked.clear()
+            done = tidegate(*command, "-c", str(path), cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (1, ""), command
+            assert done.stderr.startswith(f"{path}:3: admin.bind: "), command
+            assert f"--admin http://127.0.0.1:{server.server_port}" in done.stderr, command
+            assert server.asked == [("GET", "/api/v1/daemon")], command
+
+
+def test_what_shows_says_whom_it_asked(server: Any, tmp_path: Path) -> None:
+    path, other = tmp_path / "tidegate.yaml", tmp_path / "other.yaml"
+    path.write_text(f"admin: {{bind: 127.0.0.1:{server.server_port}}}\n")
+    address = f"127.0.0.1:{server.server_port}"
+    said = f"tidegate: asked the daemon at {address}, which runs {other}"
+    for command in SHOWS:
+        server.answer = (200, json.dumps({"config": str(other)}).encode())
         done = tidegate(*command, "-c", str(path), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    assert server.seen == ["Bearer secret"] * 6
+        assert done.stderr.splitlines()[0] == f"{said}, not {path}", command
+        done = tidegate(*command, "--admin", address, cwd=tmp_path)
+        assert done.stderr.splitlines()[0] == said, command
+        assert "asked" not in done.stdout, command
+
+
+def test_two_daemons_on_one_machine(tmp_path: Path) -> None:
+    """A file that is new has the address of the daemon that runs, and is not its file."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with daemon(tmp_path / "a") as one, daemon(tmp_path / "b") as two:
+        copy = tmp_path / "copy.yaml"
+        copy.write_text(one.path.read_text())
+        done = tidegate("reload", "-c", str(copy), cwd=tmp_path)
+        assert done.returncode == 1
+        assert f"the daemon at unix:{tmp_path}/a/admin.sock runs {one.path}, not {copy}" in done.stderr
+        assert tidegate("drain", "up", "127.0.0.1:9", "-c", str(copy), cwd=tmp_path).returncode == 1
+        assert [each.status()["generation"] for each in (one, two)] == [1, 1]
+        link = tmp_path / "link.yaml"
+        link.symlink_to(one.path)
+        assert tidegate("reload", "-c", str(link), cwd=tmp_path).stdout == "reloaded: plan 2\n"
+        assert tidegate("reload", "-c", "a/../a/tidegate.yaml", cwd=tmp_path).stdout == "reloaded: plan 3\n"
+        assert [each.status()["generation"] for each in (one, two)] == [3, 1]
+        # What stands on the command line counts more than the environment.
+        variables = {"TIDEGATE_ADMIN": f"unix:{tmp_path}/a/admin.sock", "TIDEGATE_CONFIG": str(one.path)}
+        done = tidegate("reload", "-c", str(two.path), cwd=tmp_path, variables=variables)
+        assert [each.status()["generation"] for each in (one, two)] == [3, 2]
+        assert tidegate("reload", cwd=tmp_path, variables=variables).stdout == "reloaded: plan 4\n"
+        done = tidegate("reload", "-c", str(copy), "--admin", two.client.address, cwd=tmp_path, variables=variables)
+        assert [each.status()["generation"] for each in (one, two)] == [4, 3]
+
+
+def test_a_daemon_of_a_version_before_is_known_by_its_status(server: Any, tmp_path: Path) -> None:
+    """As it is asked for an upgrade."""
+    path = tmp_path / "tidegate.yaml"
+    path.write_text(f"admin: {{bind: 127.0.0.1:{server.server_port}}}\n")
+    server.answer = (200, json.dumps({"ok": True, "generation": 7, "config": str(path)}).encode())
+    server.unknown = ["/api/v1/daemon"]
+    assert tidegate("reload", "-c", str(path), cwd=tmp_path).stdout == "reloaded: plan 7\n"
+    assert [what for _, what in server.asked] == ["/api/v1/daemon", "/api/v1/status?counters=no", "/api/v1/reload"]
 
 
 def test_a_file_without_a_usable_admin_section_says_what_to_do(tmp_path: Path) -> None:
@@ -191,10 +296,15 @@ def test_a_file_without_a_usable_admin_section_says_what_to_do(tmp_path: Path) -
         path.unlink(missing_ok=True)
         if text is not None:
             path.write_text(text)
-        done = tidegate("drain", "up", "127.0.0.1:9", "-c", str(path), cwd=tmp_path)
-        assert done.returncode == 1
-        assert done.stderr.startswith(f"{path}:")
-        assert "tidegate: --admin URL" in done.stderr.splitlines()[-1]
+        for command, said in (
+            (["drain", "up", "127.0.0.1:9"], "nothing was changed"),
+            (["status"], "nobody was asked"),
+        ):
+            done = tidegate(*command, "-c", str(path), cwd=tmp_path)
+            assert done.returncode == 1
+            assert done.stderr.startswith(f"{path}:")
+            assert f"tidegate: {said}" in done.stderr.splitlines()[-1]
+            assert "--admin URL" in done.stderr.splitlines()[-1]
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -202,6 +312,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         status, body = self.server.answer  # type: ignore[attr-defined]
+        self.server.asked.append((self.command, self.path))  # type: ignore[attr-defined]
+        if self.path in self.server.unknown:  # type: ignore[attr-defined]
+            status, body = 404, b'{"error": "Not Found"}'
         self.server.seen.append(self.headers["Authorization"])  # type: ignore[attr-defined]
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -216,7 +329,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Any]:
     with http.server.HTTPServer(("127.0.0.1", 0), Answer) as made:
-        made.seen = []  # type: ignore[attr-defined]
+        made.seen, made.asked, made.unknown = [], [], []  # type: ignore[attr-defined]
         threading.Thread(target=made.serve_forever, daemon=True).start()
         yield made
         made.shutdown()

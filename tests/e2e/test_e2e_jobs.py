@@ -386,7 +386,7 @@ async def test_an_operator_sees_dead_letters_and_queues_them_anew(
 
     def told(*arguments: str) -> tuple[int, str]:
         done = daemon.command("jobs", *arguments)
-        return done.returncode, done.stdout + done.stderr
+        return done.returncode, done.stdout or done.stderr
 
     status, text = await asyncio.to_thread(told, "list", "--state", "dead")
     assert (status, job in text, "acme" in text, "status 502" in text) == (0, True, True, True)

@@ -1,6 +1,7 @@
 """The admin server: metrics, health of the daemon itself, status, reload, and the dashboard. Runs in the master.
 
     GET  /metrics  /healthz  /readyz  /api/v1/status  /
+         /api/v1/daemon   which daemon answers: {version, pid, state, config, binds: {stream, datagram}}
          /api/v1/counters   all counters as they are, for readers of rates (lb.control.admin.readings)
          /api/v1/transitions?pool=&endpoint=&last=100   the last changes of endpoints, newest first
          /api/v1/scaling?pool=   why a pool has as many model servers as it has, and the requests that have arrived
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -40,6 +42,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
+import lb
 from lb.control import counters, sockets
 from lb.control.admin import external_metrics, readings
 from lb.control.admin.cache_api import CacheApi
@@ -149,6 +152,7 @@ class AdminServer:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/api/v1/status", self._status),
+                web.get("/api/v1/daemon", self._daemon),
                 web.get("/api/v1/counters", self._counters),
                 web.get("/api/v1/transitions", self._transitions),
                 web.get("/api/v1/scaling", self._scaling),
@@ -289,6 +293,25 @@ class AdminServer:
             return _json(status)
         totals = counters.read(plan, self._master.segment)
         return await asyncio.to_thread(lambda: _json({**status, "counters": counters.describe(totals)}))
+
+    async def _daemon(self, request: web.Request) -> web.Response:
+        """Which daemon this is, for commands, which ask before they change something: `config` is the path of its file,
+        `binds` are what it listens on, by the kind of the sockets."""
+        master = self._master
+        assert self._listening is not None
+        binds: dict[str, list[str]] = {"stream": [self._listening.bind], "datagram": []}
+        for listener in master.plan.listeners if master.plan is not None else ():
+            if listener.name in master.sockets:  # none is from the beginning of a drain on
+                binds["datagram" if listener.protocol == "udp" else "stream"] += listener.places().values()
+        return _json(
+            {
+                "version": lb.__version__,
+                "pid": os.getpid(),
+                "state": master.state,
+                "config": str(master.config_path),
+                "binds": binds,
+            }
+        )
 
     async def _counters(self, request: web.Request) -> web.Response:
         """All counters as they are, for readers of rates: lb.control.admin.readings. `?models=yes` asks the model
