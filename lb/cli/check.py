@@ -12,9 +12,12 @@ from lb.control.configuration import load_configuration
 from lb.control.preflight import Preflight, certificate_warnings, lined
 
 
-def check(path: Path) -> Config:
-    """The configuration in the file `path`, once its warnings are on standard error. Raises ConfigError."""
-    preflight = Preflight(OwnDaemon(path).has)
+def check(path: Path, own: OwnDaemon | None = None) -> Config:
+    """The configuration in the file `path`, once its warnings are on standard error. Raises ConfigError.
+
+    The addresses of the daemon `own` are not warned of; by default it is the one that runs the file.
+    """
+    preflight = Preflight((own or OwnDaemon(path)).has)
     warnings = preflight.warnings
     try:
         loaded = load_configuration(path, more=[preflight.check])

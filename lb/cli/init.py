@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -17,7 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lb.cli.doctor.service import UNIT, unit
+from lb.cli.own_daemon import OwnDaemon
+from lb.config.schema.file import Config
 from lb.errors import ConfigError, TidegateError
+
+_ARGUMENTS = re.compile(r"argv\[\]=(.*?) ; ")
+_CONFIG = re.compile(r" (?:--config|-c)[ =](\S+)")
 
 KINDS = {
     "models": "ONNX models in a folder; Tidegate starts and scales their servers",
@@ -110,8 +117,8 @@ listeners:
     else:
         parts.append(
             """\
-    routes:                      # the first that matches has the request
-      - pool: servers            # add `match: {path: {prefix: /v2/}}`, `{host: …}` or others above this one
+    routes:                      # of those that match, the most particular has the request, wherever it stands
+      - pool: servers            # takes what no other does; others have `match: {path: {prefix: /v2/}}`, `{host: …}`
         timeout: 60s             # for the whole answer; 504 after that
 """
         )
@@ -180,18 +187,39 @@ def init(path: Path, given: Mapping[str, str | None], yes: bool, force: bool) ->
         text = composed(answers(given, ask))
     except EOFError:
         raise TidegateError("no answer; nothing was written") from None
+    own = OwnDaemon(path)
     try:
-        _write(path, text, force)
+        config = _write(path, text, force, own)
     except FileExistsError:
         raise TidegateError(f"{path} exists; --force writes over it") from None
     except OSError as error:
         raise TidegateError(f"{path}: cannot be written: {error.strerror}") from None
-    name = shlex.quote(str(path))
-    print(f"{path} was written. Next:\n  tidegate doctor -c {name}\n  tidegate run -c {name}")
+    said = unit()
+    serves = _file_of(said) == path.absolute()
+    is_running = (serves and said.get("ActiveState") == "active") or own.is_running(config.admin)
+    print(f"{path} was written. Next:", *(f"  {step}" for step in next_steps(path, serves, is_running)), sep="\n")
     return 0
 
 
-def _write(path: Path, text: str, force: bool) -> None:
+def next_steps(path: Path, has_unit: bool, is_running: bool) -> list[str]:
+    """The commands that put the file at `path` into effect, where the unit of systemd is for it, and where a daemon
+    runs it."""
+    name = shlex.quote(str(path))
+    if has_unit:
+        last = f"systemctl reload {UNIT}" if is_running else f"systemctl enable --now {UNIT}"
+    else:
+        last = f"tidegate {'reload' if is_running else 'run'} -c {name}"
+    return [f"tidegate doctor -c {name}", last]
+
+
+def _file_of(said: Mapping[str, str]) -> Path | None:
+    """The configuration that the unit's program is given, by what `systemctl show` says of it."""
+    started = _ARGUMENTS.search(said.get("ExecStart", ""))
+    named = _CONFIG.search(started[1]) if started is not None and said.get("LoadState") == "loaded" else None
+    return Path(named[1]) if named is not None else None
+
+
+def _write(path: Path, text: str, force: bool, own: OwnDaemon) -> Config:
     """The file is there as a whole and checked, or not at all."""
     from lb.cli.check import check
 
@@ -204,7 +232,7 @@ def _write(path: Path, text: str, force: bool) -> None:
         warned = io.StringIO()
         try:
             with contextlib.redirect_stderr(warned):
-                check(made)
+                config = check(made, own)
         except ConfigError as error:
             raise ConfigError([line.replace(name, str(path)) for line in error.problems]) from None
         print(warned.getvalue().replace(name, str(path)), end="", file=sys.stderr)
@@ -214,6 +242,7 @@ def _write(path: Path, text: str, force: bool) -> None:
             os.link(made, path)
     finally:
         made.unlink(missing_ok=True)
+    return config
 
 
 def _umask() -> int:

@@ -37,6 +37,10 @@ class OwnDaemon:
             self._seen = set(self._look())
         return (datagrams, _name(bind)) in self._seen
 
+    def is_running(self, admin: AdminConfig) -> bool:
+        """Whether it is there at all."""
+        return bool(self._ask(admin)) or any(True for _ in self._processes())
+
     def _ask(self, admin: AdminConfig) -> dict[str, list[str]]:
         """What the daemon says that it listens on; nothing where it runs another file, or does not say."""
         try:
@@ -46,24 +50,32 @@ class OwnDaemon:
         return found.get("binds", {}) if runs(self._path, found.get("config")) else {}
 
     def _look(self) -> Iterator[tuple[bool, Any]]:
-        import psutil  # slow to load, and seldom needed
+        import psutil
 
-        for process in psutil.process_iter():
+        for number in self._processes():
             try:
-                with open(f"/proc/{process.pid}/cmdline", "rb") as stream:
-                    title = os.fsdecode(stream.read().rstrip(b"\0"))
-                if not title.startswith(_TITLE):
-                    continue
-                file = os.path.join(f"/proc/{process.pid}/cwd", title.removeprefix(_TITLE))
-                if not os.path.samefile(file, self._path):
-                    continue
-                connections = process.net_connections(kind="all")
-            except (OSError, psutil.Error):  # it has ended, or is another user's
+                connections = psutil.Process(number).net_connections(kind="all")
+            except psutil.Error:  # it has ended, or is another user's
                 continue
             for one in connections:
                 if one.laddr:
                     name = one.laddr if isinstance(one.laddr, str) else (one.laddr.ip, one.laddr.port)
                     yield one.type == socket.SOCK_DGRAM, name
+
+    def _processes(self) -> Iterator[int]:
+        """The masters that run the file, by their titles."""
+        import psutil  # slow to load, and seldom needed
+
+        for number in psutil.pids():
+            try:
+                with open(f"/proc/{number}/cmdline", "rb") as stream:
+                    title = os.fsdecode(stream.read().rstrip(b"\0"))
+                if title.startswith(_TITLE):
+                    file = os.path.join(f"/proc/{number}/cwd", title.removeprefix(_TITLE))
+                    if os.path.samefile(file, self._path):
+                        yield number
+            except OSError:
+                continue
 
 
 def _name(bind: Bind) -> Any:

@@ -7,10 +7,12 @@ import shlex
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from terminal import Terminal
 
+from lb.cli import init
 from lb.cli.app import main
 from lb.cli.init import KINDS, QUESTIONS, answers, composed
 from lb.config.load import load
@@ -54,6 +56,38 @@ def test_the_commands_that_come_next_can_be_pasted(tmp_path: Path, capsys: pytes
     assert main(["init", "--kind", "http", "--endpoints", "127.0.0.1:9", "--yes", str(path)]) == 0
     for line in capsys.readouterr().out.splitlines()[1:]:
         assert shlex.split(line)[-2:] == ["-c", str(path)]
+
+
+def test_the_text_says_which_route_has_a_request(tmp_path: Path) -> None:
+    """A route that is added below the first takes what it matches, as the text promises of any place."""
+    text = composed({"kind": "http", "endpoints": "127.0.0.1:9", "listen": "127.0.0.1:0", "admin": "127.0.0.1:0"})
+    assert "the first that matches" not in text
+    assert "the most particular has the request, wherever it stands" in text
+
+
+STARTED = "{{ path=/opt/tidegate/bin/tidegate ; argv[]=/opt/tidegate/bin/tidegate run {} ; ignore_errors=no ; pid=7 }}"
+
+
+@pytest.mark.parametrize("spelling", ["--config {}", "--config={}", "-c {}"])
+@pytest.mark.parametrize(
+    ("said", "last"),
+    [
+        ({"LoadState": "loaded", "ActiveState": "active"}, "systemctl reload tidegate.service"),
+        ({"LoadState": "loaded", "ActiveState": "inactive"}, "systemctl enable --now tidegate.service"),
+        ({"LoadState": "loaded", "ActiveState": "failed"}, "systemctl enable --now tidegate.service"),
+        ({"LoadState": "not-found", "ActiveState": "inactive"}, "tidegate run -c {}"),
+        ({}, "tidegate run -c {}"),
+    ],
+)
+def test_what_comes_next_is_the_units_where_it_is_for_the_file(
+    said: dict[str, str], last: str, spelling: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    path, other = tmp_path / "tidegate.yaml", tmp_path / "other.yaml"
+    command = {"ExecStart": STARTED.format(spelling.format(path))} if said else {}
+    monkeypatch.setattr(init, "unit", lambda: {**said, **command})
+    for file, step in ((path, last.format(path)), (other, f"tidegate run -c {other}")):
+        assert main(["init", str(file), "--yes", "--admin", "127.0.0.1:0", *given("http")]) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == [f"  tidegate doctor -c {file}", f"  {step}"]
 
 
 def test_a_file_that_exists_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

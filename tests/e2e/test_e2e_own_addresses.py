@@ -90,3 +90,16 @@ def test_it_is_known_by_its_token(start: Start, tmp_path: Path, monkeypatch: Any
         assert own.has(admin, text, parse_socket(text), False), section
         assert not own.has(admin, text, parse_socket(text), True), section
         daemon.stop()
+
+
+def test_a_file_written_over_is_reloaded(start: Start) -> None:
+    """What `tidegate init` says next, and that it does not warn of the addresses that the daemon has."""
+    port = free_port()
+    listener = {"bind": f"127.0.0.1:{port}", "protocol": "http", "routes": [{"respond": {"status": 200}}]}
+    daemon = start({"listeners": {"web": listener}})
+    answers = ["--kind", "http", "--endpoints", "127.0.0.1:9", "--listen", f"127.0.0.1:{port}", "--yes", "--force"]
+    for admin in (f"unix:{daemon.socket}", f"127.0.0.1:{free_port()}"):
+        command = ["init", str(daemon.path), *answers, "--admin", admin]
+        done = forked.run(command, env=environment(), check=True)
+        assert done.stdout.splitlines()[-1] == f"  tidegate reload -c {daemon.path}"
+        assert done.stderr == ""

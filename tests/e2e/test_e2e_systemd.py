@@ -7,13 +7,14 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from booted import Systemd
-from daemon import digits_pool, eventually, http_listener, route
+from daemon import ROOT, digits_pool, eventually, http_listener, route
 from ports import free_port
 from test_e2e_cache_models import infer, release
 from traffic import ask_once
@@ -227,3 +228,32 @@ def test_a_client_starts_the_daemon(boot: Boot) -> None:
     assert asyncio.run(ask_once(port, PLAIN)).status == 200
     systemd.systemctl("stop", "tidegate.service")
     assert asyncio.run(ask_once(port, PLAIN)).status == 200, "it starts again"
+
+
+def test_a_reload_says_nothing_of_the_daemons_own_addresses(boot: Boot) -> None:
+    """And `tidegate init` knows how the unit takes a file."""
+    port = free_port()
+    systemd = boot(plain(port))
+    systemd.systemctl("start", "tidegate.service")
+    systemd.systemctl("reload", "tidegate.service")
+    assert f"{systemd.path}: valid: 1 listener" in systemd.log
+    assert "somebody" not in systemd.log
+    command = [
+        "env",
+        f"PYTHONPATH={ROOT}",
+        sys.executable,
+        "-m",
+        "lb.cli",
+        "init",
+        str(systemd.path),
+        "--yes",
+        "--force",
+    ]
+    answers = ["--kind", "http", "--endpoints", "127.0.0.1:9", "--listen", f"127.0.0.1:{port}", "--admin"]
+    said = systemd.inside(*command, *answers, "unix:/run/tidegate/admin.sock")
+    assert said.splitlines()[-1] == "  systemctl reload tidegate.service"
+    systemd.systemctl("reload", "tidegate.service")
+    assert "somebody" not in systemd.log
+    systemd.systemctl("stop", "tidegate.service")
+    said = systemd.inside(*command, *answers, f"127.0.0.1:{free_port()}")  # /run/tidegate is gone
+    assert said.splitlines()[-1] == "  systemctl enable --now tidegate.service"

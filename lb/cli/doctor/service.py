@@ -33,10 +33,20 @@ _NS = {
 }  # fmt: skip
 
 
+def unit() -> dict[str, str]:
+    """Whether the unit runs, and what; nothing where systemd does not run."""
+    systemctl = _systemctl(Path("/"))
+    return _ask(systemctl, "show", UNIT, "--property=LoadState,ActiveState,ExecStart") if systemctl is not None else {}
+
+
+def _systemctl(root: Path) -> str | None:
+    return shutil.which("systemctl") if (root / "run/systemd/system").is_dir() else None
+
+
 def findings(config: Config | None, root: Path = Path("/")) -> Iterator[Finding]:
     """Of the unit, where systemd runs, for this configuration."""
-    systemctl = shutil.which("systemctl")
-    if not (root / "run/systemd/system").is_dir() or systemctl is None:
+    systemctl = _systemctl(root)
+    if systemctl is None:
         yield ok("service", "systemd does not run here")
         return
     said = _ask(systemctl, "show", UNIT, f"--property={','.join(PROPERTIES)}")
