@@ -31,7 +31,9 @@ async def explained(daemon: Daemon, *arguments: str) -> dict[str, Any]:
 async def refused(daemon: Daemon, *arguments: str) -> str:
     done = await asyncio.to_thread(tidegate, daemon, "explain", *arguments)
     assert done.returncode == 1, done.stdout
-    return done.stderr.removeprefix("tidegate: ").strip()
+    asked, said = done.stderr.splitlines()
+    assert asked == f"tidegate: asked the daemon at unix:{daemon.socket}, which runs {daemon.path}"
+    return said.removeprefix("tidegate: ")
 
 
 def site(addresses: list[str]) -> dict[str, Any]:
