@@ -4,7 +4,8 @@
     python control_standin.py --index ...    such a worker
 
 A worker dies at its start while there is a file "die-at-start" in the working directory, and waits there while there is
-"wait-at-start".
+"wait-at-start". It waits before it takes a plan while there is "wait-at-adopt", and notes its process in "adopting";
+before an explanation while there is "wait-at-explain", with "explaining".
 
 Every listener answers HTTP: `/` with what the worker runs, `/hold/SECONDS` after that time with the pool's first
 endpoint counted as in flight. A listener whose name starts with `refused` is refused by `adopt`, `hang` blocks the
@@ -32,6 +33,7 @@ from lb.control.workers import worker
 from lb.control.workers.backoff import RestartSettings
 from lb.control.workers.fleet import FleetSettings
 from lb.errors import StartError, TidegateError
+from lb.proxy.exchange.explain.described import Described
 from lb.shared.segment import Segment
 from lb.upstream.start import Start
 
@@ -80,6 +82,7 @@ class StandInProxy:
 
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]:
         yield
+        _wait_at("adopt", "adopting")
         for listener in plan.listeners:
             if listener.name.startswith("refused"):
                 raise StartError("the plan is refused")
@@ -108,6 +111,10 @@ class StandInProxy:
 
     def leave(self) -> None:
         self._draining = True
+
+    def explain(self, asked: Described) -> dict[str, Any]:
+        _wait_at("explain", "explaining")
+        return {"pool": None}
 
     def busy(self) -> int:
         return self._busy
@@ -182,6 +189,13 @@ class StandInProxy:
         return json.dumps({"pid": os.getpid(), "listener": name, "generation": plan.generation}).encode()
 
 
+def _wait_at(what: str, note: str) -> None:
+    while Path(f"wait-at-{what}").exists():
+        with open(note, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.01)
+
+
 def _pool(plan: Plan, listener: str) -> Any:
     found: ListenerPlan = next(li for li in plan.listeners if li.name == listener)
     return plan.pools[found.pool if found.pool >= 0 else found.routes[0].pool]
@@ -210,6 +224,8 @@ class StandInAdmin:
         answer: dict[str, Any]
         if (method, path) == ("POST", "/api/v1/reload"):
             answer = (await self._master.reload("the stand-in")).to_dict()
+        elif path == "/explain":
+            answer = await self._master.explain({"headers": [], "values": []}, None)
         elif path == "/readyz":
             ready, reason = self._master.ready()
             answer = {"ready": ready, "reason": reason}

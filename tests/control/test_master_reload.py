@@ -6,7 +6,9 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,72 @@ def test_a_replaced_worker_gets_the_newest_plan(tmp_path: Path) -> None:
         more = next(li["address"] for li in running.status()["listeners"] if li["name"] == "more")
         answer = running.get(address=more)
         assert (answer["listener"], answer["generation"]) == ("more", 2)
+
+
+@pytest.mark.parametrize(("workers", "victims"), [(1, 1), (2, 1), (2, 2)])
+def test_a_reload_goes_on_with_the_successors_of_workers_that_die(tmp_path: Path, workers: int, victims: int) -> None:
+    config = configuration(tmp_path, workers=workers)
+    with daemon(tmp_path, config) as running, ThreadPoolExecutor() as pool:
+        before = [w["pid"] for w in running.workers()]
+        wait = tmp_path / "wait-at-adopt"
+        wait.touch()
+        config["listeners"]["more"] = listener("127.0.0.1:0")
+        reloading = pool.submit(reload, running, config)
+        eventually(lambda: _noted(tmp_path / "adopting") >= set(before), "all of them have the plan")
+        for pid in before[:victims]:
+            os.kill(pid, signal.SIGKILL)
+        wait.unlink()
+        result = reloading.result()
+        assert result["ok"], result
+        assert (result["generation"], running.status()["generation"]) == (2, 2)
+        assert {(w["generation"], w["state"]) for w in running.workers()} == {(2, "running")}
+        assert sum(w["restarts"] for w in running.workers()) == victims
+        more = next(li["address"] for li in running.status()["listeners"] if li["name"] == "more")
+        assert running.get(address=more)["generation"] == 2
+        assert reload(running, config)["ok"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reload_waits_for_a_worker_that_starts(tmp_path: Path, workers: int) -> None:
+    """A plan that nobody has tried must not be in force: it could be one that no worker takes."""
+    config = configuration(tmp_path, workers=workers)
+    with daemon(tmp_path, config) as running, ThreadPoolExecutor() as pool:
+        wait = tmp_path / "wait-at-start"
+        wait.touch()
+        for worker in running.workers():
+            os.kill(worker["pid"], signal.SIGKILL)
+        eventually(lambda: all(w["state"] == "starting" for w in running.workers()), "the successors start")
+        port = free_port()
+        refused = {**config, "listeners": {**config["listeners"], "refused": listener(f"127.0.0.1:{port}")}}
+        reloading = pool.submit(reload, running, refused)
+        eventually(lambda: _listens(port), "the reload is under way")
+        wait.unlink()
+        result = reloading.result()
+        assert not result["ok"]
+        assert "the plan is refused" in result["error"]
+        eventually(lambda: all(w["state"] == "running" for w in running.workers()), "they serve")
+        assert running.get()["generation"] == 1
+        assert "does not take the plan the others run" not in running.log
+
+
+def test_a_request_is_explained_by_the_next_worker_when_one_dies(tmp_path: Path) -> None:
+    with daemon(tmp_path) as running, ThreadPoolExecutor() as pool:
+        wait = tmp_path / "wait-at-explain"
+        wait.touch()
+        explaining = pool.submit(running.client._asked, "GET", "/explain")
+        (asked,) = eventually(lambda: _noted(tmp_path / "explaining"), "one is asked")
+        os.kill(asked, signal.SIGKILL)
+        wait.unlink()
+        assert explaining.result()["worker"] == 1
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _noted(file: Path) -> set[int]:
+    return {int(line) for line in file.read_text().split()} if file.exists() else set()
 
 
 def test_endpoint_state_survives_a_reload_and_weights_follow(tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ class PublishError(TidegateError):
     """A worker did not take a plan; every worker has the old one."""
 
 
+class WorkerGone(TidegateError):
+    """A worker that was asked is not there, or died before it answered."""
+
+
 class SegmentLike(Protocol):
     @property
     def fd(self) -> int: ...
@@ -98,6 +102,7 @@ class Fleet:
         # They outlive the workers, so that nobody has to be told of a new one.
         self._wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(size)] if size > 1 else []
         self._current: Publication | None = None
+        self._under_way: Publication | None = None
         self._stopping = False
         self._changed = asyncio.Event()
         self._numbers = itertools.count()  # of explanations
@@ -123,26 +128,35 @@ class Fleet:
                 raise StartError(f"worker {member.index} did not start: {member.last_exit}")
 
     async def publish(self, publication: Publication) -> None:
-        """Gives a plan to every worker and returns once each has acknowledged.
+        """Gives a plan to every worker and returns once each has acknowledged. The successor of a worker that dies
+        meanwhile gets it in its place; one that is not there in time gets it when it comes.
 
-        Raises PublishError, with the old plan everywhere, when one refuses it, dies or does not answer in time.
+        Raises PublishError, with the old plan everywhere, when a worker refuses it or does not answer in time, or when
+        a worker's place loses two processes that had it: then the plan may be the cause.
         """
-        members = [m for m in self.members if m.state in ("idle", "running")]
+        members = [m for m in self.members if m.state in ("starting", "idle", "running")]
+        self._under_way = publication
         for member in members:
-            member.answer = self._loop.create_future()
-            try:
-                self._send(member, publication)
-            except ChannelError as error:
-                member.settle(str(error))
+            member.answer, member.lost = self._loop.create_future(), 0
+            if member.state != "starting":
+                self._offer(member, publication)
         answers = [m.answer for m in members if m.answer is not None]
-        if answers:
-            await asyncio.wait(answers, timeout=self._settings.apply_timeout / SECOND)
-        failures = [f"worker {m.index}: {self._outcome(m)}" for m in members if self._outcome(m)]
-        for member in members:
-            member.answer = None
-        if failures or not (members or self._current):
+        try:
+            if answers:
+                await asyncio.wait(answers, timeout=self._settings.apply_timeout / SECOND)
+            outcomes = [(m, self._outcome(m, publication)) for m in members]
+        finally:
+            self._under_way = None
+            for member in members:
+                member.answer = None
+        failures = [f"worker {m.index}: {outcome}" for m, outcome in outcomes if outcome]
+        if not any(outcome == "" for _, outcome in outcomes):  # nobody has shown that it can be taken
+            failures = failures or [f"worker {m.index}: {_death(m)}" for m in members if m.lost]
+            if not failures and self._current is None:
+                failures = ["no worker is running"]
+        if failures:
             self._revert(members, publication.plan.generation)
-            raise PublishError("; ".join(failures) or "no worker is running")
+            raise PublishError("; ".join(failures))
         self._current = publication
         started = {pool.name for pool in publication.plan.pools if pool.managed or pool.on_demand}
         self._starts = {pool: start for pool, start in self._starts.items() if pool in started}
@@ -153,26 +167,43 @@ class Fleet:
                 else:
                     self._commit(member, publication)
 
+    def _offer(self, member: Member, publication: Publication) -> None:
+        try:
+            self._send(member, publication)
+        except ChannelError as error:
+            member.settle(str(error))
+
     async def explain(self, asked: Mapping[str, Any], worker: int | None) -> dict[str, Any]:
         """What `worker` (default: the first that runs) would do with a request, a
         lb.proxy.exchange.explain.described.Described as plain types. Raises ConfigError with what cannot be asked,
         StartError when nobody answers."""
-        running = [m for m in self.members if m.state == "running" and worker in (None, m.index)]
-        if not running or running[0].channel is None:
-            raise StartError("no worker is running" if worker is None else f"worker {worker} is not running")
-        member, number = running[0], next(self._numbers)
+        for member in self.members:
+            if member.state != "running" or worker not in (None, member.index):
+                continue
+            try:
+                message = await self._asked(member, {"type": "explain", "asked": dict(asked)}, _EXPLAIN)
+            except WorkerGone:
+                continue  # the next one knows as much
+            except TimeoutError:
+                raise StartError(f"worker {member.index} did not answer in time") from None
+            if message["error"]:
+                raise ConfigError([message["error"]])
+            return {"worker": member.index, **message["answer"]}
+        raise StartError("no worker is running" if worker is None else f"worker {worker} is not running")
+
+    async def _asked(self, member: Member, question: Message, seconds: float) -> Message:
+        """A worker's answer to a question. Raises WorkerGone, TimeoutError, ChannelError."""
+        if member.channel is None:
+            raise WorkerGone
+        number = next(self._numbers)
         answer = member.asked[number] = self._loop.create_future()
         try:
-            running[0].channel.send({"type": "explain", "number": number, "asked": dict(asked)})
-            async with asyncio.timeout(_EXPLAIN):
-                message = await answer
-        except TimeoutError:
-            raise StartError(f"worker {member.index} did not answer in time") from None
+            member.channel.send({**question, "number": number})
+            async with asyncio.timeout(seconds):
+                message: Message = await answer
         finally:
             del member.asked[number]
-        if message["error"]:
-            raise ConfigError([message["error"]])
-        return {"worker": member.index, **message["answer"]}
+        return message
 
     async def model_counts(self, pool: str) -> dict[str, list[tuple[str, list[int]]]]:
         """Inferences of a pool by model, as lb.upstream.model_counts has them, by the worker's process that has counted
@@ -182,18 +213,11 @@ class Fleet:
 
     async def _counted(self, member: Member, pool: str) -> tuple[str, list[tuple[str, list[int]]] | None]:
         who = f"worker {member.index}, pid {member.process.pid if member.process else 0}"
-        number = next(self._numbers)
-        answer = member.asked[number] = self._loop.create_future()
         try:
-            if member.channel is None:
-                return who, None
-            member.channel.send({"type": "count", "number": number, "pool": pool})
-            async with asyncio.timeout(_COUNT):
-                return who, [(model, counts) for model, counts in (await answer)["counts"]]
-        except (TimeoutError, ChannelError):
+            message = await self._asked(member, {"type": "count", "pool": pool}, _COUNT)
+        except (TimeoutError, ChannelError, WorkerGone):
             return who, None
-        finally:
-            del member.asked[number]
+        return who, [(model, counts) for model, counts in message["counts"]]
 
     def tiers(self) -> dict[str, dict[str, Any]]:
         """How the cache tiers of the workers are, as they said it last (lb.cache.tiers.tier.TierStatus)."""
@@ -335,6 +359,11 @@ class Fleet:
             self._loop.call_later(NOTICE, self._segment.forget, lost)
         self._recover(member.index)
         self._wake_workers()
+        for question in member.asked.values():
+            if not question.done():
+                question.set_exception(WorkerGone())
+        if self._under_way is not None and member.sent == self._under_way.plan.generation:
+            member.lost += 1
         if self._stopping:
             member.state = "stopped"
             log.log(
@@ -343,7 +372,10 @@ class Fleet:
         else:
             log.error("worker %d (pid %d) died: %s", member.index, pid, member.last_exit)
             self._restart(member, member.started, now)
-        member.settle(f"died ({member.last_exit})")
+        if member.lost > 1 or self._current is None or self._stopping:
+            member.settle(_death(member))
+        elif member.state != "starting":  # its successor comes later, and gets what is in force then
+            member.settle(None)
         self._changed.set()
 
     def _wake_workers(self) -> None:
@@ -375,6 +407,8 @@ class Fleet:
             case "hello":
                 member.state = "idle"
                 self._bring_in(member, self._current)
+                if self._under_way is not None and member.awaited:
+                    self._offer(member, self._under_way)
             case "beat":
                 member.busy, member.stats = message["busy"], message["stats"]
                 member.tier = message["tier"]
@@ -470,9 +504,12 @@ class Fleet:
                     member.sent = member.generation = self._current.plan.generation
                     member.known = {number for number, _ in self._current.sockets[member.index].values()}
 
-    def _outcome(self, member: Member) -> str:
+    def _outcome(self, member: Member, publication: Publication) -> str | None:
+        """What became of a publication: "" where it was taken, None where the worker is not there to take it."""
         if member.answer is not None and member.answer.done():
             return member.answer.result()
+        if member.sent != publication.plan.generation:
+            return None
         took, hangs = (format_duration(t) for t in (self._settings.apply_timeout, self._settings.hang_timeout))
         text = (
             f"no answer in time: pid {member.process.pid if member.process else 0} has not taken the plan within {took}"
@@ -483,3 +520,7 @@ class Fleet:
         fd = self._access_log()
         if member.channel is not None and fd >= 0:
             member.channel.send({"type": "log"}, [fd])
+
+
+def _death(member: Member) -> str:
+    return f"died ({member.last_exit})"

@@ -47,9 +47,16 @@ class Member(Struct):
     last_exit: str = ""
     known: set[int] = field(default_factory=set)  # ids of the sockets it holds
     asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)  # explanations and counts, by number
-    answer: asyncio.Future[str] | None = None  # of the publication under way: "" or what went wrong
+    # Of the publication under way: "" when it is taken, what went wrong, or None when nobody is here to take it.
+    answer: asyncio.Future[str | None] | None = None
+    lost: int = 0  # processes that had the publication under way, and died before it was through
 
-    def settle(self, outcome: str) -> None:
+    @property
+    def awaited(self) -> bool:
+        """Whether the publication under way waits for this worker."""
+        return self.answer is not None and not self.answer.done()
+
+    def settle(self, outcome: str | None) -> None:
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(outcome)
 
