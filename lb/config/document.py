@@ -25,6 +25,7 @@ MAX_BYTES = 4 << 20
 MAX_NODES = 200_000
 MAX_DEPTH = 64
 
+_ON = re.compile(r"\.on(?![^.\[])")
 _SEGMENT = re.compile(r"(?:\.[^.\[]*|\[\d+\]|^[^.\[]+)$")
 
 
@@ -76,8 +77,10 @@ class Document:
         return self.lines[self.known(path)]
 
     def known(self, path: str) -> str:
-        """`path`, shortened until the file has it."""
+        """`path`, shortened until the file has it; a key `on` may be `true` there (lb.config.schema.truths)."""
         while path not in self.lines:
+            if (other := _ON.sub(r".true", path)) in self.lines:
+                return other
             shorter = _SEGMENT.sub("", path)
             path = shorter if shorter != path else ""  # not a path: the whole file is meant
         return path

@@ -217,7 +217,6 @@ GUESSES = [
     ("listener", "max_connections_per_source: unlimited", "write 0 for no limit", "max_connections_per_source: 0"),
     ("tcp pool", "send_proxy: true", "write v2", "send_proxy: v2"),
     ("tcp pool", "send_proxy: 1", "write v1", "send_proxy: v1"),
-    ("tcp pool", "send_proxy: false", "write off", "send_proxy: off"),
     ("config", 'workers: "2"', "write 2", "workers: 2"),
     # values that are carried over
     ("pool", "balance: roundrobin", "write policy: round_robin", "policy: round_robin"),

@@ -113,6 +113,23 @@ def test_a_configuration(block: Block, tmp_path: Path) -> None:
         assert any(part.is_valid(data) for part in _PARTS) or _WHOLE.is_valid({"pools": data}), data
 
 
+def as_read(data: Any) -> Any:
+    """`data` with what a reader of YAML 1.1 makes of it and hands on as text: its keys, truth values and dates."""
+    if isinstance(data, dict):
+        return {{"on": "True"}.get(key, str(key)): as_read(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [as_read(item) for item in data]
+    return str({"off": False}.get(data, data))
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_a_reader_of_yaml_1_1_sees_the_same(block: Block) -> None:
+    text = whole(block.text)
+    data = yaml.safe_load(text)
+    if isinstance(data, dict) and not (document := parse(text.encode())).problems:  # alternatives have a key twice
+        assert as_read(data) == as_read(document.data)
+
+
 def commands(block: Block) -> Iterator[str]:
     """Command lines, without prompts, comments and what is printed."""
     text = block.text.replace("\\\n", " ")

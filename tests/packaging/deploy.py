@@ -7,6 +7,8 @@ Kubernetes with unknown fields refused, and each configuration in it is one that
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ LOAD = (
     "import sys; from pathlib import Path; from lb.config.load import load;"
     "print(load(Path(sys.argv[1]), files=False).model_dump_json(include={'admin', 'listeners'}))"
 )
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+# The keys of a file that the chart has from its own values.
+OF_THE_CHART = re.compile(r"^(?:admin|shutdown):.*\n(?:[ #].*\n|\n)*", re.MULTILINE)
 TOKEN = {"admin": {"token": "t" * 32}}
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -119,6 +124,60 @@ def test_the_chart(name: str, tmp_path: Path) -> None:
     assert ("Secret" in kinds) == (name != "secret")
     assert ("Role" in kinds) == (name == "rights")
     assert ("PodDisruptionBudget" in kinds) == (name != "secret")
+
+
+def by_helm(text: str, folder: Path) -> str:
+    """The configuration in the ConfigMap of a chart that has `text` in its values, so that Helm's own reader of YAML
+    reads it."""
+    chart = folder / "chart"
+    shutil.copytree(CHART, chart)
+    values = (chart / "values.yaml").read_text()
+    config = "".join(f"  {line}" for line in OF_THE_CHART.sub("", text).splitlines(keepends=True))
+    before, rest = re.split(r"^config:\n(?:[ #].*\n)*", values, maxsplit=1, flags=re.MULTILINE)
+    (chart / "values.yaml").write_text(f"{before}config:\n{config}\n{rest}")
+    with helm.Chart.load(str(chart)) as made:
+        made.validate_schema(made.merge_values(TOKEN))
+        texts = made.render(TOKEN, name="demo", namespace="prod")
+    (text,) = [one["data"]["tidegate.yaml"] for name in texts for one in documents(texts[name]) if is_config(name, one)]
+    token = folder / "token"
+    token.write_text("t" * 32)
+    token.chmod(0o600)
+    return str(text).replace("/run/secrets/tidegate/token", str(token))
+
+
+def is_config(name: str, one: dict[str, Any]) -> bool:
+    return name.endswith(".yaml") and one["kind"] == "ConfigMap"
+
+
+def by_pyyaml(text: str, folder: Path) -> str:
+    return yaml.safe_dump(yaml.safe_load(text))
+
+
+def checked(text: str, folder: Path, name: str) -> tuple[int, set[str]]:
+    """The exit status of `tidegate check`, and what it says of the sections that are the file's own, without lines."""
+    configs = folder / "root" / "configs"
+    shutil.copytree(ROOT / "configs", configs, dirs_exist_ok=True)
+    examples = folder / "root" / "examples"
+    if not examples.exists():
+        examples.symlink_to(ROOT / "examples")
+    path = configs / name
+    path.write_text(text)
+    command = [TIDEGATE, "-m", "lb", "check", "-c", path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    found = re.findall(rf"^{re.escape(str(path))}:\d+: (.*)$", done.stdout + done.stderr, re.MULTILINE)
+    return done.returncode, set(found)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("written", [by_helm, by_pyyaml])
+def test_every_example_survives_readers_of_yaml_1_1(path: Path, written: Any, tmp_path: Path) -> None:
+    text = path.read_text()
+    if written is by_helm:
+        text = OF_THE_CHART.sub("", text)
+    given = checked(text, tmp_path, path.name)
+    assert checked(written(text, tmp_path), tmp_path, path.name) == given
+    missing = all("No such file" in one or "no such folder" in one for one in given[1] if "warning" not in one)
+    assert given[0] == 0 or missing, given
 
 
 def test_helm_finds_nothing_wrong() -> None:

@@ -40,6 +40,8 @@ or `tidegate reload` puts a changed file into effect without dropping a connecti
 - **Paths** that are relative start from the folder of the file.
 - **Text** is as in YAML 1.2: `off`, `on`, `yes` and `no` are text; only `true` and `false` are not. Anchors, aliases
   and merge keys (`<<`) work.
+- **YAML 1.1**: Helm, Ansible and PyYAML read `on` as `true` and `off` as `false`, and write the file so. Nothing needs
+  quotes for them: `true` stands for the key `on`, and `false` for the value `off`, wherever the file has these.
 - **Environment variables** work in every value: `${NAME}`, and `${NAME:-default}` for one that is not set or empty.
   They are replaced after the file was parsed, so that a variable is never more than one value; a key that takes a
   number or `true` and `false` reads the text as that. Keys have none. One that is not set and has no default is an
@@ -94,7 +96,7 @@ class _Schema(GenerateJsonSchema):
 
 def schema_text() -> str:
     """The JSON Schema of the file."""
-    schema = _with_variables(Config.model_json_schema(schema_generator=_Schema))
+    schema = _with_truths(_with_variables(Config.model_json_schema(schema_generator=_Schema)))
     schema["$defs"][_VARIABLE] = {
         "type": "string",
         "pattern": r"\$\{[A-Za-z_]",
@@ -125,6 +127,19 @@ def _with_variables(node: Any) -> Any:
         key: value if key in ("propertyNames", "default", "examples", "enum", "const") else _with_variables(value)
         for key, value in node.items()
     }
+
+
+def _with_truths(node: Any) -> Any:
+    """The JSON Schema `node` which also takes `false` wherever it takes `off` (lb.config.schema.truths)."""
+    if isinstance(node, list):
+        return [_with_truths(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    words = node.get("enum", [node.get("const")])
+    if node.get("type") == "string" and "off" in words:
+        rest = {key: value for key, value in node.items() if key not in ("type", "const")}
+        return {**rest, "enum": [*words, False]}
+    return {key: value if key in ("default", "examples") else _with_truths(value) for key, value in node.items()}
 
 
 def page_text() -> str:
@@ -213,9 +228,10 @@ def _kind(hint: Any) -> str:
     if origin is Annotated:
         model = model_of(hint)
         if model is not None:
-            for short, words in ((str, "text"), (bool, _PLAIN[bool]), (Literal["off"], "`off`")):
-                if any(getattr(a, "json_schema_input_type", None) == short | model for a in args):
-                    return f"{words} or {_kind(args[0])}"
+            for form in (getattr(a, "json_schema_input_type", None) for a in args):
+                shorts = [arg for arg in get_args(form) if arg not in (model, types.NoneType)]
+                if get_origin(form) in (Union, types.UnionType) and model in get_args(form):
+                    return " or ".join([*map(_kind, shorts), _kind(args[0])])
         return _kind(args[0])
     if origin in (Union, types.UnionType):
         return " or ".join(_kind(arg) for arg in args if arg is not types.NoneType)

@@ -9,11 +9,20 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from lb.config.address import parse_bind, parse_bind_range, parse_target
 from lb.config.advice.literal import expression, host_advice, instead_of_pattern, name_advice, path_advice, regex_advice
+from lb.config.schema.truths import repaired
 from lb.config.units import FileContext
 
 # Else the first model has pydantic read the metadata of every installed package, in search of plug-ins that would look
@@ -28,6 +37,17 @@ class Model(BaseModel):
     docstrings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """As pydantic has it; a section with words of YAML 1.1 gets them back first."""
+        schema = handler(source)
+        if (repair := repaired(cls)) is not None:
+            of_model: Any = handler.resolve_ref_schema(schema)
+            while of_model["type"] != "model":
+                of_model = of_model["schema"]
+            of_model["schema"] = core_schema.no_info_before_validator_function(repair, of_model["schema"])
+        return schema
 
 
 def plain(word: str) -> str:

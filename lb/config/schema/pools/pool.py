@@ -285,7 +285,8 @@ class PoolConfig(Model):
     """How endpoints that have vanished are noticed: a mapping, or `off`. New connections follow a reload, open ones
     stay as they are. Not for `udp`; without effect on Unix sockets."""
     send_proxy: Annotated[
-        SendProxyConfig, BeforeValidator(expand_send_proxy, json_schema_input_type=str | SendProxyConfig)
+        SendProxyConfig,
+        BeforeValidator(expand_send_proxy, json_schema_input_type=Literal["off", "v1", "v2"] | SendProxyConfig),
     ] = SendProxyConfig(version="off")
     """Whether a PROXY protocol header tells the endpoint the client's address: `off`, `v1`, `v2`, or a mapping with
     options. For `tcp`, and `v2` for `udp`, where each datagram has a header, as DNS servers expect it; the connections
