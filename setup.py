@@ -86,8 +86,8 @@ SELDOM = (
 )  # fmt: skip
 OPTIMIZED = (
     "backend.grpc.", "backend.inference.", "lb.http.authority", "lb.http.grpc.text", "lb.http.head",
-    "lb.http.http1", "lb.http.http2.", "lb.inference.answer", "lb.inference.datatypes", "lb.inference.floats",
-    "lb.inference.jsontext", "lb.inference.message", "lb.inference.paths", "lb.inference.request",
+    "lb.http.http1", "lb.http.http2.", "lb.inference.answer", "lb.inference.datatypes", "lb.inference.decimals", "lb.inference.floats",
+    "lb.inference.jsontext", "lb.inference.message", "lb.inference.paths", "lb.inference.reader", "lb.inference.request",
     "lb.inference.response", "lb.inference.rows", "lb.inference.template", "lb.inference.tensors", "lb.net.ip",
     "lb.net.poller", "lb.net.stack", "lb.net.stream", "lb.net.tls.session", "lb.proxy.client.http2",
     "lb.proxy.exchange.exchange",
@@ -101,7 +101,7 @@ OPTIMIZE_LESS = [
 ]  # fmt: skip
 OPTIMIZE_LEAST = ["-Og"]
 # C++ modules: RE2 has no interface for C
-CPLUSPLUS = {"lb.http.regex"}
+CPLUSPLUS = {"lb.http.regex", "lb.inference.decimals"}
 
 DIRECTIVES = {
     "language_level": 3,

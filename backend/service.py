@@ -255,11 +255,11 @@ class Rare:
         found = raw_input(model.metadata(models.versions(name)).SerializeToString(), config)
         return found.header(size), found.prefixed
 
-    def generate_request(self, name: str, version: str, body: bytes) -> bytes:
-        """The inference request in JSON that a generate request stands for. Raises BackendError, TidegateError."""
+    def generate_schema(self, name: str, version: str) -> generate.Schema:
+        """What generate requests for a model are read by. Raises BackendError, TidegateError."""
         models = self._inference.models()
         model = models.get(name, version)
-        return generate.schema_of(model.metadata(models.versions(name)).SerializeToString()).request(body)
+        return generate.schema_of(model.metadata(models.versions(name)).SerializeToString())
 
     def _from_region(self, what: str, parameters: Any) -> bytes | None:
         """A tensor that is in shared memory."""

@@ -6,6 +6,7 @@ from backend.inference.load cimport Load
 from backend.inference.spans cimport Tracer
 from lb.http.grpc.protobuf cimport span
 from lb.net.poller cimport Poller
+from lb.net.work cimport WorkQueue
 
 
 cdef class Front:
@@ -21,6 +22,7 @@ cdef class Front:
     cdef ModelQueue recent
     cdef readonly int calls           # for inferences, that are under way
     cdef bint leaving
+    cdef WorkQueue works
 
     # The queue of a model; an empty version is the default one. None: there is none.
     cdef ModelQueue find(self, const span *name, const span *version) noexcept

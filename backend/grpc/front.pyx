@@ -3,6 +3,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp, memcpy
 from lb.http.grpc.protobuf cimport span
+from lb.net.work cimport new_work_queue
 
 cdef enum:
     LONGEST_KEY = 4096                # names and versions above are no model's
@@ -17,6 +18,7 @@ cdef class Front:
         self.tracer = tracer
         self.connections = set()
         self.queues = {}
+        self.works = new_work_queue(poller)
 
     cdef ModelQueue find(self, const span *name, const span *version) noexcept:
         cdef size_t size = name.size + 1 + version.size

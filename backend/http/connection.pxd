@@ -7,11 +7,12 @@ from backend.inference.inference cimport Waiter, tg_inference
 from lb.http.codings cimport tg_accepted
 from lb.http.head cimport Scan
 from lb.http.http1 cimport Parser
-from lb.inference.request cimport InferRequest
+from lb.inference.request cimport InferRequest, Reading
 from lb.inference.response cimport InferResponse
 from lb.net.buffer cimport tg_buffer
 from lb.net.iovec cimport iovec
 from lb.net.stream cimport Stream
+from lb.net.work cimport Work
 
 
 # How far the request of a connection has come. The table of steps is in connection.pyx.
@@ -48,6 +49,11 @@ cdef class HttpConnection(Stream):
     cdef void close_now(self) noexcept
 
 
+cdef class HttpWork(Work):
+    """The reading of a request's body: a body may be of any size, and other requests wait for the loop."""
+    cdef HttpRequest request
+
+
 cdef class HttpRequest(Waiter):
     """One request: an inference, or what Python answers."""
     cdef Front front
@@ -61,12 +67,25 @@ cdef class HttpRequest(Waiter):
     cdef tg_accepted accepted         # encodings of the answer
     cdef Py_ssize_t json_length       # Inference-Header-Content-Length; -1 = none
     cdef tg_buffer body
+    cdef object pieces                # iterator over the body without its encoding, while it is taken off
+    cdef tg_buffer plain              # those of them that have come
+    cdef Reading reading              # of an inference, while it is made
     cdef InferRequest infer
+    # Its message as one block, while it is joined: see `message_memory`.
+    cdef char *block
+    cdef char *message
+    cdef size_t joined                # bytes
+    cdef int part                     # of `infer` that comes next
+    cdef size_t of_part               # bytes of it that are joined
     cdef object generates             # lb.inference.generate.Target of a generate request; None: it is none
     cdef object task                  # of Python, which answers
 
     cdef object run(self)
-    cdef object begin_generate(self, object generates)
+    cdef void fail(self, object error) noexcept
+    cdef bint read(self, uint64_t until) except -1
+    cdef bint decode_body(self, uint64_t until) except -1
+    cdef object start_reading(self)
+    cdef bint join_parts(self, uint64_t until) except -1
     cdef object run_inference(self)
     cdef object run_in_python(self)
     cdef InferRequest raw_request(self)

@@ -9,7 +9,10 @@
 
 import logging
 
+cimport cython
+from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -34,7 +37,7 @@ from lb.http.http2.frames cimport PREFACE
 from lb.http.methods cimport method_text
 from lb.inference.message cimport RequestMessage, read_request
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
-from lb.inference.request cimport InferRequest, parse_http, parse_raw
+from lb.inference.request cimport InferRequest, begin_generate, begin_reading, parse_raw, remembered
 from lb.inference.response cimport InferResponse, render
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
@@ -44,10 +47,11 @@ from lb.net.link cimport link_append, link_empty, link_remove
 from lb.net.poller cimport READ_TURNS, monotonic_ns
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
+from lb.net.work cimport Work
 
 from backend.errors import BackendError
 from lb.errors import TidegateError
-from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, compress, decompress
+from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, RATIO, compress, decompressed
 from lb.inference.generate import EVENTS, answer, event, target_of
 
 log = logging.getLogger("tidegate.backend")
@@ -58,6 +62,7 @@ cdef enum:
     MAX_BODY = 0x7FFFFFFF             # as a message of gRPC
     MOST_PLAIN = 64 * 1024 * 1024     # bytes of a body that came compressed: a small one may claim any size
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
+    COPIED_AT_ONCE = 256 * 1024       # bytes of a message between two looks at the clock
     PATIENCE_NS = 60_000_000_000      # without a byte that the client owes, or takes
     M_POST = 3                        # llhttp's number
 
@@ -336,90 +341,156 @@ cdef class HttpConnection(Stream):
         self.close_now()
 
 
+@cython.final
+cdef class HttpWork(Work):
+    cdef bint go_on(self, uint64_t until) noexcept:
+        cdef HttpRequest request = self.request
+        if request.connection is None:
+            return True
+        request.front.poller.now = monotonic_ns()
+        try:
+            if not request.read(until):
+                return False
+            if request.model is None:
+                request.run_in_python()
+            else:
+                request.run_inference()
+        except Exception as error:
+            request.fail(error)
+        return True
+
+
 cdef class HttpRequest(Waiter):
 
     def __dealloc__(self):
         tg_buffer_free(&self.body)
+        tg_buffer_free(&self.plain)
+        free(self.block)
 
     cdef object run(self):
         """All of the request is here."""
         cdef span model, version
+        cdef HttpWork work
         cdef int matched
-        cdef bytes plain
         target = self.target.partition(b"?")[0]
         matched = match_infer(<const char *>target, <size_t>len(target), &model, &version) \
             if self.method == b"POST" else NO_MATCH
         try:
-            if self.encoding is not None and self.encoding.lower() != b"identity":
-                plain = decompress(
-                    self.encoding, tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)], MOST_PLAIN)
-                tg_buffer_free(&self.body)
-                if tg_buffer_append(&self.body, PyBytes_AS_STRING(plain), <size_t>len(plain)) < 0:
-                    raise MemoryError
-            if matched == NO_MATCH:
-                generates = target_of(target) if self.method == b"POST" else None
-                if generates is None:
-                    self.run_in_python()
-                else:
-                    self.begin_generate(generates)
-                return
-            self.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
-            self.version = version.data[:version.size]
-            self.run_inference()
-        except BackendError as error:
-            self.say(http_of_grpc(error.status), str(error))
+            if matched != NO_MATCH:
+                self.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
+                self.version = version.data[:version.size]
+            elif self.method == b"POST":
+                self.generates = target_of(target)
+                if self.generates is not None:
+                    self.model, self.version = self.generates.model, self.generates.version
         except TidegateError as error:
             self.say(error.status, str(error))
-        except MemoryError:
+            return
+        work = HttpWork.__new__(HttpWork)
+        work.request = self
+        self.front.works.begin(work)
+
+    cdef void fail(self, object error) noexcept:
+        if isinstance(error, BackendError):
+            self.say(http_of_grpc(error.status), str(error))
+        elif isinstance(error, TidegateError):
+            self.say(error.status, str(error))
+        elif isinstance(error, MemoryError):
             self.say(503, "out of memory")
-        except Exception:
-            log.exception("a request could not be read")
+        else:
+            log.error("a request could not be read", exc_info=error)
             self.say(500, "unexpected error; the server's log has more")
 
-    cdef object begin_generate(self, object generates):
-        """Raises BackendError, TidegateError, MemoryError."""
-        cdef bytes made
-        self.model, self.version = generates.model, generates.version
-        made = self.front.service.generate_request(
-            self.model.decode(), self.version.decode(), tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)])
-        self.json_length = -1
+    cdef bint read(self, uint64_t until) except -1:
+        """Goes on until the message of an inference is made, or the body is one for Python, and then returns True, or
+        until the clock says so. Raises BackendError, TidegateError, MemoryError."""
+        if self.encoding is not None and self.encoding.lower() != b"identity" and not self.decode_body(until):
+            return False
+        if self.model is None:
+            return True
+        if self.infer is None:
+            if self.reading is None:
+                self.start_reading()
+            if self.infer is None:
+                if not self.reading.go_on(until):
+                    return False
+                self.infer, self.reading = self.reading.request, None
+        return self.join_parts(until)
+
+    cdef bint decode_body(self, uint64_t until) except -1:
+        """Goes on with taking the encoding off."""
+        cdef bytes piece
+        if self.pieces is None:
+            coded = memoryview(b"")
+            if tg_buffer_size(&self.body):
+                coded = PyMemoryView_FromMemory(
+                    tg_buffer_head(&self.body), <Py_ssize_t>tg_buffer_size(&self.body), PyBUF_READ)
+            self.pieces = decompressed(self.encoding, coded, MOST_PLAIN, RATIO)
+        for piece in self.pieces:
+            if tg_buffer_append(&self.plain, PyBytes_AS_STRING(piece), <size_t>len(piece)) < 0:
+                raise MemoryError
+            if monotonic_ns() >= until:
+                return False
+        self.pieces = None
+        self.encoding = None
         tg_buffer_free(&self.body)
-        if tg_buffer_append(&self.body, PyBytes_AS_STRING(made), <size_t>len(made)) < 0:
-            raise MemoryError
-        self.generates = generates
-        self.run_inference()
+        self.body = self.plain
+        memset(&self.plain, 0, sizeof(tg_buffer))
+        return True
+
+    cdef object start_reading(self):
+        """Of what is known, the reading is done, too."""
+        cdef const char *data = tg_buffer_head(&self.body)
+        cdef size_t size = tg_buffer_size(&self.body)
+        if self.generates is not None:
+            schema = self.front.service.generate_schema(self.model.decode(), self.version.decode())
+            self.reading = begin_generate(self.model, self.version, data, size, schema)
+        elif self.json_length == 0:
+            self.infer = self.raw_request()
+            return
+        else:
+            self.infer = remembered(self.model, self.version, data, size, self.json_length)
+            if self.infer is not None:
+                return
+            self.reading = begin_reading(self.model, self.version, data, size, self.json_length)
+        self.reading.gives_back = True
+
+    cdef bint join_parts(self, uint64_t until) except -1:
+        """Goes on with the message as one block."""
+        cdef const iovec *part
+        cdef size_t size
+        if self.block == NULL:
+            self.block = message_memory(self.infer.message_size, &self.message)
+            if self.block == NULL:
+                raise MemoryError
+        while self.part < self.infer.part_count:
+            part = &self.infer.parts[self.part]
+            size = min(part.iov_len - self.of_part, <size_t>COPIED_AT_ONCE)
+            memcpy(self.message + self.joined, <const char *>part.iov_base + self.of_part, size)
+            self.joined += size
+            self.of_part += size
+            if self.of_part == part.iov_len:
+                self.of_part = 0
+                self.part += 1
+            if size == COPIED_AT_ONCE and monotonic_ns() >= until:
+                return False
+        return True
 
     cdef object run_inference(self):
         """Raises TidegateError, MemoryError."""
         cdef tg_inference *inference = NULL
         cdef ModelQueue queue = None
-        cdef InferRequest infer
-        cdef const iovec *parts
-        cdef char *block
-        cdef char *data = NULL
-        cdef size_t at = 0
-        cdef int i
-        if self.json_length == 0:
-            self.infer = infer = self.raw_request()
-        else:
-            self.infer = infer = parse_http(
-                self.model, self.version, tg_buffer_head(&self.body), tg_buffer_size(&self.body), self.json_length)
-        if infer.timeout_us:
-            self.deadline = self.front.poller.now + 1000 * infer.timeout_us
+        cdef char *block = self.block
+        if self.infer.timeout_us:
+            self.deadline = self.front.poller.now + 1000 * self.infer.timeout_us
             self.front.poller.arm(self, self.deadline)
-        block = message_memory(infer.message_size, &data)
-        if block == NULL:
-            raise MemoryError
-        parts = infer.parts
-        for i in range(infer.part_count):
-            memcpy(data + at, parts[i].iov_base, parts[i].iov_len)
-            at += parts[i].iov_len
-        if read_request(&REQUEST, data, at) == NULL:
+        self.block = NULL
+        if read_request(&REQUEST, self.message, self.joined) == NULL:
             queue = self.front.find(&REQUEST.model, &REQUEST.version)
             if queue is not None:
                 inference = inference_read(queue.served, &REQUEST, block)
         if inference == NULL:
-            message = data[:at]
+            message = self.message[:self.joined]
             free(block)
             try:
                 queue, operands, wanted, id, final, finish, sequence = self.front.service.irregular(message)

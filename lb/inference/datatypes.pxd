@@ -34,3 +34,17 @@ cdef int64_t element_count(const int64_t *shape, int rank) noexcept nogil
 cdef int64_t tensor_size(int dt, int64_t count) noexcept nogil
 # Whether data is exactly `count` elements of uint32 (little-endian) length and that many bytes.
 cdef bint bytes_framing_ok(const char *data, size_t n, int64_t count) noexcept nogil
+
+# That look, in steps, for there may be as many elements as data has bytes.
+cdef struct tg_framing:
+    const char *at
+    const char *end
+    int64_t left                      # elements
+
+cdef enum:
+    FRAMING_WRONG = -1
+    FRAMING_MORE = 0                  # go on
+    FRAMING_DONE = 1
+
+# Looks at `most` elements at most.
+cdef int look_at_framing(tg_framing *framing, int64_t most) noexcept nogil

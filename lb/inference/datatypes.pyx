@@ -66,15 +66,26 @@ cdef int64_t tensor_size(int dt, int64_t count) noexcept nogil:
     return -1 if count > INT64_MAX // size else count * size
 
 
-cdef bint bytes_framing_ok(const char *data, size_t n, int64_t count) noexcept nogil:
+cdef int look_at_framing(tg_framing *framing, int64_t most) noexcept nogil:
+    cdef const char *at = framing.at
+    cdef size_t left = <size_t>(framing.end - at)
+    cdef int64_t elements = min(most, framing.left)
     cdef uint32_t length
-    while n:
-        if count == 0 or n < 4:
-            return False
-        memcpy(&length, data, 4)
-        if length > n - 4:
-            return False
-        data += 4 + <size_t>length
-        n -= 4 + <size_t>length
-        count -= 1
-    return count == 0
+    for _ in range(elements):
+        if left < 4:
+            return FRAMING_WRONG
+        memcpy(&length, at, 4)
+        if length > left - 4:
+            return FRAMING_WRONG
+        at += 4 + <size_t>length
+        left -= 4 + <size_t>length
+    framing.at = at
+    framing.left -= elements
+    if framing.left:
+        return FRAMING_MORE
+    return FRAMING_WRONG if left else FRAMING_DONE
+
+
+cdef bint bytes_framing_ok(const char *data, size_t n, int64_t count) noexcept nogil:
+    cdef tg_framing framing = tg_framing(data, data + n, count)
+    return look_at_framing(&framing, count) == FRAMING_DONE

@@ -28,7 +28,6 @@ _FINAL = "triton_final_response"  # a parameter of the answers of streams, which
 _BINARY = "binary_data_output"  # a parameter of inference requests, whose answers are not JSON alone then
 # What is read and made here takes the loop's time, which is that of all clients: texts may be long, but values few.
 _MOST_KEYS = 1024  # of an object
-_MOST_COMMAS = 1 << 17  # of a request, in texts and between values
 _MOST_ANSWER = 4 << 20  # bytes of an answer in JSON
 _PATH = re.compile(rb"/v2/models/([^/]+)(?:/versions/([0-9]+))?/generate(_stream)?")
 
@@ -61,14 +60,15 @@ class Schema(Struct, frozen=True):
     inputs: dict[str, tuple[str, tuple[int, ...]]]
     decoupled: bool = False
 
-    def request(self, body: bytes) -> bytes:
-        """The inference request in JSON that a generate request stands for. Raises OipError."""
-        given = _parse(body)
+    def document(self, text: bytes, counts: list[int]) -> dict[str, Any]:
+        """The inference request that a generate request stands for. `text` is what the reader keeps of it: a value of
+        an input is an index into `counts`, its number of elements, -1 where it is no array. Raises OipError."""
+        given = _parse(text)
         document: dict[str, Any] = {"inputs": []}
         parameters: dict[str, Any] = {}
         for key, value in given.items():
             if key in self.inputs:
-                document["inputs"].append(self._tensor(key, value))
+                document["inputs"].append(self._tensor(key, value, abs(counts[value])))
             elif key == "parameters":
                 if not isinstance(value, dict):
                     raise OipError("'parameters' must be an object")
@@ -91,13 +91,11 @@ class Schema(Struct, frozen=True):
             )
         if parameters:
             document["parameters"] = parameters
-        # Numbers of any size and NaN: the codec that reads it knows what the datatype takes.
-        return json.dumps(document).encode(errors="surrogatepass")
+        return document
 
-    def _tensor(self, name: str, value: Any) -> dict[str, Any]:
+    def _tensor(self, name: str, index: int, count: int) -> dict[str, Any]:
         datatype, shape = self.inputs[name]
-        data = value if isinstance(value, list) else [value]
-        return {"name": name, "datatype": datatype, "shape": _filled(name, shape, len(data)), "data": data}
+        return {"name": name, "datatype": datatype, "shape": _filled(name, shape, count), "data": index}
 
 
 def schema_of(metadata: bytes, config: bytes | None = None) -> Schema:
@@ -134,8 +132,6 @@ def _filled(name: str, shape: tuple[int, ...], count: int) -> list[int]:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    if body.count(b",") > _MOST_COMMAS:
-        raise OipError("the request has too many values for generate: send an inference")
     try:
         given = json.loads(body, object_pairs_hook=_once)
     except (ValueError, RecursionError) as problem:

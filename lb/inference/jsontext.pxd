@@ -19,3 +19,5 @@ cdef int append_double(tg_buffer *out, double value) noexcept nogil
 cdef int append_tensor(tg_buffer *out, int dt, const char *data, size_t n) noexcept nogil
 # Whether data is UTF-8 (RFC 3629: no surrogates, nothing overlong, nothing above U+10FFFF).
 cdef bint valid_utf8(const char *data, size_t n) noexcept nogil
+# Bytes of the multi-byte sequence at `p`, which has `n` bytes; 0 when it is none of UTF-8.
+cdef size_t utf8_sequence(const unsigned char *p, size_t n) noexcept nogil

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from lb.failure import BY_NAME, grpc_to_http
 from lb.inference import server_calls
 from lb.inference.describe import to_plain
+from lb.inference.server_calls import Body
 from lb.wire import grpc_service_pb2 as wire
 
 SERVICE = b"/inference.GRPCInferenceService/"
@@ -107,7 +108,7 @@ def announce(reply: bytes, allowed: int, sequences: bool) -> bytes:
     return bytes(answer.SerializeToString())
 
 
-def route(method: str, path: str, body: bytes, allowed: int = 0, sequences: bool = True) -> Call | Reply:
+def route(method: str, path: str, body: Body, allowed: int = 0, sequences: bool = True) -> Call | Reply:
     """The call, or at once the answer, for an HTTP request; `path` is percent-encoded, a query is ignored. `allowed`
     has the kinds of server calls (lb.inference.server_calls.Kind) that its route lets clients make; `sequences`: those
     of stateful models are kept together.
@@ -165,7 +166,7 @@ def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[
     )
 
 
-def _server_call(verb: str, place: server_calls.Place, match: re.Match[str], body: bytes, allowed: int) -> Call | Reply:
+def _server_call(verb: str, place: server_calls.Place, match: re.Match[str], body: Body, allowed: int) -> Call | Reply:
     if not place.kind & allowed:
         return error("single-server", server_calls.not_allowed(place.kind))
     if verb not in place.verbs and not (verb == "HEAD" and "GET" in place.verbs):
@@ -176,7 +177,7 @@ def _server_call(verb: str, place: server_calls.Place, match: re.Match[str], bod
     except UnicodeDecodeError:
         return error("bad-request", "a name in the path is not UTF-8")
     except server_calls.BadBody as problem:
-        return error("bad-request", str(problem))
+        return _bad_body(problem)
 
     def show(answer: Any) -> Reply:
         shown = made.show(answer)
@@ -189,18 +190,22 @@ def _server_call(verb: str, place: server_calls.Place, match: re.Match[str], bod
     return replace(call, whole_pool=True, changes=True)
 
 
+def _bad_body(problem: server_calls.BadBody) -> Reply:
+    return error("body-too-large" if isinstance(problem, server_calls.LargeBody) else "bad-request", str(problem))
+
+
 def _json(value: Any) -> Reply:
     return Reply(200, orjson.dumps(value))
 
 
-def _server_live(_: dict[str, str], __: bytes) -> Call:
+def _server_live(_: dict[str, str], __: Body) -> Call:
     def show(answer: Any) -> Reply:
         return _json({"live": True}) if answer.live else _negative(400, "Server not live")
 
     return _call(b"ServerLive", wire.ServerLiveRequest(), wire.ServerLiveResponse, show)
 
 
-def _server_ready(_: dict[str, str], __: bytes) -> Call:
+def _server_ready(_: dict[str, str], __: Body) -> Call:
     def show(answer: Any) -> Reply:
         return _json({"ready": True}) if answer.ready else _negative(400, "Server not ready")
 
@@ -215,7 +220,7 @@ def _server_metadata(allowed: int, sequences: bool) -> Call:
     return _call(b"ServerMetadata", wire.ServerMetadataRequest(), wire.ServerMetadataResponse, show)
 
 
-def _model_ready(names: dict[str, str], _: bytes) -> Call:
+def _model_ready(names: dict[str, str], _: Body) -> Call:
     def show(answer: Any) -> Reply:
         if not answer.ready:
             return _negative(400, "Model version not ready")
@@ -225,7 +230,7 @@ def _model_ready(names: dict[str, str], _: bytes) -> Call:
     return _call(b"ModelReady", request, wire.ModelReadyResponse, show)
 
 
-def _model_metadata(names: dict[str, str], _: bytes) -> Call:
+def _model_metadata(names: dict[str, str], _: Body) -> Call:
     def tensors(items: Any) -> list[dict[str, Any]]:
         return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in items]
 
@@ -245,7 +250,7 @@ def _model_metadata(names: dict[str, str], _: bytes) -> Call:
     return _call(b"ModelMetadata", request, wire.ModelMetadataResponse, show)
 
 
-def _model_config(names: dict[str, str], _: bytes) -> Call:
+def _model_config(names: dict[str, str], _: Body) -> Call:
     def show(answer: Any) -> Reply:
         return _json(to_plain(answer.config))
 
@@ -262,21 +267,17 @@ def _statistics(model: str, version: str) -> Call:
     return _call(b"ModelStatistics", request, wire.ModelStatisticsResponse, show)
 
 
-def _model_statistics(names: dict[str, str], _: bytes) -> Call:
+def _model_statistics(names: dict[str, str], _: Body) -> Call:
     return _statistics(names["model"], names["version"])
 
 
-def _repository_index(names: dict[str, str], body: bytes) -> Call | Reply:
-    ready = False
-    if body.strip():
-        try:
-            options = orjson.loads(body)
-        except orjson.JSONDecodeError as problem:
-            return error("bad-request", f"the request is not valid JSON: {problem}")
-        wanted = options.get("ready", False) if isinstance(options, dict) else None
-        if not isinstance(wanted, bool):
-            return error("bad-request", "the request must be a JSON object whose 'ready' is a boolean")
-        ready = wanted
+def _repository_index(names: dict[str, str], body: Body) -> Call | Reply:
+    try:
+        ready = server_calls.options_of(body).get("ready", False)
+    except server_calls.BadBody as problem:
+        return _bad_body(problem)
+    if not isinstance(ready, bool):
+        return error("bad-request", "the request's 'ready' must be a boolean")
 
     def show(answer: Any) -> Reply:
         return _json(
@@ -287,11 +288,11 @@ def _repository_index(names: dict[str, str], body: bytes) -> Call | Reply:
     return _call(b"RepositoryIndex", request, wire.RepositoryIndexResponse, show)
 
 
-def _infer(_: dict[str, str], __: bytes) -> Call:
+def _infer(_: dict[str, str], __: Body) -> Call:
     raise ValueError("inference requests are not management requests")
 
 
-_ROUTES: tuple[tuple[re.Pattern[str], str, Callable[[dict[str, str], bytes], Call | Reply]], ...] = (
+_ROUTES: tuple[tuple[re.Pattern[str], str, Callable[[dict[str, str], Body], Call | Reply]], ...] = (
     (re.compile(_SERVER_LIVE), "GET", _server_live),
     (re.compile(_SERVER_READY), "GET", _server_ready),
     (_READY_PATH, "GET", _model_ready),

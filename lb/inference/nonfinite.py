@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any
 
-# It takes 5 to 20 ms per MiB, which others wait for; more than this belongs into binary tensors.
-LARGEST = 4 << 20
+# It takes 5 to 20 ms per MiB, which others wait for.
+LARGEST = 64 << 10
 _LITERAL = re.compile(rb"NaN|Infinity")
 
 
@@ -19,13 +19,13 @@ class TooLong(ValueError):
 def load(text: bytes | memoryview) -> Any:
     """The document of a text that is JSON but for these literals, which become floats.
 
-    Raises TooLong, with a reason for the client, above 4 MiB, and ValueError for any other text. Unlike strict JSON,
+    Raises TooLong, with a reason for the client, above 64 KiB, and ValueError for any other text. Unlike strict JSON,
     its strings may have lone surrogates and its integers more than 64 bits.
     """
     if _LITERAL.search(text) is None:
         raise ValueError
     if len(text) > LARGEST:
-        raise TooLong(f"NaN and infinities without quotes are taken in up to {LARGEST} bytes of JSON: send binary data")
+        raise TooLong(f"NaN and infinities are taken in parameters of up to {LARGEST} bytes")
     try:
         return json.loads(str(text, "utf-8"))
     except RecursionError:

@@ -2,36 +2,45 @@
 
 Every encoding of a request gives the same message: tensors are always raw_input_contents, parameters are sorted,
 defaults are left out. Clients repeat the JSON part with other tensors behind it, so what it says is kept (memo.pyx)
-and the usual request is a dictionary look-up and some pointers. Multi-byte values are copied as they are in memory:
-the hosts are little-endian, as the protocol is.
+and the usual request is a dictionary look-up and some pointers. What is not kept is read in steps. Multi-byte values
+are copied as they are in memory: the hosts are little-endian, as the protocol is.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.buffer cimport PyBUF_READ
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 from lb.shared.data_digest cimport tg_digest_data
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
+from lb.net.buffer cimport tg_buffer_reserve
 from lb.net.ending cimport tg_end_by
+from lb.net.give_back cimport tg_give_back
+from lb.net.poller cimport NEVER, monotonic_ns
 from lb.net.stream cimport iovec
-from lb.inference.datatypes cimport DT_BYTES, bytes_framing_ok
-from lb.inference.memo cimport MEMO_PARTS, Memo, finish_key, key_bytes, tg_memo_key
+from lb.inference.datatypes cimport (
+    DT_BYTES, FRAMING_DONE, FRAMING_MORE, MAX_RANK, bytes_framing_ok, look_at_framing, tg_framing,
+)
+from lb.inference.memo cimport MEMO_PARTS, Memo, finish_key, tg_memo_key
 from lb.http.grpc.protobuf cimport WIRE_BYTES, put_varint, span, varint_size
+from lb.inference.reader cimport READ_DONE, READ_MORE, read_text, tg_value
 from lb.inference.template cimport InputSpec, OutputSpec, Template, build_template
+from lb.inference.tensors cimport (
+    PACK_DONE, PACK_MEMORY, PACK_MORE, begin_packing, most_packed, pack_some, packing_error,
+)
 
 import orjson
 
-from lb.inference import nonfinite
 from lb.inference.errors import OipError
 
 cdef enum:
     MEMO_JSON_MAX = 4096              # bytes of a JSON part that is kept
     MEMO_BODY_MAX = 2048              # of a body that is JSON only: most never come again
     COPY_MAX = 512                    # bytes of a tensor that are cheaper copied than sent as a part of their own
+    TAIL_MAX = 64 * 1024              # bytes of binary tensors that are looked at at once
+    STEP = 16 * 1024                  # bytes of text, or elements of strings, between two looks at the clock
+    GIVE_BACK = 1 << 20               # bytes of the body whose memory is given back at once
     ID_TAG = 3 << 3 | WIRE_BYTES
     RAW_TAG = 7 << 3 | WIRE_BYTES
 
@@ -159,31 +168,9 @@ cdef void name_template(Named *named, bytes model, bytes version, const char *te
     finish_key(&named.key)
 
 
-cdef object load_json(object text):
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        refused = error
-    try:
-        return nonfinite.load(text)
-    except nonfinite.TooLong as error:
-        raise OipError(str(error)) from None
-    except ValueError:
-        raise OipError(f"the request is not valid JSON: {refused}") from None
-
-
-cdef Template describe(bytes model, bytes version, object document):
-    try:
-        return build_template(model, version, document)
-    except UnicodeEncodeError:
-        raise OipError("the request is not valid JSON: a string has half a surrogate pair") from None
-    except OverflowError:
-        raise OipError("a number of the request is out of any range") from None
-
-
 cdef InferRequest assemble(Template template, bytes model, bytes version, bytes id_, const char *tail,
                            size_t tail_size):
-    """The request of a template, an id and the bytes behind the JSON part."""
+    """The request of a template, an id and the bytes behind the JSON part, which have been looked at."""
     cdef InferRequest request
     cdef const InputSpec *spec
     cdef size_t n = <size_t>template.input_count
@@ -196,9 +183,6 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     cdef char *at
     cdef const char *data
     cdef int count = 0
-    if template.binary_size != tail_size:
-        raise OipError(f"binary_data_size adds up to {template.binary_size} bytes, "
-                       f"but {tail_size} bytes follow the JSON part")
     if id_size:
         owned += 1 + varint_size(id_size) + id_size
     for i in range(n):
@@ -234,8 +218,6 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
         if spec.binary:
             data = tail
             tail += spec.size
-            if spec.datatype == DT_BYTES and not bytes_framing_ok(data, spec.size, spec.count):
-                raise OipError(f"binary data of input {i} is not {spec.count} elements of length and bytes")
         else:
             data = template.packed.data + spec.packed_at
         tensors[i].iov_base = <void *>data
@@ -271,6 +253,17 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     return request
 
 
+cdef int check_tail(Template template, size_t tail_size) except -1:
+    if template.binary_size != tail_size:
+        raise OipError(f"binary_data_size adds up to {template.binary_size} bytes, "
+                       f"but {tail_size} bytes follow the JSON part")
+    return 0
+
+
+cdef object wrong_framing(int index, int64_t count):
+    return OipError(f"binary data of input {index} is not {count} elements of length and bytes")
+
+
 cdef InferRequest parse_raw(bytes model, bytes version, bytes header, const char *data, size_t size):
     cdef Named named
     cdef Template template
@@ -279,38 +272,260 @@ cdef InferRequest parse_raw(bytes model, bytes version, bytes header, const char
     if template is None:
         template = build_template(model, version, orjson.loads(header))
         headers.put(&named.key, template)
+    check_tail(template, size)
     return assemble(template, model, version, b"", data, size)
 
 
-cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_t size, Py_ssize_t json_length):
+cdef InferRequest remembered(bytes model, bytes version, const char *body, size_t size, Py_ssize_t json_length):
     cdef Memo memo = headers
     cdef size_t json_size = <size_t>json_length
     cdef size_t limit = MEMO_JSON_MAX
+    cdef const char *tail
+    cdef const InputSpec *spec
     cdef size_t at
     cdef span id_
     cdef Named named
-    cdef Template template = None
+    cdef Template template
+    cdef int i
     if json_length < 0:
         memo, json_size, limit = bodies, size, MEMO_BODY_MAX
-    elif json_size > size:
-        raise OipError(f"Inference-Header-Content-Length is {json_size}, but the body has only {size} bytes")
-    if json_size <= limit:
-        at = split_id(body, json_size, &id_)
-        name_template(&named, model, version, body + at, json_size - at, at != 0)
-        template = memo.get(&named.key)
-        if template is None:
-            document = load_json(key_bytes(&named.key)[8 + len(model) + len(version):])
-            if at and isinstance(document, dict) and "id" in <dict>document:
+    if json_size > limit or json_size > size or size - json_size > TAIL_MAX:
+        return None
+    at = split_id(body, json_size, &id_)
+    name_template(&named, model, version, body + at, json_size - at, at != 0)
+    template = memo.get(&named.key)
+    if template is None:
+        return None
+    tail = body + json_size
+    check_tail(template, size - json_size)
+    for i in range(template.input_count):
+        spec = &template.inputs[i]
+        if spec.binary:
+            if spec.datatype == DT_BYTES and not bytes_framing_ok(tail, spec.size, spec.count):
+                raise wrong_framing(i, spec.count)
+            tail += spec.size
+    return assemble(template, model, version, template.id if at == 0 else id_.data[:id_.size], body + json_size,
+                    size - json_size)
+
+
+cdef enum:                            # stages of a reading
+    READ
+    DESCRIBE
+    PACK
+    LOOK
+    ASSEMBLE
+    OVER
+
+
+@cython.final
+@cython.freelist(8)
+@cython.no_gc
+cdef class Reading:
+    cdef bint go_on(self, uint64_t until) except -1:
+        while True:
+            self.take_step()
+            if self.stage == OVER:
+                return True
+            if until != NEVER and monotonic_ns() >= until:
+                return False
+
+    cdef int take_step(self) except -1:
+        """A stage, or a part of one. What is small goes through all of them, and looks at no clock between them."""
+        if self.stage == READ and self.read() == READ_MORE:
+            return 0
+        if self.stage == DESCRIBE:
+            self.describe()
+            if self.size > STEP:
+                return 0
+        if self.stage == PACK and self.pack() == PACK_MORE:
+            return 0
+        if self.stage == LOOK and self.look_at_tail() == FRAMING_MORE:
+            return 0
+        return self.assemble()
+
+    cdef int read(self) except -1:
+        cdef int result = self.reader.go_on(STEP)
+        if result < 0:
+            raise self.reader.refusal()
+        if result == READ_DONE:
+            self.stage = DESCRIBE
+        return result
+
+    cdef int describe(self) except -1:
+        if self.schema is None:
+            if self.reader.ids > 1:
                 raise OipError("'id' occurs twice")
-            template = describe(model, version, document)
-            # A template with data of its own is worth keeping only where the whole body may come again.
-            if json_length < 0 or template.binary_inputs == template.input_count:
-                memo.put(&named.key, template)
-    else:
-        at = 0
-        document = load_json(PyMemoryView_FromMemory(<char *>body, <Py_ssize_t>json_size, PyBUF_READ))
-        template = describe(model, version, document)
-    if json_length < 0 and template.binary_inputs:
-        raise OipError("binary_data_size without the header Inference-Header-Content-Length")
-    text = template.id if at == 0 else id_.data[:id_.size]
-    return assemble(template, model, version, text, body + json_size, size - json_size)
+            self.document = self.reader.document()
+        else:
+            self.document = self.schema.document(self.reader.kept_text(), self.reader.counts())
+        try:
+            self.template = build_template(self.model, self.version, self.document)
+        except UnicodeEncodeError:
+            raise OipError("the request is not valid JSON: a string has half a surrogate pair") from None
+        except OverflowError:
+            raise OipError("a number of the request is out of any range") from None
+        if self.json_only and self.template.binary_inputs:
+            raise OipError("binary_data_size without the header Inference-Header-Content-Length")
+        check_tail(self.template, self.size - self.json_size)
+        self.stage = PACK
+        self.index = -1
+        return self.make_room()
+
+    cdef int make_room(self) except -1:
+        """Makes room for all tensors at once: what has been packed is not moved."""
+        cdef Template template = self.template
+        cdef size_t room = 0
+        cdef int i
+        for i in range(template.input_count):
+            if template.inputs[i].value >= 0:
+                self.begin_input(i)
+                room += most_packed(&self.packing) + 8
+        if room and tg_buffer_reserve(&template.packed, room) < 0:
+            raise MemoryError
+        return self.next_input()
+
+    cdef int begin_input(self, int index) except -1:
+        cdef const InputSpec *spec = &self.template.inputs[index]
+        cdef const tg_value *value = &self.reader.values[spec.value]
+        cdef list dims = self.document["inputs"][index]["shape"]
+        cdef int64_t[MAX_RANK] shape
+        cdef int rank = <int>len(dims)
+        cdef int i
+        for i in range(rank):
+            shape[i] = dims[i]
+        begin_packing(&self.packing, self.body + value.at, value.end - value.at,
+                      self.schema is not None and value.count < 0, spec.datatype, spec.count, shape, rank)
+        return 0
+
+    cdef int next_input(self) except -1:
+        """Goes to the next input that is to be packed, or to the next stage."""
+        cdef Template template = self.template
+        self.index += 1
+        while self.index < template.input_count and template.inputs[self.index].value < 0:
+            self.index += 1
+        if self.index == template.input_count:
+            self.stage = LOOK
+            self.tail_at = self.json_size
+            self.index = -1
+            return self.next_tail()
+        self.begin_input(self.index)
+        template.packed.end = (template.packed.end + 7) & ~<size_t>7
+        template.inputs[self.index].packed_at = template.packed.end
+        return 0
+
+    cdef int pack(self) except -1:
+        cdef InputSpec *spec
+        cdef size_t budget = STEP
+        cdef const unsigned char *from_
+        cdef int result
+        while self.stage == PACK:
+            spec = &self.template.inputs[self.index]
+            from_ = self.packing.at
+            result = pack_some(&self.packing, &self.template.packed, budget)
+            if result == PACK_MEMORY:
+                raise MemoryError
+            if result < 0:
+                name = self.document["inputs"][self.index]["name"]
+                raise packing_error(&self.packing, f"input '{name}'")
+            if self.gives_back:
+                self.give_back(<size_t>(<const char *>self.packing.at - self.body))
+            if result == PACK_MORE:
+                return PACK_MORE
+            spec.size = self.template.packed.end - spec.packed_at
+            budget -= min(budget - 1, <size_t>(self.packing.at - from_))
+            self.next_input()
+            if budget == 1 and self.stage == PACK:
+                return PACK_MORE
+        return PACK_DONE
+
+    cdef void give_back(self, size_t end) noexcept:
+        """The memory of the body that has been packed: it will not be read again."""
+        cdef size_t begin = max(self.released, self.reader.values[self.template.inputs[self.index].value].at)
+        if end > begin + GIVE_BACK:
+            tg_give_back(self.body + begin, end - begin)
+            self.released = end
+
+    cdef int next_tail(self) except -1:
+        """Goes to the next binary input of strings, or to the next stage."""
+        cdef Template template = self.template
+        cdef const InputSpec *spec
+        if self.index >= 0:
+            self.tail_at += template.inputs[self.index].size
+        self.index += 1
+        while self.index < template.input_count:
+            spec = &template.inputs[self.index]
+            if spec.binary:
+                if spec.datatype == DT_BYTES:
+                    self.framing = tg_framing(
+                        self.body + self.tail_at, self.body + self.tail_at + spec.size, spec.count)
+                    return 0
+                self.tail_at += spec.size
+            self.index += 1
+        self.stage = ASSEMBLE
+        return 0
+
+    cdef int look_at_tail(self) except -1:
+        cdef int64_t budget = STEP
+        cdef int64_t before
+        cdef int result
+        while self.stage == LOOK:
+            before = self.framing.left
+            result = look_at_framing(&self.framing, budget)
+            if result < 0:
+                raise wrong_framing(self.index, self.template.inputs[self.index].count)
+            if result == FRAMING_MORE:
+                return FRAMING_MORE
+            budget -= min(budget - 1, before)
+            self.next_tail()
+        return FRAMING_DONE
+
+    cdef int assemble(self) except -1:
+        cdef Template template = self.template
+        cdef Memo memo = headers
+        cdef size_t at = 0
+        cdef size_t limit = MEMO_JSON_MAX
+        cdef span id_
+        cdef Named named
+        if self.json_only:
+            memo, limit = bodies, MEMO_BODY_MAX
+        # A template with data of its own is worth keeping only where the whole body may come again.
+        if (self.json_size <= limit and self.schema is None
+                and (self.json_only or template.binary_inputs == template.input_count)):
+            at = split_id(self.body, self.json_size, &id_)
+            name_template(&named, self.model, self.version, self.body + at, self.json_size - at, at != 0)
+            memo.put(&named.key, template)
+        self.request = assemble(template, self.model, self.version, template.id if at == 0 else id_.data[:id_.size],
+                                self.body + self.json_size, self.size - self.json_size)
+        self.stage = OVER
+        return 0
+
+
+cdef Reading begin_reading(bytes model, bytes version, const char *body, size_t size, Py_ssize_t json_length):
+    cdef Reading reading = Reading.__new__(Reading)
+    if json_length >= 0 and <size_t>json_length > size:
+        raise OipError(f"Inference-Header-Content-Length is {json_length}, but the body has only {size} bytes")
+    reading.model = model
+    reading.version = version
+    reading.body = body
+    reading.size = size
+    reading.json_only = json_length < 0
+    reading.json_size = size if reading.json_only else <size_t>json_length
+    reading.reader = read_text(body, reading.json_size, None)
+    return reading
+
+
+cdef Reading begin_generate(bytes model, bytes version, const char *body, size_t size, object schema):
+    cdef Reading reading = begin_reading(model, version, body, size, -1)
+    reading.reader = read_text(body, size, schema.inputs)
+    reading.schema = schema
+    return reading
+
+
+cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_t size, Py_ssize_t json_length):
+    cdef InferRequest request = remembered(model, version, body, size, json_length)
+    cdef Reading reading
+    if request is None:
+        reading = begin_reading(model, version, body, size, json_length)
+        reading.go_on(NEVER)
+        request = reading.request
+    return request

@@ -8,7 +8,6 @@ where their route says so; `Kind` tells which.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from collections.abc import Callable
@@ -22,7 +21,13 @@ from msgspec import Struct
 from lb.inference.describe import to_plain
 from lb.wire import grpc_service_pb2 as wire
 
+Body = bytes | memoryview
+
 LARGEST_LOAD = 16 << 20  # bytes of a request of RepositoryModelLoad, which may bring files: the master keeps them
+LARGEST_BODY = 64 << 10  # bytes of a body of REST for any other call: it is parsed at once
+# The body of a load has its files in base64.
+LARGEST_LOAD_BODY = LARGEST_LOAD * 4 // 3 + LARGEST_BODY
+LOAD = re.compile("/v2/repository(?:/[^/]+)?/models/[^/]+/load")
 UINT32 = 2**32
 UINT64 = 2**64
 
@@ -65,6 +70,10 @@ class BadBody(ValueError):
     """A body of REST that is no such request; the text is for the client."""
 
 
+class LargeBody(BadBody):
+    """It is larger than any such request."""
+
+
 class Request(Struct, frozen=True):
     """A call that REST asks for, and how its answer is shown: `show(answer)` gives a JSON value, None an empty body."""
 
@@ -81,7 +90,7 @@ class Place(Struct, frozen=True):
     pattern: re.Pattern[str]
     kind: Kind
     verbs: tuple[str, ...]
-    make: Callable[[str, dict[str, str], bytes], Request]
+    make: Callable[[str, dict[str, str], Body], Request]
 
 
 def place_of(path: str) -> tuple[Place, re.Match[str]] | None:
@@ -93,8 +102,11 @@ def place_of(path: str) -> tuple[Place, re.Match[str]] | None:
     return None
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    if not body.strip():
+def options_of(body: Body, most: int = LARGEST_BODY) -> dict[str, Any]:
+    """The JSON object of a body of at most `most` bytes; an empty one has none. Raises BadBody."""
+    if len(body) > most:
+        raise LargeBody(f"the body of this request has at most {most} bytes")
+    if len(body) <= LARGEST_BODY and not bytes(body).strip():
         return {}
     try:
         found = orjson.loads(body)
@@ -119,9 +131,10 @@ def _nothing(_: Any) -> None:
 # Models.
 
 
-def _repository(method: str, request: Any, answer: type[Message]) -> Callable[[str, dict[str, str], bytes], Request]:
-    def make(_: str, names: dict[str, str], body: bytes) -> Request:
-        parameters = _object(body).get("parameters", {})
+def _repository(method: str, request: Any, answer: type[Message]) -> Callable[[str, dict[str, str], Body], Request]:
+    def make(_: str, names: dict[str, str], body: Body) -> Request:
+        most = LARGEST_LOAD_BODY if method == "RepositoryModelLoad" else LARGEST_BODY
+        parameters = options_of(body, most).get("parameters", {})
         if not isinstance(parameters, dict):
             raise BadBody("the request's 'parameters' must be an object")
         message = request(repository_name=names["repository"], model_name=names["model"])
@@ -139,8 +152,8 @@ def _set_parameter(parameter: Any, name: str, value: Any) -> None:
         parameter.int64_param = value
     elif isinstance(value, str) and name.startswith("file:"):
         try:
-            parameter.bytes_param = base64.b64decode(value, validate=True)
-        except binascii.Error:
+            parameter.bytes_param = binascii.a2b_base64(value, strict_mode=True)
+        except ValueError:  # of binascii, or of characters beyond ASCII
             raise BadBody(f"parameter '{name}' is not in base64") from None
     elif isinstance(value, str):
         parameter.string_param = value
@@ -153,9 +166,9 @@ def _set_parameter(parameter: Any, name: str, value: Any) -> None:
 # Settings.
 
 
-def _trace(verb: str, names: dict[str, str], body: bytes) -> Request:
+def _trace(verb: str, names: dict[str, str], body: Body) -> Request:
     message = wire.TraceSettingRequest(model_name=names.get("model", ""))
-    for name, value in (_object(body) if verb == "POST" else {}).items():
+    for name, value in (options_of(body) if verb == "POST" else {}).items():
         values = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(each, str | int) and not isinstance(each, bool) for each in values):
             raise BadBody(f"setting '{name}' must be a string, an array of strings, or null, which clears it")
@@ -172,9 +185,9 @@ def _shown_trace(answer: Any) -> Any:
     return shown
 
 
-def _logging(verb: str, _: dict[str, str], body: bytes) -> Request:
+def _logging(verb: str, _: dict[str, str], body: Body) -> Request:
     message = wire.LogSettingsRequest()
-    for name, value in (_object(body) if verb == "POST" else {}).items():
+    for name, value in (options_of(body) if verb == "POST" else {}).items():
         setting = message.settings[name]
         if isinstance(value, bool):
             setting.bool_param = value
@@ -202,22 +215,22 @@ def _regions(answer: Any) -> Any:
     return [to_plain(answer.regions[name]) for name in sorted(answer.regions)]
 
 
-def _status(memory: str, request: Any, answer: type[Message]) -> Callable[[str, dict[str, str], bytes], Request]:
-    def make(_: str, names: dict[str, str], __: bytes) -> Request:
+def _status(memory: str, request: Any, answer: type[Message]) -> Callable[[str, dict[str, str], Body], Request]:
+    def make(_: str, names: dict[str, str], __: Body) -> Request:
         return Request(f"{memory}SharedMemoryStatus", request(name=names["region"]), answer, _regions)
 
     return make
 
 
-def _unregister(memory: str, request: Any, answer: type[Message]) -> Callable[[str, dict[str, str], bytes], Request]:
-    def make(_: str, names: dict[str, str], __: bytes) -> Request:
+def _unregister(memory: str, request: Any, answer: type[Message]) -> Callable[[str, dict[str, str], Body], Request]:
+    def make(_: str, names: dict[str, str], __: Body) -> Request:
         return Request(f"{memory}SharedMemoryUnregister", request(name=names["region"]), answer, _nothing)
 
     return make
 
 
-def _register_system(_: str, names: dict[str, str], body: bytes) -> Request:
-    options = _object(body)
+def _register_system(_: str, names: dict[str, str], body: Body) -> Request:
+    options = options_of(body)
     key = options.get("key")
     if not isinstance(key, str):
         raise BadBody("the request's 'key' must be a string, the name of a shared memory object")
@@ -230,12 +243,12 @@ def _register_system(_: str, names: dict[str, str], body: bytes) -> Request:
     return Request("SystemSharedMemoryRegister", message, wire.SystemSharedMemoryRegisterResponse, _nothing)
 
 
-def _register_cuda(_: str, names: dict[str, str], body: bytes) -> Request:
-    options = _object(body)
+def _register_cuda(_: str, names: dict[str, str], body: Body) -> Request:
+    options = options_of(body)
     handle = options.get("raw_handle")
     try:
-        raw = base64.b64decode(handle["b64"], validate=True) if isinstance(handle, dict) else None
-    except (KeyError, TypeError, binascii.Error):
+        raw = binascii.a2b_base64(handle["b64"], strict_mode=True) if isinstance(handle, dict) else None
+    except (KeyError, TypeError, ValueError):
         raw = None
     if raw is None:
         raise BadBody("the request's 'raw_handle' must be an object whose 'b64' is a handle in base64")

@@ -12,6 +12,7 @@ cdef struct InputSpec:
     int64_t count                     # elements
     size_t size                       # bytes of data
     size_t packed_at                  # offset in Template.packed
+    int value                         # index of the data in the request's text, to be packed; -1: it is not there
 
 
 cdef struct OutputSpec:
@@ -62,5 +63,6 @@ cdef class Template:
     cdef int read_input(self, int index, dict item, str name, str what, tg_buffer *scratch) except -1
     cdef int read_outputs(self, object items, tg_buffer *scratch) except -1
 
-# `document` is the parsed JSON part. Raises OipError(400).
+# `document` is what the reader keeps of the JSON part (lb.inference.reader). The data that is in the text is yet to be
+# packed. Raises OipError(400).
 cdef Template build_template(bytes model, bytes version, object document)

@@ -11,16 +11,14 @@ from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strlen
 from lb.net.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve,
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.net.buffer cimport tg_buffer_size
 from lb.inference.datatypes cimport (
     DT_BYTES, DT_UNKNOWN, MAX_RANK, MAX_TENSORS, datatype_name, datatype_of, element_count,
 )
 from lb.inference.datatypes cimport tensor_size
 from lb.inference.parameters cimport append_parameter, flag, sorted_parameters
 from lb.http.grpc.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, varint_size
-from lb.inference.tensors cimport pack_json
 
 from lb.inference.errors import OipError
 
@@ -190,6 +188,7 @@ cdef class Template:
             self.rows = shape[0] if rank else -1
         elif rank == 0 or shape[0] != self.rows:
             self.rows = -1
+        spec.value = -1
         spec.count = element_count(shape, rank)
         expected = -1 if spec.count < 0 else 0 if spec.datatype == DT_BYTES else tensor_size(spec.datatype, spec.count)
         if expected < 0:
@@ -233,12 +232,7 @@ cdef class Template:
             return 0
         if "data" not in item:
             raise OipError(f"{what}: neither 'data' nor 'binary_data_size'")
-        if tg_buffer_reserve(&self.packed, 8) < 0:
-            raise MemoryError
-        self.packed.end = (self.packed.end + 7) & ~<size_t>7
-        spec.packed_at = self.packed.end
-        pack_json(item["data"], spec.datatype, spec.count, shape, rank, &self.packed, what)
-        spec.size = self.packed.end - spec.packed_at
+        spec.value = item["data"]
         return 0
 
     cdef int read_outputs(self, object items, tg_buffer *scratch) except -1:

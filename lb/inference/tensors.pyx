@@ -1,221 +1,460 @@
-"""Tensor data of JSON requests, packed into the protocol's raw form."""
+"""Tensor data of JSON requests, packed into the protocol's raw form.
 
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.long cimport PyLong_AsDouble, PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong, PyLong_CheckExact
-from cpython.unicode cimport PyUnicode_CheckExact
+The elements go from the text of the request straight into the tensor, without a Python object for each. The arrays are
+flat, or nested as the shape is. Reading stops every so many bytes, for a tensor may be as large as the request.
+"""
+
 from libc.math cimport INFINITY, NAN, isinf
-from libc.stdint cimport INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t
-from libc.stdint cimport UINT8_MAX, UINT16_MAX, UINT32_MAX, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
-from lb.net.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
+from libc.stdint cimport INT8_MAX, INT16_MAX, INT32_MAX, INT64_MAX, int64_t
+from libc.stdint cimport UINT8_MAX, UINT16_MAX, UINT32_MAX, UINT64_MAX, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve, tg_buffer_tail
 from lb.inference.datatypes cimport (DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16,
-                                     DT_INT32, DT_INT64, DT_UINT8, DT_UINT16, DT_UINT32, MAX_RANK,
+                                     DT_INT32, DT_INT64, DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MAX_RANK,
                                      datatype_name, element_size)
+from lb.inference.decimals cimport read_number
 from lb.inference.floats cimport bfloat_from_double, half_from_double
 
 from lb.inference.errors import OipError
 
-cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+cdef enum:                            # what an array holds
+    UNKNOWN = 0
+    ARRAYS
+    VALUES
+
+cdef enum:                            # problems
+    NO_ARRAY = 1
+    TOO_DEEP
+    LENGTHS
+    DEPTHS
+    SIDE_BY_SIDE
+    TOO_MANY
+    TOO_FEW
+    NESTING
+    NOT_INTEGER
+    NOT_NUMBER
+    NOT_VALUE
+    NOT_STRING
+    RANGE
+    STRING_LENGTH
+
+cdef enum:
+    SHOWN = 40                        # characters of an element that errors show
+
+# Largest value, and the size of the least one, of each datatype of integers.
+cdef uint64_t[DT_BYTES + 1] HIGH
+cdef uint64_t[DT_BYTES + 1] LOW
+memset(HIGH, 0, sizeof(HIGH))
+memset(LOW, 0, sizeof(LOW))
+HIGH[DT_UINT8] = UINT8_MAX
+HIGH[DT_UINT16] = UINT16_MAX
+HIGH[DT_UINT32] = UINT32_MAX
+HIGH[DT_UINT64] = UINT64_MAX
+HIGH[DT_INT8] = INT8_MAX
+HIGH[DT_INT16] = INT16_MAX
+HIGH[DT_INT32] = INT32_MAX
+HIGH[DT_INT64] = <uint64_t>INT64_MAX
+LOW[DT_INT8] = <uint64_t>INT8_MAX + 1
+LOW[DT_INT16] = <uint64_t>INT16_MAX + 1
+LOW[DT_INT32] = <uint64_t>INT32_MAX + 1
+LOW[DT_INT64] = <uint64_t>INT64_MAX + 1
 
 
-cdef struct Nesting:
-    int depth                         # of the leaves; 0 = not seen yet
-    int64_t[MAX_RANK] lengths         # of the lists at each depth, from 0; -1 = not seen yet
-    int64_t left                      # elements still expected
+cdef inline int refuse(tg_packing *p, int problem) noexcept nogil:
+    p.problem = problem
+    p.token = p.at
+    return PACK_REFUSED
 
 
-cdef object wrong(str what, int dt, object item, str expected):
-    # Never the repr of a container: it may be as large and as deep as the request.
-    if isinstance(item, (list, dict)):
-        text = "an array" if isinstance(item, list) else "an object"
-    else:
-        text = repr(item[:40] if isinstance(item, str) else item)
-    return OipError(f"{what}: {text} is not {expected} of datatype {datatype_name(dt).decode()}")
+cdef inline const unsigned char *token_end(const tg_packing *p) noexcept nogil:
+    """Behind the number or word at `at`."""
+    cdef const unsigned char *at = p.at
+    while at < p.end and at[0] > 32 and at[0] != c',' and at[0] != c']' and at[0] != c'}':
+        at += 1
+    return at
 
 
-cdef int integer(object item, int dt, str what, int64_t low, int64_t high, int64_t *value) except -1:
-    cdef int overflow = 0
-    if not PyLong_CheckExact(item):
-        raise wrong(what, dt, item, "an integer")
-    value[0] = PyLong_AsLongLongAndOverflow(item, &overflow)
-    if overflow or value[0] < low or value[0] > high:
-        raise OipError(f"{what}: {item} is out of the range of datatype {datatype_name(dt).decode()}")
-    return 0
-
-
-cdef double real(object item, int dt, str what) except? -1:
-    if PyFloat_CheckExact(item):
-        return PyFloat_AS_DOUBLE(item)
-    if PyLong_CheckExact(item):
-        return PyLong_AsDouble(item)
-    # What JSON has no number for is spelled as in answers.
-    if item == "NaN":
-        return NAN
-    if item == "Infinity":
-        return INFINITY
-    if item == "-Infinity":
-        return -INFINITY
-    raise wrong(what, dt, item, "a number")
-
-
-cdef int pack_integer(object item, int dt, char *at, str what) except -1:
-    cdef int64_t value = 0
-    cdef uint64_t unsigned
-    if dt == DT_INT64:
-        integer(item, dt, what, INT64_MIN, INT64_MAX, <int64_t *>at)
-    elif dt == DT_INT32:
-        integer(item, dt, what, INT32_MIN, INT32_MAX, &value)
-        (<int32_t *>at)[0] = <int32_t>value
-    elif dt == DT_INT16:
-        integer(item, dt, what, INT16_MIN, INT16_MAX, &value)
-        (<int16_t *>at)[0] = <int16_t>value
-    elif dt == DT_INT8:
-        integer(item, dt, what, INT8_MIN, INT8_MAX, &value)
-        (<int8_t *>at)[0] = <int8_t>value
-    elif dt == DT_UINT8:
-        integer(item, dt, what, 0, UINT8_MAX, &value)
-        (<uint8_t *>at)[0] = <uint8_t>value
-    elif dt == DT_UINT16:
-        integer(item, dt, what, 0, UINT16_MAX, &value)
-        (<uint16_t *>at)[0] = <uint16_t>value
-    elif dt == DT_UINT32:
-        integer(item, dt, what, 0, UINT32_MAX, &value)
-        (<uint32_t *>at)[0] = <uint32_t>value
-    else:
-        if not PyLong_CheckExact(item):
-            raise wrong(what, dt, item, "an integer")
-        try:
-            unsigned = PyLong_AsUnsignedLongLong(item)
-        except OverflowError:
-            raise OipError(f"{what}: {item} is out of the range of datatype UINT64") from None
-        memcpy(at, &unsigned, 8)
-    return 0
-
-
-cdef int pack_real(object item, int dt, char *at, str what) except -1:
-    cdef double value = real(item, dt, what)
-    cdef float single
+cdef int pack_integer(tg_packing *p, char *to) noexcept nogil:
+    cdef const unsigned char *at = p.at
+    cdef bint negative = at[0] == c'-'
+    cdef uint64_t value = 0
+    cdef uint64_t digit
     cdef bint fits = True
-    if dt == DT_FP64:
-        memcpy(at, &value, 8)
-    elif dt == DT_FP32:
-        single = <float>value
-        fits = not isinf(single) or isinf(value)
-        memcpy(at, &single, 4)
-    elif dt == DT_FP16:
-        fits = half_from_double(value, <uint16_t *>at)
+    at += negative
+    if at == p.end or at[0] < c'0' or at[0] > c'9':
+        return refuse(p, NOT_INTEGER)
+    while at < p.end and c'0' <= at[0] <= c'9':
+        digit = at[0] - c'0'
+        if value > (UINT64_MAX - digit) // 10:
+            fits = False
+        value = value * 10 + digit
+        at += 1
+    if at < p.end and (at[0] == c'.' or at[0] == c'e' or at[0] == c'E'):
+        return refuse(p, NOT_INTEGER)
+    if not fits or value > (LOW[p.dt] if negative else HIGH[p.dt]):
+        return refuse(p, RANGE)
+    if negative:
+        value = 0 - value
+    memcpy(to, &value, element_size(p.dt))        # little-endian: the low bytes
+    p.at = at
+    return PACK_MORE
+
+
+cdef int read_real(tg_packing *p, double *value) noexcept nogil:
+    """Sets `value`, and `at` behind it."""
+    cdef const unsigned char *at = p.at
+    cdef size_t left = <size_t>(p.end - at)
+    cdef bint quoted = at[0] == c'"'
+    cdef bint negative
+    if not quoted and (at[0] == c'-' or c'0' <= at[0] <= c'9') and not (left > 1 and at[1] == c'I'):
+        p.at = <const unsigned char *>read_number(<const char *>at, <const char *>p.end, value)
+        return PACK_MORE
+    # What JSON has no number for is spelled as in answers, or as Python's json module does.
+    at += quoted
+    left -= quoted
+    negative = left > 0 and at[0] == c'-'
+    at += negative
+    left -= negative
+    if left >= 8 and memcmp(at, b"Infinity", 8) == 0:
+        value[0] = -INFINITY if negative else INFINITY
+        at += 8
+    elif left >= 3 and not negative and memcmp(at, b"NaN", 3) == 0:
+        value[0] = NAN
+        at += 3
     else:
-        fits = bfloat_from_double(value, <uint16_t *>at)
+        return refuse(p, NOT_NUMBER)
+    if quoted:
+        if at == p.end or at[0] != c'"':
+            return refuse(p, NOT_NUMBER)
+        at += 1
+    p.at = at
+    return PACK_MORE
+
+
+cdef int pack_real(tg_packing *p, char *to) noexcept nogil:
+    cdef const unsigned char *start = p.at
+    cdef double value = 0
+    cdef float single
+    cdef bint word
+    cdef bint fits = True
+    if read_real(p, &value) < 0:
+        return PACK_REFUSED
+    word = start[0] == c'"' or (p.at - 1)[0] > c'9'   # an infinity that was asked for
+    if p.dt == DT_FP64:
+        fits = not isinf(value) or word
+        memcpy(to, &value, 8)
+    elif p.dt == DT_FP32:
+        single = <float>value
+        fits = not isinf(single) or word
+        memcpy(to, &single, 4)
+    elif isinf(value) and not word:
+        fits = False
+    elif p.dt == DT_FP16:
+        fits = half_from_double(value, <uint16_t *>to)
+    else:
+        fits = bfloat_from_double(value, <uint16_t *>to)
     if not fits:
-        raise OipError(f"{what}: {item} is out of the range of datatype {datatype_name(dt).decode()}")
-    return 0
+        p.at = start
+        return refuse(p, RANGE)
+    return PACK_MORE
 
 
-cdef int pack_strings(list items, tg_buffer *out, str what) except -1:
-    cdef Py_ssize_t size
-    cdef const char *text
+cdef int pack_bool(tg_packing *p, char *to) noexcept nogil:
+    cdef const unsigned char *end = token_end(p)
+    cdef size_t size = <size_t>(end - p.at)
+    if (size == 4 and memcmp(p.at, b"true", 4) == 0) or (size == 1 and p.at[0] == c'1'):
+        to[0] = 1
+    elif (size == 5 and memcmp(p.at, b"false", 5) == 0) or (size == 1 and p.at[0] == c'0'):
+        to[0] = 0
+    else:
+        return refuse(p, NOT_VALUE)
+    p.at = end
+    return PACK_MORE
+
+
+cdef inline uint32_t four_hex(const unsigned char *at) noexcept nogil:
+    cdef uint32_t value = 0
+    cdef unsigned char c
+    cdef int i
+    for i in range(4):
+        c = at[i]
+        value = value << 4 | <uint32_t>(c - c'0' if c <= c'9' else (c | 32) - c'a' + 10)
+    return value
+
+
+cdef const unsigned char *write_escape(const unsigned char *at, char **to) noexcept nogil:
+    """Writes the character of the escape at `at` as UTF-8; what is behind it."""
+    cdef uint32_t code
+    cdef unsigned char *out = <unsigned char *>to[0]
+    cdef unsigned char c = at[1]
+    if c != c'u':
+        out[0] = (8 if c == c'b' else 12 if c == c'f' else 10 if c == c'n' else 13 if c == c'r' else 9 if c == c't'
+                  else c)
+        to[0] += 1
+        return at + 2
+    code = four_hex(at + 2)
+    at += 6
+    if 0xD800 <= code < 0xDC00:                   # the reader has seen its other half
+        code = 0x10000 + ((code - 0xD800) << 10) + (four_hex(at + 2) - 0xDC00)
+        at += 6
+    if code < 0x80:
+        out[0] = <unsigned char>code
+        to[0] += 1
+    elif code < 0x800:
+        out[0] = <unsigned char>(0xC0 | code >> 6)
+        out[1] = <unsigned char>(0x80 | (code & 63))
+        to[0] += 2
+    elif code < 0x10000:
+        out[0] = <unsigned char>(0xE0 | code >> 12)
+        out[1] = <unsigned char>(0x80 | (code >> 6 & 63))
+        out[2] = <unsigned char>(0x80 | (code & 63))
+        to[0] += 3
+    else:
+        out[0] = <unsigned char>(0xF0 | code >> 18)
+        out[1] = <unsigned char>(0x80 | (code >> 12 & 63))
+        out[2] = <unsigned char>(0x80 | (code >> 6 & 63))
+        out[3] = <unsigned char>(0x80 | (code & 63))
+        to[0] += 4
+    return at
+
+
+cdef int pack_string(tg_packing *p, tg_buffer *out, const unsigned char *stop) noexcept nogil:
+    """Goes on with a string, whose opening quote has been read."""
+    cdef const unsigned char *at = p.at
+    cdef const unsigned char *start
+    cdef char *to
+    cdef char *length_at
+    cdef size_t size
     cdef uint32_t length
-    for item in items:
-        if not PyUnicode_CheckExact(item):
-            raise wrong(what, DT_BYTES, item, "a string")
-        text = PyUnicode_AsUTF8AndSize(item, &size)
-        if size > <Py_ssize_t>UINT32_MAX:
-            raise OipError(f"{what}: a string is longer than 4 GiB")
-        if tg_buffer_reserve(out, 4 + <size_t>size) < 0:
-            raise MemoryError
+    # A string in UTF-8 is no longer than its text.
+    if tg_buffer_reserve(out, <size_t>(stop - at) + 16) < 0:
+        return PACK_MEMORY
+    to = tg_buffer_tail(out)
+    while at < stop and at[0] != c'"':
+        if at[0] == c'\\':
+            at = write_escape(at, &to)
+            continue
+        start = at
+        while at < stop and at[0] != c'"' and at[0] != c'\\':
+            at += 1
+        memcpy(to, start, <size_t>(at - start))
+        to += at - start
+    out.end = <size_t>(to - out.data)
+    p.at = at
+    length_at = out.data + out.start + p.string_at - 1
+    size = <size_t>(to - length_at - 4)
+    if size > UINT32_MAX:
+        return refuse(p, STRING_LENGTH)
+    if at < stop:
         length = <uint32_t>size
-        memcpy(tg_buffer_tail(out), &length, 4)
-        memcpy(tg_buffer_tail(out) + 4, text, <size_t>size)
-        out.end += 4 + <size_t>size
-    return 0
+        memcpy(length_at, &length, 4)
+        p.string_at = 0
+        p.at += 1
+    return PACK_MORE
 
 
-cdef int pack_leaf(list items, int dt, tg_buffer *out, str what) except -1:
-    cdef Py_ssize_t n = PyList_GET_SIZE(items)
-    cdef size_t size = element_size(dt)
-    cdef Py_ssize_t i
-    cdef char *at
-    if dt == DT_BYTES:
-        return pack_strings(items, out, what)
-    if tg_buffer_reserve(out, <size_t>n * size) < 0:
-        raise MemoryError
-    at = tg_buffer_tail(out)
-    for i in range(n):
-        item = <object>PyList_GET_ITEM(items, i)
-        if dt >= DT_FP16:
-            pack_real(item, dt, at, what)
-        elif dt != DT_BOOL:
-            pack_integer(item, dt, at, what)
-        elif item is True or (PyLong_CheckExact(item) and item == 1):
-            at[0] = 1
-        elif item is False or (PyLong_CheckExact(item) and item == 0):
-            at[0] = 0
-        else:
-            raise wrong(what, dt, item, "a value")
-        at += size
-    out.end += <size_t>n * size
-    return 0
+cdef int pack_value(tg_packing *p, tg_buffer *out) noexcept nogil:
+    """One element: all of it, or the beginning of a string."""
+    cdef size_t size
+    cdef int result
+    cdef char *to
+    if p.at[0] == c'[' or p.at[0] == c'{':
+        return refuse(p, NOT_INTEGER if DT_UINT8 <= p.dt < DT_FP16 else NOT_VALUE if p.dt == DT_BOOL
+                      else NOT_STRING if p.dt == DT_BYTES else NOT_NUMBER)
+    if p.dt == DT_BYTES:
+        if p.at[0] != c'"':
+            return refuse(p, NOT_STRING)
+        p.string_at = out.end - out.start + 1
+        p.at += 1
+        return PACK_MEMORY if tg_buffer_append(out, b"\0\0\0\0", 4) < 0 else PACK_MORE
+    size = element_size(p.dt)
+    if tg_buffer_reserve(out, size) < 0:
+        return PACK_MEMORY
+    to = tg_buffer_tail(out)
+    if p.dt >= DT_FP16:
+        result = pack_real(p, to)
+    elif p.dt == DT_BOOL:
+        result = pack_bool(p, to)
+    else:
+        result = pack_integer(p, to)
+    if result == PACK_MORE:
+        out.end += size
+    return result
 
 
-cdef int flatten(list items, int depth, Nesting *nesting, int dt, tg_buffer *out, str what) except -1:
-    cdef Py_ssize_t n = PyList_GET_SIZE(items)
-    cdef Py_ssize_t i
-    if nesting.lengths[depth] < 0:
-        nesting.lengths[depth] = n
-    elif nesting.lengths[depth] != n:
-        raise OipError(f"{what}: nested arrays of different lengths")
-    if n and PyList_CheckExact(<object>PyList_GET_ITEM(items, 0)):
-        if depth == MAX_RANK - 1 or nesting.depth == depth + 1:
-            raise OipError(f"{what}: data is nested too deeply")
-        for i in range(n):
-            item = <object>PyList_GET_ITEM(items, i)
-            if not PyList_CheckExact(item):
-                raise OipError(f"{what}: arrays and values side by side")
-            flatten(<list>item, depth + 1, nesting, dt, out, what)
-        return 0
-    if nesting.depth == 0:
-        nesting.depth = depth + 1
-    elif nesting.depth != depth + 1:
-        raise OipError(f"{what}: values at different depths")
-    nesting.left -= n
-    if nesting.left < 0:
-        raise OipError(f"{what}: more elements in data than the shape has")
-    return pack_leaf(items, dt, out, what)
+cdef inline int count_element(tg_packing *p) noexcept nogil:
+    """One more element of the innermost array."""
+    cdef int inner = p.depth - 1
+    p.seen[inner] += 1
+    if 0 <= p.lengths[inner] < p.seen[inner]:
+        return refuse(p, LENGTHS)
+    return PACK_MORE
 
 
-cdef bint fits_shape(const Nesting *nesting, const int64_t *shape, int rank) noexcept:
+cdef inline int take_leaf(tg_packing *p) noexcept nogil:
+    """The innermost array holds values, or nothing."""
+    p.holds[p.depth - 1] = VALUES
+    if p.leaf == 0:
+        p.leaf = p.depth
+    elif p.leaf != p.depth:
+        return refuse(p, DEPTHS)
+    return PACK_MORE
+
+
+cdef int open_array(tg_packing *p) noexcept nogil:
+    if p.depth == MAX_RANK or p.depth == p.leaf != 0:
+        return refuse(p, TOO_DEEP)
+    if p.depth:
+        p.holds[p.depth - 1] = ARRAYS
+        if count_element(p) < 0:
+            return PACK_REFUSED
+    p.seen[p.depth] = 0
+    p.holds[p.depth] = UNKNOWN
+    p.depth += 1
+    p.at += 1
+    return PACK_MORE
+
+
+cdef int close_array(tg_packing *p) noexcept nogil:
+    cdef int inner = p.depth - 1
+    if p.holds[inner] == UNKNOWN and take_leaf(p) < 0:
+        return PACK_REFUSED
+    if p.lengths[inner] < 0:
+        p.lengths[inner] = p.seen[inner]
+    elif p.lengths[inner] != p.seen[inner]:
+        return refuse(p, LENGTHS)
+    p.depth = inner
+    p.at += 1
+    return PACK_MORE
+
+
+cdef bint fits_shape(const tg_packing *p) noexcept nogil:
     """Whether the nesting is the shape, where dimensions of 1 may be missing on either side."""
     cdef int i = 0
     cdef int j = 0
     while True:
-        while i < nesting.depth and nesting.lengths[i] == 1:
+        while i < p.leaf and p.lengths[i] == 1:
             i += 1
-        while j < rank and shape[j] == 1:
+        while j < p.rank and p.shape[j] == 1:
             j += 1
-        if i == nesting.depth or j == rank:
-            return i == nesting.depth and j == rank
-        if nesting.lengths[i] != shape[j]:
+        if i == p.leaf or j == p.rank:
+            return i == p.leaf and j == p.rank
+        if p.lengths[i] != p.shape[j]:
             return False
         i += 1
         j += 1
 
 
-cdef int pack_json(object data, int dt, int64_t count, const int64_t *shape, int rank, tg_buffer *out,
-                   str what) except -1:
-    cdef Nesting nesting
+cdef int finish(tg_packing *p) noexcept nogil:
+    if p.left:
+        return refuse(p, TOO_FEW)
+    if p.count and p.leaf > 1 and not fits_shape(p):
+        return refuse(p, NESTING)
+    return PACK_DONE
+
+
+cdef void begin_packing(tg_packing *packing, const char *text, size_t size, bint single, int dt, int64_t count,
+                        const int64_t *shape, int rank) noexcept nogil:
     cdef int i
-    if not PyList_CheckExact(data):
-        raise OipError(f"{what}: 'data' must be an array")
+    memset(packing, 0, sizeof(packing[0]))
+    packing.at = <const unsigned char *>text
+    packing.end = packing.at + size
+    packing.dt = dt
+    packing.rank = rank
+    memcpy(packing.shape, shape, <size_t>rank * sizeof(int64_t))
+    packing.count = packing.left = count
+    packing.single = single
     for i in range(MAX_RANK):
-        nesting.lengths[i] = -1
-    nesting.depth = 0
-    nesting.left = count
-    flatten(<list>data, 0, &nesting, dt, out, what)
-    if nesting.left:
-        raise OipError(f"{what}: {count - nesting.left} elements in data where the shape has {count}")
-    if count and nesting.depth > 1 and not fits_shape(&nesting, shape, rank):
-        raise OipError(f"{what}: the nesting of data is not that of the shape")
-    return 0
+        packing.lengths[i] = -1
+
+
+cdef size_t most_packed(const tg_packing *packing) noexcept nogil:
+    cdef size_t size = <size_t>(packing.end - packing.at)
+    if packing.dt == DT_BYTES:                    # the shortest element is `"",`, and takes 4 bytes
+        return size + size // 3 + 16
+    # The shortest one is `1,`.
+    return <size_t>min(packing.count, <int64_t>(size // 2 + 1)) * element_size(packing.dt)
+
+
+cdef int pack_some(tg_packing *packing, tg_buffer *out, size_t bytes) noexcept nogil:
+    cdef tg_packing *p = packing
+    cdef const unsigned char *stop = p.end if bytes >= <size_t>(p.end - p.at) else p.at + bytes
+    cdef unsigned char c
+    cdef int result
+    if p.depth == 0 and p.leaf == 0:              # the beginning
+        if not p.single:
+            if p.at[0] != c'[':
+                return refuse(p, NO_ARRAY)
+            open_array(p)
+        else:
+            p.depth = 1
+    while p.at < stop:
+        c = p.at[0]
+        if p.string_at:
+            # An escape may reach beyond `stop`: it is whole within the text.
+            result = pack_string(p, out, stop)
+        elif c == c',' or c <= 32:
+            p.at += 1
+            continue
+        elif c == c']':
+            result = close_array(p)
+        elif c == c'[' and p.holds[p.depth - 1] != VALUES:
+            result = open_array(p)
+        else:
+            if p.holds[p.depth - 1] != VALUES:
+                if p.holds[p.depth - 1] == ARRAYS:
+                    return refuse(p, SIDE_BY_SIDE)
+                if take_leaf(p) < 0:
+                    return PACK_REFUSED
+            if p.left == 0:
+                return refuse(p, TOO_MANY)
+            if count_element(p) < 0:
+                return PACK_REFUSED
+            p.left -= 1
+            result = pack_value(p, out)
+        if result < 0:
+            return result
+    return PACK_MORE if p.at < p.end else finish(p)
+
+
+cdef str shown(const tg_packing *p):
+    """An element that was refused. Of an array or object there may be as much as the request is large."""
+    cdef const unsigned char *at = p.token
+    cdef const unsigned char *last = at + min(<Py_ssize_t>(p.end - at), <Py_ssize_t>SHOWN)
+    if at[0] == c'[':
+        return "an array"
+    if at[0] == c'{':
+        return "an object"
+    if at[0] == c'"':
+        at += 1
+        while at < last and at[0] != c'"':
+            at += 1
+        return f"""'{(<const char *>p.token)[1:at - p.token].decode("utf-8", "ignore")}'"""
+    while at < last and at[0] > 32 and at[0] != c',' and at[0] != c']' and at[0] != c'}':
+        at += 1
+    return (<const char *>p.token)[:at - p.token].decode("utf-8", "ignore")
+
+
+cdef object packing_error(const tg_packing *packing, str what):
+    cdef const tg_packing *p = packing
+    cdef str kind = datatype_name(p.dt).decode()
+    cdef str text = {
+        NO_ARRAY: "'data' must be an array",
+        TOO_DEEP: "data is nested too deeply",
+        LENGTHS: "nested arrays of different lengths",
+        DEPTHS: "values at different depths",
+        SIDE_BY_SIDE: "arrays and values side by side",
+        TOO_MANY: "more elements in data than the shape has",
+        TOO_FEW: f"{p.count - p.left} elements in data where the shape has {p.count}",
+        NESTING: "the nesting of data is not that of the shape",
+        STRING_LENGTH: "a string is longer than 4 GiB",
+    }.get(p.problem)
+    if text is None:
+        text = shown(p) + {
+            NOT_INTEGER: f" is not an integer of datatype {kind}",
+            NOT_NUMBER: f" is not a number of datatype {kind}",
+            NOT_VALUE: f" is not a value of datatype {kind}",
+            NOT_STRING: f" is not a string of datatype {kind}",
+            RANGE: f" is out of the range of datatype {kind}",
+        }[p.problem]
+    return OipError(f"{what}: {text}")

@@ -37,12 +37,19 @@ static inline int tg_buffer_reserve(tg_buffer *b, size_t n) {
         size_t capacity = b->capacity ? b->capacity : 512;
         while (capacity < size + n)
             capacity *= 2;
-        char *data = (char *)malloc(capacity);
-        if (!data)
-            return -1;
-        if (size)
+        char *data;
+        if (b->start) {
+            data = (char *)malloc(capacity);
+            if (!data)
+                return -1;
             memcpy(data, b->data + b->start, size);
-        free(b->data);
+            free(b->data);
+        } else {
+            /* A large block moves by its pages, without a copy. */
+            data = (char *)realloc(b->data, capacity);
+            if (!data)
+                return -1;
+        }
         b->data = data;
         b->capacity = capacity;
     }

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import backend_models
+import numpy as np
 import pytest
 from backend_process import Backend
+from compiled.inference import parse_generate
 from onnx import helper
 
 from lb.errors import UpstreamError
 from lb.inference.errors import OipError
 from lb.inference.generate import Schema, answer, target_of
+from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +117,27 @@ def test_what_is_refused(generating: Any, what: str, body: Any, reason: str) -> 
         (b"{" + b",".join(b'"k%d":1' % number for number in range(1000)) + b',"k999":1}', "'k999' already exists"),
         (b"{" + b",".join(b'"k%d":1' % number for number in range(1025)) + b"}", "has 1025 keys; at most 1024"),
         (b'{"parameters":{' + b",".join(b'"k%d":1' % number for number in range(1025)) + b"}}", "has 1025 keys"),
-        (b'{"x":[' + b"1," * 200_000 + b"1]}", "too many values for generate"),
+        (b'{"x":[' + b"1," * 200_000 + b"1]}", "more than 8192 values beside the data of its tensors"),
+        (b'{"x":"' + b"x" * 70_000 + b'"}', "more than 65536 bytes beside the data of its tensors"),
     ],
 )
 def test_what_would_take_the_time_of_others_is_refused(body: bytes, reason: str) -> None:
-    """Python reads these requests, on the loop: 400,000 keys took seconds, and minutes with one of them twice."""
+    """Python reads what is no tensor, on the loop: 400,000 keys took seconds, and minutes with one of them twice."""
     with pytest.raises(OipError, match=reason):
-        Schema({}).request(body)
+        parse_generate(b"m", b"", body, Schema({}))
+
+
+def test_an_input_may_be_large() -> None:
+    schema = Schema({"text": ("BYTES", (1,)), "x": ("INT64", (-1,))})
+    text = '\u00e9\U0001f600"' * 200_000
+    for body in (
+        json.dumps({"text": text, "x": list(range(300_000))}),
+        json.dumps({"x": list(range(300_000)), "text": [text]}, ensure_ascii=False),
+    ):
+        message = ModelInferRequest.FromString(parse_generate(b"m", b"", body.encode(), schema).message())
+        found = {tensor.name: raw for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)}
+        assert found["text"][4:].decode() == text
+        assert found["x"] == np.arange(300_000, dtype="<i8").tobytes()
 
 
 def test_an_answer_of_many_values_is_refused() -> None:
@@ -143,15 +160,15 @@ def test_elements_fill_the_shape() -> None:
     schema = Schema({"x": ("FP32", (-1, -1, 3))})
 
     def shape(count: int) -> list[int]:
-        made: list[int] = json.loads(schema.request(json.dumps({"x": [0.5] * count}).encode()))["inputs"][0]["shape"]
-        return made
+        body = json.dumps({"x": [0.5] * count}).encode()
+        return list(ModelInferRequest.FromString(parse_generate(b"m", b"", body, schema).message()).inputs[0].shape)
 
     assert shape(3) == [1, 1, 3]
     assert shape(12) == [1, 4, 3]
     with pytest.raises(OipError, match="can not convert input 'x' to tensor with proper shape"):
         shape(4)
     with pytest.raises(OipError, match="proper shape"):
-        Schema({"x": ("FP32", (2,))}).request(b'{"x": [1, 2, 3, 4]}')
+        parse_generate(b"m", b"", b'{"x": [1, 2, 3, 4]}', Schema({"x": ("FP32", (2,))}))
 
 
 def test_what_an_answer_looks_like() -> None:

@@ -13,7 +13,11 @@ from lb.inference.floats cimport (
     FLOAT_TEXT_MAX, bfloat_from_double, bfloat_to_float, half_from_double, half_to_float, write_double, write_float,
 )
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
-from lb.inference.request cimport InferRequest, bodies, digest_of, headers, parse_http
+from lb.inference.decimals cimport read_number
+from lb.inference.request cimport (
+    InferRequest, Reading, begin_generate, begin_reading, bodies, digest_of, headers, parse_http,
+)
+from lb.net.poller cimport NEVER
 from lb.inference.response cimport InferResponse, is_sound, render, render_again, store_form
 from lb.inference.rows cimport Rows, split_rows
 from lb.inference.sequence cimport LOOK_MORE, LOOK_NONE, look_for_sequence, looked, tg_sequence
@@ -94,6 +98,32 @@ def parse_request(bytes model, bytes version, bytes body, Py_ssize_t json_length
     cdef InferRequest request = parse_http(model, version, body, <size_t>len(body), json_length)
     request.owner = body
     return request
+
+
+def parse_in_steps(bytes model, bytes version, bytes body, Py_ssize_t json_length=-1):
+    """The same by as many steps as there are; and their number."""
+    cdef Reading reading = begin_reading(model, version, body, <size_t>len(body), json_length)
+    cdef int steps = 1
+    while not reading.go_on(0):
+        steps += 1
+    reading.request.owner = body
+    return reading.request, steps
+
+
+def parse_generate(bytes model, bytes version, bytes body, object schema):
+    """Of a generate request."""
+    cdef Reading reading = begin_generate(model, version, body, <size_t>len(body), schema)
+    reading.go_on(NEVER)
+    reading.request.owner = body
+    return reading.request
+
+
+def decimal(bytes text not None):
+    """The value of a number; what is behind it is not read."""
+    cdef double value
+    cdef const char *start = text
+    assert read_number(start, start + len(text) - 1, &value) == start + len(text) - 1
+    return value
 
 
 def digest_hex(InferRequest request not None, bytes secret not None):

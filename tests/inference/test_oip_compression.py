@@ -1,6 +1,7 @@
 """Request bodies with a Content-Encoding."""
 
 import gzip
+import random
 import zlib
 from functools import partial
 
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.inference.compression import MAX_MEMBERS, decompress
-from lb.inference.errors import OipError
+from lb.inference.compression import MAX_MEMBERS, RATIO, decompress, decompressed
+from lb.inference.errors import BodyTooLarge, OipError
 
 # Without the time: processes that share the tests have to name them alike.
 zipped = partial(gzip.compress, mtime=0)
@@ -47,6 +48,23 @@ def test_unknown_encodings(encoding: bytes) -> None:
 )
 def test_too_large(encoding: bytes, body: bytes) -> None:
     assert status(encoding, body, 1000) == 413
+
+
+def test_more_than_a_ratio_is_refused_early() -> None:
+    plain = bytes(64 << 20)
+    for encoding, body in ((b"gzip", zipped(plain)), (b"deflate", zlib.compress(plain))):
+        pieces = decompressed(encoding, memoryview(body), len(plain), RATIO)
+        taken: list[int] = []
+        with pytest.raises(BodyTooLarge, match="more than 100 times as large"):
+            taken.extend(map(len, pieces))
+        assert sum(taken) < 4 << 20
+
+
+def test_pieces_are_small() -> None:
+    plain = random.Random(1).randbytes(100_000) * 30
+    pieces = list(decompressed(b"gzip", memoryview(zipped(plain)), len(plain), RATIO))
+    assert b"".join(pieces) == plain
+    assert max(len(piece) for piece in pieces) <= 64 << 10
 
 
 @pytest.mark.parametrize(

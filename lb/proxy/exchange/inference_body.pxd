@@ -5,7 +5,9 @@ from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
 from lb.net.poller cimport Poller
-from lb.inference.request cimport InferRequest
+from lb.net.work cimport Work, WorkQueue
+from lb.inference.reader cimport Reader
+from lb.inference.request cimport InferRequest, Reading
 from lb.inference.response cimport InferResponse
 from lb.proxy.exchange.cached cimport AnswerCache, CachedBody
 from lb.proxy.exchange.cached_result cimport ResultQuery
@@ -20,14 +22,26 @@ cdef class InferContext:
     cdef public object ask            # lb.control.workers.worker.Ask
     cdef dict raw_inputs              # (pool, model, version) -> lb.inference.raw_input.RawInput
     cdef dict schemas                 # the same -> lb.inference.generate.Schema
+    cdef WorkQueue works
 
     cdef InferenceBody new_body(self)
+
+
+cdef class BodyWork(Work):
+    """The reading of a request's body: a body may be of any size, and other requests wait for the loop."""
+    cdef Exchange exchange            # None: it is over
+    cdef InferenceBody body
 
 
 cdef class InferenceBody(CachedBody):
     cdef InferContext context
     cdef tg_buffer body
+    cdef BodyWork work                # None: it is not being read
+    cdef object pieces                # iterator over the body without its encoding, while it is taken off
+    cdef tg_buffer plain              # those of them that have come
+    cdef Reading reading              # of the message, while it is made
     cdef InferRequest request         # None for a management call
+    cdef Reader counted_values        # of a management call's body, while it is read
     cdef object management            # a management Call with its gRPC request, or None
     cdef object path                  # of a management request
     cdef bytes verb
@@ -60,8 +74,6 @@ cdef class InferenceBody(CachedBody):
 # The model and version, or else the path and method of a management call; and the body's coding and form. False: the
 # exchange has failed.
 cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) noexcept
-# All of the body is here: the message of an inference, if it is one. False: the exchange has failed.
-cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept
 
 
 # The stream of a generate request: its answers are passed on as they come, each as a server-sent event.
@@ -78,7 +90,7 @@ cdef void send_error(Exchange exchange, str message) noexcept
 # generate one, whose keys are tensors. The description is asked for once by each worker, and kept until a model server
 # finds fault with a request that was made by it.
 
-# Its message, or the question that is put for it; or the exchange has failed.
+# Goes on to its message, or puts the question for it; or the exchange has failed.
 cdef void run_described(InferenceBody body, Exchange exchange) noexcept
 # The answer to that question: first the model's metadata, then its configuration.
 cdef void description_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept

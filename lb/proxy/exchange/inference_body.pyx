@@ -1,7 +1,7 @@
 """The body of an HTTP request to a pool that speaks the Open Inference Protocol: see inference_body.pxd.
 
     begin            the path names the model; the body is gathered
-    run              the codec turns JSON or binary tensors into one canonical gRPC message
+    run              the codec turns JSON or binary tensors into one canonical gRPC message, in steps (BodyWork)
     through_cache    a repeated request is answered here; identical misses wait for the first
     answer           the codec turns a gRPC answer into what the client asked for
 
@@ -11,13 +11,14 @@ goes the same way past codec and cache.
 
 import logging
 from lb.errors import TidegateError
-from lb.inference import generate, management
+from lb.inference import generate, management, server_calls
 from lb.inference.errors import OipError
-from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, compress, decompress
+from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, RATIO, compress, decompressed
 from lb.inference.raw_input import raw_input
 from lb.proxy.exchange.question import nobody
 from lb.wire import grpc_service_pb2 as wire
 
+cimport cython
 from cpython.buffer cimport PyBUF_READ
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
@@ -26,8 +27,7 @@ from libc.string cimport memchr, memset
 from lb.cache.layout cimport tg_found
 from lb.failure cimport FAIL_BAD_REQUEST, FAIL_INTERNAL, FAIL_MODEL_ERROR, FAIL_NOT_CACHED, FAIL_NO_MEMORY, http_of_grpc
 from lb.net.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
-    tg_buffer_tail,
+    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
 )
 from lb.shared.hashing cimport hash64
 from lb.http.codings cimport CODING_GZIP, CODING_IDENTITY, accept_codings, best_coding, tg_accepted
@@ -36,8 +36,9 @@ from lb.http.head cimport (
 )
 from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_text
-from lb.net.poller cimport Poller
+from lb.net.poller cimport Poller, monotonic_ns
 from lb.net.wakeups cimport Wakeups
+from lb.net.work cimport Work, new_work_queue
 from lb.net.ending cimport tg_end_by
 from lb.net.reuse cimport tg_reuse
 from lb.http.grpc.protobuf cimport span
@@ -45,7 +46,8 @@ from lb.shared.segment cimport Segment
 from lb.net.stream cimport Address, iovec
 from lb.inference.first_timeout cimport time_after
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer, match_result
-from lb.inference.request cimport InferRequest, parse_http, parse_raw
+from lb.inference.reader cimport READ_MORE, READ_REFUSED, count_values
+from lb.inference.request cimport InferRequest, begin_generate, begin_reading, parse_http, parse_raw, remembered
 from lb.inference.response cimport InferResponse, render, render_again
 from lb.proxy.exchange.cached cimport (
     AnswerCache, CachedBody, append_cache_status, leave_flight, note_found, read_cache_fields, through_cache,
@@ -57,6 +59,7 @@ from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_HIT, CACHE_NONE, X_ANSWERING, X_DONE, X_REQUEST, Exchange,
 )
 from lb.proxy.exchange.pool_call cimport answers_probes
+from lb.proxy.routing.decompression cimport DecompressionRules
 from lb.proxy.exchange.question cimport put_question
 from lb.upstream.attempt cimport Attempt
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
@@ -68,12 +71,17 @@ log = logging.getLogger("tidegate.proxy")
 # A ServerLiveResponse or ServerReadyResponse that says yes; without its field it says no.
 cdef bytes HEALTHY = b"\x08\x01"
 cdef bytes PLAIN = b'{"inputs":[]}'
+cdef size_t LARGEST_BODY = server_calls.LARGEST_BODY
+cdef size_t LARGEST_LOAD_BODY = server_calls.LARGEST_LOAD_BODY
+LOAD = server_calls.LOAD
 
 
 cdef enum:
     MAX_REPLY = 256 * 1024 * 1024
     MOST_DESCRIPTIONS = 1024
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
+    LOAD_VALUES = 4096                # values of a body that loads a model
+    COUNTED_AT_ONCE = 16 * 1024       # bytes of it
     GRPC_INVALID_ARGUMENT = 3
     GRPC_NOT_FOUND = 5
     GRPC_UNIMPLEMENTED = 12
@@ -93,6 +101,7 @@ cdef class InferContext:
         self.ask = nobody
         self.raw_inputs = {}
         self.schemas = {}
+        self.works = new_work_queue(poller)
 
     def prepare(self, plan):
         """Whatever of a new plan can fail is done here, before anything is changed."""
@@ -167,16 +176,8 @@ cdef class InferenceBody(CachedBody):
         """The request is here: make its message, look in the cache, else ask an endpoint."""
         if self.token is not None:
             answer_result(self, exchange)
-            return
-        if not read_request_body(self, exchange):
-            return
-        if self.name is None:
-            run_management(self, exchange)
-            return
-        if self.generates is not None or self.json_length == 0:
-            run_described(self, exchange)
         else:
-            self.proceed(exchange)
+            begin_work(self, exchange)
 
     cdef void proceed(self, Exchange exchange) noexcept:
         if len(self.request.sequence) and exchange.pool.sequences is not None and not self.join(exchange):
@@ -286,11 +287,15 @@ cdef class InferenceBody(CachedBody):
     cdef void leave(self, Exchange exchange) noexcept:
         if self.question is not None:
             self.question.exchange = None
+        if self.work is not None:
+            self.work.exchange = None
+            self.work = None
         leave_flight(self, exchange)
 
 
 cdef void end_body(void *body) noexcept:
     tg_buffer_free(&(<InferenceBody>body).body)
+    tg_buffer_free(&(<InferenceBody>body).plain)
 
 
 tg_end_by(<PyTypeObject *>InferenceBody, end_body)
@@ -375,32 +380,117 @@ cdef int wanted_coding(Scan *scan) noexcept:
     return best_coding(&accepted)
 
 
-cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept:
+@cython.final
+cdef class BodyWork(Work):
+    cdef bint go_on(self, uint64_t until) noexcept:
+        cdef Exchange exchange = self.exchange
+        cdef InferenceBody body = self.body
+        if exchange is None or exchange.state == X_DONE:
+            return True
+        exchange.client.poller.now = monotonic_ns()
+        try:
+            if not read_request_body(body, exchange, until):
+                return False
+        except Exception as failure:          # nothing above takes it: the exchange would never end
+            body.work = None
+            fail_to_read(exchange, failure)
+            return True
+        body.work = None
+        if body.name is None:
+            run_management(body, exchange)
+        elif body.request is None:
+            run_described(body, exchange)
+        else:
+            body.proceed(exchange)
+        return True
+
+
+cdef void fail_to_read(Exchange exchange, object failure) noexcept:
+    if isinstance(failure, TidegateError):
+        exchange.fail(failure.failure.kind, str(failure))
+    elif isinstance(failure, MemoryError):
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+    else:
+        log.error("an inference request could not be read", exc_info=failure)
+        exchange.fail(FAIL_INTERNAL, "internal error")
+
+
+cdef void begin_work(InferenceBody body, Exchange exchange) noexcept:
+    """Most bodies are read when this returns."""
+    cdef BodyWork work = BodyWork.__new__(BodyWork)
+    work.exchange = exchange
+    work.body = body
+    body.work = work
+    body.context.works.begin(work)
+    if body.work is work:
+        exchange.arm_wait()
+
+
+cdef bint read_request_body(InferenceBody body, Exchange exchange, uint64_t until) except -1:
+    """Goes on until it is read, and then returns True, or until the clock says so. Raises TidegateError,
+    MemoryError."""
     cdef const char *data
     cdef size_t size
-    cdef bytes plain
-    try:
-        if body.encoding is not None and body.encoding != b"identity":
-            plain = tg_buffer_head(&body.body)[:tg_buffer_size(&body.body)]
-            plain = decompress(body.encoding, plain, exchange.route.max_body)
-            tg_buffer_clear(&body.body)
-            if tg_buffer_append(&body.body, <const char *>plain, <size_t>len(plain)) < 0:
-                raise MemoryError
-        if body.name is None or body.json_length == 0 or body.generates is not None:
+    if body.encoding is not None and body.encoding != b"identity" and not decode_body(body, exchange, until):
+        return False
+    if body.reading is None:
+        if body.name is None:
+            return count_posted(body, until)
+        if body.json_length == 0 or body.generates is not None:
             return True
         data = tg_buffer_head(&body.body)
         size = tg_buffer_size(&body.body)
-        body.request = parse_http(body.name, body.version, data, size, body.json_length)
-    except TidegateError as failure:
-        exchange.fail(failure.failure.kind, str(failure))
+        body.request = remembered(body.name, body.version, data, size, body.json_length)
+        if body.request is not None:
+            return True
+        body.reading = begin_reading(body.name, body.version, data, size, body.json_length)
+        body.reading.gives_back = True
+    if not body.reading.go_on(until):
         return False
-    except MemoryError:
-        exchange.fail(FAIL_NO_MEMORY, "out of memory")
-        return False
-    except Exception:                     # nothing above takes it: the exchange would never end
-        log.exception("an inference request could not be read")
-        exchange.fail(FAIL_INTERNAL, "internal error")
-        return False
+    body.request = body.reading.request
+    body.reading = None
+    return True
+
+
+cdef bint count_posted(InferenceBody body, uint64_t until) except -1:
+    """Goes on with counting the values of a body that loads a model, which alone may be large."""
+    cdef size_t size = tg_buffer_size(&body.body)
+    cdef int result = READ_MORE
+    if not LARGEST_BODY < size <= LARGEST_LOAD_BODY or LOAD.fullmatch((<bytes>body.path).decode("latin-1")) is None:
+        return True
+    if body.counted_values is None:
+        body.counted_values = count_values(tg_buffer_head(&body.body), size, LOAD_VALUES)
+    while result == READ_MORE:
+        result = body.counted_values.go_on(COUNTED_AT_ONCE)
+        if result == READ_REFUSED:
+            raise body.counted_values.refusal()
+        if result == READ_MORE and monotonic_ns() >= until:
+            return False
+    body.counted_values = None
+    return True
+
+
+cdef bint decode_body(InferenceBody body, Exchange exchange, uint64_t until) except -1:
+    """Goes on with taking the encoding off."""
+    cdef DecompressionRules rules = exchange.route.decompression
+    cdef bytes piece
+    if body.pieces is None:
+        coded = memoryview(b"")
+        if tg_buffer_size(&body.body):
+            coded = PyMemoryView_FromMemory(
+                tg_buffer_head(&body.body), <Py_ssize_t>tg_buffer_size(&body.body), PyBUF_READ)
+        body.pieces = decompressed(body.encoding, coded, exchange.route.max_body,
+                                   RATIO if rules is None else rules.max_ratio)
+    for piece in body.pieces:
+        if tg_buffer_append(&body.plain, <const char *>piece, <size_t>len(piece)) < 0:
+            raise MemoryError
+        if monotonic_ns() >= until:
+            return False
+    body.pieces = None
+    body.encoding = None
+    tg_buffer_free(&body.body)
+    body.body = body.plain
+    memset(&body.plain, 0, sizeof(body.plain))
     return True
 
 
@@ -416,8 +506,8 @@ cdef void run_described(InferenceBody body, Exchange exchange) noexcept:
     description = descriptions(body).get(description_key(body, exchange))
     if description is None:
         body.question = put_question(body.context.ask, exchange, "ModelMetadata", description_request(body, False))
-    elif read_described(body, exchange, description):
-        body.proceed(exchange)
+    else:
+        read_described(body, exchange, description)
 
 
 cdef bytes description_request(InferenceBody body, bint config):
@@ -449,28 +539,26 @@ cdef void description_told(InferenceBody body, Exchange exchange, int status, st
         known.clear()
     known[description_key(body, exchange)] = description
     exchange.client.poller.arm(exchange, exchange.expires)
-    if read_described(body, exchange, description):
-        body.proceed(exchange)
+    read_described(body, exchange, description)
 
 
-cdef bint read_described(InferenceBody body, Exchange exchange, object description) noexcept:
-    """False: the exchange has failed."""
+cdef void read_described(InferenceBody body, Exchange exchange, object description) noexcept:
+    """Goes on with the request, or the exchange has failed."""
     try:
         if body.generates is None:
             read_raw(body, description)
         else:
-            read_generate(body, description)
-    except TidegateError as failure:
-        exchange.fail(failure.failure.kind, str(failure))
-        return False
-    except MemoryError:
-        exchange.fail(FAIL_NO_MEMORY, "out of memory")
-        return False
-    except Exception:                     # nothing above takes it: the exchange would never end
-        log.exception("a request could not be made an inference by the description of its model")
-        exchange.fail(FAIL_INTERNAL, "internal error")
-        return False
-    return True
+            body.streams = body.generates.stream or description.decoupled
+            body.reading = begin_generate(body.name, body.version, tg_buffer_head(&body.body),
+                                          tg_buffer_size(&body.body), description)
+            body.reading.gives_back = True
+    except Exception as failure:              # as in BodyWork
+        fail_to_read(exchange, failure)
+        return
+    if body.reading is None:
+        body.proceed(exchange)
+    else:
+        begin_work(body, exchange)
 
 
 cdef object read_raw(InferenceBody body, object raw):
@@ -488,17 +576,6 @@ cdef object read_raw(InferenceBody body, object raw):
         tg_buffer_free(&body.body)
         body.body = prefixed
     body.request = parse_raw(body.name, body.version, header, tg_buffer_head(&body.body), tg_buffer_size(&body.body))
-
-
-cdef object read_generate(InferenceBody body, object schema):
-    """Raises TidegateError, MemoryError."""
-    cdef size_t size = tg_buffer_size(&body.body)
-    cdef bytes made = schema.request(tg_buffer_head(&body.body)[:size] if size else b"")
-    tg_buffer_clear(&body.body)
-    if tg_buffer_append(&body.body, <const char *>made, <size_t>len(made)) < 0:
-        raise MemoryError
-    body.request = parse_http(body.name, body.version, tg_buffer_head(&body.body), tg_buffer_size(&body.body), -1)
-    body.streams = body.generates.stream or schema.decoupled
 
 
 cdef void forget_description(InferenceBody body, Exchange exchange, int grpc_status) noexcept:
@@ -771,7 +848,9 @@ cdef bytes compressed(InferResponse response, bytes encoding):
 
 cdef void run_management(InferenceBody body, Exchange exchange) noexcept:
     cdef size_t size = tg_buffer_size(&body.body)
-    cdef bytes posted = tg_buffer_head(&body.body)[:size] if size else b""
+    posted = b""
+    if size:
+        posted = PyMemoryView_FromMemory(tg_buffer_head(&body.body), <Py_ssize_t>size, PyBUF_READ)
     made = management.route(body.verb.decode(), (<bytes>body.path).decode("latin-1"), posted,
                             exchange.route.server_calls, exchange.pool.sequences is not None)
     if isinstance(made, management.Reply):
