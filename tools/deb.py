@@ -23,6 +23,17 @@ PYTHON = VENV / "bin" / "python"
 DEBIAN_PYTHON = "/usr/bin/python3"
 COMPLETIONS = {"bash": "tidegate.bash", "zsh": "_tidegate", "fish": "tidegate.fish"}
 SOURCES = (".py", ".pyx", ".pxd", ".h")
+PROGRAMS = {"git": "git", "dpkg-checkbuilddeps": "dpkg-dev", "lintian": "lintian", DEBIAN_PYTHON: "python3-venv"}
+
+
+def look_for_needs() -> None:
+    """Ends the program with what is missing: dpkg-buildpackage would say so after minutes of compiling."""
+    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+    if missing:
+        sys.exit(f"these packages are missing; as root run: apt-get install {' '.join(missing)}")
+    # That names what debian/control wants, and build-essential, which is in no Build-Depends.
+    if subprocess.run(["dpkg-checkbuilddeps", ROOT / "debian" / "control"]).returncode:
+        sys.exit("these packages are missing; as root run: apt-get build-dep ./")
 
 
 def run(*command: str | Path, cwd: Path = TREE, **variables: str) -> str:
@@ -105,6 +116,7 @@ def texts() -> None:
 
 
 def main() -> None:
+    look_for_needs()
     copy_sources()
     shutil.rmtree(MADE, ignore_errors=True)
     environment()
@@ -113,7 +125,9 @@ def main() -> None:
     for old in WORK.glob("tidegate_*"):
         old.unlink()
     build = ["dpkg-buildpackage", "--build=binary", "--unsigned-changes", "--unsigned-source"]
-    subprocess.run(build, cwd=TREE, env={**os.environ, "PIP": f"{PYTHON} -m pip"}, check=True)
+    made = subprocess.run(build, cwd=TREE, env={**os.environ, "PIP": f"{PYTHON} -m pip"})
+    if made.returncode:
+        sys.exit(made.returncode)
     (ROOT / "dist").mkdir(exist_ok=True)
     for package in WORK.glob("tidegate_*.deb"):
         print(shutil.copy2(package, ROOT / "dist"))
