@@ -107,7 +107,7 @@ async def test_changes_to_the_answers_headers(site: Site) -> None:
 REDIRECTS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({}, {"scheme": "https"}, "/x?y=1", "https://a.org/x?y=1"),
     ({}, {"scheme": "https", "host": "b.org:8443"}, "/x", "https://b.org:8443/x"),
-    ({}, {"host": "b.org"}, "/x", "//b.org/x"),
+    ({}, {"host": "b.org"}, "/x", "http://b.org/x"),
     ({}, {"path": "/new", "drop_query": True}, "/x?y", "/new"),
     ({"path": {"prefix": "/a/"}}, {"prefix": "/b/"}, "/a/x?y", "/b/x?y"),
     ({"path": {"template": "/u/{n}"}}, {"path": "/users/{n}"}, "/u/7", "/users/7"),
@@ -136,11 +136,11 @@ async def test_redirect(site: Site, match: dict[str, Any], redirect: dict[str, A
         ({}, "/", "a.org", None),
         ({"drop_query": True}, "/other?q", "a.org", "/other"),
         ({"drop_query": True}, "/other", "a.org", None),
-        ({"host": "b.org"}, "/other", "a.org", "//b.org/other"),
+        ({"host": "b.org"}, "/other", "a.org", "http://b.org/other"),
         ({"scheme": "https"}, "/other", "a.org:81", "https://a.org/other"),
         ({"scheme": "http"}, "/other", "a.org:81", "http://a.org/other"),
         ({"scheme": "http"}, "/other", "a.org", None),
-        ({"host": "${request.host}.example"}, "/other", "a.org", "//a.org.example/other"),
+        ({"host": "${request.host}.example"}, "/other", "a.org", "http://a.org.example/other"),
         ({"regex": {"pattern": "o", "substitution": "o"}}, "/other", "a.org", None),
         ({"regex": {"pattern": "^/", "substitution": "//"}}, "/other", "a.org", None),
     ],
@@ -155,6 +155,32 @@ async def test_a_redirect_never_leads_back(
     if location is None:
         assert "changes nothing" in reply.body
     assert gate.proxy.busy() == 0
+
+
+SAYS_HTTPS = "X-Forwarded-Proto: https"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "said", "redirect", "location"),
+    [
+        (["127.0.0.0/8"], [SAYS_HTTPS], {"host": "b.org"}, "https://b.org/x"),
+        (["127.0.0.0/8"], ["X-Forwarded-Proto: HTTPS"], {"host": "${request.host}.example"}, "https://a.org.example/x"),
+        (["127.0.0.0/8"], [SAYS_HTTPS], {"scheme": "http", "host": "b.org"}, "http://b.org/x"),
+        (["127.0.0.0/8"], ["X-Forwarded-Proto: gopher"], {"host": "b.org"}, "http://b.org/x"),
+        (["127.0.0.0/8"], ["X-Forwarded-Proto:"], {"host": "b.org"}, "http://b.org/x"),
+        (["127.0.0.0/8"], [], {"host": "b.org"}, "http://b.org/x"),
+        (["10.0.0.0/8"], [SAYS_HTTPS], {"host": "b.org"}, "http://b.org/x"),
+        ([], [SAYS_HTTPS], {"host": "b.org"}, "http://b.org/x"),
+        # Where the client is already, by the word of the proxy.
+        (["127.0.0.0/8"], [SAYS_HTTPS], {"scheme": "https", "regex": {"pattern": "z", "substitution": "y"}}, None),
+    ],
+)
+async def test_a_redirect_to_a_host_has_the_scheme_that_the_client_uses(
+    site: Site, trusted: list[str], said: list[str], redirect: dict[str, Any], location: str | None
+) -> None:
+    gate = await routing_gate(site, [{"redirect": redirect}], {"a": ["127.0.0.1:1"]}, trusted_proxies=trusted)
+    reply = await curl(gate, "/x", H, "Host: a.org", *(part for line in said for part in (H, line)))
+    assert (reply.status, reply.fields.get("location")) == (404 if location is None else 302, location)
 
 
 @pytest.mark.parametrize("head", ["HTTP/1.0", "HTTP/1.0\r\nHost:", "HTTP/1.1\r\nHost:"])

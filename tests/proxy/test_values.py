@@ -219,7 +219,7 @@ async def test_rewrites(site: Site, match: dict[str, object], rewrite: dict[str,
 REDIRECTS = [
     ({"location": "/${request.path}"}, "/x"),
     ({"location": "/${header.x-none}/${header.x-t}"}, "/a%20b%3Fc%23"),
-    ({"host": "www.${request.host}"}, "//www.a.org/x?y=1"),
+    ({"host": "www.${request.host}"}, "http://www.a.org/x?y=1"),
     ({"scheme": "https", "host": "${request.host}:8443"}, "https://a.org:8443/x?y=1"),
     ({"path": "/${header.x-t}"}, "/a%20b%3Fc%23?y=1"),
     ({"location": "https://login.a.org/?next=${request.scheme}%3A%2F%2F${request.host}${request.uri}"},

@@ -1,9 +1,10 @@
 """Exchanges that their route answers itself: see answer.pxd. They are counted and logged as any other."""
 
-from libc.string cimport memchr, memcmp, memset, strcmp
+from libc.string cimport memchr, memcmp, memset, strcmp, strlen
+from posix.strings cimport strncasecmp
 from lb.failure cimport FAIL_NO_HOST, FAIL_NO_MEMORY, FAIL_NO_ROUTE
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.http.head cimport H_HOST, Field, Scan
+from lb.http.head cimport H_HOST, H_X_FORWARDED_PROTO, Field, Scan
 from lb.http.head_text cimport append_text
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.exchange cimport Exchange
@@ -31,7 +32,7 @@ cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
     if exchange.route.values is not None:
         give_made(exchange, scan, answer)
         return
-    if answer.redirect and len(answer.scheme) and strcmp(answer.scheme, exchange.client.scheme()) != 0 and (
+    if answer.redirect and len(answer.scheme) and strcmp(answer.scheme, scheme_of(exchange, scan)) != 0 and (
             not find_host(scan, answer, answer.host, &host, &n)):
         # HTTP/1.0 needs none, and HTTP/1.1 may have an empty one: a relative Location would lead back here.
         exchange.fail(FAIL_NO_HOST, "the request names no host, without which it cannot be sent to another scheme")
@@ -64,7 +65,7 @@ cdef void give_made(Exchange exchange, Scan *scan, Answer answer) noexcept:
     except MemoryError:
         failed = FORMAT_NO_MEMORY
     if failed == 0 and answer.redirect and answer.location is None and (
-            len(answer.scheme) and strcmp(answer.scheme, exchange.client.scheme()) != 0
+            len(answer.scheme) and strcmp(answer.scheme, scheme_of(exchange, scan)) != 0
             or answer.host_format is not None) and not find_host(scan, answer, to, &host, &n):
         exchange.fail(FAIL_NO_HOST, "the request names no host, without which it cannot be sent to another one")
         return
@@ -133,8 +134,9 @@ cdef void give(Exchange exchange, int status, tg_buffer *head, bytes body) noexc
 
 cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer answer, bytes to,
                          const tg_values *values) noexcept:
-    """Location (RFC 9110 section 10.2.2): as short as it can be said, so that what is not replaced stays. `to`: the
-    host that the route says. 0, FORMAT_… or NOWHERE; `values` may be NULL where the new path has none."""
+    """Location (RFC 9110 section 10.2.2): as short as it can be said, so that what is not replaced stays. One that
+    names a host has a scheme, too, as clients expect it. `to`: the host that the route says. 0, FORMAT_… or NOWHERE;
+    `values` may be NULL where the new path has none."""
     cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
     cdef size_t n = scan.target_length if query == NULL else <size_t>(query - scan.target)
     cdef size_t skip = 0, end, i
@@ -143,13 +145,13 @@ cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer 
     cdef int failed = 0
     cdef char c
     cdef const char *host
+    cdef const char *scheme
     cdef size_t host_length
     append_text(head, b"Location: ")
     if find_host(scan, answer, to, &host, &host_length):
-        if len(answer.scheme):
-            failed |= tg_buffer_append(head, <const char *>answer.scheme, <size_t>len(answer.scheme))
-            failed |= append_text(head, b":")
-        failed |= append_text(head, b"//")
+        scheme = <const char *>answer.scheme if len(answer.scheme) else scheme_of(exchange, scan)
+        failed |= tg_buffer_append(head, scheme, strlen(scheme))
+        failed |= append_text(head, b"://")
         failed |= tg_buffer_append(head, host, host_length)
     memset(&path, 0, sizeof(path))
     if rewrite is not None and rewrite.format is not None:
@@ -213,9 +215,22 @@ cdef bint find_host(Scan *scan, Answer answer, bytes to, const char **host, size
     return n[0] > 0
 
 
+cdef const char *scheme_of(Exchange exchange, const Scan *scan) noexcept:
+    """The scheme of the client's own URL: a trusted proxy in front knows it better than this listener."""
+    cdef const Field *field
+    if (scan.first[H_X_FORWARDED_PROTO] >= 0 and exchange.listener.hop.trusted.count
+            and exchange.listener.hop.trusted.contains(exchange.client.ip, exchange.client.ip_length)):
+        field = &scan.fields[scan.first[H_X_FORWARDED_PROTO]]
+        if field.value_length == 5 and strncasecmp(field.value, b"https", 5) == 0:
+            return b"https"
+        if field.value_length == 4 and strncasecmp(field.value, b"http", 4) == 0:
+            return b"http"
+    return exchange.client.scheme()
+
+
 cdef bint is_here(Exchange exchange, const Scan *scan, Answer answer, size_t host_length) noexcept:
     """Whether scheme and port of Location, which names the request's host, are the request's own."""
-    return (strcmp(answer.scheme, exchange.client.scheme()) == 0
+    return (strcmp(answer.scheme, scheme_of(exchange, scan)) == 0
             and host_length == scan.fields[scan.first[H_HOST]].value_length)
 
 
