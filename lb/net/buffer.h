@@ -38,11 +38,12 @@ static inline int tg_buffer_reserve(tg_buffer *b, size_t n) {
         while (capacity < size + n)
             capacity *= 2;
         char *data;
-        if (b->start) {
+        if (b->start || !b->data) {
             data = (char *)malloc(capacity);
             if (!data)
                 return -1;
-            memcpy(data, b->data + b->start, size);
+            if (size)
+                memcpy(data, b->data + b->start, size);
             free(b->data);
         } else {
             /* A large block moves by its pages, without a copy. */

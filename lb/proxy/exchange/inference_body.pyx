@@ -417,7 +417,18 @@ cdef void fail_to_read(Exchange exchange, object failure) noexcept:
 
 cdef void begin_work(InferenceBody body, Exchange exchange) noexcept:
     """Most bodies are read when this returns."""
-    cdef BodyWork work = BodyWork.__new__(BodyWork)
+    cdef BodyWork work
+    if body.name is not None and body.encoding is None and body.generates is None and body.json_length != 0:
+        try:
+            body.request = remembered(body.name, body.version, tg_buffer_head(&body.body), tg_buffer_size(&body.body),
+                                      body.json_length)
+        except Exception as failure:          # as in BodyWork
+            fail_to_read(exchange, failure)
+            return
+        if body.request is not None:
+            body.proceed(exchange)
+            return
+    work = BodyWork.__new__(BodyWork)
     work.exchange = exchange
     work.body = body
     body.work = work
@@ -440,9 +451,6 @@ cdef bint read_request_body(InferenceBody body, Exchange exchange, uint64_t unti
             return True
         data = tg_buffer_head(&body.body)
         size = tg_buffer_size(&body.body)
-        body.request = remembered(body.name, body.version, data, size, body.json_length)
-        if body.request is not None:
-            return True
         body.reading = begin_reading(body.name, body.version, data, size, body.json_length)
         body.reading.gives_back = True
     if not body.reading.go_on(until):
