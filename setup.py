@@ -86,9 +86,10 @@ SELDOM = (
 )  # fmt: skip
 OPTIMIZED = (
     "backend.grpc.", "backend.inference.", "lb.http.authority", "lb.http.grpc.text", "lb.http.head",
-    "lb.http.http1", "lb.http.http2.", "lb.inference.answer", "lb.inference.datatypes", "lb.inference.decimals", "lb.inference.floats",
-    "lb.inference.jsontext", "lb.inference.message", "lb.inference.paths", "lb.inference.reader", "lb.inference.request",
-    "lb.inference.response", "lb.inference.rows", "lb.inference.template", "lb.inference.tensors", "lb.net.ip",
+    "lb.http.http1", "lb.http.http2.", "lb.inference.answer", "lb.inference.datatypes", "lb.inference.decimals",
+    "lb.inference.floats", "lb.inference.jsontext", "lb.inference.message", "lb.inference.paths",
+    "lb.inference.reader", "lb.inference.request", "lb.inference.response", "lb.inference.rows",
+    "lb.inference.template", "lb.inference.tensors", "lb.net.ip",
     "lb.net.poller", "lb.net.stack", "lb.net.stream", "lb.net.tls.session", "lb.proxy.client.http2",
     "lb.proxy.exchange.exchange",
     "lb.proxy.exchange.http2", "lb.proxy.exchange.inference", "lb.upstream.attempt",
