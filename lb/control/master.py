@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,10 @@ class Master:
         self._keeping: kept.Keeping | None = None
         self._keeping_tables: kept_tables.KeepingTables | None = None
         self._upgrading = asyncio.Event()
+        self._upgrade_signals = 0  # that nothing was said of yet
         self._succession: Succession | None = None
         self._becoming: asyncio.Task[None] | None = None  # the program that is installed
+        self._taking_over: Outcome | None = None  # as it was told, until that program is read
         self.upgrades = 0  # in this process
         self.last_upgrade: Outcome | None = None
         self.comparisons = Comparisons()
@@ -215,12 +218,14 @@ class Master:
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT, then drains. Raises TidegateError when the daemon cannot start."""
         loop = asyncio.get_running_loop()
+        # The main thread alone hears of signals, so that none is lost where that one holds them.
+        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio", initializer=signals.hold))
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_on_signal)
-        loop.add_signal_handler(signal.SIGUSR2, self._upgrading.set)
-        signals.release()
+        loop.add_signal_handler(signals.UPGRADE, self._upgrade_asked)
+        signals.release_but_upgrade()
         if self._options.handover is not None:
             self._succession = Succession(self._options.handover, self._environment_back)
         async with contextlib.AsyncExitStack() as cleanup:
@@ -317,10 +322,16 @@ class Master:
         reload, what it would have changed."""
         return await asyncio.to_thread(between, *self._texts)
 
-    async def upgrade(self) -> Outcome:
+    async def upgrade(self, by: str) -> Outcome:
         """Tries the program that is installed now; where that would start, it takes this one's place in a moment, and
-        says what became of it. On any error this program goes on."""
+        says what became of it. On any error this program goes on. Whoever asks before the installed program is read
+        for good has the outcome of the upgrade under way. `by` says who asked."""
+        if (under_way := self._joined(by)) is not None:
+            return under_way
         async with self._reloading:
+            if (under_way := self._joined(by)) is not None:
+                return under_way
+            log.info("upgrade: asked for by %s, the trial of the installed program begins", by)
             version = ""
             try:
                 if self.state != "running":
@@ -334,9 +345,17 @@ class Master:
                     raise StartError("the daemon is stopping")
             except StartError as error:
                 return self._not_upgraded(version, str(error))
-        log.info("upgrade: version %s has shown that it starts, and takes over", version)
-        self._becoming = asyncio.create_task(self._become_installed(version))
-        return Outcome(True, time.time(), lb.__version__, version, admin=admin)
+            log.info("upgrade: version %s has shown that it starts, and takes over", version)
+            self._taking_over = Outcome(True, time.time(), lb.__version__, version, admin=admin)
+            self._becoming = asyncio.create_task(self._become_installed(version))
+            return self._taking_over
+
+    def _joined(self, by: str) -> Outcome | None:
+        """The upgrade under way whose program is still to be read, if there is one: it is this one, too."""
+        if self._taking_over is not None:
+            text = "upgrade: asked for by %s, is part of that to version %s, whose program is read after this"
+            log.info(text, by, self._taking_over.after)
+        return self._taking_over
 
     def _next_admin(self) -> str:
         """Where the admin server of the next program will listen; "" where the file does not say, or the kernel
@@ -367,6 +386,7 @@ class Master:
             try:
                 await self._hand_over()
             except (StartError, OSError) as error:
+                self._taking_over = None
                 self._not_upgraded(version, str(error))
                 if self._stop.is_set():
                     return  # what ends, or has ended, stays so
@@ -387,7 +407,7 @@ class Master:
         if self.state != "running":
             raise StartError(f"the daemon is {self.state}")
         await self.jobs.stop()
-        signals.hold_ending()
+        signals.hold_all()  # what comes from here on is heard by the next program
         await asyncio.sleep(_HEARD)
         if self._stop.is_set():
             raise StartError("the daemon is stopping")
@@ -1124,12 +1144,18 @@ class Master:
             await self.reload("SIGHUP")
 
     async def _upgrade_on_signal(self) -> None:
+        """One that comes before this program serves waits, as what is installed may be another one by then."""
         await self._running.wait()
-        self._upgrading.clear()  # what is installed has just been started
+        signals.release()
         while True:
             await self._upgrading.wait()
             self._upgrading.clear()
-            await self.upgrade()
+            number, self._upgrade_signals = self._upgrade_signals, 0
+            await self.upgrade("SIGUSR2" if number == 1 else f"SIGUSR2 ({number} times)")
+
+    def _upgrade_asked(self) -> None:
+        self._upgrade_signals += 1
+        self._upgrading.set()
 
     async def _watch_certificates(self) -> None:
         while True:

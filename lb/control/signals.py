@@ -15,16 +15,13 @@ HELD = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # They end a process that has not said otherwise. Only a master that becomes another program holds them: what comes
 # before that one hears of signals is to stop it with all that it has taken over.
 ENDING = (signal.SIGTERM, signal.SIGINT)
+# It waits for a program that serves: one that goes back leaves the signal to the program before.
+UPGRADE = signal.SIGUSR2
 
 
 def hold() -> None:
     """Until `release`, in this thread and what it starts."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-
-
-def hold_ending() -> None:
-    """Those that end a process wait as well, until `release`, be it by the program that this process becomes."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def hold_all() -> set[int]:
@@ -39,6 +36,11 @@ def restore(before: set[int]) -> None:
 def release() -> None:
     """From here on, and for what waited, what was said of them holds."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HELD, *ENDING))
+
+
+def release_but_upgrade() -> None:
+    """The same, but the one that asks for an upgrade still waits."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD, *ENDING} - {UPGRADE})
 
 
 @contextlib.contextmanager

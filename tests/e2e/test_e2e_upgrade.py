@@ -403,6 +403,34 @@ def test_signals_during_an_upgrade_end_nothing(start: Start, tmp_path: Path) -> 
     assert daemon.stop() == 0
 
 
+def test_each_signal_for_an_upgrade_is_told_what_became_of_it(start: Start, tmp_path: Path) -> None:
+    """One during the trial is part of that upgrade; one that the new program finds waiting is done after."""
+    installed = Installed(tmp_path)
+    daemon = start({"listeners": {"web": http_listener({"respond": {"status": 200}})}}, shell=installed.shell)
+    app = installed.install() / "cli" / "app.py"
+    once = f"""
+import os as _os
+if "TIDEGATE_HANDOVER" in _os.environ and not _os.path.exists({str(tmp_path / "sent")!r}):
+    open({str(tmp_path / "sent")!r}, "w").close()
+    _os.kill(_os.getpid(), {int(signal.SIGUSR2)})
+"""
+    call = "            return run_daemon("
+    app.write_text(app.read_text().replace(call, f"{_indented(once)}{call}"))
+    master = psutil.Process(daemon.process.pid)
+    master.send_signal(signal.SIGUSR2)
+
+    def trial() -> bool:
+        return any("--trial" in each.cmdline() for each in master.children())
+
+    eventually(trial, "the trial", 30)
+    master.send_signal(signal.SIGUSR2)
+    upgraded(daemon, 2)
+    lines = [line for line in daemon.log.splitlines() if "asked for by" in line]
+    assert ["is part of" in line for line in lines] == [False, True, False], daemon.log
+    assert daemon.log.count("and takes over") == daemon.log.count("upgraded from version") == 2, daemon.log
+    assert daemon.stop() == 0
+
+
 @pytest.mark.parametrize("when", ["before it takes over", "while it starts"])
 async def test_a_stop_during_an_upgrade_ends_old_and_new(start: Start, tmp_path: Path, when: str) -> None:
     tcp = await asyncio.start_server(echo_tcp, "127.0.0.1", 0)

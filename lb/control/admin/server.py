@@ -369,7 +369,7 @@ class AdminServer:
 
     async def _upgrade(self, request: web.Request) -> web.Response:
         """As SIGUSR2. 202: the installed program takes over in a moment; what became of it is in the status."""
-        outcome = await self._master.upgrade()
+        outcome = await self._master.upgrade(f"API: {operator_of(request)}")
         return _json(outcome.to_dict(), 202 if outcome.ok else 409)
 
     async def _reopen_logs(self, request: web.Request) -> web.Response:
