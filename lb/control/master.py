@@ -386,7 +386,6 @@ class Master:
             try:
                 await self._hand_over()
             except (StartError, OSError) as error:
-                self._taking_over = None
                 self._not_upgraded(version, str(error))
                 if self._stop.is_set():
                     return  # what ends, or has ended, stays so
@@ -394,6 +393,7 @@ class Master:
                 self.jobs.start(self.config)
                 self._notifier.ready(self.summary())
             finally:
+                self._taking_over = None
                 signals.release()
 
     def _not_upgraded(self, version: str, error: str) -> Outcome:
