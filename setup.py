@@ -86,7 +86,8 @@ SELDOM = (
 )  # fmt: skip
 OPTIMIZED = (
     "backend.grpc.", "backend.inference.", "lb.http.authority", "lb.http.grpc.text", "lb.http.head",
-    "lb.http.http1", "lb.http.http2.", "lb.inference.answer", "lb.inference.datatypes", "lb.inference.decimals",
+    "lb.http.http1", "lb.http.http2.", "lb.inference.answer", "lb.inference.contents", "lb.inference.counts",
+    "lb.inference.datatypes", "lb.inference.decimals",
     "lb.inference.floats", "lb.inference.jsontext", "lb.inference.message", "lb.inference.paths",
     "lb.inference.reader", "lb.inference.request", "lb.inference.response", "lb.inference.rows",
     "lb.inference.template", "lb.inference.tensors", "lb.net.ip",

@@ -4,7 +4,6 @@ compiled core asks of Python: methods that are rare, requests that are irregular
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Protocol
@@ -23,6 +22,8 @@ from backend.regions import Regions
 from backend.repository.catalog import READY, UNAVAILABLE, Catalog
 from backend.trace_settings import TraceSettings
 from lb.inference import generate
+from lb.inference.compression import decompress
+from lb.inference.errors import OipError
 from lb.inference.raw_input import raw_input
 from lb.wire import grpc_service_pb2 as wire
 
@@ -34,7 +35,6 @@ EXTENSIONS = (
 )  # fmt: skip
 _FINAL = "triton_enable_empty_final_response"
 _LARGEST = 64 << 20  # bytes of a message that came compressed: a small one may claim any size, and holds the loop
-_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 def server_version() -> str:
@@ -201,17 +201,12 @@ class Rare:
     def decompress(self, encoding: bytes | None, data: bytes) -> bytes:
         """A message whose flag says that it is compressed. Raises InvalidInput, Unsupported."""
         name = (encoding or b"").decode("latin-1")
-        window = _WINDOWS.get(name)
-        if window is None:
+        if name not in ("gzip", "deflate"):
             raise Unsupported(f"messages compressed by '{name}': expected gzip or deflate")
-        inflater = zlib.decompressobj(window)
         try:
-            plain = inflater.decompress(data, _LARGEST)
-        except zlib.error as error:
-            raise InvalidInput(f"a message is not what {name} makes: {error}") from error
-        if not inflater.eof:
-            raise InvalidInput(f"a compressed message is cut off, or larger than {_LARGEST} bytes")
-        return plain
+            return decompress(name.encode(), data, _LARGEST)
+        except OipError as error:
+            raise InvalidInput(f"a message is not read: {error}") from error
 
     def irregular(
         self, message: bytes

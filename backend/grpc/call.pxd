@@ -103,6 +103,7 @@ cdef class Call(Waiter):
     cdef int decompress(self) except? -2
     cdef object take_in_python(self, bytes message)
     cdef void take_inference(self) noexcept
+    cdef bint refuse_bulky(self) noexcept
     cdef object take_irregular(self, bytes message)
     cdef void count_message(self) noexcept
     cdef void await_room(self) noexcept

@@ -20,9 +20,9 @@ from backend.grpc.front cimport Front
 from backend.grpc.shared cimport copy_shared, read_shared
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
-    INFERENCE_DONE, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_OK, STATUS_RESOURCE_EXHAUSTED, inference_fail,
-    inference_free, inference_hurry, inference_of, inference_read, inference_refused, is_our_fault, message_memory,
-    tg_inference,
+    INFERENCE_DONE, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_INVALID_ARGUMENT, STATUS_OK,
+    STATUS_RESOURCE_EXHAUSTED, inference_fail, inference_free, inference_hurry, inference_of, inference_read,
+    inference_refused, is_our_fault, message_memory, tg_inference,
 )
 from backend.inference.reply cimport (
     reply_fields, reply_final, reply_finished, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
@@ -38,6 +38,7 @@ from lb.http.http2.session cimport (
     h2_waiting,
 )
 from lb.http.head_text cimport append_number, append_text
+from lb.inference.counts cimport count_request
 from lb.inference.first_timeout cimport time_after
 from lb.inference.message cimport RequestMessage, read_request
 from lb.net.arena cimport Arena, View, new_arena
@@ -56,6 +57,7 @@ log = logging.getLogger("tidegate.backend")
 cdef enum:
     MESSAGE_HEAD = 5                  # bytes: a flag, and the length
     LARGEST_MESSAGE = 0x7FFFFFFF      # what Protocol Buffers allows
+    LARGEST_OTHER = 256 * 1024        # of a call that Python answers: each field becomes an object
     SMALL = 4096                      # bytes of a tensor that is copied into the answer
     BULK = 64 * 1024                  # bytes of a message, from which on it is worth a second read not to be copied
     AHEAD = 64                        # inferences of one stream at once, and messages of a call that are read in a turn
@@ -372,6 +374,10 @@ cdef class Call(Waiter):
         if length > LARGEST_MESSAGE:
             self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"a message is larger than 2 GiB", 30)
             return -1
+        if self.kind == CALL_OTHER and length > LARGEST_OTHER:
+            self.abandon()
+            self.respond_status(STATUS_INVALID_ARGUMENT, b"a message of this method is larger than 256 KiB", 47)
+            return -1
         incoming.block = message_memory(length, &incoming.data)
         if incoming.block == NULL:
             self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"no memory for a message of this size", 36)
@@ -445,6 +451,8 @@ cdef class Call(Waiter):
         cdef tg_incoming *incoming = &self.incoming
         cdef ModelQueue queue = None
         cdef tg_inference *inference = NULL
+        if self.refuse_bulky():
+            return
         if read_request(&REQUEST, incoming.data, incoming.length) == NULL:
             queue = self.front.find(&REQUEST.model, &REQUEST.version)
             if queue is not None:
@@ -454,6 +462,18 @@ cdef class Call(Waiter):
             return
         incoming.block = NULL                 # the inference's now
         self.submit(queue, inference)
+
+    cdef bint refuse_bulky(self) noexcept:
+        """Whether the message has more than is read. Nothing is made of such a message."""
+        cdef int fields = 0
+        cdef const char *problem = count_request(self.incoming.data, self.incoming.length, &fields)
+        if problem == NULL:
+            return False
+        try:
+            self.await_turn(inference_refused(STATUS_INVALID_ARGUMENT, b"not a request that is read: " + problem, b""))
+        except MemoryError:
+            self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
+        return True
 
     cdef object take_irregular(self, bytes message):
         """Python reads what is seldom or wrong."""

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 from lb.http.grpc.protobuf cimport WIRE_BYTES, cursor, span, start_cursor, take_varint
 from lb.inference.answer cimport OutputTensor, read_output
+from lb.inference.counts cimport count_request
 from lb.inference.datatypes cimport (
     DT_BF16, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_UINT8, DT_UINT16, MAX_TENSORS,
 )
@@ -25,6 +26,7 @@ cdef enum:
     LARGE = 4096                      # bytes of a tensor that stays
     HEAD_MOST = 2 * 10                # bytes of a field's tag and length: two of VARINT_MAX
     REST_MOST = 1024 * 1024           # bytes beside large tensors
+    TOP_MOST = 4096                   # fields, those of tensors aside; a larger message is read as others are
 
 # A tensor without bytes: the place of one that stays.
 cdef const char *EMPTY = b"\x3a\x00"
@@ -71,11 +73,12 @@ cdef char *read_shared(RequestMessage *request, const char *message, size_t size
     cdef tg_buffer copy
     cdef size_t length = 0
     cdef bint raw = False, fine = True
-    cdef int count = 0, n, i, known = 0
+    cdef int count = 0, fields = 0, n, i, known = 0
     memset(&copy, 0, sizeof(copy))
     while fine and at < end:
         n = take_head(at, <size_t>(end - at), head, &raw, &length)
-        if n < 0 or count == MAX_TENSORS:
+        fields += 1
+        if n < 0 or count == MAX_TENSORS or fields > TOP_MOST:
             fine = False
             break
         if raw and length >= LARGE:
@@ -88,7 +91,8 @@ cdef char *read_shared(RequestMessage *request, const char *message, size_t size
                     and tg_buffer_append(&copy, head, <size_t>n) == 0
                     and tg_buffer_append(&copy, at + n, length) == 0)
         at += n + <Py_ssize_t>length
-    if fine and count and read_request(request, copy.data, copy.end) == NULL:
+    if (fine and count and count_request(copy.data, copy.end, &fields) == NULL
+            and read_request(request, copy.data, copy.end) == NULL):
         for i in range(request.raw_count):
             if known < count and request.raw[i].data == copy.data + places[known]:
                 if i >= request.input_count or not is_read_once(&request.inputs[i]):

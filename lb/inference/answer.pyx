@@ -5,8 +5,9 @@ repeated numbers may be packed or not. Stricter in one thing: `contents` may not
 encoder writes.
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT64_MAX, int64_t
 from lb.inference.contents cimport append_contents
+from lb.inference.counts cimport count_answer
 from lb.inference.datatypes cimport DT_BYTES, DT_UNKNOWN, bytes_framing_ok, datatype_of, element_count, tensor_size
 from lb.net.buffer cimport tg_buffer
 from lb.http.grpc.protobuf cimport (
@@ -40,7 +41,7 @@ cdef const char *read_answer(Answer *answer, const char *message, size_t size) n
         if more < 0:
             return "not a ModelInferResponse"
         if more == 0:
-            return NULL
+            return count_answer(message, size)
         if f.number > RAW_CONTENTS:
             continue
         if f.wire != WIRE_BYTES:
@@ -192,11 +193,12 @@ cdef const char *read_parameter(Parameter *parameter, const span *entry) noexcep
 cdef int find_data(const OutputTensor *output, const Answer *answer, int *raw, tg_buffer *packed, Slice *data,
                    const char **wrong) noexcept nogil:
     cdef const char *at
+    cdef int64_t left = INT64_MAX         # an answer is as large as its model makes it
     cdef int result
     if output.has_contents:
         data.data = NULL
         data.at = packed.end
-        result = append_contents(packed, output.datatype, output.contents.data, output.contents.size)
+        result = append_contents(packed, output.datatype, output.contents.data, output.contents.size, &left)
         if result == -1:
             wrong[0] = "contents that do not fit the datatype"
         if result < 0:

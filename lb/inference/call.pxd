@@ -27,7 +27,7 @@ cdef struct tg_asked:
 
 # The template of a serialized ModelInferRequest, which stays as it is while `asked` is used. None: its meaning is not
 # known for certain: it is malformed, has fields unknown here, data outside of it, or data that does not fit its shape;
-# or it belongs to a sequence. Raises MemoryError.
+# it belongs to a sequence; or it has too many fields or typed values to be read at once. Raises MemoryError.
 cdef Template read_call(const char *message, size_t size, tg_asked *asked)
 # The same as a request that owns its data, to be taken apart into rows; its own message is not made. Raises
 # MemoryError.

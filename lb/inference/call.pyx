@@ -14,6 +14,7 @@ from lb.http.grpc.protobuf cimport (
     take_varint,
 )
 from lb.inference.contents cimport append_contents
+from lb.inference.counts cimport count_request
 from lb.inference.datatypes cimport DT_BYTES, MAX_RANK, MAX_TENSORS, bytes_framing_ok, datatype_of
 from lb.inference.memo cimport Memo, finish_key, tg_memo_key
 from lb.inference.request cimport InferRequest
@@ -51,6 +52,9 @@ cdef enum:                            # of InferParameter
     UINT64_PARAM = 5
 cdef enum:
     MEMO_KEY_MAX = 4096               # bytes of a key that is kept
+    # What a message may have that is looked up: each field becomes an object, and each value is converted.
+    MOST_FIELDS = 2048
+    MOST_VALUES = 262_144             # of typed contents, packed floats aside
     NO_MEMORY = -2
 
 calls = Memo(1024)
@@ -111,6 +115,7 @@ cdef int describe_input(const field *whole, const char *from_, const char *to, i
 cdef int pack_contents(tg_asked *asked) noexcept nogil:
     """The typed contents of all inputs as raw data. 0; -1: not clear; NO_MEMORY."""
     cdef size_t begun
+    cdef int64_t left = MOST_VALUES
     cdef int i, result
     if tg_buffer_reserve(&asked.packed, 8) < 0:
         return NO_MEMORY
@@ -119,7 +124,7 @@ cdef int pack_contents(tg_asked *asked) noexcept nogil:
             return -1                         # its data is elsewhere, or there is none
         begun = tg_buffer_size(&asked.packed)
         result = append_contents(&asked.packed, datatype_of(inputs[i].datatype.data, inputs[i].datatype.size),
-                                 inputs[i].contents.data, inputs[i].contents.size)
+                                 inputs[i].contents.data, inputs[i].contents.size, &left)
         if result < 0:
             return result
         asked.tensors[i].iov_len = tg_buffer_size(&asked.packed) - begun
@@ -136,13 +141,13 @@ cdef int look(const char *message, size_t size, tg_asked *asked) noexcept nogil:
     cdef field f
     cdef const char *at
     cdef const char *begun = message          # of what is to be added to `described`
-    cdef int more, result, raws = 0
+    cdef int more, result, raws = 0, fields = 0
     cdef bint typed = False, named = False
     asked.id = span(NULL, 0)
     asked.count = 0
     tg_buffer_clear(&asked.packed)
     tg_buffer_clear(&described)
-    if size == 0:
+    if size == 0 or count_request(message, size, &fields) != NULL or fields > MOST_FIELDS:
         return -1
     start_cursor(&c, message, size)
     while True:

@@ -1,11 +1,11 @@
 """Typed tensor contents (`InferTensorContents`) turned into raw tensor data."""
 
-from libc.stdint cimport UINT32_MAX, int16_t, int32_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
-from lb.net.buffer cimport tg_buffer, tg_buffer_append
+from libc.stdint cimport UINT32_MAX, int16_t, int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve
 from lb.inference.datatypes cimport (DT_BOOL, DT_BYTES, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64,
                                      DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, element_size)
 from lb.http.grpc.protobuf cimport (
-    WIRE_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, start_cursor, take_varint,
+    WIRE_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span, start_cursor, take_varint,
 )
 
 cdef enum:
@@ -48,14 +48,29 @@ cdef int append_value(tg_buffer *out, int dt, uint64_t value) noexcept nogil:
     return NO_MEMORY if tg_buffer_append(out, &value, element_size(dt)) < 0 else 0
 
 
-cdef int append_packed(tg_buffer *out, int dt, const field *f) noexcept nogil:
+cdef int64_t count_varints(const span *packed) noexcept nogil:
+    cdef int64_t count = 0
+    cdef size_t i
+    for i in range(packed.size):
+        count += <unsigned char>packed.data[i] < 0x80
+    return count
+
+
+cdef int append_packed(tg_buffer *out, int dt, const field *f, int64_t *left) noexcept nogil:
     cdef cursor c
     cdef uint64_t value
+    cdef int64_t count
     cdef int result
     if dt == DT_FP32 or dt == DT_FP64:
         if f.bytes.size % element_size(dt):
             return MALFORMED
         return NO_MEMORY if tg_buffer_append(out, f.bytes.data, f.bytes.size) < 0 else 0
+    count = count_varints(&f.bytes)
+    if count > left[0]:
+        return MALFORMED
+    left[0] -= count
+    if tg_buffer_reserve(out, <size_t>count * element_size(dt)) < 0:
+        return NO_MEMORY
     start_cursor(&c, f.bytes.data, f.bytes.size)
     while c.at < c.end:
         if take_varint(&c, &value) < 0:
@@ -76,7 +91,7 @@ cdef int append_bytes(tg_buffer *out, const field *f) noexcept nogil:
     return 0
 
 
-cdef int append_contents(tg_buffer *out, int dt, const char *message, size_t size) noexcept nogil:
+cdef int append_contents(tg_buffer *out, int dt, const char *message, size_t size, int64_t *left) noexcept nogil:
     cdef cursor c
     cdef field f
     cdef uint32_t expected = content_field(dt)
@@ -84,9 +99,13 @@ cdef int append_contents(tg_buffer *out, int dt, const char *message, size_t siz
     cdef int more, result
     start_cursor(&c, message, size)
     while True:
+        c.left = 1                            # of its own budget
         more = next_field(&c, &f)
         if more <= 0:
             return more
+        if left[0] == 0:
+            return MALFORMED
+        left[0] -= 1
         if f.number > CONTENT_FIELDS:
             continue
         if f.number != expected:
@@ -97,7 +116,7 @@ cdef int append_contents(tg_buffer *out, int dt, const char *message, size_t siz
         if dt == DT_BYTES:
             result = append_bytes(out, &f)
         elif f.wire == WIRE_BYTES:
-            result = append_packed(out, dt, &f)
+            result = append_packed(out, dt, &f, left)
         elif f.wire == scalar:
             result = append_value(out, dt, f.value)
         else:

@@ -3,7 +3,7 @@
 from libc.stdint cimport INT64_MAX, UINT64_MAX, uint64_t
 from libc.string cimport memcmp
 from lb.http.grpc.protobuf cimport (
-    WIRE_BYTES, WIRE_VARINT, cursor, field, next_field, span, start_cursor, take_varint,
+    WIRE_BYTES, WIRE_VARINT, cursor, end_inner, field, next_field, span, start_cursor, start_inner, take_varint,
 )
 from lb.inference.sequence cimport GRPC_FRAME, message_length
 
@@ -16,26 +16,28 @@ cdef enum:
     MICROSECOND_NS = 1000
 
 
-cdef uint64_t timeout_of(const span *entry, uint64_t before) noexcept nogil:
+cdef uint64_t timeout_of(cursor *outer, const span *entry, uint64_t before) noexcept nogil:
     """What the entry of a map says, if it is the timeout's; else `before`."""
     cdef cursor c, inner
     cdef field f, value
     cdef span key, held
     cdef uint64_t found = 0
     key = held = span(NULL, 0)
-    start_cursor(&c, entry.data, entry.size)
+    start_inner(&c, entry, outer)
     while next_field(&c, &f) > 0:
         if f.wire == WIRE_BYTES and f.number == KEY:
             key = f.bytes
         elif f.wire == WIRE_BYTES and f.number == VALUE:
             held = f.bytes
+    end_inner(&c, outer)
     if key.size != 7 or memcmp(key.data, b"timeout", 7) != 0:
         return before
-    start_cursor(&inner, held.data, held.size)
+    start_inner(&inner, &held, outer)
     while next_field(&inner, &value) > 0:
         if value.wire == WIRE_VARINT and (value.number == INT64_PARAM or value.number == UINT64_PARAM):
             # A negative one is for the model server to refuse.
             found = 0 if value.number == INT64_PARAM and value.value > <uint64_t>INT64_MAX else value.value
+    end_inner(&inner, outer)
     return found
 
 
@@ -63,7 +65,7 @@ cdef int first_timeout(const char *data, size_t size, uint64_t *us) noexcept nog
         if next_field(&c, &f) <= 0:
             break
         if f.number == PARAMETERS and f.wire == WIRE_BYTES:
-            found = timeout_of(&f.bytes, found)
+            found = timeout_of(&c, &f.bytes, found)
     if not complete:
         return TIMEOUT_MORE
     us[0] = found

@@ -8,7 +8,7 @@ fields in the order of their numbers, so that all of it stands before the tensor
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memset
 from lb.http.grpc.protobuf cimport (
-    WIRE_BYTES, WIRE_VARINT, cursor, field, next_field, span, start_cursor, take_varint,
+    WIRE_BYTES, WIRE_VARINT, cursor, end_inner, field, next_field, span, start_cursor, start_inner, take_varint,
 )
 
 cdef enum:
@@ -45,21 +45,22 @@ cdef size_t next_look(const char *data, size_t size) noexcept nogil:
     return <size_t>min(<uint64_t>min(2 * size, <size_t>LOOK_MOST), GRPC_FRAME + message_length(data))
 
 
-cdef void read_parameter(const span *entry, tg_sequence *found) noexcept nogil:
+cdef void read_parameter(cursor *outer, const span *entry, tg_sequence *found) noexcept nogil:
     cdef cursor c, inner
     cdef field f, value
     cdef span key, held
     key = held = span(NULL, 0)
-    start_cursor(&c, entry.data, entry.size)
+    start_inner(&c, entry, outer)
     while next_field(&c, &f) > 0:
         if f.wire == WIRE_BYTES and f.number == KEY:
             key = f.bytes
         elif f.wire == WIRE_BYTES and f.number == VALUE:
             held = f.bytes
+    end_inner(&c, outer)
     # "sequence_id", "sequence_start", "sequence_end"
     if key.size < 11 or key.size > 14 or memcmp(key.data, b"sequence_", 9) != 0:
         return
-    start_cursor(&inner, held.data, held.size)
+    start_inner(&inner, &held, outer)
     while next_field(&inner, &value) > 0:
         if key.size == 11 and memcmp(key.data + 9, b"id", 2) == 0:
             if value.wire == WIRE_BYTES and value.number == STRING_PARAM:
@@ -73,6 +74,7 @@ cdef void read_parameter(const span *entry, tg_sequence *found) noexcept nogil:
                 found.start = value.value != 0
             elif key.size == 12 and memcmp(key.data + 9, b"end", 3) == 0:
                 found.end = value.value != 0
+    end_inner(&inner, outer)
 
 
 cdef looked look_for_sequence(const char *data, size_t size, bint whole, tg_sequence *found) noexcept nogil:
@@ -105,7 +107,7 @@ cdef looked look_for_sequence(const char *data, size_t size, bint whole, tg_sequ
         elif f.number == MODEL_VERSION:
             found.version = f.bytes
         elif f.number == PARAMETERS:
-            read_parameter(&f.bytes, found)
+            read_parameter(&c, &f.bytes, found)
     if not complete:
         # Cut off in the middle of a field; of raw data that is no matter.
         c.at = before

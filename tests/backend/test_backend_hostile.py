@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import struct
+import time
 from typing import Any
 
 import backend_models
@@ -239,3 +240,87 @@ async def test_who_watches_does_not_hold_up_the_end(tmp_path):
             for watch in watches:
                 assert await watch.read() is grpc.aio.EOF
         assert await asyncio.to_thread(backend.wait) == 0
+
+
+def field(number: int, data: bytes) -> bytes:
+    size, head = len(data), bytearray([number << 3 | 2])
+    while size >= 0x80:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([*head, size]) + data
+
+
+async def send(peer: Peer, stream: int, data: bytes) -> None:
+    """All that the client says, as fast as the server takes it."""
+    while data:
+        room = min(peer.h2.local_flow_control_window(stream), peer.h2.max_outbound_frame_size, len(data))
+        if not room:
+            peer.flush()
+            assert await peer.take()
+            continue
+        peer.h2.send_data(stream, data[:room], end_stream=room == len(data))
+        data = data[room:]
+    peer.flush()
+
+
+MANY = 6 << 20  # bytes; each field of them took 100 ns and more
+
+BOMBS = [
+    ("64 dimensions", field(5, field(3, b"\x01" * MANY))),
+    ("64 dimensions", field(5, b"\x18\x01" * (MANY // 2))),
+    ("500 inputs", b"\x2a\x00" * (MANY // 2)),
+    ("500 outputs", b"\x32\x00" * (MANY // 2)),
+    ("500 raw_input_contents", b"\x3a\x00" * (MANY // 2)),
+    ("2048 parameters", b"\x22\x00" * (MANY // 2)),
+    ("2048 parameters", field(5, b"\x22\x00" * (MANY // 2))),
+    ("16384 fields", b"\x78\x00" * (MANY // 2)),
+    ("16384 fields", field(5, field(5, b"\x10\x01" * (MANY // 2)))),
+    ("16384 fields", field(4, field(2, b"\x08\x01" * (MANY // 2)))),
+    ("131072 elements", field(5, field(5, b"\x42\x00" * (MANY // 2)))),
+    ("malformed", b"\x7b" + b"\x2a\x00" * (MANY // 2)),
+]
+
+
+@pytest.mark.parametrize("path", [INFER, STREAM])
+@pytest.mark.parametrize(("counted", "bomb"), BOMBS)
+async def test_a_message_that_has_too_much_is_refused_while_others_are_answered(server, path, counted, bomb):
+    peer = await Peer().connect(server.targets[0])
+    other = await Peer().connect(server.targets[0])
+    stream = peer.open(path)
+    await send(peer, stream, framed(field(1, b"digits") + bomb))
+    await peer.writer.drain()
+    await good(other)
+    begun = time.monotonic()
+    status = await peer.status(stream)
+    assert time.monotonic() - begun < 0.5
+    if path == INFER:
+        assert status == "3"
+        said = peer.heads[stream]["grpc-message"]
+    else:
+        said = wire.ModelStreamInferResponse.FromString(messages(peer.data[stream])[0]).error_message
+    assert counted in said
+    await good(other)
+    for made in (peer, other):
+        made.writer.close()
+
+
+async def test_typed_contents_of_16_mib_are_taken(server):
+    peer = await Peer().connect(server.targets[0])
+    values = np.arange(3 * 1_400_000, dtype="<f4")
+    request = wire.ModelInferRequest(model_name="echo_fp32")
+    given = request.inputs.add(name="x", datatype="FP32", shape=[len(values) // 3, 3])
+    given.contents.fp32_contents.extend(values)
+    stream = peer.open(INFER)
+    await send(peer, stream, framed(request.SerializeToString()))
+    assert await peer.status(stream) == "0"
+    answer = wire.ModelInferResponse.FromString(messages(peer.data[stream])[0])
+    assert answer.raw_output_contents[0] == values.tobytes()
+    peer.writer.close()
+
+
+async def test_a_large_message_of_another_method_is_refused(peer):
+    stream = peer.open(LIVE)
+    peer.h2.send_data(stream, struct.pack(">BI", 0, 1 << 20))
+    peer.flush()
+    assert await peer.status(stream) == "3"
+    await good(peer)

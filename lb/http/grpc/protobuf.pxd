@@ -1,7 +1,9 @@
 """Protocol Buffers wire format, read in place and written, without a library (protobuf.dev, "Encoding").
 
 Reading is bounded by the cursor's end; whatever cannot be right (a length past the end, a varint over 64 bits, field
-number 0, groups) is malformed. Unknown fields are the caller's to ignore.
+number 0, groups) is malformed. Unknown fields are the caller's to ignore. So that no message takes long, whatever its
+size, more than FIELDS_MOST fields are malformed, too; what is in a field has a cursor with the same budget
+(`start_inner`, `end_inner`), unless its size is known to be small.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -15,6 +17,7 @@ cdef enum:
     WIRE_BYTES = 2
     WIRE_FIXED32 = 5
     VARINT_MAX = 10                   # bytes of the longest varint
+    FIELDS_MOST = 16384               # of a message, those in its fields included
 
 
 cdef struct span:
@@ -25,6 +28,7 @@ cdef struct span:
 cdef struct cursor:
     const unsigned char *at
     const unsigned char *end
+    int left                          # fields that may come
 
 
 cdef struct field:
@@ -37,6 +41,18 @@ cdef struct field:
 cdef inline void start_cursor(cursor *c, const char *data, size_t size) noexcept nogil:
     c.at = <const unsigned char *>data
     c.end = c.at + size
+    c.left = FIELDS_MOST
+
+
+cdef inline void start_inner(cursor *c, const span *bytes, const cursor *outer) noexcept nogil:
+    """For what is in a field of `outer`: its fields are the message's, too."""
+    c.at = <const unsigned char *>bytes.data
+    c.end = c.at + bytes.size
+    c.left = outer.left
+
+
+cdef inline void end_inner(const cursor *c, cursor *outer) noexcept nogil:
+    outer.left = c.left
 
 
 cdef inline int take_varint(cursor *c, uint64_t *value) noexcept nogil:
@@ -66,8 +82,9 @@ cdef inline int next_field(cursor *c, field *f) noexcept nogil:
     f.bytes = span(NULL, 0)
     if c.at >= c.end:
         return 0
-    if take_varint(c, &tag) < 0 or tag > 0xFFFFFFFFu or tag < 8:
+    if c.left == 0 or take_varint(c, &tag) < 0 or tag > 0xFFFFFFFFu or tag < 8:
         return -1
+    c.left -= 1
     f.number = <uint32_t>(tag >> 3)
     f.wire = <int>(tag & 7)
     if f.wire == WIRE_VARINT:
