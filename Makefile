@@ -29,7 +29,7 @@ DEB_PACKAGES := $(BUILD_PACKAGES) $(MAN_PACKAGES) build-essential debhelper dpkg
 
 SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run dev wheel wheel-bare deb test-deb test-deploy test-readme as-root man site site-serve test test-fast test-other-servers test-http-cache test-scaling-agreement lint soak soak-jobs chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs sbom help
+.PHONY: run dev wheel wheel-bare deb test-deb test-deploy test-readme as-root man site site-serve test test-fast test-long test-other-servers test-http-cache test-scaling-agreement lint soak soak-jobs chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs sbom help
 
 help:
 	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -37,6 +37,7 @@ help:
 	@echo "make dev     build, and what tests, linters and benchmarks need on top"
 	@echo "make test    all tests, with what they need"
 	@echo "make test-fast  those that start no daemon, without the slow ones"
+	@echo "make test-long  the worst body of each parser at all sizes, beside another client"
 	@echo "make test-other-servers  Triton, MLServer and KServe as managed servers; installs them"
 	@echo "make test-http-cache  an independent suite for HTTP caches against Tidegate, nginx and Varnish"
 	@echo "make test-scaling-agreement  the simulation of scaling beside a real daemon"
@@ -183,6 +184,9 @@ test: $(STAMPS)/test-packages dev $(STAMPS)/ray
 FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)
 
 # Triton, MLServer and KServe, each in an environment of its own: some 1.4 GB, so not a part of `make test`.
+test-long: $(STAMPS)/test-packages dev
+	for size in 1 4 16 64; do $(BIN)/python tests/hostile/sweep.py --size $$size || exit 1; done
+
 test-other-servers: $(STAMPS)/test-packages dev
 	$(BIN)/python -m bench.model_servers.others build/environments
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/other_servers/other_servers.py
