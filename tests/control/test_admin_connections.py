@@ -218,7 +218,7 @@ async def test_a_body_up_to_the_bound() -> None:
     async with site() as s:
         body = QUESTION + b" " * (65536 - len(QUESTION))
         reader, _ = await s.connect(POST + b"Content-Length: 65536\r\n\r\n" + body)
-        assert (await answer(reader))[::2] == (200, QUESTION)
+        assert (await answer(reader))[::2] == (200, QUESTION + b"\n")
 
 
 async def test_a_compressed_body() -> None:
@@ -284,3 +284,51 @@ async def test_every_answer_forbids_to_embed_and_to_keep_it() -> None:
             fields = (await answer(reader))[1]
             assert fields["cross-origin-resource-policy"] == "same-origin"
             assert (fields["x-content-type-options"], fields["cache-control"]) == ("nosniff", "no-store")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+        (b"GET /metrics/none HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET /api/v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Name: x\r\n\r\n", 400),  # answered by aiohttp itself
+        (b"\x16\x03\x01\x00\x05\x01\r\n\r\n", 400),
+    ],
+)
+async def test_no_answer_tells_what_the_server_is_made_of(sent: bytes, status: int) -> None:
+    async with site() as s:
+        reader, _ = await s.connect(sent)
+        code, fields, _ = await answer(reader)
+        assert code == status
+        assert "server" not in fields
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/api/v1/status", b"", 200),
+        ("GET", "/nothing", b"", 404),
+        ("GET", "/api/v1/explain", b"", 405),
+        ("GET", "/api/v1/transitions?last=x", b"", 400),
+        ("GET", "/api/v1/history?after=x", b"", 400),
+        ("GET", "/api/v1/cache/top?last=x", b"", 400),
+        ("GET", "/api/v1/jobs?last=x", b"", 400),
+        ("GET", "/api/v1/quotas?last=x", b"", 400),
+        ("GET", "/api/v1/tables?last=x", b"", 400),
+        *((method, path, b"{", 400) for method, path in (
+            ("POST", "/api/v1/endpoint"), ("POST", "/api/v1/explain"), ("POST", "/api/v1/settings"),
+            ("POST", "/api/v1/scale"), ("POST", "/api/v1/cache/purge"), ("POST", "/api/v1/canaries"),
+            ("POST", "/api/v1/jobs"), ("POST", "/api/v1/quotas"), ("POST", "/api/v1/tables"),
+        )),
+        ("POST", "/api/v1/explain", b"x" * 70_000, 413),
+    ],
+)  # fmt: skip
+async def test_json_ends_with_a_newline(method: str, path: str, body: bytes, status: int) -> None:
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with site() as s:
+        reader, _ = await s.connect(head.encode() + body)
+        code, fields, found = await answer(reader)
+        assert (code, fields["content-type"]) == (status, "application/json")
+        assert found.endswith(b"}\n")
+        orjson.loads(found)

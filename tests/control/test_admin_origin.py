@@ -15,8 +15,10 @@ ALLOWED: list[tuple[str, dict[str, str]]] = [
     ("POST", {"Origin": f"http://{HOST}"}),
     ("GET", {"Origin": f"HTTP://{HOST}"}),
     ("POST", {"Host": "Gate.Example", "Origin": "http://gate.example"}),
-    ("POST", {"Host": "gate.example:443", "Origin": "https://gate.example"}),
-    ("POST", {"Host": "gate.example", "Origin": "https://gate.example:443"}),
+    ("POST", {"Host": "gate.example", "Origin": "http://gate.example:80"}),
+    # Behind a proxy that ends TLS.
+    ("POST", {"Host": "gate.example:443", "Origin": "https://gate.example", "X-Forwarded-Proto": "https"}),
+    ("POST", {"Host": "gate.example", "Origin": "https://gate.example:443", "X-Forwarded-Proto": "HTTPS"}),
     ("POST", {"Host": "[::1]:9900", "Origin": "http://[::1]:9900"}),
     # A link that somebody followed: the page with the link sees nothing of it.
     ("GET", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}),
@@ -40,6 +42,13 @@ REFUSED: list[tuple[str, dict[str, str]]] = [
     ("POST", {"Origin": f"http://{HOST}/path"}),
     ("POST", {"Origin": f"file://{HOST}"}),
     ("POST", {"Origin": HOST}),
+    # By https, where the listener is plain: another server at the same name.
+    ("POST", {"Origin": f"https://{HOST}"}),
+    ("GET", {"Origin": f"https://{HOST}"}),
+    ("POST", {"Host": "gate.example:443", "Origin": "https://gate.example"}),
+    ("POST", {"Host": "gate.example", "Origin": "https://gate.example:443", "X-Forwarded-Proto": "http"}),
+    ("POST", {"Host": "gate.example", "Origin": "http://gate.example", "X-Forwarded-Proto": "https"}),
+    ("POST", {"Host": "gate.example", "Origin": "https://gate.example", "X-Forwarded-Proto": "https, http"}),
     ("POST", {"Origin": "http://127.0.0.1:99999"}),
     ("POST", {"Origin": f"http://{HOST}", "Sec-Fetch-Site": "cross-site"}),
     ("POST", {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}),

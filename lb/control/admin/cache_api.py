@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lb.cache.tags import LONGEST
+from lb.control.admin.answers import invalid, json_answer, refusal
 from lb.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,43 +58,38 @@ class CacheApi:
     async def _stats(self, request: web.Request) -> web.Response:
         try:
             found = self._master.cache.stats()
-            return _json({**found, "tier": self._master.tier.status(), "cdns": self._master.cdns.status()})
+            return json_answer({**found, "tier": self._master.tier.status(), "cdns": self._master.cdns.status()})
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
 
     async def _top(self, request: web.Request) -> web.Response:
         last = request.query.get("last", "20")
         if not (last.isascii() and last.isdigit() and len(last) <= len(str(_MOST)) and 1 <= int(last) <= _MOST):
-            return _json({"error": f"last: is a number from 1 to {_MOST}"}, 400)
+            return refusal(f"last: is a number from 1 to {_MOST}")
         try:
-            return _json(await self._master.cache.top(int(last)))
+            return json_answer(await self._master.cache.top(int(last)))
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
 
     async def _purge(self, request: web.Request) -> web.Response:
         """`purged` has the tags; of `all` it is empty."""
         try:
             wanted = Purge.model_validate_json(await request.read())
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+            return invalid(error)
         named = wanted.model_dump(exclude={"all"}, exclude_none=True)
         if wanted.all == bool(named):
             none = "nothing is named: tag, model, pool, tenant, url or all"
-            return _json({"error": "all: is all of it; leave the rest out" if named else none}, 400)
+            return refusal("all: is all of it; leave the rest out" if named else none)
         if wanted.version is not None and wanted.model is None:
-            return _json({"error": "version: of which model?"}, 400)
+            return refusal("version: of which model?")
         try:
             if wanted.all:
                 await self._master.cache.purge_all()
             purged = [] if wanted.all else self._master.cache.purge(**named)
             await self._master.cache.settled()
-            return _json({"purged": purged})
+            return json_answer({"purged": purged})
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
         except ValueError as error:
-            return _json({"error": f"url: {error}"}, 400)
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+            return refusal(f"url: {error}")

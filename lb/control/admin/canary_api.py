@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lb.control.admin.answers import invalid, json_answer, refusal
 from lb.control.admin.operator import operator_of
 from lb.errors import ConfigError
 
@@ -41,20 +41,15 @@ class CanaryApi:
         return [web.get("/api/v1/canaries", self._list), web.post("/api/v1/canaries", self._act)]
 
     async def _list(self, request: web.Request) -> web.Response:
-        return _json({"canaries": self._master.canaries.history()})
+        return json_answer({"canaries": self._master.canaries.history()})
 
     async def _act(self, request: web.Request) -> web.Response:
         try:
             body = CanaryBody.model_validate_json(await request.read())
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+            return invalid(error)
         try:
             row, changed = await self._master.canaries.act(body.route, body.action, operator_of(request), body.dry_run)
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
-        return _json({"canary": row, "changed": changed, "dry_run": body.dry_run})
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+            return refusal(str(error), 404)
+        return json_answer({"canary": row, "changed": changed, "dry_run": body.dry_run})

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
+from multidict import CIMultiDict
 
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -56,6 +58,7 @@ class AdminConnections:
 
     def __init__(self, server: web.Server, limits: Limits, most: Callable[[], int]) -> None:
         self._server = server
+        server.request_factory = _discreet(server.request_factory)  # of requests that cannot be read, too
         self._limits = limits
         self._most = most
         self._waiting: dict[asyncio.BaseProtocol, Connection] = {}  # for a head, by aiohttp's protocol, longest first
@@ -178,11 +181,28 @@ class Connection(asyncio.Protocol):
         self._head = asyncio.get_running_loop().call_later(self._limits.linger, self.abort)
 
 
+class _DiscreetWriter(StreamWriter):
+    """Writes answers without `Server`, in which aiohttp tells its own version and Python's."""
+
+    async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
+        headers.popall(hdrs.SERVER, None)
+        await super().write_headers(status_line, headers)
+
+
 class _Refusal(asyncio.Protocol):
     """Ends a connection that is one too many."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
+
+
+def _discreet(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    def request(
+        message: Any, payload: Any, protocol: web.RequestHandler, writer: StreamWriter, task: Any
+    ) -> web.BaseRequest:
+        return make(message, payload, protocol, _DiscreetWriter(protocol, writer.loop), task)
+
+    return request
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

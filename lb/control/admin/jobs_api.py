@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lb.control.admin.answers import invalid, json_answer, refusal
 from lb.errors import ConfigError, StartError
 from lb.jobs.job import State
 
@@ -44,34 +44,29 @@ class JobsApi:
     async def _list(self, request: web.Request) -> web.Response:
         state, last = request.query.get("state"), request.query.get("last", "100")
         if state is not None and state not in list(State):
-            return _json({"error": f"state: is one of {', '.join(State)}"}, 400)
+            return refusal(f"state: is one of {', '.join(State)}")
         if not (last.isascii() and last.isdigit() and len(last) < 9 and 1 <= int(last) <= _MOST):
-            return _json({"error": f"last: is a number from 1 to {_MOST}"}, 400)
+            return refusal(f"last: is a number from 1 to {_MOST}")
         return await self._ask({"list": state, "last": int(last)})
 
     async def _change(self, request: web.Request) -> web.Response:
         try:
             change = Change.model_validate_json(await request.read())
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+            return invalid(error)
         return await self._ask({change.action: change.job})
 
     async def _ask(self, asked: dict[str, Any]) -> web.Response:
         try:
             found = await self._master.jobs.ask(asked)
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
         except StartError as error:
-            return _json({"error": str(error)}, 503)
+            return refusal(str(error), 503)
         if "jobs" in found:
-            return _json({"jobs": found["jobs"]})
+            return json_answer({"jobs": found["jobs"]})
         if found["job"] is None:
-            return _json({"error": "there is no such job, or it has expired"}, 404)
+            return refusal("there is no such job, or it has expired", 404)
         if not found["done"]:
-            return _json({"error": f"the job is {found['job']['state']}", "job": found["job"]}, 409)
-        return _json({"job": found["job"]})
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+            return json_answer({"error": f"the job is {found['job']['state']}", "job": found["job"]}, 409)
+        return json_answer({"job": found["job"]})

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import orjson
 from aiohttp import web
 
+from lb.control.admin.answers import json_answer, refusal
 from lb.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ class MirrorApi:
 
     async def _report(self, request: web.Request) -> web.Response:
         try:
-            document, status = {"mirrors": self._master.comparisons.report(request.query.get("route"))}, 200
+            return json_answer({"mirrors": self._master.comparisons.report(request.query.get("route"))})
         except ConfigError as error:
-            return web.json_response({"error": str(error)}, status=404)
-        return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+            return refusal(str(error), 404)

@@ -13,7 +13,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 _OURS = frozenset({"none", "same-origin"})
-_PORTS = {"http": 80, "https": 443}  # a proxy in front may speak TLS
+_PORTS = {"http": 80, "https": 443}
 
 
 class Headers(Protocol):
@@ -52,15 +52,21 @@ def is_local(host: str) -> bool:
 
 def _same_origin(origin: str, headers: Headers) -> bool:
     """Whether `origin` is that of a page of this server, by the name that the request has for it. `null`, of pages in a
-    sandbox and of files, is nobody's."""
+    sandbox and of files, is nobody's.
+
+    The admin server speaks no TLS: a page by https is its own only behind a proxy that ends TLS and says so in
+    `X-Forwarded-Proto`. A page of another origin cannot add that field without a preflight, which is refused.
+    """
     hosts = headers.getall("Host", ())
-    if len(hosts) != 1:
+    schemes = headers.getall("X-Forwarded-Proto", ("http",))
+    if len(hosts) != 1 or len(schemes) != 1:
         return False
     try:
         ours, theirs = urlsplit(f"//{hosts[0]}"), urlsplit(origin)
         default = _PORTS.get(theirs.scheme)
         return (
             default is not None
+            and theirs.scheme == schemes[0].strip().lower()
             and origin.lower() == f"{theirs.scheme}://{theirs.netloc.lower()}"
             and bool(theirs.hostname)
             and "@" not in theirs.netloc

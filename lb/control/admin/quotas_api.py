@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lb.control.admin.answers import invalid, json_answer, refusal
 from lb.control.admin.operator import operator_of
 from lb.errors import ConfigError
 
@@ -50,35 +50,30 @@ class QuotasApi:
     async def _list(self, request: web.Request) -> web.Response:
         last = request.query.get("last", "100")
         if not (last.isascii() and last.isdigit() and len(last) < 9 and 1 <= int(last) <= _MOST):
-            return _json({"error": f"last: is a number from 1 to {_MOST}"}, 400)
+            return refusal(f"last: is a number from 1 to {_MOST}")
         try:
             # Of tens of thousands of clients: not in the loop.
             found = await asyncio.to_thread(
                 self._master.quotas.clients, request.query.get("quota"), request.query.get("key")
             )
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
         status = self._master.quotas.status()
-        return _json({**status, "clients": found[: int(last)], "left_out": max(0, len(found) - int(last))})
+        return json_answer({**status, "clients": found[: int(last)], "left_out": max(0, len(found) - int(last))})
 
     async def _reset(self, request: web.Request) -> web.Response:
         try:
             asked = Reset.model_validate_json(await request.read())
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+            return invalid(error)
         try:
             found = await self._master.quotas.reset(asked.reset, asked.quota, asked.dry_run)
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
         if not found:
-            return _json({"error": f"{asked.reset} has used nothing"}, 404)
+            return refusal(f"{asked.reset} has used nothing", 404)
         if not asked.dry_run:
             by = operator_of(request)
             for row in found:
                 log.info("quota %s of %s: 0 used, before %d, by %s", row["quota"], row["key"], row["used"], by)
-        return _json({"reset": found, "dry_run": asked.dry_run})
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+        return json_answer({"reset": found, "dry_run": asked.dry_run})

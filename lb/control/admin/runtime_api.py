@@ -17,11 +17,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lb.config import settings
+from lb.control.admin.answers import invalid, json_answer, refusal
 from lb.control.admin.operator import operator_of
 from lb.control.changes import RESET
 from lb.control.running import difference, running_data
@@ -84,24 +84,24 @@ class RuntimeApi:
         ]
 
     async def _changes(self, request: web.Request) -> web.Response:
-        return _json({"changes": self._master.changes()})
+        return json_answer({"changes": self._master.changes()})
 
     async def _settings(self, request: web.Request) -> web.Response:
-        return _json({"settings": settings.known()})
+        return json_answer({"settings": settings.known()})
 
     async def _change(self, request: web.Request) -> web.Response:
         """What differs, {setting, from, to}."""
         try:
             update = SettingsUpdate.model_validate_json(await request.read())
         except ValidationError as error:
-            return _invalid(error)
+            return invalid(error)
         if not update.values and not update.reset:
-            return _json({"error": "nothing is named: values or reset"}, 400)
+            return refusal("nothing is named: values or reset")
         if len(update.values) + len(update.reset) > _MOST:
-            return _json({"error": f"more than {_MOST} settings at once"}, 400)
+            return refusal(f"more than {_MOST} settings at once")
         twice = update.values.keys() & set(update.reset)
         if twice:
-            return _json({"error": f"{min(twice)}: a value, or reset?"}, 400)
+            return refusal(f"{min(twice)}: a value, or reset?")
         wanted = {**update.values, **dict.fromkeys(update.reset, RESET)}
         return await self._apply(request, wanted, update.dry_run)
 
@@ -110,7 +110,7 @@ class RuntimeApi:
         try:
             scale = Scale.model_validate_json(await request.read())
         except ValidationError as error:
-            return _invalid(error)
+            return invalid(error)
         replicas = RESET if scale.replicas == _AUTOMATIC else scale.replicas
         return await self._apply(request, {f"pools.{scale.pool}.{settings.REPLICAS}": replicas}, scale.dry_run)
 
@@ -118,26 +118,26 @@ class RuntimeApi:
         try:
             rows = await self._master.change_settings(wanted, operator_of(request), dry_run)
         except ConfigError as error:
-            return _json({"error": str(error), "problems": error.problems}, 400)
+            return json_answer({"error": str(error), "problems": error.problems}, 400)
         except TidegateError as error:
-            return _json({"error": str(error)}, 409)
-        return _json({"changed": rows, "dry_run": dry_run})
+            return refusal(str(error), 409)
+        return json_answer({"changed": rows, "dry_run": dry_run})
 
     async def _certificates(self, request: web.Request) -> web.Response:
         """{ok, changed: [file], maps: [name], problems}; 409 where the files on disk cannot be used."""
         try:
             asked = DryRun.model_validate_json(await request.read() or b"{}")
         except ValidationError as error:
-            return _invalid(error)
+            return invalid(error)
         found = await self._master.reload_certificates(asked.dry_run)
-        return _json({**found, "dry_run": asked.dry_run}, 200 if found["ok"] else 409)
+        return json_answer({**found, "dry_run": asked.dry_run}, 200 if found["ok"] else 409)
 
     async def _config(self, request: web.Request) -> web.Response:
         """{path, config, changes}: `config` as plain data, spelled as in the file, without secrets."""
         master = self._master
         data = await asyncio.to_thread(running_data, master.publisher.loaded.text, master.settings)
         config = settings.without_secrets(data)
-        return _json({"path": str(master.config_path), "config": config, "changes": master.changes()})
+        return json_answer({"path": str(master.config_path), "config": config, "changes": master.changes()})
 
     async def _diff(self, request: web.Request) -> web.Response:
         """{path, differences: [{setting, running, file}], problems, notes, changes}: `problems` are what is wrong with
@@ -145,13 +145,4 @@ class RuntimeApi:
         master = self._master
         found = await asyncio.to_thread(difference, master.config_path, master.publisher.loaded.text)
         notes = master.last_reload.notes if master.last_reload is not None else ()
-        return _json({"path": str(master.config_path), **found, "notes": notes, "changes": master.changes()})
-
-
-def _invalid(error: ValidationError) -> web.Response:
-    detail = error.errors(include_url=False)[0]
-    return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document, default=str), status=status, content_type="application/json")
+        return json_answer({"path": str(master.config_path), **found, "notes": notes, "changes": master.changes()})

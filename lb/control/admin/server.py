@@ -37,7 +37,6 @@ import resource
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
@@ -45,6 +44,7 @@ from pydantic_core import PydanticCustomError
 import lb
 from lb.control import counters, sockets
 from lb.control.admin import external_metrics, readings
+from lb.control.admin.answers import invalid, json_answer, refusal
 from lb.control.admin.cache_api import CacheApi
 from lb.control.admin.callers import Audit, Caller, Callers
 from lb.control.admin.canary_api import CanaryApi
@@ -220,7 +220,7 @@ class AdminServer:
                     body = await request.read()
                     answer = await handler(request)
                 except web.HTTPException as error:
-                    answer = _json({"error": error.reason}, error.status)
+                    answer = refusal(error.reason, error.status)
                     if "Allow" in error.headers:
                         answer.headers["Allow"] = error.headers["Allow"]  # of a 405 (RFC 9110 section 15.5.6)
             if not request.content.at_eof():  # a refusal; the rest of the body is of no use
@@ -236,18 +236,16 @@ class AdminServer:
         section = self._master.config.admin
         caller = self._callers.find(section, request.headers.get("Authorization", ""))
         if caller is None:
-            refusal = _json({"error": "a valid token is needed"}, 401)
-            refusal.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1
-            return None, refusal
+            unknown = refusal("a valid token is needed", 401)
+            unknown.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1
+            return None, unknown
         if caller.name == "local" and not is_local(request.headers.get("Host", "")):
             why = "without a token only localhost and IP addresses are names of this server"
-            return caller, _json({"error": why}, 403)
+            return caller, refusal(why, 403)
         if is_cross_site(request.method, request.headers):
-            return caller, _json({"error": "cross-site requests are refused"}, 403)
+            return caller, refusal("cross-site requests are refused", 403)
         if not caller.may(request.method, request.path):
-            return caller, _json(
-                {"error": f"the role {caller.role} of the token {caller.name} does not allow this"}, 403
-            )
+            return caller, refusal(f"the role {caller.role} of the token {caller.name} does not allow this", 403)
         return caller, None
 
     async def _receive(self, request: web.Request) -> None:
@@ -290,9 +288,9 @@ class AdminServer:
         """The status document with the counters of all series; without those, which are most of it, `?counters=no`."""
         status, plan = self._master.status(), self._master.plan
         if plan is None or request.query.get("counters") == "no":
-            return _json(status)
+            return json_answer(status)
         totals = counters.read(plan, self._master.segment)
-        return await asyncio.to_thread(lambda: _json({**status, "counters": counters.describe(totals)}))
+        return await asyncio.to_thread(lambda: json_answer({**status, "counters": counters.describe(totals)}))
 
     async def _daemon(self, request: web.Request) -> web.Response:
         """Which daemon this is, for commands, which ask before they change something: `config` is the path of its file,
@@ -303,7 +301,7 @@ class AdminServer:
         for listener in master.plan.listeners if master.plan is not None else ():
             if listener.name in master.sockets:  # none is from the beginning of a drain on
                 binds["datagram" if listener.protocol == "udp" else "stream"] += listener.places().values()
-        return _json(
+        return json_answer(
             {
                 "version": lb.__version__,
                 "pid": os.getpid(),
@@ -317,34 +315,34 @@ class AdminServer:
         """All counters as they are, for readers of rates: lb.control.admin.readings. `?models=yes` asks the model
         servers for theirs, too."""
         if request.query.get("models") != "yes":
-            return _json(self._master.readings())
+            return json_answer(self._master.readings())
         models = await readings.models(self._master)
-        return _json({**self._master.readings(), "models": models})
+        return json_answer({**self._master.readings(), "models": models})
 
     async def _transitions(self, request: web.Request) -> web.Response:
         """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for, which
         may have been removed since."""
         last = request.query.get("last", "100")
         if not (last.isascii() and last.isdigit() and len(last) <= _DIGITS and int(last) >= 1):
-            return _json({"error": "last: is a number from 1"}, 400)
+            return refusal("last: is a number from 1")
         pool, endpoint = request.query.get("pool"), request.query.get("endpoint")
         found = self._master.transitions.last(int(last), pool, endpoint)
         if not found and not (pool and endpoint and self._master.publisher.left(pool, endpoint)):
             try:
                 must_exist(self._master.plan, pool, endpoint)
             except ConfigError as error:
-                return _json({"error": str(error)}, 404)
-        return _json({"transitions": [change.describe() for change in found]})
+                return refusal(str(error), 404)
+        return json_answer({"transitions": [change.describe() for change in found]})
 
     async def _scaling(self, request: web.Request) -> web.Response:
         """Of one pool; `scaling` is null where it is not scaled, `arrived` where its requests are not counted."""
         try:
-            return _json(self._master.scaling(request.query.get("pool", "")))
+            return json_answer(self._master.scaling(request.query.get("pool", "")))
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
 
     async def _external_metrics(self, request: web.Request) -> web.Response:
-        return _json(external_metrics.resources())
+        return json_answer(external_metrics.resources())
 
     async def _external_metric(self, request: web.Request) -> web.Response:
         """Of one pool (`?labelSelector=pool=NAME`) or all; the namespace says nothing here."""
@@ -352,80 +350,75 @@ class AdminServer:
         try:
             found = external_metrics.values(self._master.engines, metric, selector)
         except ValueError as error:
-            return _json({"error": str(error)}, 400)
-        return _json(found) if found is not None else _json({"error": f"there is no metric {metric}"}, 404)
+            return refusal(str(error))
+        return json_answer(found) if found is not None else refusal(f"there is no metric {metric}", 404)
 
     async def _reload(self, request: web.Request) -> web.Response:
         result = await self._master.reload(f"API: {operator_of(request)}")
-        return _json(result.to_dict(), 200 if result.ok else 409)
+        return json_answer(result.to_dict(), 200 if result.ok else 409)
 
     async def _reloaded(self, request: web.Request) -> web.Response:
         """The last reload with what it changed, or would have: {…, differences: [{setting, from, to}]}, secrets hidden;
         null where there was none."""
         last = self._master.last_reload
         if last is None:
-            return _json(None)
-        return _json({**last.to_dict(), "differences": await self._master.reloaded()})
+            return json_answer(None)
+        return json_answer({**last.to_dict(), "differences": await self._master.reloaded()})
 
     async def _upgrade(self, request: web.Request) -> web.Response:
         """As SIGUSR2. 202: the installed program takes over in a moment; what became of it is in the status."""
         outcome = await self._master.upgrade(f"API: {operator_of(request)}")
-        return _json(outcome.to_dict(), 202 if outcome.ok else 409)
+        return json_answer(outcome.to_dict(), 202 if outcome.ok else 409)
 
     async def _reopen_logs(self, request: web.Request) -> web.Response:
         """As SIGUSR1: after the rotation of the access log's file."""
         try:
             self._master.reopen_logs()
         except StartError as error:
-            return _json({"error": str(error)}, 409)
-        return _json({"ok": True})
+            return refusal(str(error), 409)
+        return json_answer({"ok": True})
 
     async def _explain(self, request: web.Request) -> web.Response:
         """What would become of a request, and why; nothing is sent to any endpoint."""
         try:
             question = Question.model_validate_json(await request.read())
         except ValidationError as error:
-            return _invalid(error)
+            return invalid(error)
         if not question.listener and not question.pool:
-            return _json({"error": "listener or pool: one is needed"}, 400)
+            return refusal("listener or pool: one is needed")
         try:
-            return _json(await self._master.explain(question.model_dump(exclude={"worker"}), question.worker))
+            return json_answer(await self._master.explain(question.model_dump(exclude={"worker"}), question.worker))
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
         except StartError as error:
-            return _json({"error": str(error)}, 503)
+            return refusal(str(error), 503)
 
     async def _left(self, request: web.Request) -> web.Response:
         """What an endpoint still has to do; 404 once there is nothing, of one that was removed."""
         pool, address = request.query.get("pool", ""), request.query.get("address", "")
         left = self._master.publisher.left(pool, address)
         if left is None:
-            return _json({"error": f"pool {pool!r} has no endpoint {address!r}, nor one that is leaving"}, 404)
-        return _json({"endpoint": left})
+            return refusal(f"pool {pool!r} has no endpoint {address!r}, nor one that is leaving", 404)
+        return json_answer({"endpoint": left})
 
     async def _operate(self, request: web.Request) -> web.Response:
         """What an operator wants of one endpoint; each of `admin`, `weight` and `max_in_flight` may be left out."""
         try:
             body = EndpointBody.model_validate_json(await request.read())
         except ValidationError as error:
-            return _invalid(error)
+            return invalid(error)
         admin = None if body.admin is None else _STATES[body.admin]
         update = EndpointUpdate(admin, body.weight, body.max_in_flight)
         by = operator_of(request)
         try:
             row, changed = await self._master.operate(body.pool, body.address, update, by, body.dry_run)
         except LeavingError as error:
-            return _json({"error": str(error)}, 409)
+            return refusal(str(error), 409)
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
         except TidegateError as error:
-            return _json({"error": str(error)}, 409)
-        return _json({"endpoint": row, "changed": changed, "dry_run": body.dry_run})
-
-
-def _invalid(error: ValidationError) -> web.Response:
-    detail = error.errors(include_url=False)[0]
-    return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+            return refusal(str(error), 409)
+        return json_answer({"endpoint": row, "changed": changed, "dry_run": body.dry_run})
 
 
 def snapshot(master: Master, models: Sequence[Mapping[str, Any]] = ()) -> Snapshot:
@@ -440,7 +433,3 @@ def snapshot(master: Master, models: Sequence[Mapping[str, Any]] = ()) -> Snapsh
 def _most_connections() -> int:
     """Those of the admin server must not take the descriptors that workers, listeners and checks need."""
     return min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")

@@ -16,12 +16,12 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lb.config.plan.tables import FIELDS
 from lb.config.schema.base import did_you_mean
+from lb.control.admin.answers import invalid, json_answer, refusal
 from lb.control.admin.operator import operator_of
 from lb.control.tables import Holds
 from lb.errors import ConfigError
@@ -79,28 +79,29 @@ class TablesApi:
     async def _list(self, request: web.Request) -> web.Response:
         asked, last = request.query, request.query.get("last", "100")
         if not (last.isascii() and last.isdigit() and len(last) < 9 and 1 <= int(last) <= _MOST):
-            return _json({"error": f"last: is a number from 1 to {_MOST}"}, 400)
+            return refusal(f"last: is a number from 1 to {_MOST}")
         tables = self._master.tables.status()
         name = asked.get("table") or (tables[0]["name"] if len(tables) == 1 else None)
         if name is None:
             if "key" in asked or "filter" in asked:
-                return _json({"error": "table: say of which table"}, 400)
-            return _json({"tables": tables, "table": None, "entries": [], "left_out": 0})
+                return refusal("table: say of which table")
+            return json_answer({"tables": tables, "table": None, "entries": [], "left_out": 0})
         try:
             found = await self._entries(name, asked.get("key"), _filter(asked.get("filter")))
         except ValueError as error:
-            return _json({"error": f"filter: {error}"}, 400)
+            return refusal(f"filter: {error}")
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
+            return refusal(str(error), 404)
         most = int(last)
-        return _json({"tables": tables, "table": name, "entries": found[:most], "left_out": max(0, len(found) - most)})
+        return json_answer(
+            {"tables": tables, "table": name, "entries": found[:most], "left_out": max(0, len(found) - most)}
+        )
 
     async def _change(self, request: web.Request) -> web.Response:
         try:
             asked = Change.model_validate_json(await request.read())
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+            return invalid(error)
         by = operator_of(request)
         try:
             holds = _filter(asked.filter)
@@ -110,17 +111,17 @@ class TablesApi:
                     self._master.tables.put(asked.table, asked.key, asked.values)
                     log.info("table %s: %s has %s, by %s", asked.table, asked.key, asked.values, by)
                     found = await self._entries(asked.table, asked.key, None)
-                return _json({"entries": found, "dry_run": asked.dry_run})
+                return json_answer({"entries": found, "dry_run": asked.dry_run})
             if asked.key is not None and not found:
-                return _json({"error": f"table {asked.table} has no entry {asked.key}"}, 404)
+                return refusal(f"table {asked.table} has no entry {asked.key}", 404)
             if not asked.dry_run:
                 cleared = await asyncio.to_thread(self._master.tables.clear, asked.table, asked.key, holds)
                 log.info("table %s: %d entries cleared, by %s", asked.table, cleared, by)
         except ValueError as error:
-            return _json({"error": f"filter: {error}"}, 400)
+            return refusal(f"filter: {error}")
         except ConfigError as error:
-            return _json({"error": str(error)}, 404)
-        return _json({"entries": found[:_MOST], "cleared": len(found), "dry_run": asked.dry_run})
+            return refusal(str(error), 404)
+        return json_answer({"entries": found[:_MOST], "cleared": len(found), "dry_run": asked.dry_run})
 
     async def _entries(self, table: str, key: str | None, holds: Holds | None) -> list[dict[str, Any]]:
         # Of tens of thousands of entries: not in the loop.
@@ -138,7 +139,3 @@ def _filter(text: str | None) -> Holds | None:
     if field not in FIELDS:
         raise ValueError(f"tables store no {field!r}{did_you_mean(field, FIELDS)}")
     return lambda values: field in values and how(values[field], number)
-
-
-def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")

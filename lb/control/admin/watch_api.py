@@ -11,11 +11,11 @@ GET /api/v1/heat?pool=NAME   the half hour of each endpoint of a pool in 60 colu
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
 from aiohttp import web
 
+from lb.control.admin.answers import json_answer, refusal
 from lb.control.admin.operator import operator_of
 from lb.errors import TidegateError
 
@@ -27,7 +27,7 @@ _DIGITS = 15
 
 
 class WatchApi:
-    """Handlers for the admin server. Numbers that are unknown are null."""
+    """Handlers for the admin server. Numbers that are unknown are null. Large documents are written beside the loop."""
 
     def __init__(self, master: Master) -> None:
         self._master = master
@@ -41,42 +41,32 @@ class WatchApi:
         ]
 
     async def _overview(self, request: web.Request) -> web.Response:
-        found = self._master.watch.overview(fresh=request.query.get("fresh") == "yes")
-        return await _answer(found)
+        return await asyncio.to_thread(
+            json_answer, self._master.watch.overview(fresh=request.query.get("fresh") == "yes")
+        )
 
     async def _history(self, request: web.Request) -> web.Response:
         kind, name = request.query.get("of", "total"), request.query.get("name", "")
         after = request.query.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= _DIGITS):
-            return _refusal("after: is the number of a sample")
+            return refusal("after: is the number of a sample")
         if kind not in ("total", "listener", "route", "pool", "endpoint", "model"):
-            return _refusal("of: is one of total, listener, route, pool, endpoint, model")
+            return refusal("of: is one of total, listener, route, pool, endpoint, model")
         key: tuple[str, ...] = (kind,) if kind == "total" else (kind, name)
         if kind in ("endpoint", "model"):
             key = (kind, request.query.get("pool", ""), name)
         found = self._master.watch.history.series(key, int(after))
-        return await _answer(found)
+        return await asyncio.to_thread(json_answer, found)
 
     async def _test_alerts(self, request: web.Request) -> web.Response:
         """409 without webhooks, and while another test is under way; 502 where one of them did not take it."""
         try:
             found = await self._master.watch.test_alerts(operator_of(request))
         except TidegateError as error:
-            return _refusal(str(error), 409)
+            return refusal(str(error), 409)
         ok = all(200 <= row["status"] < 300 for row in found)
-        body = orjson.dumps({"ok": ok, "receivers": found})
-        return web.Response(body=body, status=200 if ok else 502, content_type="application/json")
+        return json_answer({"ok": ok, "receivers": found}, 200 if ok else 502)
 
     async def _heat(self, request: web.Request) -> web.Response:
         found = self._master.watch.history.heat(request.query.get("pool", ""), _CELLS)
-        return await _answer(found)
-
-
-async def _answer(found: Any) -> web.Response:
-    """Of a large document, written beside the loop. NaN becomes null."""
-    body = await asyncio.to_thread(orjson.dumps, found)
-    return web.Response(body=body, content_type="application/json")
-
-
-def _refusal(text: str, status: int = 400) -> web.Response:
-    return web.Response(body=orjson.dumps({"error": text}), status=status, content_type="application/json")
+        return await asyncio.to_thread(json_answer, found)
