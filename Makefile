@@ -185,7 +185,7 @@ FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net s
 
 # Triton, MLServer and KServe, each in an environment of its own: some 1.4 GB, so not a part of `make test`.
 test-long: $(STAMPS)/test-packages dev
-	for size in 1 4 16 64; do $(BIN)/python tests/hostile/sweep.py --size $$size || exit 1; done
+	failed=0; for size in 1 4 16 64; do $(BIN)/python tests/hostile/sweep.py --size $$size || failed=1; done; exit $$failed
 
 test-other-servers: $(STAMPS)/test-packages dev
 	$(BIN)/python -m bench.model_servers.others build/environments
