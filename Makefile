@@ -183,10 +183,11 @@ test: $(STAMPS)/test-packages dev $(STAMPS)/ray
 # Parts that need neither a daemon nor a peer.
 FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)
 
-# Triton, MLServer and KServe, each in an environment of its own: some 1.4 GB, so not a part of `make test`.
+# The worst body of each parser, at all sizes: some minutes.
 test-long: $(STAMPS)/test-packages dev
 	failed=0; for size in 1 4 16 64; do $(BIN)/python tests/hostile/sweep.py --size $$size || failed=1; done; exit $$failed
 
+# Triton, MLServer and KServe, each in an environment of its own: some 1.4 GB, so not a part of `make test`.
 test-other-servers: $(STAMPS)/test-packages dev
 	$(BIN)/python -m bench.model_servers.others build/environments
 	$(BIN)/python -m pytest -q -s --timeout=0 tests/other_servers/other_servers.py

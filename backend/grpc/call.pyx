@@ -376,7 +376,7 @@ cdef class Call(Waiter):
             return -1
         if self.kind == CALL_OTHER and length > LARGEST_OTHER:
             self.abandon()
-            self.respond_status(STATUS_INVALID_ARGUMENT, b"a message of this method is larger than 256 KiB", 47)
+            self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"a message of this method is larger than 256 KiB", 47)
             return -1
         incoming.block = message_memory(length, &incoming.data)
         if incoming.block == NULL:

@@ -9,18 +9,27 @@ from lb.http.grpc.protobuf cimport (
 from lb.inference.datatypes cimport MAX_RANK, MAX_TENSORS
 
 cdef enum:                            # fields of ModelInferRequest; those of ModelInferResponse have the same numbers,
-    PARAMETERS = 4                    # but for its raw contents, which are in REQUESTED
+    PARAMETERS = 4                    # but for its raw contents, which are in REQUESTED; of tensors, too
     TENSORS = 5
     REQUESTED = 6
     RAW_INPUTS = 7
 cdef enum:                            # of inputs and outputs
     TENSOR_SHAPE = 3
-    TENSOR_PARAMETERS = 4
     TENSOR_CONTENTS = 5
 cdef enum:
     REQUESTED_PARAMETERS = 2          # of InferRequestedOutputTensor
     VALUE = 2                         # of an entry of a map
     BYTES_CONTENTS = 8                # of InferTensorContents
+
+
+cdef enum kind:                       # of a message
+    REQUEST
+    ANSWER
+    TENSOR
+    REQUESTED_OUTPUT
+    CONTENTS
+    ENTRY                             # of a map of parameters
+    PARAMETER
 
 
 cdef struct Counted:
@@ -29,48 +38,6 @@ cdef struct Counted:
     int raw
     int parameters
     int texts_left
-
-
-cdef inline const char *problem_of(const cursor *c) noexcept nogil:
-    """Why there is no next field."""
-    if c.left == 0:
-        return "more than 16384 fields"
-    return "a malformed field"
-
-
-cdef const char *count_fields(cursor *outer, const span *bytes) noexcept nogil:
-    """All that is in a message without messages."""
-    cdef cursor c
-    cdef field f
-    cdef int more = 1
-    start_inner(&c, bytes, outer)
-    while more > 0:
-        more = next_field(&c, &f)
-    end_inner(&c, outer)
-    if more == 0:
-        return NULL
-    return problem_of(&c)
-
-
-cdef const char *count_parameter(cursor *outer, const span *entry, Counted *counted) noexcept nogil:
-    cdef cursor c
-    cdef field f
-    cdef const char *problem = NULL
-    cdef int more
-    if counted.parameters == PARAMETERS_MOST:
-        return "more than 2048 parameters"
-    counted.parameters += 1
-    start_inner(&c, entry, outer)
-    while problem == NULL:
-        more = next_field(&c, &f)
-        if more == 0:
-            break
-        if more < 0:
-            problem = problem_of(&c)
-        elif f.number == VALUE and f.wire == WIRE_BYTES:
-            problem = count_fields(&c, &f.bytes)
-    end_inner(&c, outer)
-    return problem
 
 
 cdef const char *count_dimensions(const field *f, int *rank) noexcept nogil:
@@ -89,103 +56,81 @@ cdef const char *count_dimensions(const field *f, int *rank) noexcept nogil:
     return NULL
 
 
-cdef const char *count_contents(cursor *outer, const span *bytes, Counted *counted) noexcept nogil:
+cdef const char *count_text(cursor *c, Counted *counted) noexcept nogil:
+    c.left += 1                       # a field each, since there is no other form
+    counted.texts_left -= 1
+    if counted.texts_left < 0:
+        return "more than 131072 elements of bytes_contents"
+    return NULL
+
+
+cdef const char *count_message(cursor *outer, kind of, const span *bytes, Counted *counted) noexcept nogil:
+    """All that is in a field of `outer`, which is a message."""
     cdef cursor c
-    cdef field f
-    cdef const char *problem = NULL
-    cdef int more
+    cdef const char *problem
     start_inner(&c, bytes, outer)
-    while problem == NULL:
-        more = next_field(&c, &f)
-        if more == 0:
-            break
-        if more < 0:
-            problem = problem_of(&c)
-        elif f.number == BYTES_CONTENTS:
-            c.left += 1                       # a field each, since there is no other form
-            counted.texts_left -= 1
-            if counted.texts_left < 0:
-                problem = "more than 131072 elements of bytes_contents"
+    problem = count_fields(&c, of, counted)
     end_inner(&c, outer)
     return problem
 
 
-cdef const char *count_tensor(cursor *outer, const span *bytes, Counted *counted) noexcept nogil:
-    cdef cursor c
+cdef const char *count_field(cursor *c, kind of, const field *f, Counted *counted) noexcept nogil:
+    """A field of bytes, and what is in it."""
+    if of == REQUEST and f.number == RAW_INPUTS:
+        counted.raw += 1
+        if counted.raw > MAX_TENSORS:
+            return "more than 500 raw_input_contents"
+    elif of == REQUEST and f.number == REQUESTED:
+        counted.requested += 1
+        if counted.requested > MAX_TENSORS:
+            return "more than 500 outputs"
+        return count_message(c, REQUESTED_OUTPUT, &f.bytes, counted)
+    elif of <= ANSWER and f.number == TENSORS:
+        counted.tensors += 1
+        if of == REQUEST and counted.tensors > MAX_TENSORS:
+            return "more than 500 inputs"
+        return count_message(c, TENSOR, &f.bytes, counted)
+    elif ((of <= TENSOR and f.number == PARAMETERS)
+            or (of == REQUESTED_OUTPUT and f.number == REQUESTED_PARAMETERS)):
+        if counted.parameters == PARAMETERS_MOST:
+            return "more than 2048 parameters"
+        counted.parameters += 1
+        return count_message(c, ENTRY, &f.bytes, counted)
+    elif of == TENSOR and f.number == TENSOR_CONTENTS:
+        return count_message(c, CONTENTS, &f.bytes, counted)
+    elif of == ENTRY and f.number == VALUE:
+        return count_message(c, PARAMETER, &f.bytes, counted)
+    return NULL
+
+
+cdef const char *count_fields(cursor *c, kind of, Counted *counted) noexcept nogil:
+    """The fields of a message, up to its end or the first problem."""
     cdef field f
     cdef const char *problem = NULL
     cdef int rank = 0
     cdef int more
-    start_inner(&c, bytes, outer)
     while problem == NULL:
-        more = next_field(&c, &f)
+        more = next_field(c, &f)
         if more == 0:
             break
         if more < 0:
-            problem = problem_of(&c)
-        elif f.number == TENSOR_SHAPE:
+            return b"more than 16384 fields" if c.left == 0 else b"a malformed field"
+        if of == TENSOR and f.number == TENSOR_SHAPE:
             problem = count_dimensions(&f, &rank)
-        elif f.wire != WIRE_BYTES:
-            pass
-        elif f.number == TENSOR_PARAMETERS:
-            problem = count_parameter(&c, &f.bytes, counted)
-        elif f.number == TENSOR_CONTENTS:
-            problem = count_contents(&c, &f.bytes, counted)
-    end_inner(&c, outer)
-    return problem
-
-
-cdef const char *count_requested(cursor *outer, const span *bytes, Counted *counted) noexcept nogil:
-    cdef cursor c
-    cdef field f
-    cdef const char *problem = NULL
-    cdef int more
-    start_inner(&c, bytes, outer)
-    while problem == NULL:
-        more = next_field(&c, &f)
-        if more == 0:
-            break
-        if more < 0:
-            problem = problem_of(&c)
-        elif f.number == REQUESTED_PARAMETERS and f.wire == WIRE_BYTES:
-            problem = count_parameter(&c, &f.bytes, counted)
-    end_inner(&c, outer)
+        elif of == CONTENTS:
+            if f.number == BYTES_CONTENTS:
+                problem = count_text(c, counted)
+        elif f.wire == WIRE_BYTES:
+            problem = count_field(c, of, &f, counted)
     return problem
 
 
 cdef const char *count_request(const char *message, size_t size, int *fields) noexcept nogil:
     cdef Counted counted = Counted(0, 0, 0, 0, TEXTS_MOST)
     cdef cursor c
-    cdef field f
-    cdef const char *problem = NULL
-    cdef int more
+    cdef const char *problem
     start_cursor(&c, message, size)
-    while problem == NULL:
-        more = next_field(&c, &f)
-        if more == 0:
-            break
-        if more < 0:
-            problem = problem_of(&c)
-        elif f.wire != WIRE_BYTES:
-            pass
-        elif f.number == PARAMETERS:
-            problem = count_parameter(&c, &f.bytes, &counted)
-        elif f.number == TENSORS:
-            counted.tensors += 1
-            if counted.tensors > MAX_TENSORS:
-                problem = "more than 500 inputs"
-            else:
-                problem = count_tensor(&c, &f.bytes, &counted)
-        elif f.number == REQUESTED:
-            counted.requested += 1
-            if counted.requested > MAX_TENSORS:
-                problem = "more than 500 outputs"
-            else:
-                problem = count_requested(&c, &f.bytes, &counted)
-        elif f.number == RAW_INPUTS:
-            counted.raw += 1
-            if counted.raw > MAX_TENSORS:
-                problem = "more than 500 raw_input_contents"
+    problem = count_fields(&c, REQUEST, &counted)
     fields[0] = FIELDS_MOST - c.left
     return problem
 
@@ -197,14 +142,10 @@ cdef const char *count_answer(const char *message, size_t size) noexcept nogil:
     cdef const char *problem = NULL
     start_cursor(&c, message, size)
     while next_field(&c, &f) > 0:
-        if f.wire != WIRE_BYTES:
-            continue
-        if f.number == PARAMETERS:
-            problem = count_parameter(&c, &f.bytes, &counted)
-        elif f.number == TENSORS:
-            problem = count_tensor(&c, &f.bytes, &counted)
+        if f.wire == WIRE_BYTES:
+            problem = count_field(&c, ANSWER, &f, &counted)
         if problem != NULL and counted.parameters == PARAMETERS_MOST:
             return problem                    # what else is wrong is found where the answer is read
     if c.left == 0:
-        return problem_of(&c)
+        return "more than 16384 fields"
     return NULL

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import struct
-import time
 from typing import Any
 
 import backend_models
@@ -263,7 +262,7 @@ async def send(peer: Peer, stream: int, data: bytes) -> None:
     peer.flush()
 
 
-MANY = 6 << 20  # bytes; each field of them took 100 ns and more
+MANY = 6 << 20  # bytes
 
 BOMBS = [
     ("64 dimensions", field(5, field(3, b"\x01" * MANY))),
@@ -290,9 +289,7 @@ async def test_a_message_that_has_too_much_is_refused_while_others_are_answered(
     await send(peer, stream, framed(field(1, b"digits") + bomb))
     await peer.writer.drain()
     await good(other)
-    begun = time.monotonic()
     status = await peer.status(stream)
-    assert time.monotonic() - begun < 0.5
     if path == INFER:
         assert status == "3"
         said = peer.heads[stream]["grpc-message"]
@@ -322,5 +319,5 @@ async def test_a_large_message_of_another_method_is_refused(peer):
     stream = peer.open(LIVE)
     peer.h2.send_data(stream, struct.pack(">BI", 0, 1 << 20))
     peer.flush()
-    assert await peer.status(stream) == "3"
+    assert await peer.status(stream) == "8"
     await good(peer)

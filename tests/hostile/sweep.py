@@ -15,13 +15,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "e2e")]
+for folder in ("..", "../e2e", "../.."):
+    sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))
 
 from daemon import ROOT, Daemon, environment, http_listener, route  # noqa: E402
 from sweep_cases import CASES, MIB, Case, request  # noqa: E402
@@ -162,8 +162,10 @@ def watching(address: str, path: str) -> Iterator[Watch]:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    yield watch
-    out, _ = process.communicate()
+    try:
+        yield watch
+    finally:
+        out, _ = process.communicate()
     # A watched server that ended has held everybody up for good.
     watch.longest = float(out) if process.returncode == 0 else float("inf")
 
@@ -201,7 +203,6 @@ def sweep(size: int, at_once: list[int], pattern: str) -> bool:
             print("| " + " | ".join(line) + " |", flush=True)
             # The next case begins with a worker that answers, whatever this one did.
             eventually(lambda: made.daemon.admin("/readyz")[0] == 200, "a worker that serves", 60)
-            time.sleep(0.2)
     return held
 
 

@@ -86,6 +86,19 @@ def _same(head: bytes, tail: bytes = b"") -> Callable[[int], bytes]:
     return lambda size: head + b"a" * (size - len(head) - len(tail)) + tail
 
 
+def _binary_head(size: int) -> bytes:
+    tensor = b'{"name":"x","datatype":"INT8","shape":[%d],"parameters":{"binary_data_size":%d}}' % (size, size)
+    return b'{"inputs":[%s]}' % tensor
+
+
+def _binary(size: int) -> bytes:
+    return _binary_head(size - 200) + b"\1" * (size - 200)
+
+
+def _json_length(size: int) -> dict[str, str]:
+    return {"Inference-Header-Content-Length": str(len(_binary_head(size - 200)))}
+
+
 X = b'{"inputs":[{"name":"x","datatype":"INT32","shape":[1],"data":[1]}],'
 TENSOR = b'{"name":"x","datatype":"INT8","shape":[1],"data":[1]},'
 DEEP = b"[" * 60 + b"]" * 60 + b","
@@ -111,7 +124,9 @@ REST = [
     Case("OIP JSON: data of BOOL", _data(b"BOOL", b"true,")),
     Case("OIP JSON, gzip: unknown rows, nested 60 deep", repeated(b'{"x":[', DEEP, b'],"inputs":[]}'), compressed=True),
     Case("OIP JSON, gzip: one unknown string", _same(b'{"x":"', b'","inputs":[]}'), compressed=True),
-    Case("OIP binary: no head", lambda size: b"\0" * size, media_type="application/octet-stream"),
+    Case("OIP binary: the bytes of the only input", lambda size: b"\0" * size, "/v2/models/raw/infer",
+         "application/octet-stream"),
+    Case("OIP binary: a head, and bytes", _binary, media_type="application/octet-stream", headers=_json_length),
     Case("generate: a text", _same(b'{"text_input":"', b'"}'), "/v2/models/echo/generate"),
     Case("generate: parameters", repeated(b'{"text_input":"a",', b'"p":1,', b"}"), "/v2/models/echo/generate"),
     Case("generate_stream: parameters", repeated(b'{"text_input":"a",', b'"p":1,', b"}"),
@@ -207,7 +222,7 @@ def request(case: Case, size: int) -> bytes:
         body = gzip.compress(body, 6)
         headers["Content-Encoding"] = "gzip"
     if case.media_type == "application/octet-stream":
-        headers["Inference-Header-Content-Length"] = "0"
+        headers.setdefault("Inference-Header-Content-Length", "0")
     if case.method != "GET":
         headers["Content-Length"] = str(len(body))
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

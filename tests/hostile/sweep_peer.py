@@ -21,6 +21,14 @@ async def serve(size: int) -> None:
         name = request[2 : 2 + request[1]].decode() if request[:1] == b"\n" else ""
         return made.get(name, echo)
 
+    async def metadata(request: oip.ModelMetadataRequest, context: Any) -> oip.ModelMetadataResponse:
+        """Of a model of texts, and of one of bytes."""
+        name, datatype = ("x", "INT8") if request.name == "raw" else ("text_input", "BYTES")
+        found = oip.ModelMetadataResponse(name=request.name)
+        found.inputs.add(name=name, datatype=datatype, shape=[-1])
+        found.outputs.add(name="text_output", datatype="BYTES", shape=[-1])
+        return found
+
     async def stream(requests: Any, context: Any) -> Any:
         async for _ in requests:
             yield oip.ModelStreamInferResponse(
@@ -29,6 +37,9 @@ async def serve(size: int) -> None:
 
     handlers = {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(infer),
+        "ModelMetadata": grpc.unary_unary_rpc_method_handler(
+            metadata, oip.ModelMetadataRequest.FromString, oip.ModelMetadataResponse.SerializeToString
+        ),
         "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(stream),
     }
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
